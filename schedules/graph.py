@@ -1,0 +1,251 @@
+"""The training step as data: ops in execution order, the values they read and write, the storages those live in.
+
+Memory is counted in *storages* (allocations), not in values: a view has no bytes of its own and keeps its base alive, an
+op with several outputs may allocate several storages, an in-place result lives where its input lived. All three are the
+same rule here: a written value lives in the storage instance of the first read value on that storage, and in a fresh
+instance where the op reads none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import networkx
+
+from schedules.errors import GraphError
+
+Phase = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """One allocation. ``constant`` storages (parameters, buffers, inputs) are counted in ``Graph.constants`` instead."""
+
+    bytes: int
+    constant: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor: a view onto ``Graph.storages[storage]``."""
+
+    name: str
+    storage: int
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One execution unit of the step.
+
+    ``reads`` and ``writes`` index ``Graph.values``. ``seconds``, ``flops`` and ``workspace`` (bytes held only while the op
+    runs) are costs. ``phase`` is "backward" where the op depends on the incoming gradient. ``pinned`` says why an op must run
+    exactly once; ``auxiliary`` marks forward work that only the backward needs, so that it may first run anywhere before
+    its first reader; ``outside`` marks the caller's loss, which runs between the forward and the backward and is not ours to
+    move. ``replay_bytes`` is the random-generator state held from the first to the last execution of an op that runs more
+    than once. ``kind`` (the operator), ``module`` (path) and ``source`` (file:line) are for reports.
+    """
+
+    name: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    seconds: float = 0.0
+    flops: int = 0
+    workspace: int = 0
+    phase: Phase = "forward"
+    pinned: str | None = None
+    auxiliary: bool = False
+    outside: bool = False
+    replay_bytes: int = 0
+    kind: str = ""
+    module: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A training step. The index order of ``ops`` is a valid execution order, the one that the framework would run.
+
+    ``results`` are the values that outlive the step: model outputs (the caller holds them) and gradients. ``constants`` are the
+    bytes that are there all the time, by what they are ("parameters", "buffers", "inputs", "optimizer").
+    """
+
+    ops: tuple[Op, ...]
+    values: tuple[Value, ...]
+    storages: tuple[Storage, ...]
+    results: tuple[int, ...] = ()
+    constants: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    @classmethod
+    def from_dag(
+        cls,
+        costs: Sequence[float],
+        sizes: Sequence[int],
+        edges: Iterable[tuple[int, int]],
+        backward: Sequence[bool] | int | None = None,
+    ) -> Graph:
+        """A plain instance: op ``i`` takes ``costs[i]`` seconds and writes one storage of ``sizes[i]`` bytes.
+
+        Execution order is index order, so every edge ``(producer, consumer)`` must point upwards. ``backward`` marks the
+        backward ops: a flag per op, or the index of the first one. Nothing outlives the step.
+
+        Raises:
+            GraphError: an edge to nowhere or against the order (a cycle), a negative or NaN cost or size.
+        """
+        n = len(costs)
+        if len(sizes) != n:
+            raise GraphError(f"{n} costs but {len(sizes)} sizes: give one of each for every op")
+        if backward is None:
+            flags = [False] * n
+        elif isinstance(backward, int):
+            flags = [i >= backward for i in range(n)]
+        else:
+            flags = [bool(flag) for flag in backward]
+            if len(flags) != n:
+                raise GraphError(f"{n} ops but {len(flags)} backward flags: give one for every op")
+        reads: list[list[int]] = [[] for _ in range(n)]
+        for u, v in edges:
+            if not (0 <= u < n and 0 <= v < n):
+                raise GraphError(f"edge ({u}, {v}) leads to nowhere: ops are numbered 0 to {n - 1}")
+            if u >= v:
+                raise GraphError(
+                    f"edge ({u}, {v}) points backwards: ops run in index order, so a producer must come before its consumer "
+                    "(number the ops topologically; a cycle cannot be scheduled)"
+                )
+            if u not in reads[v]:
+                reads[v].append(u)
+        ops = tuple(
+            Op(
+                name=f"op{i}",
+                reads=tuple(sorted(reads[i])),
+                writes=(i,),
+                seconds=float(costs[i]),
+                phase="backward" if flags[i] else "forward",
+            )
+            for i in range(n)
+        )
+        values = tuple(Value(name=f"v{i}", storage=i) for i in range(n))
+        return cls(ops=ops, values=values, storages=tuple(Storage(_whole_bytes(i, size)) for i, size in enumerate(sizes)))
+
+    @cached_property
+    def constant_bytes(self) -> int:
+        """Bytes that are there during the whole step."""
+        return sum(self.constants.values())
+
+    @cached_property
+    def seconds(self) -> float:
+        """Seconds of the step without any recomputation."""
+        return math.fsum(op.seconds for op in self.ops)
+
+    @cached_property
+    def producer(self) -> tuple[int | None, ...]:
+        """For each value the op that writes it; None for parameters, buffers and inputs."""
+        producer: list[int | None] = [None] * len(self.values)
+        for i, op in enumerate(self.ops):
+            for value in op.writes:
+                producer[value] = i
+        return tuple(producer)
+
+    @cached_property
+    def allocated(self) -> tuple[tuple[int, ...], ...]:
+        """For each op the storages that it allocates; empty for views, in-place ops and updates of constants."""
+        return tuple(_fresh_storages(self, op) for op in self.ops)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, int]:
+        """Op index by op name."""
+        return {op.name: i for i, op in enumerate(self.ops)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the step computes: ops, wiring, shapes, dtypes, aliasing, bytes; not of what it costs."""
+        content = {
+            "ops": [
+                (o.name, o.kind, o.reads, o.writes, o.phase, o.pinned, o.auxiliary, o.outside, o.replay_bytes) for o in self.ops
+            ],
+            "values": [(v.storage, v.shape, v.dtype) for v in self.values],
+            "storages": [(s.bytes, s.constant) for s in self.storages],
+            "results": self.results,
+        }
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+    def dag(self) -> networkx.DiGraph:
+        """Ops as nodes, an edge from the producer of a value to each op that reads it."""
+        dag = networkx.DiGraph()
+        dag.add_nodes_from(range(len(self.ops)))
+        for i, op in enumerate(self.ops):
+            dag.add_edges_from((p, i) for value in op.reads if (p := self.producer[value]) is not None)
+        return dag
+
+
+def _fresh_storages(graph: Graph, op: Op) -> tuple[int, ...]:
+    read = {graph.values[value].storage for value in op.reads}
+    written = dict.fromkeys(graph.values[value].storage for value in op.writes)
+    return tuple(s for s in written if s not in read and not graph.storages[s].constant)
+
+
+def _whole_bytes(index: int, size: float) -> int:
+    if not math.isfinite(size) or int(size) != size:
+        raise GraphError(f"op {index} has size {size!r}: sizes are whole numbers of bytes")
+    return int(size)
+
+
+def _validate(graph: Graph) -> None:
+    for i, storage in enumerate(graph.storages):
+        if storage.bytes < 0:
+            raise GraphError(f"storage {i} has {storage.bytes} bytes: a size cannot be negative")
+    for name, size in graph.constants.items():
+        if size < 0:
+            raise GraphError(f"constant {name!r} has {size} bytes: a size cannot be negative")
+    for value in graph.values:
+        if not 0 <= value.storage < len(graph.storages):
+            raise GraphError(f"value {value.name!r} lives in storage {value.storage}, which does not exist")
+    for v in graph.results:
+        if not 0 <= v < len(graph.values):
+            raise GraphError(f"result {v} does not exist")
+    names: set[str] = set()
+    written: set[int] = set()
+    allocator: dict[int, str] = {}
+    for op in graph.ops:
+        if op.name in names:
+            raise GraphError(f"two ops are named {op.name!r}: schedules refer to ops by name, so names must differ")
+        names.add(op.name)
+        _validate_costs(op)
+        _validate_wiring(graph, op, written)
+        written.update(op.writes)
+        for storage_id in _fresh_storages(graph, op):
+            if storage_id in allocator:
+                raise GraphError(
+                    f"op {op.name!r} writes into the storage that {allocator[storage_id]!r} allocated "
+                    "without reading from it: an alias must read what it aliases"
+                )
+            allocator[storage_id] = op.name
+
+
+def _validate_costs(op: Op) -> None:
+    if not (math.isfinite(op.seconds) and op.seconds >= 0):
+        raise GraphError(f"op {op.name!r} costs {op.seconds!r} seconds: a cost is a finite number, zero or more")
+    if min(op.workspace, op.flops, op.replay_bytes) < 0:
+        raise GraphError(f"op {op.name!r} has a negative workspace, FLOP count or replay size")
+
+
+def _validate_wiring(graph: Graph, op: Op, written: set[int]) -> None:
+    for v in (*op.reads, *op.writes):
+        if not 0 <= v < len(graph.values):
+            raise GraphError(f"op {op.name!r} refers to value {v}, which does not exist")
+    for v in op.reads:
+        if v not in written and not graph.storages[graph.values[v].storage].constant:
+            raise GraphError(f"op {op.name!r} reads {graph.values[v].name!r} before anything has computed it")
+    for v in op.writes:
+        if v in written:
+            raise GraphError(f"{graph.values[v].name!r} is written by two ops: each value has one producer")
