@@ -1,0 +1,117 @@
+"""What an ATen operator does that its name does not say: draws, writes, updates statistics, must not run twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+aten = torch.ops.aten
+
+# Attention is tagged as random whatever its dropout: position and name of the probability.
+_ATTENTION_DROPOUT = {
+    "aten::_scaled_dot_product_flash_attention": 3,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": 3,
+    "aten::_scaled_dot_product_cudnn_attention": 5,
+    "aten::_scaled_dot_product_efficient_attention": 5,
+    "aten::_scaled_dot_product_fused_attention_overrideable": 4,
+    "aten::_flash_attention_forward": 7,
+    "aten::_efficient_attention_forward": 8,
+    "aten::scaled_dot_product_attention": 4,
+    "aten::_scaled_dot_product_attention_math": 4,
+    "aten::_scaled_dot_product_attention_math_for_mps": 4,
+}
+
+# These update running_mean and running_var in training although their schema does not say so: the positions of the two, of
+# `training`.
+_BATCH_NORM = {
+    aten.native_batch_norm.default: (3, 4, 5),
+    aten.cudnn_batch_norm.default: (3, 4, 5),
+    aten.miopen_batch_norm.default: (3, 4, 5),
+}
+
+
+def _argument(func: torch._ops.OpOverload, args: Any, kwargs: Any, position: int) -> Any:
+    """The argument at ``position`` of the schema, given by place, by name or by default."""
+    if position < len(args):
+        return args[position]
+    declared = func._schema.arguments[position]
+    return kwargs.get(declared.name, declared.default_value)
+
+
+def is_random(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether this call draws from a random generator."""
+    if getattr(func, "draws", False):
+        return True
+    if not isinstance(func, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    name = func._schema.name
+    if name in _ATTENTION_DROPOUT:
+        return bool(_argument(func, args, kwargs, _ATTENTION_DROPOUT[name]))
+    if name == "aten::native_dropout":
+        return _argument(func, args, kwargs, 2) is not False
+    if name.startswith("aten::rrelu"):
+        return bool(next((kwargs[k] for k in ("training",) if k in kwargs), args[4] if len(args) > 4 else True))
+    return True
+
+
+def batch_norm_statistics(func: Any, args: Any, kwargs: Any) -> tuple[torch.Tensor, ...]:
+    """The running statistics that this call updates behind its schema's back; works on nodes as on tensors."""
+    return tuple(_argument(func, args, kwargs, i) for i in hidden_updates(func, args, kwargs))
+
+
+def hidden_updates(func: Any, args: Any, kwargs: Any) -> tuple[int, ...]:
+    """Positions of the running statistics that this call updates; a recomputation passes None there, for the same result."""
+    if func not in _BATCH_NORM:
+        return ()
+    mean, variance, training = _BATCH_NORM[func]
+    if not _argument(func, args, kwargs, training):
+        return ()
+    return tuple(i for i in (mean, variance) if _argument(func, args, kwargs, i) is not None)
+
+
+def written_arguments(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The tensors (or nodes) among the arguments that the schema says are written to."""
+    if not isinstance(func, torch._ops.OpOverload) or not func._schema.is_mutable:
+        return []
+    written: list[Any] = []
+    for i, declared in enumerate(func._schema.arguments):
+        if declared.alias_info is not None and declared.alias_info.is_write:
+            value = _argument(func, args, kwargs, i)
+            values = value if isinstance(value, (list, tuple)) else [value]
+            written += [v for v in values if isinstance(v, (torch.Tensor, torch.fx.Node))]
+    return written
+
+
+def reads_a_number(func: Any) -> bool:
+    """Whether ``func`` answers with a Python number taken from a tensor's values."""
+    return isinstance(func, torch._ops.OpOverload) and torch.Tag.data_dependent_output in func.tags
+
+
+_ROUTING = {"aten::topk", "aten::sort", "aten::argsort", "aten::kthvalue", "aten::argmax", "aten::argmin"}
+_COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional", "_dtensor", "symm_mem")
+_pure: set[str] = {"aten", "prims"}
+
+
+def register_pure(operator: str) -> None:
+    """Declare that a custom operator ("namespace::name", or a whole "namespace") gives the same result when run again.
+
+    Operators outside of PyTorch's own are kept, never recomputed, until they are declared so.
+    """
+    _pure.add(operator)
+
+
+def pin_reason(func: Any) -> str | None:
+    """Why a call of ``func`` must run exactly once, where the operator alone says so."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return None
+    namespace = func.namespace
+    if namespace in _COLLECTIVES:
+        return "a collective: other ranks take part in it"
+    if namespace not in _pure and func._schema.name not in _pure:
+        return f"an operator that is not PyTorch's own ({func._schema.name}): whether it may run twice is unknown"
+    if func._schema.name in _ROUTING:
+        return "routing: a recomputed choice of indices may differ"
+    if func is aten.copy_.default:
+        return "updates a tensor that outlives the step"
+    return None

@@ -1,0 +1,315 @@
+"""Recording what eager runs: the forward and the backward on fake tensors, operator by operator, in eager's order.
+
+The operators are those that autograd's own engine calls, without decompositions, so a replay has eager's bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from tracer.errors import (
+    CaptureError,
+    DataDependentError,
+    InputsDoNotFitError,
+    NothingToTrainError,
+    UnsupportedOperatorError,
+)
+from tracer.known_values import KnownValues, UnknownValueError
+from tracer.not_traced import libraries_believe_eager
+from tracer.operators import is_random, reads_a_number
+from tracer.provenance import Provenance, raising_line
+from tracer.state import SideEffects, State, python_random_state, swapped
+from tracer.torch_private import (
+    READS_OF_FAKES,
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    TorchDispatchMode,
+    in_checkpoint_replaying_draws,
+    recorded_graph,
+    single_threaded_backward,
+    to_fake,
+    trace,
+)
+from tracer.trees import TreeOfLeaves, flatten
+
+_WHAT_TO_DO = (
+    "Rewrite the branch without reading the value (torch.where), move it out of the forward, or plan and apply the blocks "
+    "around it one by one (planner.plan(model.block, ...))"
+)
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """A gradient that arrives at output leaf ``output``, laid out as ``stride`` says (elements)."""
+
+    output: int
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The call that is captured: ``model(*args, **kwargs)``, flattened to ``leaves``."""
+
+    model: nn.Module
+    state: State
+    leaves: tuple[Any, ...]
+    spec: pytree.TreeSpec
+
+    @property
+    def input_leaves(self) -> tuple[int, ...]:
+        """Places of the tensors among the leaves."""
+        return tuple(i for i, leaf in enumerate(self.leaves) if isinstance(leaf, torch.Tensor))
+
+    @property
+    def inputs(self) -> list[torch.Tensor]:
+        """The tensors among the leaves."""
+        return [self.leaves[i] for i in self.input_leaves]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """Parameters, buffers, inputs: in the order of the joint graph's placeholders."""
+        return [*self.state.parameters, *self.state.buffers, *self.inputs]
+
+    @property
+    def differentiated(self) -> list[tuple[Literal["parameter", "input"], int]]:
+        """The parameters and inputs that require a gradient, by kind and index."""
+        kinds: tuple[tuple[Literal["parameter", "input"], Sequence[torch.Tensor]], ...]
+        kinds = (("parameter", self.state.parameters), ("input", self.inputs))
+        return [(kind, i) for kind, tensors in kinds for i, t in enumerate(tensors) if t.requires_grad]
+
+    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """``args`` and ``kwargs`` with ``tensors`` in the place of the inputs."""
+        filled = list(self.leaves)
+        for i, tensor in zip(self.input_leaves, tensors, strict=True):
+            filled[i] = tensor
+        return pytree.tree_unflatten(filled, self.spec)
+
+
+@dataclass
+class Recording:
+    """The recorded step, before it is made functional.
+
+    Placeholders of ``module``: parameters, buffers, inputs. It returns the tensor outputs (``tensor_outputs`` are their places
+    among the leaves), then the gradients of what requires one. ``tangents`` are the names of the nodes that stand for the
+    arriving gradients. ``operators`` are all that ran, in order, dead ones too, and whether in the backward.
+    """
+
+    module: fx.GraphModule
+    constants: list[Any]  # the output leaves, tensors replaced by None
+    differentiable: tuple[int, ...]
+    output_spec: TreeOfLeaves
+    tensor_outputs: tuple[int, ...]
+    same_as: dict[int, tuple[str, int]]  # output leaf -> ("parameter" | "buffer" | "input", index) that it is
+    tangents: tuple[tuple[str, Tangent], ...]
+    operators: list[tuple[str, bool]]
+    known: KnownValues
+    effects: SideEffects
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operator: writes on its node where it comes from, answers reads of known values."""
+
+    def __init__(self, provenance: Provenance, known: KnownValues) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.in_backward = False
+        self.operators: list[tuple[str, bool]] = []
+        self._provenance = provenance
+        self._known = known
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:  # a question about a fake, no work
+            return func(*args, **kwargs)
+        origin = self._provenance.of_running_operator(in_backward=self.in_backward)
+        if reads_a_number(func):
+            try:
+                return self._known.read(func, args, kwargs, origin.source)
+            except UnknownValueError as error:
+                raise data_dependent(func, origin.source, str(error)) from None
+        self.operators.append((str(func), self.in_backward))
+        replayed = self.in_backward and is_random(func, args, kwargs) and in_checkpoint_replaying_draws()
+        graph = recorded_graph()
+        last = graph._root.prev
+        result = func(*args, **kwargs)
+        node = last.next
+        while node is not graph._root:
+            node.meta["module"], node.meta["source"] = origin.module, origin.source
+            node.meta["in_backward"] = self.in_backward
+            node.meta["replayed"] = replayed
+            node = node.next
+        self._known.follow(func, args, kwargs, result)
+        return result
+
+
+def data_dependent(operator: Any, source: str, why: str) -> DataDependentError:
+    """The error for a read that cannot be answered."""
+    return DataDependentError(
+        f"{source or 'the model'}: the code reads a value from a tensor ({operator}) and goes on as it says, but the value "
+        f"is not known while the step is captured: {why}. {_WHAT_TO_DO}",
+        source=source,
+        operator=str(operator),
+    )
+
+
+def record(
+    call: Call, mode: FakeTensorMode, choose_tangents: Callable[[Any, list[Any], TreeOfLeaves], list[Tangent]]
+) -> Recording:
+    """Record one step of ``call``.
+
+    ``choose_tangents(output, leaves, spec)`` says at which output leaves gradients arrive.
+    """
+    model, state, originals = call.model, call.state, call.inputs
+    fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
+    found: dict[str, Any] = {}
+
+    def joint(parameters: list[torch.Tensor], buffers: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
+        known, provenance = KnownValues(), Provenance(model)
+        parameters = [p.detach().requires_grad_(o.requires_grad) for p, o in zip(parameters, state.parameters, strict=True)]
+        inputs = [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)]
+        for kind, stand_ins, reals in (("buffer", buffers, state.buffers), ("input", inputs, originals)):
+            for i, (fake, real) in enumerate(zip(stand_ins, reals, strict=True)):
+                known.add_leaf(kind, i, fake, real)
+        replacement = {id(o): p for o, p in zip((*state.parameters, *state.buffers), (*parameters, *buffers), strict=True)}
+        recorder = Recorder(provenance, known)
+        with swapped(model, replacement) as effects, libraries_believe_eager(), provenance.following():
+            drawn = python_random_state()
+            with mode, recorder:
+                args, kwargs = call.arguments(inputs)
+                output = run_user_code(model, args, kwargs)
+            if python_random_state() != drawn:
+                raise DataDependentError(
+                    "the forward draws from the random generator of Python or NumPy: the captured step would repeat what it "
+                    "does with this one draw in every step. Draw with torch, and use the draw in tensors, not in a branch. "
+                    f"{_WHAT_TO_DO}",
+                    source="",
+                    operator="random",
+                )
+            found_leaves, spec = flatten(output)
+            _check_outputs(found_leaves, buffers, state, inputs)
+            tangents = choose_tangents(output, found_leaves, spec)
+            del output
+            nodes, arriving = [], []
+            with mode:
+                for tangent in tangents:
+                    leaf = found_leaves[tangent.output]
+                    arriving.append(torch.empty_strided(leaf.shape, tangent.stride, dtype=leaf.dtype, device=leaf.device))
+                    nodes.append(recorded_graph()._root.prev.name)
+            recorder.in_backward = True
+            wanted = [t for t in (*parameters, *inputs) if t.requires_grad]
+            with mode, recorder, single_threaded_backward(), _no_autocast():
+                gradients = run_backward([found_leaves[t.output] for t in tangents], wanted, arriving)
+        places = {id(t): (kind, i) for kind, ts in _by_kind(parameters, buffers, inputs) for i, t in enumerate(ts)}
+        tensors = [i for i, leaf in enumerate(found_leaves) if isinstance(leaf, torch.Tensor)]
+        found.update(
+            constants=[None if isinstance(leaf, torch.Tensor) else leaf for leaf in found_leaves],
+            differentiable=tuple(i for i in tensors if found_leaves[i].requires_grad),
+            output_spec=spec,
+            tensor_outputs=tuple(tensors),
+            same_as={i: places[id(found_leaves[i])] for i in tensors if id(found_leaves[i]) in places},
+            tangents=tuple(zip(nodes, tangents, strict=True)),
+            operators=recorder.operators,
+            known=known,
+            effects=effects,
+        )
+        return [found_leaves[i] for i in tensors], gradients
+
+    module = trace(joint, *fakes)
+    return Recording(module=module, **found)
+
+
+def _by_kind(parameters: Any, buffers: Any, inputs: Any) -> tuple[tuple[str, Any], ...]:
+    return ("parameter", parameters), ("buffer", buffers), ("input", inputs)
+
+
+def run_user_code(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the user's code; what it raises is told apart into what the capture cannot do and what does not fit.
+
+    Raises:
+        DataDependentError: an operator's output has a shape that depends on values.
+        InputsDoNotFitError: the code itself raised.
+    """
+    try:
+        return function(*args, **kwargs)
+    except CaptureError:
+        raise
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise data_dependent(error.func, raising_line(error), "the size of the result depends on it") from error
+    except Exception as error:
+        source = raising_line(error)
+        if any(text in str(error) for text in READS_OF_FAKES):
+            raise data_dependent("its memory", source, str(error).rstrip(".")) from error
+        raise InputsDoNotFitError(
+            f"{source or 'the model'}: the model's own code raised {type(error).__name__} when called on these inputs: "
+            f"{str(error).rstrip('.')}. Check that a plain call of the model on them works",
+            source=source,
+        ) from error
+
+
+def _check_outputs(leaves: list[Any], buffers: Sequence[torch.Tensor], state: State, inputs: Sequence[torch.Tensor]) -> None:
+    if not any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+        raise NothingToTrainError(
+            f"no output of the model depends on a parameter that requires a gradient: it returns {kinds}. "
+            "Return the tensors that the loss is made from, not detached, and call it in a mode in which it is trained"
+        )
+    for slot, buffer in zip(state.buffer_slots, buffers, strict=True):
+        if buffer.requires_grad:
+            raise UnsupportedOperatorError(
+                f"the forward writes activations with a gradient into buffer {slot.name}: the next step's backward would run "
+                f"through this one's. Detach what is written ({slot.name}.copy_(new.detach()))",
+                operator="aten::copy_",
+                source="",
+            )
+    for i, tensor in enumerate(inputs):
+        if tensor.grad_fn is not None:
+            raise UnsupportedOperatorError(
+                f"the forward changes tensor input {i} in place, and the change has a gradient. Clone the input first",
+                operator="aten::copy_",
+                source="",
+            )
+
+
+def run_backward(
+    outputs: list[torch.Tensor], wanted: list[torch.Tensor], arriving: list[torch.Tensor]
+) -> list[torch.Tensor | None]:
+    try:
+        torch.autograd.backward(outputs, arriving)
+        gradients = [w.grad for w in wanted]
+    except CaptureError:
+        raise
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise data_dependent(error.func, raising_line(error), "the size of the result depends on it") from error
+    except Exception as error:
+        source = raising_line(error)
+        raise UnsupportedOperatorError(
+            f"{source or 'the backward'}: the backward raised {type(error).__name__} while it was captured: {error}",
+            operator="",
+            source=source,
+        ) from error
+    for gradient in gradients:
+        if gradient is not None and gradient.layout is not torch.strided:
+            raise UnsupportedOperatorError(
+                f"a parameter's gradient is sparse ({gradient.layout}): only dense gradients can be planned. "
+                "Build the embedding with sparse=False",
+                operator=str(gradient.layout),
+                source="",
+            )
+    return list(gradients)
+
+
+@contextlib.contextmanager
+def _no_autocast() -> Iterator[None]:
+    """The backward runs outside of the caller's autocast, as PyTorch's documentation asks for."""
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield

@@ -1,0 +1,213 @@
+"""The parameters and buffers of a module, and running its forward with others in their place.
+
+Modules are walked once each and every slot that holds a tensor is swapped, also lists of parameters that a module keeps beside
+its slots (``nn.LSTM._flat_weights``): tied tensors and shared submodules then need no special case.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tracer.errors import StateReassignedError
+from tracer.joint import StateSlot
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
+_CONTAINERS = (dict, OrderedDict, list, set)
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+@dataclass(frozen=True)
+class State:
+    """Each distinct parameter and buffer of a model, with the slot where it is found."""
+
+    parameters: tuple[torch.Tensor, ...]
+    parameter_slots: tuple[StateSlot, ...]
+    buffers: tuple[torch.Tensor, ...]
+    buffer_slots: tuple[StateSlot, ...]
+
+
+def state_of(model: nn.Module) -> State:
+    """Walk the modules of ``model`` and list its tensors, each once."""
+    names: dict[int, list[str]] = {}
+    first: dict[int, tuple[str, str, str]] = {}
+    tensors: dict[int, torch.Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for kind, slots in (("parameter", module._parameters), ("buffer", module._buffers)):
+            for key, tensor in slots.items():
+                if tensor is None:
+                    continue
+                tensors[id(tensor)] = tensor
+                first.setdefault(id(tensor), (path, key, kind))
+                names.setdefault(id(tensor), []).append(f"{path}.{key}" if path else key)
+    found: dict[str, list[tuple[torch.Tensor, StateSlot]]] = {"parameter": [], "buffer": []}
+    for identity, (path, key, kind) in first.items():
+        slot = StateSlot(path, key, kind, tuple(dict.fromkeys(names[identity][1:])))  # type: ignore[arg-type]
+        found[kind].append((tensors[identity], slot))
+    return State(
+        parameters=tuple(t for t, _ in found["parameter"]),
+        parameter_slots=tuple(s for _, s in found["parameter"]),
+        buffers=tuple(t for t, _ in found["buffer"]),
+        buffer_slots=tuple(s for _, s in found["buffer"]),
+    )
+
+
+@dataclass
+class SideEffects:
+    """Attributes that a forward has changed: the names of those that held a tensor, by its id, and notes for the user."""
+
+    reassigned: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def swapped(model: nn.Module, replacement: Mapping[int, torch.Tensor]) -> Iterator[SideEffects]:
+    """Put ``replacement[id(tensor)]`` into the place of each parameter and buffer, and everything back afterwards.
+
+    Yields what is filled on the way out: the Python attributes that the code inside has changed (they are put back too).
+
+    Raises:
+        StateReassignedError: the code inside put another tensor into a slot of a parameter or buffer.
+    """
+    modules = list(model.named_modules())
+    kept = [_Kept(path, module, replacement) for path, module in modules]
+    noted = SideEffects()
+    try:
+        for module in kept:
+            module.swap()
+        yield noted
+        reassigned = [name for module in kept for name in module.reassigned_slots()]
+        for module in kept:
+            module.note_changes(noted)
+    finally:
+        for module in kept:
+            module.put_back()
+    if reassigned:
+        raise reassigned_error(reassigned)
+
+
+def reassigned_error(names: Sequence[str]) -> StateReassignedError:
+    """The error for tensors of the model that its forward replaces instead of updating them."""
+    return StateReassignedError(
+        f"the forward assigns a new tensor to {', '.join(names)}: a captured step cannot carry a reassigned tensor from one "
+        "step to the next. Update it in place (`self.x.copy_(new)` on a registered buffer) instead",
+        names=tuple(names),
+    )
+
+
+class _Kept:
+    """What a module holds in its attributes, to swap tensors in it, to see what a forward has changed, and to put it back."""
+
+    def __init__(self, path: str, module: nn.Module, replacement: Mapping[int, torch.Tensor]) -> None:
+        self._prefix = f"{path}." if path else ""
+        self._module = module
+        self._replacement = replacement
+        self._attributes = dict(vars(module))
+        self._contents = {key: copy.copy(value) for key, value in self._attributes.items() if type(value) in _CONTAINERS}
+        self._inside: dict[str, Any] = {}
+
+    def swap(self) -> None:
+        """Put the replacements in."""
+        registries: tuple[dict[str, Any], ...] = (self._module._parameters, self._module._buffers)
+        for slots in registries:
+            slots.update({key: self._replacement[id(t)] for key, t in slots.items() if id(t) in self._replacement})
+        for key, value in self._attributes.items():
+            if key not in _REGISTRIES:
+                swap = _replaced(value, self._replacement)
+                if swap is not value:
+                    self._module.__dict__[key] = swap
+        self._inside = dict(vars(self._module))
+
+    def put_back(self) -> None:
+        """Make the attributes, and what lists, dictionaries and sets among them hold, what they were."""
+        attributes = vars(self._module)
+        attributes.clear()
+        attributes.update(self._attributes)
+        for key, content in self._contents.items():
+            container = self._attributes[key]
+            if not _same_items(container, content):
+                container.clear()
+                if isinstance(container, list):
+                    container.extend(content)
+                else:
+                    container.update(content)
+
+    def reassigned_slots(self) -> list[str]:
+        """Full names of the parameters and buffers that are no longer the tensors that ``swap`` put there."""
+        names = []
+        for registry in ("_parameters", "_buffers"):
+            held, slots = self._contents[registry], self._attributes[registry]
+            for key in dict.fromkeys((*held, *slots)):
+                if slots.get(key) is not self._replacement.get(id(held.get(key)), held.get(key)):
+                    names.append(f"{self._prefix}{key}")
+        return names
+
+    def note_changes(self, noted: SideEffects) -> None:
+        """Note the other attributes that are no longer what they were."""
+        own = type(self._module).__module__.startswith("torch.nn.")
+        for key, value in vars(self._module).items():
+            old = self._inside.get(key)
+            if key in _INTERNALS or (own and key.startswith("_")) or _same(value, old, self._contents.get(key)):
+                continue
+            name = f"{self._prefix}{key}"
+            if isinstance(old, torch.Tensor):
+                noted.reassigned[id(old)] = name
+            if isinstance(value, torch.Tensor):
+                noted.notes.append(f"the forward stores a tensor in attribute {name}; the planned module does not")
+            elif key in self._inside:
+                noted.notes.append(f"the forward changes attribute {name}; the planned module takes it as it was when planned")
+
+
+def _same(now: Any, then: Any, content: Any) -> bool:
+    if now is then:
+        return content is None or _same_items(now, content)
+    return isinstance(now, _PLAIN) and isinstance(then, _PLAIN) and now == then
+
+
+def _same_items(container: Any, content: Any) -> bool:
+    if len(container) != len(content):
+        return False
+    if isinstance(container, dict):
+        return all(k in content and content[k] is v for k, v in container.items())
+    return container == content if isinstance(container, set) else all(a is b for a, b in zip(container, content, strict=True))
+
+
+def _replaced(value: Any, replacement: Mapping[int, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return replacement.get(id(value), value)
+    if type(value) in (list, tuple):
+        items = [_replaced(item, replacement) for item in value]
+        return type(value)(items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    if type(value) is dict:
+        entries = {k: _replaced(v, replacement) for k, v in value.items()}
+        return entries if any(entries[k] is not v for k, v in value.items()) else value
+    return value
+
+
+def python_random_state() -> tuple[Any, Any]:
+    """What the generators of Python and of NumPy will draw next, in a form that can be compared."""
+    numpy_state: Any = np.random.get_state(legacy=False)
+    return random.getstate(), (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"], numpy_state["has_gauss"])
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave the generators of Python, numpy and torch (every initialised device) as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

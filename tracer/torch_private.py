@@ -1,0 +1,173 @@
+"""Every name of PyTorch that is not public, in one place: when a release moves one, this is the file to mend.
+
+``tests/tracer/test_torch_private.py`` tries each of them apart and says which one broke.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import _meta_registrations, fx
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+__all__ = [
+    "READS_OF_FAKES",
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
+    "FakeTensor",
+    "FakeTensorMode",
+    "TorchDispatchMode",
+    "accepting_real_tensors",
+    "backward_sequence_number",
+    "errors_not_logged",
+    "fake_mode_of",
+    "forward_sequence_number",
+    "grouped_products_of_any_dtype",
+    "in_checkpoint_replaying_draws",
+    "is_fake",
+    "new_fake_mode",
+    "recorded_graph",
+    "single_threaded_backward",
+    "storage_key",
+    "to_fake",
+    "trace",
+    "without_modes",
+    "without_recording",
+]
+
+# What fake tensors say when their values are asked for behind the dispatcher's back.
+READS_OF_FAKES = ("numpy() is not supported for tensor subclasses",)
+_CHECKPOINT = torch.utils.checkpoint.__file__
+
+
+def new_fake_mode() -> FakeTensorMode:
+    """A mode under which ops run on shapes alone; real tensors that the code brings along are taken as constants."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def fake_mode_of(tensors: Iterable[torch.Tensor]) -> FakeTensorMode | None:
+    """The mode that the fakes among ``tensors`` belong to, or None where all are real."""
+    return next((t.fake_mode for t in tensors if isinstance(t, FakeTensor)), None)
+
+
+@contextmanager
+def accepting_real_tensors(mode: FakeTensorMode) -> Iterator[None]:
+    """Let a caller's own fake mode take the real tensors that the model's code brings along."""
+    before = mode.allow_non_fake_inputs
+    mode.allow_non_fake_inputs = True
+    try:
+        yield
+    finally:
+        mode.allow_non_fake_inputs = before
+
+
+@contextmanager
+def grouped_products_of_any_dtype() -> Iterator[None]:
+    """Let fakes multiply groups of matrices (experts) in every dtype, as the CPU's kernel does; theirs asks for bfloat16."""
+    registrations: Any = _meta_registrations
+    common, shaped = registrations._meta_grouped_mm_common, registrations._create_grouped_mm_output_tensor
+
+    def relaxed(a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs.get("scale_a") is None and a.dtype == b.dtype != torch.bfloat16:
+            return shaped(a, b, kwargs["offs"], kwargs["out_dtype"])
+        return common(a, b, *args, **kwargs)
+
+    registrations._meta_grouped_mm_common = relaxed
+    try:
+        yield
+    finally:
+        registrations._meta_grouped_mm_common = common
+
+
+@contextmanager
+def errors_not_logged() -> Iterator[None]:
+    """Fake tensors log a traceback of each operator that refuses its arguments; the exception says it too."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether ``tensor`` has a shape but no values."""
+    return isinstance(tensor, FakeTensor)
+
+
+def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    """The fake of ``tensor`` with its static shape, strides, dtype and device; a fake of this mode is returned as it is."""
+    if isinstance(tensor, FakeTensor) and tensor.fake_mode is mode:
+        return tensor
+    return mode.from_tensor(tensor, static_shapes=True)
+
+
+def trace(function: Callable[..., Any], *args: Any) -> fx.GraphModule:
+    """Record the operators that ``function(*args)`` runs, those of its backward too; ``args`` are fakes."""
+    return make_fx(function, _allow_non_fake_inputs=True)(*args)
+
+
+def recorded_graph() -> fx.Graph:
+    """The graph that the trace under way appends to."""
+    mode = get_proxy_mode()
+    if mode is None:
+        raise RuntimeError("no trace is under way")
+    return mode.tracer.graph
+
+
+def without_recording() -> AbstractContextManager[Any]:
+    """Run operators on fakes without appending them to the graph."""
+    return disable_proxy_modes_tracing()
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Run operators for real, whatever modes are active."""
+    return _disable_current_modes()
+
+
+def forward_sequence_number() -> int:
+    """Number of the newest autograd node of this thread; in a dispatch mode: the one that the running operator made."""
+    return int(torch._C._autograd._get_sequence_nr()) - 1
+
+
+def backward_sequence_number() -> int | None:
+    """Number of the autograd node whose backward is running, or None outside of one."""
+    node = torch._C._current_autograd_node()
+    return None if node is None else node._sequence_nr()
+
+
+def in_checkpoint_replaying_draws() -> bool:
+    """Whether the caller's own ``torch.utils.checkpoint`` is recomputing, with the generator's state of the first run."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == _CHECKPOINT:
+            names = frame.f_locals
+            if names.get("preserve_rng_state") or getattr(names.get("ctx"), "preserve_rng_state", False):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def single_threaded_backward() -> AbstractContextManager[Any]:
+    """Run the backward in the calling thread, where the modes are active, for every device."""
+    return torch.autograd.set_multithreading_enabled(False)
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """Identity of the storage that ``tensor`` views; another one may get it once this one is freed."""
+    return tensor.untyped_storage()._cdata
