@@ -1,0 +1,34 @@
+"""What can be wrong with a question to the solvers. Every error carries its data."""
+
+from __future__ import annotations
+
+
+class UnknownSolverError(ValueError):
+    """No solver has this name.
+
+    Attributes:
+        solver: the name asked for.
+        names: the names that exist.
+    """
+
+    def __init__(self, solver: str, names: tuple[str, ...]) -> None:
+        super().__init__(f"there is no solver {solver!r}; choose one of: {', '.join(names)}")
+        self.solver = solver
+        self.names = names
+
+
+class SolverMissingError(ImportError):
+    """A solver whose library is not installed.
+
+    Attributes:
+        solver: the name asked for.
+        library: the distribution to install.
+    """
+
+    def __init__(self, solver: str, library: str) -> None:
+        super().__init__(
+            f"solver {solver!r} needs {library!r}, which is not installed: run `pip install {library}`, "
+            "or choose a solver out of solvers.available()"
+        )
+        self.solver = solver
+        self.library = library

@@ -1,0 +1,260 @@
+"""Lazy moments: an exact method for a given order of first runs, and a bound for every budget.
+
+Loop: solve the program that watches memory at a few moments (``moments``), build the schedule it describes (``emit``), simulate
+it. Within the budget: done, and the program's bound proves how good it is. Else watch memory also where it overflowed.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from schedules import Simulation
+from solvers.base import OPTIMAL_TOLERANCE, ORDER_GIVEN, Answer, Deadline, Reporter, Solver, Task
+from solvers.bounds import closure_bound
+from solvers.emit import emit, observe
+from solvers.milp import TOLERANCE
+from solvers.moments import Decision, Master
+from solvers.problem import Problem
+from solvers.search import search, searchable
+
+# Precision asked of the program, as a fraction of the step's time: rough while the moments are still moving, then fine.
+_ROUGH, _FINE = 2e-4, 2e-7
+# Moments added at a time, and the most columns of a program that is worth solving.
+_MOMENTS_AT_A_TIME = 4
+_MOST_COLUMNS = 60_000
+# While moments are still being added, a program gets this share of the time that is left, but this many seconds at least.
+_STEP_SHARE, _LEAST_STEP = 0.5, 2.0
+# An overflow of at most this fraction of the budget is slight: margins may do away with it, in so many tries. That is not worth
+# it where the best run is this near to the bound already, as a fraction of the step's time.
+_SLIGHT, _TIGHTENINGS, _NEAR = 0.1, 3, 2e-3
+# Where the best run comes this close to the budget, as a fraction of it, memory is worth watching.
+_TIGHT = 0.01
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sequence of nodes and its simulation."""
+
+    nodes: list[int]
+    simulation: Simulation
+
+
+class LazyMoments:
+    """The loop, one step at a time, so that its caller may stop or share the time.
+
+    Attributes:
+        best: the cheapest run within the budget, or None.
+        lowest: the run with the lowest peak.
+        bound: seconds of the step; no schedule in this order within the budget takes less. inf where there is none.
+        closed: nothing is left to do: the bound is reached, or there is no schedule.
+    """
+
+    def __init__(self, problem: Problem, budget: int, reporter: Reporter | None = None) -> None:
+        self.problem = problem
+        self.budget = budget
+        self.reporter = reporter or Reporter()
+        order = list(range(problem.n))
+        self.lowest = Run(order, problem.simulate(order))
+        self.best: Run | None = None
+        self.bound = problem.seconds
+        self.closed = False
+        self._moments: set[int] = set()
+        self._inside: set[tuple[int, int]] = set()
+        self._precision = _ROUGH
+        self.offer(order)
+        self._watch(self.lowest, most=1)
+
+    def offer(self, nodes: list[int]) -> Run:
+        """Judge a sequence, and keep it where it is better."""
+        run = Run(nodes, self.problem.simulate(nodes))
+        peak = run.simulation.peak_bytes
+        if peak < self.lowest.simulation.peak_bytes:
+            self.lowest = run
+        if peak <= self.budget and (self.best is None or run.simulation.seconds < self.best.simulation.seconds):
+            self.best = run
+            self.reporter.improved(run.simulation.seconds, peak)
+            self._close_if_proven()
+        return run
+
+    def work(self, deadline: Deadline) -> None:
+        """Go on until closed, out of time, or at a loss."""
+        while not self.closed and not deadline.expired and (self.step(deadline) or self._focus()):
+            pass
+
+    def _focus(self) -> bool:
+        """Watch memory where the best run has least to spare: there the budget binds. Whether anything is new."""
+        if self.best is None or self.closed:
+            return False
+        spare = int(_TIGHT * (self.budget - self.problem.constant_bytes))
+        self._precision = _ROUGH
+        return self._watch(self.best, most=_MOMENTS_AT_A_TIME, limit=self.budget - spare)
+
+    def step(self, deadline: Deadline) -> bool:
+        """Solve once and learn from the answer; whether there is reason to go on."""
+        problem = self.problem
+        master = Master(problem, self.budget, sorted(self._moments), inside=self._inside)
+        if master.program.columns > _MOST_COLUMNS:
+            return False
+        start = None if self.best is None else observe(problem, self.best.nodes, master.moments)
+        fine = self._precision == _FINE
+        seconds = deadline.remaining if fine else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
+        outcome = master.solve(seconds=min(seconds, deadline.remaining), gap=self._precision * problem.seconds, start=start)
+        self._raise_bound(problem.seconds + outcome.bound)
+        if outcome.values is None or self.closed:
+            return False
+        run = self._emitted(master.decision(outcome.values))
+        if self.closed:
+            return False
+        if run.simulation.peak_bytes > self.budget:
+            self._tighten(run, master.moments, deadline)
+            return self._watch(run, most=_MOMENTS_AT_A_TIME) or self._search(deadline)
+        self._precision = _FINE
+        return not fine
+
+    def _emitted(self, decision: Decision) -> Run:
+        """The best run for a decision, of the orders in which recomputation can be done."""
+        runs = [self.offer(emit(self.problem, decision, by_index=by_index)) for by_index in (False, True)]
+        return min(runs, key=lambda run: (max(run.simulation.peak_bytes, self.budget), run.simulation.seconds))
+
+    def _tighten(self, run: Run, moments: Sequence[int], deadline: Deadline) -> None:
+        """Where ``run`` overflows a little between moments, leave that much free at the moments around, and solve again."""
+        margins: dict[int, int] = {}
+        for _ in range(_TIGHTENINGS):
+            over = run.simulation.peak_bytes - self.budget
+            if not 0 < over <= _SLIGHT * self.budget or self._near() or deadline.expired:
+                return
+            for node, bytes_ in self._overflows(run, self.budget)[0].items():
+                k = bisect_right(moments, node)
+                for t in moments[max(0, k - 1) : k + 1]:
+                    margins[t] = max(margins.get(t, 0), bytes_ - self.budget)
+            master = Master(self.problem, self.budget, moments, inside=self._inside, margins=margins)
+            seconds = min(deadline.remaining, max(_LEAST_STEP, _STEP_SHARE * deadline.remaining))
+            outcome = master.solve(seconds=seconds, gap=_NEAR / 4 * self.problem.seconds)
+            if outcome.values is None:
+                return
+            run = self._emitted(master.decision(outcome.values))
+
+    def _near(self) -> bool:
+        """Whether the best run is so good that a slightly better one can wait."""
+        return self.best is not None and self.best.simulation.seconds - self.bound <= _NEAR * self.problem.seconds
+
+    def _search(self, deadline: Deadline) -> bool:
+        """What no row can say: the order of recomputation inside a window. On a tiny graph, try them all. Always False."""
+        if searchable(self.problem):
+            found = search(self.problem, self.budget, deadline)
+            if found.nodes is not None:
+                self.offer(found.nodes)
+            self._raise_bound(found.bound)
+        return False
+
+    def _raise_bound(self, bound: float) -> None:
+        safe = bound - TOLERANCE * max(0.0, bound - self.problem.seconds) if math.isfinite(bound) else bound
+        if safe > self.bound:
+            self.bound = safe
+            self.reporter.bound(safe)
+            self._close_if_proven()
+
+    def proves(self, seconds: float) -> bool:
+        """Whether a schedule of this cost is as good as any within the budget."""
+        return seconds - self.bound <= OPTIMAL_TOLERANCE * self.problem.seconds
+
+    def _close_if_proven(self) -> None:
+        best = math.inf if self.best is None else self.best.simulation.seconds
+        if self.bound == math.inf or self.proves(best):
+            self.closed = True
+
+    def _watch(self, run: Run, *, most: int, limit: int | None = None) -> bool:
+        """Add moments and rows where ``run`` is over the limit (the budget, if None); whether anything is new."""
+        worst, inside = self._overflows(run, self.budget if limit is None else limit)
+        known = len(self._moments) + len(self._inside)
+        groups: list[list[int]] = []
+        for node in sorted(worst):
+            if groups and node == groups[-1][-1] + 1:
+                groups[-1].append(node)
+            else:
+                groups.append([node])
+        # Where an overflow is worst, and where it begins: recomputation for a whole stretch runs before its first node.
+        heads = {max(group, key=worst.__getitem__) for group in groups} | {group[0] for group in groups}
+        fresh = [node for node in sorted(heads, key=worst.__getitem__, reverse=True) if node not in self._moments]
+        self._moments.update(fresh[:most])
+        if len(self._moments) + len(self._inside) == known:
+            rest = [node for node in sorted(worst, key=worst.__getitem__, reverse=True) if node not in self._moments]
+            self._moments.update(rest[:1])
+        if len(self._moments) + len(self._inside) == known:
+            for _, node, again in sorted(inside, reverse=True)[:6]:
+                self._inside.add((node, again))
+                if node and not self.problem.auxiliary[node - 1]:
+                    self._moments.add(node - 1)
+        return len(self._moments) + len(self._inside) > known
+
+    def _overflows(self, run: Run, limit: int) -> tuple[dict[int, int], list[tuple[int, int, int]]]:
+        """Where a run is over the limit; at its peak, if it is nowhere.
+
+        Returns:
+            The worst bytes for each first run, its recomputations included; and for each recomputation the bytes, the first run
+            that it serves and the node.
+        """
+        problem = self.problem
+        over = run.simulation.bytes > limit
+        if not over.any():
+            over = run.simulation.bytes == run.simulation.peak_bytes
+        worst: dict[int, int] = {}
+        inside: list[tuple[int, int, int]] = []
+        served = served_by(problem, run.nodes)
+        for position in np.flatnonzero(over).tolist():
+            node, bytes_ = served[position], int(run.simulation.bytes[position])
+            if node < 0:
+                continue
+            worst[node] = max(worst.get(node, 0), bytes_)
+            if run.nodes[position] != node:
+                inside.append((bytes_, node, run.nodes[position]))
+        return worst, inside
+
+
+def served_by(problem: Problem, nodes: Sequence[int]) -> list[int]:
+    """For each position the first run on whose behalf it runs: the next one, itself included; -1 after the last.
+
+    Auxiliary nodes serve others: their first run may be anywhere.
+    """
+    seen: set[int] = set()
+    first = []
+    for node in nodes:
+        first.append(node not in seen and not problem.auxiliary[node])
+        seen.add(node)
+    answer = [-1] * len(nodes)
+    upcoming = -1
+    for position in range(len(nodes) - 1, -1, -1):
+        if first[position]:
+            upcoming = nodes[position]
+        answer[position] = upcoming
+    return answer
+
+
+class LazyMomentsSolver(Solver):
+    """``ilp``."""
+
+    name = "ilp"
+    description = "lazy moments: a mixed-integer program (PuLP, HiGHS) that watches memory where it overflows"
+    proves = "a lower bound for all schedules that keep the given order of first runs; optimal where it is reached"
+
+    def solve(self, task: Task) -> Answer:
+        """The cheapest schedule found, with the bound of the last program."""
+        problem = task.problem
+        method = LazyMoments(problem, task.budget, task.reporter)
+        method.work(task.deadline)
+        run = method.best or method.lowest
+        return Answer(problem.expand(run.nodes), method.bound, ORDER_GIVEN, note=bound_note(problem, task.budget, method.bound))
+
+
+def bound_note(problem: Problem, budget: int, bound: float) -> str:
+    """What a bound rests on, and how much of it is certain whatever the accuracy of HiGHS; empty where it says nothing."""
+    if not problem.seconds < bound < math.inf:
+        return ""
+    certain = closure_bound(problem, budget, seconds=1.0)
+    overhead, sure = (100 * (min(value, bound) / problem.seconds - 1) for value in (bound, certain))
+    return f"bound {overhead:.4f} % by branch and bound at HiGHS's tolerances; {sure:.4f} % by exact arithmetic on duals alone"

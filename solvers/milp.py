@@ -1,0 +1,242 @@
+"""Linear and mixed-integer programs through PuLP on HiGHS: one thread, a time limit that is kept, a bound with every answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import highspy
+import numpy as np
+import pulp
+from numpy.typing import NDArray
+
+Status = Literal["optimal", "feasible", "infeasible", "unknown"]
+
+# HiGHS accepts a point that violates a row or a bound by this much, so an optimum is known to about this accuracy.
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a program's solve gave.
+
+    Attributes:
+        status: "optimal" within the gap, "feasible" (stopped with a solution), "infeasible", or "unknown" (stopped without).
+        objective: of the solution; inf without one.
+        bound: no solution has less, by the solver's floating-point reckoning; inf if infeasible, -inf if nothing is known.
+        values: float64[columns], the solution, or None.
+        duals: float64[rows] of a linear program's optimum, or None.
+    """
+
+    status: Status
+    objective: float
+    bound: float
+    values: NDArray[np.float64] | None
+    duals: NDArray[np.float64] | None
+
+
+class Program:
+    """A minimisation, built column by column and row by row."""
+
+    def __init__(self) -> None:
+        self._program = pulp.LpProblem("program", pulp.LpMinimize)
+        self._columns: list[pulp.LpVariable] = []
+        self._costs: list[float] = []
+        self._rows: list[pulp.LpConstraint] = []
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return len(self._columns)
+
+    def column(self, cost: float = 0.0, lower: float = 0.0, upper: float | None = 1.0, *, integer: bool = False) -> int:
+        """Add a variable; its index is returned."""
+        category = pulp.LpInteger if integer else pulp.LpContinuous
+        # PuLP sorts variables by name: padded, their order is ours.
+        self._columns.append(self._program.add_variable(f"x{len(self._columns):09d}", lower, upper, category))
+        self._costs.append(cost)
+        return len(self._columns) - 1
+
+    def fix(self, column: int, value: float) -> None:
+        """Give a variable its value."""
+        self._columns[column].lowBound = self._columns[column].upBound = value
+
+    def at_least(self, terms: Mapping[int, float], right: float) -> int:
+        """Add the row ``sum of coefficient * column >= right``; its index is returned."""
+        return self._add(terms, right, pulp.LpConstraintGE)
+
+    def at_most(self, terms: Mapping[int, float], right: float) -> int:
+        """Add the row ``sum of coefficient * column <= right``; its index is returned."""
+        return self._add(terms, right, pulp.LpConstraintLE)
+
+    def _add(self, terms: Mapping[int, float], right: float, sense: int) -> int:
+        columns = self._columns
+        expression = pulp.LpAffineExpression({columns[column]: value for column, value in terms.items()})
+        row = pulp.LpConstraint(expression, sense, None, right)
+        self._program.addConstraint(row)
+        self._rows.append(row)
+        return len(self._rows) - 1
+
+    def solve(
+        self,
+        *,
+        seconds: float,
+        gap: float = 0.0,
+        relax: bool = False,
+        start: Mapping[int, float] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Outcome:
+        """Solve for at most ``seconds``.
+
+        Args:
+            seconds: time limit.
+            gap: stop where the objective is within this much of the bound.
+            relax: drop integrality.
+            start: a solution to start from: the values of the integer columns.
+            options: for HiGHS.
+        """
+        if seconds <= 0:
+            return Outcome("unknown", math.inf, -math.inf, None, None)
+        self._program.setObjective(_expression(self._columns, self._costs))
+        solver = _Highs(self._rows, start, mip=not relax, seconds=seconds, gap=gap, options=options or {})
+        self._program.solve(solver)
+        outcome = self._outcome(self._program.solverModel, relax=relax)
+        if start is not None and not self._consistent(outcome):
+            return self.solve(seconds=seconds, gap=gap, relax=relax, options=options)
+        return outcome
+
+    def certified(self, duals: NDArray[np.float64]) -> float:
+        """A lower bound on every feasible objective that follows from ``duals`` whatever their errors.
+
+        By weak duality any multipliers of the right sign give one: their products with the right sides, and for each column the
+        least that its reduced cost can add within its bounds. The sums are exact but for the rounding of the products, and for
+        that 1e-12 of the absolute values is taken off. Columns need finite bounds (Neumaier and Shcherbina 2004).
+        """
+        reduced: list[list[float]] = [[cost] for cost in self._costs]
+        place = {id(column): j for j, column in enumerate(self._columns)}
+        terms: list[float] = []
+        for row, dual in zip(self._rows, duals.tolist(), strict=True):
+            multiplier = max(dual, 0.0) if row.sense == pulp.LpConstraintGE else min(dual, 0.0)
+            if multiplier:
+                terms.append(multiplier * -row.constant)
+                for column, value in row.items():
+                    reduced[place[id(column)]].append(-multiplier * value)
+        margin = math.fsum(map(abs, terms))
+        for column, parts in zip(self._columns, reduced, strict=True):
+            slope, error = math.fsum(parts), 1e-12 * math.fsum(map(abs, parts))
+            ends = (column.lowBound, column.upBound)
+            terms.append(min(end * tilted for end in ends for tilted in (slope - error, slope + error)))
+            margin += abs(terms[-1])
+        return math.fsum(terms) - 1e-12 * margin
+
+    def _consistent(self, outcome: Outcome) -> bool:
+        """Whether the values have the objective that they are said to have.
+
+        HiGHS 1.16, given a start that leaves columns open, sometimes returns the start with an objective below the optimum.
+        """
+        if outcome.values is None:
+            return True
+        found = float(np.dot(self._costs, outcome.values))
+        return abs(found - outcome.objective) <= 1e-6 * max(1.0, abs(outcome.objective))
+
+    def _outcome(self, highs: Any, *, relax: bool) -> Outcome:
+        info = highs.getInfo()
+        status = highs.modelStatusToString(highs.getModelStatus())
+        relaxed = relax or not any(column.cat == pulp.LpInteger for column in self._columns)
+        if status == "Infeasible":
+            return Outcome("infeasible", math.inf, math.inf, None, None)
+        found = info.primal_solution_status == 2  # kSolutionStatusFeasible
+        solution = highs.getSolution()
+        values = np.array(solution.col_value) if found else None
+        duals = np.array(solution.row_dual) if relaxed and info.dual_solution_status == 2 else None
+        if relaxed:
+            bound = info.objective_function_value if status == "Optimal" else -math.inf
+        else:
+            bound = info.mip_dual_bound if math.isfinite(info.mip_dual_bound) else -math.inf
+        objective = info.objective_function_value if found else math.inf
+        if status == "Optimal" and found:
+            return Outcome("optimal", objective, bound, values, duals)
+        return Outcome("feasible" if found else "unknown", objective, bound, values, duals)
+
+
+def _expression(columns: Iterable[pulp.LpVariable], costs: Iterable[float]) -> pulp.LpAffineExpression:
+    return pulp.LpAffineExpression(dict(zip(columns, costs, strict=True)))
+
+
+class _Quiet(highspy.Highs):
+    """HiGHS without its banner, which it would print on the standard output when its callbacks are set up."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 (HiGHS's name)
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+
+class _Highs(pulp.HiGHS):  # type: ignore[misc]
+    """PuLP's interface to HiGHS, silent, with a starting solution, and the model handed over in one piece."""
+
+    def __init__(
+        self,
+        rows: Sequence[pulp.LpConstraint],
+        start: Mapping[int, float] | None,
+        *,
+        mip: bool,
+        seconds: float,
+        gap: float,
+        options: Mapping[str, Any],
+    ) -> None:
+        super().__init__(mip=mip, msg=False)
+        self._rows = rows
+        self._start = start
+        self._options = {
+            "threads": 1,
+            "time_limit": float(seconds),
+            "mip_rel_gap": 0.0,
+            "mip_abs_gap": max(gap, TOLERANCE),
+            **options,
+        }
+
+    def createAndConfigureSolver(self, lp: pulp.LpProblem) -> None:  # noqa: N802 (PuLP's name)
+        lp.solverModel = _Quiet()  # type: ignore[no-untyped-call]
+        for name, value in self._options.items():
+            lp.solverModel.setOptionValue(name, value)
+
+    def buildSolverModel(self, lp: pulp.LpProblem) -> None:  # noqa: N802 (PuLP's name)
+        variables = lp.variables()
+        for i, variable in enumerate(variables):
+            variable.index = i
+        model = highspy.HighsLp()
+        model.num_col_, model.num_row_ = len(variables), len(self._rows)
+        model.col_cost_ = np.array([lp.objective.get(variable, 0.0) for variable in variables], dtype=np.float64)
+        model.col_lower_ = np.array([-math.inf if v.lowBound is None else v.lowBound for v in variables], dtype=np.float64)
+        model.col_upper_ = np.array([math.inf if v.upBound is None else v.upBound for v in variables], dtype=np.float64)
+        if self.mip and any(variable.cat == pulp.LpInteger for variable in variables):
+            kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+            model.integrality_ = [kinds[variable.cat == pulp.LpInteger] for variable in variables]
+        start: list[int] = [0]
+        index: list[int] = []
+        value: list[float] = []
+        lower: list[float] = []
+        upper: list[float] = []
+        for i, constraint in enumerate(self._rows):
+            constraint.index = i
+            index.extend(variable.index for variable in constraint)
+            value.extend(constraint.values())
+            start.append(len(index))
+            lower.append(-math.inf if constraint.sense == pulp.LpConstraintLE else -constraint.constant)
+            upper.append(math.inf if constraint.sense == pulp.LpConstraintGE else -constraint.constant)
+        model.row_lower_ = np.array(lower, dtype=np.float64)
+        model.row_upper_ = np.array(upper, dtype=np.float64)
+        model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        model.a_matrix_.start_ = np.array(start, dtype=np.int32)
+        model.a_matrix_.index_ = np.array(index, dtype=np.int32)
+        model.a_matrix_.value_ = np.array(value, dtype=np.float64)
+        lp.solverModel.passModel(model)
+
+    def callSolver(self, lp: pulp.LpProblem) -> None:  # noqa: N802 (PuLP's name)
+        if self._start is not None:
+            columns = np.fromiter(self._start.keys(), dtype=np.int32)
+            values = np.fromiter(self._start.values(), dtype=np.float64)
+            lp.solverModel.setSolution(len(columns), columns, values)
+        lp.solverModel.run()
