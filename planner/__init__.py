@@ -1,0 +1,20 @@
+"""What people touch: plan a training step within a number of bytes, put the schedule on the model, check that it holds."""
+
+from planner.apply import apply_schedule, remove_schedule
+from planner.errors import BudgetError, InfeasibleBudgetError, OptimizerError
+from planner.plan import plan, trace
+from planner.verify import Verification, verify
+from schedules import Schedule
+
+__all__ = [
+    "BudgetError",
+    "InfeasibleBudgetError",
+    "OptimizerError",
+    "Schedule",
+    "Verification",
+    "apply_schedule",
+    "plan",
+    "remove_schedule",
+    "trace",
+    "verify",
+]

@@ -1,0 +1,48 @@
+"""Long compiled work that Ctrl-C ends at once.
+
+Python sees a signal only between two of its own instructions, and a mixed-integer program may run for many seconds within one.
+So such work runs in a thread of its own, and the main thread, which gets the signals, does nothing but wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+_T = TypeVar("_T")
+_NAME = "plan-work"
+
+
+def interruptibly(work: Callable[[], _T]) -> _T:
+    """The result of ``work()``, or what it raises.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; ``work`` goes on in its thread until ``leave`` ends the process.
+    """
+    outcome: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name=_NAME, daemon=True).start()
+    return outcome.result()
+
+
+def leave(code: int) -> None:
+    """End the process with ``code``, and with it any abandoned work, which an ordinary exit would wait for.
+
+    Raises:
+        SystemExit: where no work was abandoned.
+    """
+    if any(thread.name == _NAME for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

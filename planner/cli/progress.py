@@ -1,0 +1,77 @@
+"""What goes on while a plan is made: a bar on a terminal, a line per stage elsewhere, both on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from planner.units import format_percent, format_seconds
+from schedules import Graph
+from solvers import Reporter
+
+
+class Stages(Reporter):
+    """The stages of a run, and the solver's progress within the last of them."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._began = time.monotonic()
+        self._stage = ""
+        self._baseline = 0.0
+        self._cost: float | None = None
+        self._bound: float | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._close_stage()
+        self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """A new stage begins."""
+        self._close_stage()
+        self._stage, self._began = name, time.monotonic()
+        self._bar.reset(self._task, description=name, total=None)
+
+    def done(self, done: int, total: int) -> None:
+        """``done`` of ``total`` parts of the stage are finished."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def started(self, solver: str, graph: Graph, budget: int) -> None:  # noqa: ARG002
+        self._baseline = graph.seconds
+        self._bar.update(self._task, description=f"{self._stage} ({solver})")
+
+    def improved(self, cost: float, peak: int) -> None:  # noqa: ARG002
+        self._cost = cost if self._cost is None else min(cost, self._cost)
+        self._show_gap()
+
+    def bound(self, value: float) -> None:
+        self._bound = value if self._bound is None else max(value, self._bound)
+        self._show_gap()
+
+    def _show_gap(self) -> None:
+        if self._baseline:
+            found = "?" if self._cost is None else f"+{format_percent(self._cost / self._baseline - 1)}"
+            least = "" if self._bound is None else f", at least +{format_percent(max(0.0, self._bound / self._baseline - 1))}"
+            self._bar.update(self._task, description=f"{self._stage}: {found}{least}")
+
+    def _close_stage(self) -> None:
+        if self._stage:
+            self._console.print(f"[dim]{self._stage}: {format_seconds(time.monotonic() - self._began)}[/dim]")

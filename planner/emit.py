@@ -1,0 +1,304 @@
+"""A schedule as torch.fx graphs: one for the forward and one for each piece of the backward.
+
+The backward is cut into segments so that each parameter's gradient leaves as soon as it is final. What one segment makes
+and a later one needs goes through a *store*, a plain list owned by the run: a segment takes out what no later one reads, so
+everything dies at its last use, as in the simulator. A graph takes one list, empties it, and the code that torch.fx
+generates drops each value after its last use.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from planner.bind import Binder, Binding
+from planner.random_state import generator_state, repeating
+from planner.straight_line import Call, Instance, StraightLine, straight_line
+from schedules import Graph
+from tracer.joint import Joint
+
+# A cut costs some 30 microseconds at run time: one is made where the work since the last one took a hundred times that, or
+# has so many ops that it is lost among them.
+_SECONDS_BETWEEN_CUTS = 3e-3
+_CALLS_BETWEEN_CUTS = 400
+
+Code = Callable[[list[Any]], tuple[tuple[Any, ...], tuple[Any, ...]]]
+"""Generated code: takes a list of values, which it empties; returns (what leaves, what goes into the store)."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of the backward.
+
+    Attributes:
+        module: its graph.
+        run: takes a list of values (and empties it), returns (gradients, values for the store).
+        reads: places in the store that the list is filled from.
+        clears: those of them that no later segment reads.
+        writes: places in the store for the values returned.
+        gradients: which of the joint graph's gradients it returns.
+    """
+
+    module: fx.GraphModule
+    run: Code
+    reads: tuple[int, ...]
+    clears: tuple[int, ...]
+    writes: tuple[int, ...]
+    gradients: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A schedule, ready to run on any model of the captured form.
+
+    Attributes:
+        forward: graph of the forward; its ``forward`` takes the list [parameters, buffers, inputs] and empties it.
+        run_forward: that function.
+        writes: places in the store for the second value that it returns.
+        store_size: number of places in the store.
+        tangents: place in the store of each incoming gradient, None where nothing reads it.
+        outputs: for each output leaf its position among the tensors that the forward returns; None: not computed by the
+            forward.
+        segments: the backward, in order.
+        unchanged: (place in the store, joint node or output leaf behind it) of what must not change between forward and
+            backward.
+    """
+
+    forward: fx.GraphModule
+    run_forward: Code
+    writes: tuple[int, ...]
+    store_size: int
+    tangents: tuple[int | None, ...]
+    outputs: tuple[int | None, ...]
+    segments: tuple[Segment, ...]
+    unchanged: tuple[tuple[int, fx.Node | int], ...]
+
+
+def emit(joint: Joint, graph: Graph, steps: Sequence[int]) -> Program:
+    """Turn ``steps`` (op indices of ``graph``, which was lowered from ``joint``) into a program.
+
+    Raises:
+        schedules.StaleScheduleError: an op of the graph is no node of the joint graph.
+        schedules.InvalidScheduleError: the steps cannot run, or would not give eager's bits.
+    """
+    return _Emitter(joint, graph, straight_line(joint, graph, steps)).emit()
+
+
+class _Emitter:
+    def __init__(self, joint: Joint, graph: Graph, line: StraightLine) -> None:
+        self.joint = joint
+        self.graph = graph
+        self.line = line
+        self.binder = Binder()
+        self.bounds = self._bounds()
+        self.segment_of_call = [s for s, (start, end) in enumerate(self.bounds) for _ in range(start, end)]
+        self.gradient_segment = [None if i is None else max(self._made_in(i), 1) for i in line.gradients]
+        self.passed_on = self._passed_on()
+        self.used_in = self._used_in()
+        self.places = self._places()
+
+    def emit(self) -> Program:
+        line, joint = self.line, self.joint
+        last = len(self.bounds) - 1
+        given = (*joint.parameter_nodes, *joint.buffer_nodes, *joint.input_nodes)
+        leaving = list(dict.fromkeys(i for i in self.passed_on if i is not None))
+        forward, writes = self._graph(0, [line.sources[node] for node in given], leaving)
+        segments = []
+        for s in range(1, last + 1):
+            read = [i for i in self.places if self._made_in(i) < s and s in self.used_in[i]]
+            gradients = tuple(k for k, g in enumerate(self.gradient_segment) if g == s)
+            module, written = self._graph(s, read, [self._gradient(k) for k in gradients])
+            segments.append(
+                Segment(
+                    module=module,
+                    run=module.forward,
+                    reads=tuple(self.places[i] for i in read),
+                    clears=tuple(self.places[i] for i in read if max(self.used_in[i]) == s),
+                    writes=written,
+                    gradients=gradients,
+                )
+            )
+        tangents = {line.instances[i].node: p for i, p in self.places.items() if line.instances[i].origin == "tangent"}
+        return Program(
+            forward=forward,
+            run_forward=forward.forward,
+            writes=writes,
+            store_size=len(self.places),
+            tangents=tuple(tangents.get(node) for node in joint.tangent_nodes),
+            outputs=tuple(None if i is None else leaving.index(i) for i in self.passed_on),
+            segments=tuple(segments),
+            unchanged=self._unchanged(),
+        )
+
+    # ---------------------------------------------------------------- where things are made, used and kept
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        """First and last-plus-one call of the forward and of each segment of the backward."""
+        line = self.line
+        seconds = {op.name: op.seconds for op in self.graph.ops}
+        final = {line.instances[i].made for i in line.gradients if i is not None}
+        bounds = [(0, line.forward_end)]
+        start, time = line.forward_end, 0.0
+        for position in range(line.forward_end, len(line.calls)):
+            time += seconds.get(line.calls[position].node.meta["name"], 0.0)
+            enough = time >= _SECONDS_BETWEEN_CUTS or position + 1 - start >= _CALLS_BETWEEN_CUTS
+            if position in final and enough:
+                bounds.append((start, position + 1))
+                start, time = position + 1, 0.0
+        if start < len(line.calls) or len(bounds) == 1:
+            bounds.append((start, len(line.calls)))
+        if not any(bounds[-1][0] <= position < bounds[-1][1] for position in final) and len(bounds) > 2:
+            bounds[-2:] = [(bounds[-2][0], bounds[-1][1])]  # nothing would call a last segment without a gradient
+        return bounds
+
+    def _made_in(self, instance: int) -> int:
+        made = self.line.instances[instance]
+        return self.segment_of_call[made.made] if made.made >= 0 else 0
+
+    def _passed_on(self) -> list[int | None]:
+        """For each output leaf the instance that the forward returns; None where the caller gets back its own tensor or a
+        constant.
+        """
+        joint = self.joint
+        inputs = set(joint.input_nodes)
+        with_tangent = set(joint.tangent_outputs)
+        return [
+            None if leaf.node in inputs and k not in with_tangent else instance
+            for k, (leaf, instance) in enumerate(zip(joint.outputs, self.line.outputs, strict=True))
+        ]
+
+    def _used_in(self) -> dict[int, set[int]]:
+        used: dict[int, set[int]] = defaultdict(set)
+        for position, call in enumerate(self.line.calls):
+            s = self.segment_of_call[position]
+            for argument, instance in call.reads.items():
+                if argument in _passed_arguments(call):
+                    used[instance].add(s)
+            if call.replays is not None:
+                used[call.replays].add(s)
+        for gradient, handed_over in zip(self.line.gradients, self.gradient_segment, strict=True):
+            if gradient is not None and handed_over is not None:
+                used[gradient].add(handed_over)
+        return used
+
+    def _places(self) -> dict[int, int]:
+        """A place in the store for each instance that a later segment reads."""
+        crossing = [
+            i
+            for i, instance in enumerate(self.line.instances)
+            if instance.origin != "constant"
+            and self.used_in[i]
+            and (max(self.used_in[i]) > self._made_in(i) or instance.origin == "tangent")
+        ]
+        return {instance: place for place, instance in enumerate(crossing)}
+
+    def _unchanged(self) -> tuple[tuple[int, fx.Node | int], ...]:
+        """What the backward reads of the caller's tensors: parameters, buffers, inputs, and outputs that share a kept
+        storage.
+        """
+        instances = self.line.instances
+        behind: dict[int, fx.Node | int] = {instances[i].family: node for node, i in self.line.sources.items()}
+        for leaf, output in enumerate(self.passed_on):
+            if output is not None:
+                behind.setdefault(instances[output].family, leaf)
+        return tuple(
+            (place, behind[instances[i].family])
+            for i, place in self.places.items()
+            if self._made_in(i) == 0 and instances[i].origin != "tangent" and instances[i].family in behind
+        )
+
+    # ---------------------------------------------------------------- graphs
+
+    def _gradient(self, k: int) -> int:
+        instance = self.line.gradients[k]
+        assert instance is not None
+        return instance
+
+    def _graph(self, s: int, given: list[int], leaving: list[int]) -> tuple[fx.GraphModule, tuple[int, ...]]:
+        """The graph of segment ``s``: one list in, (what ``leaving`` names, what goes into the store) out."""
+        graph = fx.Graph()
+        box = graph.placeholder("box")
+        values: dict[int, fx.Node] = {}
+        for position, instance in enumerate(given):
+            values[instance] = graph.create_node(
+                "call_function", operator.getitem, (box, position), name=self.line.instances[instance].node.name
+            )
+        graph.call_method("clear", (box,))
+        for position in range(*self.bounds[s]):
+            self._call(graph, values, self.line.calls[position], s)
+        stored = [
+            i for i in self.places if i in values and self._made_in(i) == s and self.line.instances[i].origin != "tangent"
+        ]
+        results = [self._value(graph, values, i) for i in leaving]
+        for k, (instance, result) in enumerate(zip(leaving, results, strict=True)):
+            # An output gets an autograd history and is the caller's to change, so it is neither the tensor that the store
+            # keeps nor a view to autograd; it shares the version counter, which tells of changes. A gradient is not the
+            # model's own tensor.
+            if s == 0 or self.line.instances[instance].origin in ("source", "constant"):
+                results[k] = graph.call_method("detach", (result,))
+        graph.output((tuple(results), tuple(values[i] for i in stored)))
+        module = fx.GraphModule(self.joint.graph, graph, class_name=f"Segment{s}")
+        return module, tuple(self.places[i] for i in stored)
+
+    def _value(self, graph: fx.Graph, values: dict[int, fx.Node], instance: int) -> fx.Node:
+        made: Instance = self.line.instances[instance]
+        if instance not in values and made.origin == "constant":
+            target = made.node.target
+            assert isinstance(target, str)
+            values[instance] = graph.get_attr(target)
+        return values[instance]
+
+    def _call(self, graph: fx.Graph, values: dict[int, fx.Node], call: Call, s: int) -> None:
+        node = call.node
+        args = tuple(None if k in call.omitted else argument for k, argument in enumerate(node.args))
+        args, kwargs = fx.node.map_arg(
+            (args, dict(node.kwargs)), lambda argument: self._value(graph, values, call.reads[argument])
+        )
+        name = node.name
+        assert callable(node.target)
+        if call.keeps is not None:
+            values[call.keeps] = graph.create_node(
+                "call_function", generator_state, (_device(node),), name=f"generator_state_{name}"
+            )
+        if call.replays is not None:
+            state = values[call.replays]
+            repeat = repeating(node.target, _device(node))
+            result = graph.create_node("call_function", repeat, (state, *args), kwargs, name=name)
+        else:
+            binding = Binding(node.target) if call.omitted else self.binder.binding(node)
+            if binding.function is None:
+                result = graph.create_node("call_method", binding.method, args, kwargs, name=name)
+            else:
+                result = graph.create_node("call_function", binding.function, args, kwargs, name=name)
+        values[call.result] = result
+        for element in call.elements:
+            if self._is_needed(element, s):
+                made = self.line.instances[element]
+                values[element] = graph.create_node(
+                    "call_function", operator.getitem, (result, made.element), name=made.node.name
+                )
+
+    def _is_needed(self, instance: int, s: int) -> bool:
+        return bool(self.used_in[instance]) or (s == 0 and instance in self.passed_on)
+
+
+def _passed_arguments(call: Call) -> set[fx.Node]:
+    if not call.omitted:
+        return set(call.reads)
+    found: set[fx.Node] = set()
+    args = tuple(argument for k, argument in enumerate(call.node.args) if k not in call.omitted)
+    fx.node.map_arg((args, dict(call.node.kwargs)), found.add)
+    return found
+
+
+def _device(node: fx.Node) -> torch.device:
+    """Where ``node`` draws its random numbers."""
+    tensors = [leaf for leaf in pytree.tree_leaves(node.meta["val"]) if isinstance(leaf, torch.Tensor)]
+    return tensors[0].device

@@ -1,0 +1,65 @@
+"""A plan as one JSON document: what the printed report says, with exact numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from planner.reports.activations import saved_activations
+from planner.reports.comparison import Row
+from planner.reports.memory import memory_at_peak
+from schedules import Schedule
+
+if TYPE_CHECKING:
+    from planner.verify import Verification
+
+REPORT_VERSION = 1
+
+
+def plan_document(
+    schedule: Schedule, *, comparison: Sequence[Row], verification: Verification | None = None, path: str | None = None
+) -> dict[str, Any]:
+    """The report of ``schedule``: bytes, seconds and fractions (an overhead of 0.02 is 2 %), nothing rounded.
+
+    ``path`` is where the schedule was written; None where it was not.
+    """
+    graph = schedule.graph
+    return {
+        "report_version": REPORT_VERSION,
+        "model": schedule.origin.model,
+        "device": schedule.origin.device,
+        "costs": schedule.origin.costs,
+        "optimizer": schedule.origin.optimizer,
+        "fingerprint": schedule.fingerprint,
+        "ops": len(graph.ops),
+        "steps": len(schedule.steps),
+        "budget_bytes": schedule.budget,
+        "peak_bytes": schedule.peak_bytes,
+        "baseline_peak_bytes": schedule.baseline_peak_bytes,
+        "seconds": schedule.seconds,
+        "baseline_seconds": schedule.baseline_seconds,
+        "bound_seconds": schedule.bound_seconds,
+        "overhead": schedule.overhead,
+        "bound_overhead": schedule.bound_overhead,
+        "gap": schedule.overhead - schedule.bound_overhead,
+        "status": schedule.status,
+        "solver": schedule.solver,
+        "assumption": schedule.assumption,
+        "comparison": [asdict(row) for row in comparison],
+        "memory_at_peak": memory_at_peak(schedule),
+        "activations": [asdict(group) for group in saved_activations(schedule)],
+        "pinned": {op.name: op.pinned for op in graph.ops if op.pinned is not None},
+        "verification": verification_document(verification) if verification is not None else None,
+        "schedule": path,
+    }
+
+
+def verification_document(verification: Verification) -> dict[str, Any]:
+    """What a run of the real steps showed."""
+    return {
+        "identical": verification.identical,
+        "within_budget": verification.within_budget,
+        "measured_peak_bytes": verification.measured_peak_bytes,
+        "predicted_peak_bytes": verification.predicted_peak_bytes,
+    }

@@ -1,0 +1,124 @@
+"""What a schedule does with one op's result, and what it would cost to decide otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from planner.reports.activations import Decision, decisions
+from schedules import Graph, Schedule, lifetimes
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One op.
+
+    Attributes:
+        op: its name.
+        kind: the operator.
+        source: "file:line" of the model's code.
+        makes: "dtype[shape]" of each tensor that it writes.
+        bytes: memory that it allocates.
+        seconds: time of one execution.
+        runs: executions in a step.
+        decision: what happens to the result between forward and backward.
+        pinned: why it must run exactly once, or None.
+        forward_readers: names of the forward ops that read the result, through views too.
+        backward_readers: names of the backward ops that do.
+        alive: spans of steps, first and last, in which the result is in memory.
+        alive_at_peak: whether one of them holds the peak.
+    """
+
+    op: str
+    kind: str
+    source: str
+    makes: tuple[str, ...]
+    bytes: int
+    seconds: float
+    runs: int
+    decision: str
+    pinned: str | None
+    forward_readers: tuple[str, ...]
+    backward_readers: tuple[str, ...]
+    alive: tuple[tuple[int, int], ...]
+    alive_at_peak: bool
+
+
+def explain(schedule: Schedule, pattern: str) -> list[Explanation]:
+    """The ops that allocate memory and whose name, module, operator or source contains ``pattern``, the largest first."""
+    graph = schedule.graph
+    chosen = [
+        i
+        for i, op in enumerate(graph.ops)
+        if graph.allocated[i] and any(pattern in text for text in (op.name, op.module, op.kind, op.source))
+    ]
+    context = _Context(
+        decided=decisions(schedule),
+        runs=Counter(schedule.steps),
+        spans=_spans(schedule),
+        readers=_readers(graph),
+        lasting={graph.values[value].storage for value in graph.results},
+    )
+    return sorted((_explained(schedule, i, context) for i in chosen), key=lambda explanation: -explanation.bytes)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What explaining one op needs to know of all."""
+
+    decided: dict[int, Decision]
+    runs: Counter[int]
+    spans: list[list[tuple[int, int]]]
+    readers: list[list[int]]
+    lasting: set[int]
+
+
+def _explained(schedule: Schedule, i: int, context: _Context) -> Explanation:
+    graph = schedule.graph
+    op, allocated = graph.ops[i], graph.allocated[i]
+    alive = tuple(span for storage in allocated for span in context.spans[storage])
+    reading = sorted({reader for storage in allocated for reader in context.readers[storage]})
+    backward_readers = tuple(graph.ops[r].name for r in reading if graph.ops[r].phase == "backward")
+    decision: str
+    if context.lasting.intersection(allocated):
+        decision = "a result of the step"
+    elif op.phase == "backward":
+        decision = "a temporary of the backward"
+    elif backward_readers or context.decided[i] == "recomputed":
+        decision = context.decided[i]
+    else:
+        decision = "a temporary of the forward"
+    return Explanation(
+        op=op.name,
+        kind=op.kind,
+        source=op.source,
+        makes=tuple(f"{graph.values[v].dtype}{list(graph.values[v].shape)}" for v in op.writes),
+        bytes=sum(graph.storages[storage].bytes for storage in allocated),
+        seconds=op.seconds,
+        runs=context.runs[i],
+        decision=decision,
+        pinned=op.pinned,
+        forward_readers=tuple(graph.ops[r].name for r in reading if graph.ops[r].phase == "forward"),
+        backward_readers=backward_readers,
+        alive=alive,
+        alive_at_peak=any(first <= schedule.simulation.peak_step <= last for first, last in alive),
+    )
+
+
+def _spans(schedule: Schedule) -> list[list[tuple[int, int]]]:
+    """For each storage the spans of steps in which an instance of it is in memory."""
+    pieces = lifetimes(schedule.graph, schedule.steps)
+    spans: list[list[tuple[int, int]]] = [[] for _ in schedule.graph.storages]
+    for storage, birth, death in zip(pieces.storage.tolist(), pieces.birth.tolist(), pieces.death.tolist(), strict=True):
+        if storage >= 0:
+            spans[storage].append((birth, death))
+    return spans
+
+
+def _readers(graph: Graph) -> list[list[int]]:
+    """For each storage the ops that read a value on it."""
+    readers: list[list[int]] = [[] for _ in graph.storages]
+    for i, op in enumerate(graph.ops):
+        for value in op.reads:
+            readers[graph.values[value].storage].append(i)
+    return readers

@@ -1,0 +1,313 @@
+"""The report of a plan on a terminal: what it costs, how near to the best it is, where the memory goes, what was decided."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from planner.reports.activations import Activations, saved_activations
+from planner.reports.comparison import Row
+from planner.reports.explanation import Explanation
+from planner.reports.memory import memory_at_peak
+from planner.reports.timeline import ASCII, UNICODE, budget_line, draw_timeline, memory_timeline, top_bytes
+from planner.units import format_bytes, format_bytes_both, format_percent, format_seconds
+from schedules import Schedule
+
+if TYPE_CHECKING:
+    from planner.verify import Verification
+
+_INDENT = (0, 0, 0, 2)
+_MOST_ACTIVATIONS = 8
+_MOST_EXPLANATIONS = 5
+_TIMELINE_HEIGHT = 8
+_TIMELINE_WIDTH = 100
+_BAR_WIDTH = 24
+_LEAST_SHARE = 0.001  # of the peak: what is less is not worth a line
+_GAP = "  "
+_WIDE = 100  # columns from which shapes and dtypes are shown
+
+
+def plan_report(schedule: Schedule, comparison: Sequence[Row], *, understood: str) -> RenderableType:
+    """The whole report; ``understood`` says what the budget was taken to mean."""
+    return Group(
+        _summary(schedule, understood),
+        _section("Policies at this budget", _comparison(schedule, comparison)),
+        *activation_report(schedule),
+    )
+
+
+def activation_report(schedule: Schedule) -> Iterator[RenderableType]:
+    """Where the memory goes, what was decided about the largest activations, and the timeline."""
+    peak = schedule.graph.ops[schedule.steps[schedule.simulation.peak_step]]
+    where = f" of {peak.module}" if peak.module else ""
+    yield _section(f"Memory at the peak ({peak.phase}{where}, {_short(peak.kind)})", _memory(schedule))
+    activations = saved_activations(schedule)
+    if activations:
+        yield _section("Largest activations that the backward needs", _ActivationTable(activations))
+    yield _section("Memory over one step", _TimelineChart(schedule))
+
+
+def verification_report(verification: Verification) -> RenderableType:
+    """Predicted against measured, and whether every bit is the same."""
+    table = _facts()
+    measured, predicted = verification.measured_peak_bytes, verification.predicted_peak_bytes
+    off = format_percent((measured - predicted) / predicted if predicted else 0.0)
+    table.add_row("Measured", f"{format_bytes(measured)} at the peak; predicted {format_bytes(predicted)}, off by {off}")
+    table.add_row("Budget", _verdict(verification.within_budget, "met when run", "exceeded when run"))
+    table.add_row(
+        "Bits", _verdict(verification.identical, "loss, gradients and buffers equal eager's, bit for bit", "not those of eager")
+    )
+    return _section("Verified by running it", table)
+
+
+def pinned_report(schedule: Schedule) -> RenderableType:
+    """The ops that run exactly once whatever the budget, counted by reason and operator."""
+    counts = Counter((op.pinned, _short(op.kind)) for op in schedule.graph.ops if op.pinned is not None)
+    table = _table(header=False)
+    for (reason, kind), count in counts.most_common():
+        table.add_row(f"{count:,}", kind, reason)
+    return _section("Ops that run exactly once", table if counts else Text("none"))
+
+
+def explanation_report(schedule: Schedule, explanations: Sequence[Explanation]) -> RenderableType:
+    """The ops of ``explanations``, each with its readers, its time and its place in memory."""
+    step = schedule.baseline_seconds
+    blocks = []
+    for found in explanations[:_MOST_EXPLANATIONS]:
+        table = _facts()
+        share = f" ({format_percent(found.seconds / step)} of a step)" if step else ""
+        times = f", {found.runs} times a step" if found.runs > 1 else ""
+        table.add_row("decision", found.decision + (f"; must run once: {found.pinned}" if found.pinned else ""))
+        table.add_row("makes", f"{', '.join(found.makes)}: {format_bytes(found.bytes)}")
+        table.add_row("takes", f"{format_seconds(found.seconds)}{share}{times}")
+        table.add_row("read by", _readers("forward", found.forward_readers))
+        table.add_row("", _readers("backward", found.backward_readers))
+        spans = ", ".join(f"{first:,}-{last:,}" for first, last in found.alive)
+        at_peak = "; in memory at the peak" if found.alive_at_peak else "; not in memory at the peak"
+        table.add_row("in memory", f"steps {spans} of {len(schedule.steps):,}{at_peak}")
+        blocks.append(_section(f"{found.op} ({', '.join(filter(None, (_short(found.kind), found.source)))})", table))
+    if len(explanations) > _MOST_EXPLANATIONS:
+        blocks.append(Text(f"\nand {len(explanations) - _MOST_EXPLANATIONS:,} smaller ones; name more of the op", style="dim"))
+    return Group(*blocks)
+
+
+def _readers(phase: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{phase}: {shown or 'nothing'}"
+
+
+def usage_hint(schedule: Schedule, path: str) -> RenderableType:
+    """The lines that train with the schedule in ``path``."""
+    loss = ", loss=loss" if schedule.origin.loss.startswith("the caller's") else ""
+    lines = (
+        "import planner",
+        f"schedule = planner.Schedule.load({path!r})",
+        f"model = planner.apply_schedule(model, schedule{loss})",
+    )
+    return Group(
+        Text.assemble("\nSchedule written to ", (path, "bold"), ". To train with it:"),
+        Padding(Text("\n".join(lines), style="cyan"), _INDENT),
+    )
+
+
+def one_line(schedule: Schedule, verification: Verification | None = None) -> str:
+    """The plan in a line."""
+    parts = [
+        f"peak {format_bytes(schedule.peak_bytes)} of {format_bytes(schedule.baseline_peak_bytes)}",
+        f"time +{format_percent(schedule.overhead)}",
+        _proof(schedule),
+    ]
+    if verification is not None:
+        met = "" if verification.within_budget else " (BUDGET EXCEEDED)"
+        parts.append(f"measured {format_bytes(verification.measured_peak_bytes)}{met}")
+        parts.append("bits identical" if verification.identical else "BITS DIFFER")
+    return ", ".join(parts)
+
+
+def _summary(schedule: Schedule, understood: str) -> RenderableType:
+    table = _facts()
+    origin = schedule.origin
+    costs = {"": "", "measure": f"costs measured on {origin.device}"}.get(origin.costs, f"costs predicted, from {origin.costs}")
+    table.add_row("Model", ", ".join(filter(None, (origin.model, f"{len(schedule.graph.ops):,} ops", costs))))
+    table.add_row("Budget", understood)
+    saved = 1 - schedule.peak_bytes / schedule.baseline_peak_bytes if schedule.baseline_peak_bytes else 0.0
+    unplanned = format_bytes(schedule.baseline_peak_bytes)
+    table.add_row(
+        "Peak", f"{format_bytes_both(schedule.peak_bytes)}, {format_percent(saved)} below the {unplanned} without recomputation"
+    )
+    table.add_row(
+        "Time",
+        f"+{format_percent(schedule.overhead)} a step: {format_seconds(schedule.seconds)} instead of "
+        f"{format_seconds(schedule.baseline_seconds)}",
+    )
+    table.add_row("Proof", _proof(schedule))
+    pinned = sum(op.pinned is not None for op in schedule.graph.ops)
+    if pinned:
+        table.add_row("Pinned", f"ops that run exactly once whatever the budget: {pinned:,}; `plan show` lists them")
+    return table
+
+
+def _proof(schedule: Schedule) -> str:
+    within = f" ({schedule.assumption})" if schedule.assumption else ""
+    if schedule.status == "optimal":
+        return f"optimal{within}"
+    gap = format_percent(schedule.overhead - schedule.bound_overhead)
+    return f"within {gap} of a step of the best: none takes less than +{format_percent(schedule.bound_overhead)}{within}"
+
+
+def _comparison(schedule: Schedule, rows: Sequence[Row]) -> RenderableType:
+    table = _table()
+    table.add_column("policy")
+    table.add_column("peak", justify="right")
+    table.add_column("extra time", justify="right")
+    table.add_column("budget")
+    for row in rows:
+        table.add_row(
+            row.solver, format_bytes(row.peak_bytes), f"+{format_percent(row.overhead)}", _verdict(row.fits, "met", "exceeded")
+        )
+    table.add_row(
+        f"this plan ({schedule.solver})",
+        format_bytes(schedule.peak_bytes),
+        f"+{format_percent(schedule.overhead)}",
+        _verdict(True, "met", ""),
+        style="bold",
+    )
+    table.add_row("no plan can take less than", "", f"+{format_percent(schedule.bound_overhead)}", "", style="dim")
+    return table
+
+
+def _memory(schedule: Schedule) -> RenderableType:
+    table = _table(header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column()
+    shares = memory_at_peak(schedule)
+    small = {name for name, size in shares.items() if size < _LEAST_SHARE * schedule.peak_bytes}
+    rows = {name: size for name, size in shares.items() if name not in small}
+    if small:
+        rows["other"] = sum(shares[name] for name in small)
+    for name, size in rows.items():
+        share = size / schedule.peak_bytes
+        table.add_row(name, format_bytes(size), format_percent(share), _Bar(share))
+    return table
+
+
+class _Bar:
+    """A share as a bar."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        parts = "#" if options.ascii_only else "▏▎▍▌▋▊▉█"
+        level = round(self.share * _BAR_WIDTH * len(parts))
+        full, rest = divmod(level, len(parts))
+        yield Text(parts[-1] * full + (parts[rest - 1] if rest else ""), style="blue")
+
+
+class _ActivationTable:
+    """The largest activations; columns that a narrow terminal has no room for are left out."""
+
+    def __init__(self, activations: list[Activations]) -> None:
+        self.activations = activations
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        times = "x" if options.ascii_only else "\N{MULTIPLICATION SIGN}"
+        shown = self.activations[:_MOST_ACTIVATIONS]
+        columns = {
+            "bytes": [format_bytes(group.bytes) for group in shown],
+            "": [f"{times}{group.count}" if group.count > 1 else "" for group in shown],
+            "decision": [group.decision + (f" {times}{group.times}" if group.times > 1 else "") for group in shown],
+            "op": [_short(group.kind) for group in shown],
+        }
+        if options.max_width >= _WIDE:
+            columns["each"] = [f"{group.dtype}[{', '.join(map(str, group.shape))}]" for group in shown]
+        widths = [max(len(name), *map(len, cells)) for name, cells in columns.items()]
+        left = options.max_width - sum(widths) - len(_GAP) * (len(widths) + 1)
+        modules = [group.module for group in shown]
+        lines = [PurePath(group.source).name for group in shown]
+        line_width = min(max(map(len, lines)), left // 2)
+        ellipsis = ".." if options.ascii_only else "…"
+        columns["line"] = [_tail(line, line_width, ellipsis) for line in lines]
+        columns["module"] = [_tail(module, left - line_width, ellipsis) for module in modules]
+        table = _table()
+        for name in columns:
+            table.add_column(name, justify="right" if name in ("bytes", "") else "left", no_wrap=True)
+        for group, cells in zip(shown, zip(*columns.values(), strict=True), strict=True):
+            table.add_row(*cells, style="yellow" if group.decision == "recomputed" else "")
+        yield table
+        rest = self.activations[_MOST_ACTIVATIONS:]
+        if rest:
+            size = format_bytes(sum(group.bytes for group in rest))
+            yield Text(f"and {len(rest)} smaller kinds, {size} together", style="dim")
+
+
+class _TimelineChart:
+    """The timeline with its scale and its budget line."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        glyphs = ASCII if options.ascii_only else UNICODE
+        scale = 10
+        width = min(_TIMELINE_WIDTH, max(20, options.max_width - scale - 1))
+        timeline = memory_timeline(self.schedule, width)
+        top = top_bytes(timeline)
+        mark = budget_line(timeline, _TIMELINE_HEIGHT)
+        chart = Text(no_wrap=True, overflow="crop")
+        for n, line in enumerate(draw_timeline(timeline, _TIMELINE_HEIGHT, glyphs)):
+            row = _TIMELINE_HEIGHT - 1 - n
+            label = "budget" if row == mark else format_bytes(top) if n == 0 else ""
+            chart.append(f"{label:>{scale}} ", style="red" if row == mark else "dim")
+            for character in line:
+                style = "red" if character == glyphs.budget else "dim" if character == glyphs.unplanned else "blue"
+                chart.append(character, style=style)
+            chart.append("\n")
+        turn = min(timeline.turn, width)
+        chart.append(
+            " " * (scale + 1) + glyphs.axis * turn + (glyphs.turn + glyphs.axis * (width - turn - 1) if turn < width else "")
+        )
+        forward, backward = "forward", "backward"
+        if turn > len(forward) and width - turn > len(backward):
+            chart.append("\n" + " " * (scale + 1) + f"{forward:<{turn}}{backward}", style="dim")
+        yield chart
+        yield Text(" " * (scale + 1) + f"{glyphs.unplanned} without recomputation", style="dim")
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, len(_GAP), 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _table(*, header: bool = True) -> Table:
+    return Table(box=None, show_header=header, header_style="dim", padding=(0, len(_GAP), 0, 0), pad_edge=False)
+
+
+def _section(title: str, body: RenderableType) -> RenderableType:
+    return Group(Text(f"\n{title}", style="bold"), Padding(body, _INDENT, expand=False))
+
+
+def _verdict(good: bool, yes: str, no: str) -> Text:
+    return Text(yes, style="green") if good else Text(no, style="red")
+
+
+def _tail(text: str, width: int, ellipsis: str) -> str:
+    """The end of ``text``: what tells paths apart stands there."""
+    return text if len(text) <= width else ellipsis + text[len(text) - max(0, width - len(ellipsis)) :]
+
+
+def _short(kind: str) -> str:
+    """ "addmm" for "aten.addmm.default"."""
+    parts = kind.split(".")
+    return parts[1] if len(parts) == 3 else kind
