@@ -1,0 +1,62 @@
+"""Schedules that no solver would make: what may be evicted is, at random, and is recomputed on demand, often several times."""
+
+from __future__ import annotations
+
+import random
+
+from planner.step import Settings, Step, remember_capture
+from schedules import Graph, Origin, Schedule
+from tracer import Joint, lower
+
+
+def random_steps(graph: Graph, seed: int, *, evict: float = 0.6, evict_again: float = 0.05) -> tuple[int, ...]:
+    """Steps in which forward values are evicted after the loss and again and again during the backward."""
+    draw = random.Random(seed)
+    producer = graph.producer
+    steps: list[int] = []
+    there: set[int] = set()
+    ran: set[int] = set()
+
+    def make(op: int) -> None:
+        stack = [(op, False)]
+        while stack:
+            current, inputs_made = stack.pop()
+            if current in there:
+                continue
+            if inputs_made:
+                steps.append(current)
+                there.add(current)
+                ran.add(current)
+                continue
+            stack.append((current, True))
+            makers = (producer[value] for value in graph.ops[current].reads)
+            stack.extend((maker, False) for maker in makers if maker is not None and maker not in there)
+
+    def evict_some(share: float) -> None:
+        for op in sorted(there):
+            movable = graph.ops[op].pinned is None and graph.ops[op].phase == "forward"
+            if movable and draw.random() < share:
+                there.discard(op)
+
+    loss = next(i for i, op in enumerate(graph.ops) if op.outside)
+    for i, op in enumerate(graph.ops):
+        if (op.auxiliary and i < loss) or (i in ran and op.phase == "forward"):
+            continue
+        make(i)
+        if i == loss:
+            evict_some(evict)
+        elif draw.random() < (0.05 if i < loss else 0.3):
+            evict_some(evict_again)
+    for i in range(len(graph.ops)):
+        if i not in ran:
+            make(i)
+    return tuple(steps)
+
+
+def schedule_of(joint: Joint, steps: tuple[int, ...] | None = None, *, graph: Graph | None = None) -> Schedule:
+    """A schedule with its live capture; keep-everything where no steps are given."""
+    graph = graph or lower(joint).graph
+    steps = tuple(range(len(graph.ops))) if steps is None else steps
+    schedule = Schedule(graph=graph, steps=steps, budget=10**12, solver="test", status="feasible", bound_seconds=0.0)
+    remember_capture(schedule, Step(graph=graph, joint=joint, origin=Origin(), settings=Settings()))
+    return schedule

@@ -1,0 +1,72 @@
+"""Bounds against exhaustive search, and against multipliers that are wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedules import Graph
+from solvers.bounds import closure_bound
+from solvers.milp import Program
+from solvers.moments import Master
+from solvers.problem import Problem
+from tests.solvers.exhaustive import cheapest
+from tests.solvers.test_ilp import budgets, instance, plain_budgets, training_steps
+
+
+def moments_of(problem: Problem, draw: st.DataObject) -> list[int] | None:
+    firm = [node for node in range(problem.n) if not problem.auxiliary[node]]
+    return sorted(draw.draw(st.sets(st.sampled_from(firm), min_size=1))) if firm else None
+
+
+@settings(max_examples=150, deadline=None)
+@given(plain_budgets(), st.data())
+def test_no_schedule_beats_the_bound(case: tuple[Graph, int], data: st.DataObject) -> None:
+    graph, budget = case
+    problem = Problem.of(graph)
+    best = cheapest(problem, budget)
+    assert closure_bound(problem, budget) <= best
+    assert closure_bound(problem, budget, moments_of(problem, data)) <= best
+
+
+@settings(max_examples=100, deadline=None)
+@given(training_steps(), st.integers(1, 4), st.data())
+def test_no_schedule_beats_the_bound_on_graphs_of_every_kind(graph: Graph, which: int, data: st.DataObject) -> None:
+    problem = Problem.of(graph)
+    moments = moments_of(problem, data)
+    if moments is not None:
+        budget = budgets(graph)[which]
+        assert closure_bound(problem, budget, moments) <= cheapest(problem, budget) + 1e-9
+
+
+@settings(max_examples=50, deadline=None)
+@given(plain_budgets(), st.integers(0, 2**32 - 1))
+def test_wrong_multipliers_still_give_a_bound(case: tuple[Graph, int], seed: int) -> None:
+    graph, budget = case
+    problem = Problem.of(graph)
+    master = Master(problem, budget, [problem.n - 1])
+    outcome = master.solve(seconds=10, gap=0.0, relax=True)
+    if outcome.duals is not None:
+        noise = np.random.default_rng(seed).normal(scale=10, size=len(outcome.duals))
+        assert master.program.certified(outcome.duals + noise) <= master.program.certified(outcome.duals) + 1e-6
+
+
+def test_the_certified_bound_is_the_optimum_of_the_relaxation() -> None:
+    program = Program()
+    a, b = program.column(3.0), program.column(2.0)
+    program.at_least({a: 1.0, b: 1.0}, 1.5)
+    outcome = program.solve(seconds=10, relax=True)
+    assert outcome.duals is not None
+    assert outcome.objective == pytest.approx(3.5)
+    assert 3.5 - 1e-9 <= program.certified(outcome.duals) <= 3.5
+
+
+def test_the_closure_at_one_moment_says_most_on_deep_graphs() -> None:
+    graph, peak = instance("checkmate_resnet50")
+    problem = Problem.of(graph)
+    bound = closure_bound(problem, math.floor(0.5 * peak))
+    assert 1.4 <= 100 * (bound / problem.seconds - 1) <= 1.4988

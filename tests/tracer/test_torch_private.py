@@ -1,0 +1,162 @@
+"""Each name of PyTorch that is not public, apart: the test that fails says what a release has moved, and what it was for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+from tracer import torch_private as private
+
+
+def test_fake_mode_gives_shapes_without_values():
+    mode = private.new_fake_mode()
+    fake = private.to_fake(mode, torch.arange(6.0).view(2, 3).t())
+    assert private.is_fake(fake)
+    assert (fake.shape, fake.stride()) == ((3, 2), (1, 3))
+    assert private.to_fake(mode, fake) is fake
+    with pytest.raises(private.DataDependentOutputException):
+        fake.sum().item()
+    with pytest.raises(private.DynamicOutputShapeException):
+        fake.nonzero()
+
+
+def test_fake_mode_takes_real_tensors_along():
+    mode = private.new_fake_mode()
+    with mode:
+        assert private.is_fake(private.to_fake(mode, torch.ones(2)) + torch.ones(2))
+
+
+def test_a_callers_fake_mode_is_found_and_made_to_take_real_tensors_along():
+    mode = private.FakeTensorMode()
+    with mode:
+        fake = torch.ones(2)
+    assert private.fake_mode_of([torch.ones(1), fake]) is mode
+    assert private.fake_mode_of([torch.ones(1)]) is None
+    with private.accepting_real_tensors(mode), mode:
+        assert private.is_fake(fake + torch.ones(2))
+    assert mode.allow_non_fake_inputs is False
+
+
+def test_trace_records_the_operators_of_a_backward_too():
+    mode = private.new_fake_mode()
+
+    def function(x: torch.Tensor) -> Any:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(x.tanh().sum(), x)
+
+    graph = private.trace(function, private.to_fake(mode, torch.ones(2))).graph
+    targets = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert "aten.tanh.default" in targets
+    assert "aten.tanh_backward.default" in targets
+    assert all("val" in node.meta for node in graph.nodes if node.op == "call_function")
+
+
+def test_the_recorded_graph_is_open_to_dispatch_modes_and_can_be_left_out():
+    seen = []
+
+    class Mode(private.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            before = private.recorded_graph()._root.prev
+            result = func(*args, **(kwargs or {}))
+            seen.append(before.next.name)
+            return result
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with Mode():
+            y = x.tanh()
+        with private.without_recording():
+            y.sin()
+        return y
+
+    graph = private.trace(function, private.to_fake(private.new_fake_mode(), torch.ones(2))).graph
+    assert seen == ["tanh"]
+    assert [node.name for node in graph.nodes if node.op == "call_function"] == ["tanh"]
+    with pytest.raises(RuntimeError, match="no trace"):
+        private.recorded_graph()
+
+
+def test_modes_can_be_left_for_a_real_computation():
+    mode = private.new_fake_mode()
+    with mode, private.without_modes():
+        assert torch.ones(2).sum().item() == 2.0
+
+
+def test_sequence_numbers_join_forward_and_backward():
+    numbers: dict[str, int | None] = {}
+
+    class Mode(private.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = str(func)
+            numbers[name] = private.backward_sequence_number() if "backward" in name else private.forward_sequence_number()
+            return func(*args, **(kwargs or {}))
+
+    x = torch.ones(2, requires_grad=True)
+    with Mode():
+        y = x.tanh()
+        z = y.sigmoid()
+        z.sum().backward()
+    assert numbers["aten.tanh.default"] == numbers["aten.tanh_backward.default"]
+    assert numbers["aten.sigmoid.default"] == numbers["aten.sigmoid_backward.default"]
+    assert numbers["aten.tanh.default"] != numbers["aten.sigmoid.default"]
+    assert private.backward_sequence_number() is None
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("preserve", [False, True])
+def test_a_checkpoint_that_sets_the_generator_back_is_seen(reentrant: bool, preserve: bool):
+    seen = []
+
+    def block(x: torch.Tensor) -> torch.Tensor:
+        seen.append(private.in_checkpoint_replaying_draws())
+        return F.dropout(x.tanh())
+
+    x = torch.ones(2, requires_grad=True)
+    checkpoint(block, x, use_reentrant=reentrant, preserve_rng_state=preserve).sum().backward()
+    assert seen[-1] is preserve
+    assert private.in_checkpoint_replaying_draws() is False
+
+
+def test_errors_of_fake_tensors_are_not_logged(caplog: pytest.LogCaptureFixture):
+    mode = private.new_fake_mode()
+    a, b = private.to_fake(mode, torch.ones(2, 3)), private.to_fake(mode, torch.ones(4, 5))
+    with private.errors_not_logged(), pytest.raises(RuntimeError):
+        a @ b
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+def test_what_fake_tensors_say_when_their_values_are_asked_for():
+    fake = private.to_fake(private.new_fake_mode(), torch.ones(2))
+    with pytest.raises(RuntimeError) as caught:
+        fake.numpy()
+    assert any(text in str(caught.value) for text in private.READS_OF_FAKES)
+
+
+def test_fakes_multiply_groups_of_matrices_in_every_dtype_that_the_cpu_does():
+    experts, tokens, ends = torch.ones(2, 8, 16), torch.ones(6, 8), torch.tensor([2, 6], dtype=torch.int32)
+    mode = private.new_fake_mode()
+    with private.grouped_products_of_any_dtype(), mode:
+        fakes = [private.to_fake(mode, t) for t in (tokens, experts, ends)]
+        fake = torch._grouped_mm(fakes[0], fakes[1], offs=fakes[2])
+    real = torch._grouped_mm(tokens, experts, offs=ends)
+    assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+
+
+def test_views_share_the_key_of_their_storage():
+    x = torch.ones(4)
+    assert private.storage_key(x) == private.storage_key(x.view(2, 2)) != private.storage_key(x.clone())
+
+
+def test_backwards_can_be_kept_in_one_thread():
+    with private.single_threaded_backward():
+        torch.ones(1, requires_grad=True).tanh().backward()
+
+
+def test_every_name_is_tried():
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in private.__all__ if f"private.{name}" not in source] == []
