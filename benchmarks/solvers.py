@@ -1,0 +1,230 @@
+"""The solvers' figures: published graphs, chains with known optima, captured training steps, and all methods side by side.
+
+    python benchmarks/solvers.py [--quick] [--only published,chains,captured,methods] [--seconds 60] [--json FILE]
+
+Published graphs are read from ``../shared/instances`` beside the checkout and left out where they are not there. Overheads and
+gaps are percent of the step's time without recomputation; every schedule is judged by ``schedules.simulate``. Exits with 1
+where a goal is missed, except with ``--quick``, whose time limits are too short for the goals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.captured import MODELS, Model, trace_model
+from schedules import Graph, simulate
+from solvers import available, solve
+from solvers.base import Solution
+
+INSTANCES = Path(__file__).resolve().parents[2] / "shared" / "instances"
+
+# Instance, share of its peak, overhead at most (%), gap at most (%; 0: proven optimal), seconds at most.
+PUBLISHED = (
+    ("checkmate_fcn8", 0.9, 0.0294, 0.0, 1),
+    ("checkmate_fcn8", 0.8, 0.1362, 0.0, 1),
+    ("checkmate_resnet50", 0.9, 0.1085, 0.0, 2),
+    ("checkmate_resnet50", 0.8, 0.2786, 0.0, 2),
+    ("checkmate_resnet50", 0.5, 1.4988, 0.0, 2),
+    ("checkmate_resnet50", 0.3, 3.656, 0.05, 30),
+    ("checkmate_vgg16", 0.95, 0.7742, 0.0, 10),
+    ("checkmate_vgg16", 0.9, 1.9678, 0.0, 10),
+    ("checkmate_vgg16", 0.85, 1.9678, 0.0, 10),
+    ("checkmate_unet", 0.9, 1.1289, 0.0, 10),
+    ("checkmate_unet", 0.8, 1.9836, 0.0, 10),
+    ("checkmate_unet", 0.7, 2.9673, 0.0, 10),
+    ("checkmate_unet", 0.6, 4.4509, 0.0, 10),
+    ("checkmate_unet", 0.5, 6.967, 0.0, 10),
+    ("checkmate_unet", 0.45, 9.322, 0.0, 10),
+    ("rlg1_n100", 0.9, 0.7892, 0.0, 10),
+    ("rlg1_n100", 0.8, 2.2965, 0.0, 10),
+    ("rlg2_n250", 0.9, 0.904, 0.0, 10),
+    ("rlg2_n250", 0.8, 4.261, 0.5, 60),
+    ("rlg3_n500", 0.9, 0.702, 0.01, 30),
+    ("rlg3_n500", 0.8, 3.26, 1.0, 60),
+    ("rlg4_n1000", 0.9, 0.697, 0.1, 60),
+    ("rlg4_n1000", 0.8, 2.69, 0.9, 60),
+)
+# Columns that a table needs; narrower terminals wrap its lines.
+_WIDTH = 150
+# Goals are given with this many digits.
+_DIGITS = 5e-5
+
+METHODS = ("every-n", "chen", "knapsack", "greedy", "rotor", "twolevel", "anneal", "ilp", "auto")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question and its answer; percent of the step's time, None where there is no schedule."""
+
+    table: str
+    graph: str
+    ops: int
+    budget: str
+    solver: str
+    status: str
+    overhead: float | None
+    bound: float | None
+    gap: float | None
+    seconds: float
+    goal: str
+    met: bool
+
+
+def row(table: str, name: str, graph: Graph, budget: str, solution: Solution, *, goal: str = "", met: bool = True) -> Row:
+    """A table's row for an answer."""
+    found = solution.status != "infeasible"
+    return Row(
+        table=table,
+        graph=name,
+        ops=len(graph.ops),
+        budget=budget,
+        solver=solution.solver,
+        status=solution.status,
+        overhead=100 * (solution.cost / graph.seconds - 1) if found else None,
+        bound=100 * (solution.bound / graph.seconds - 1) if math.isfinite(solution.bound) else None,
+        gap=100 * solution.gap if found else None,
+        seconds=solution.seconds,
+        goal=goal,
+        met=met,
+    )
+
+
+def published(limit: float, *, quick: bool) -> Iterator[Row]:
+    """The graphs of the field, against the best figures known."""
+    for name, share, overhead, gap, seconds in PUBLISHED:
+        path = INSTANCES / f"{name}.json"
+        if not path.exists() or (quick and name.startswith(("rlg3", "rlg4"))):
+            continue
+        graph, peak = read_instance(path)
+        solution = solve(graph, math.ceil(share * peak), time_limit=min(limit, 0.9 * seconds))
+        met = (
+            solution.status != "infeasible"
+            and 100 * (solution.cost / graph.seconds - 1) <= overhead + _DIGITS
+            and (solution.status == "optimal" or 100 * solution.gap <= gap)
+            and solution.seconds <= seconds
+        )
+        proof = "optimal" if gap == 0 else f"gap {gap}"
+        yield row("published", name, graph, f"{share:g}", solution, goal=f"{overhead} %, {proof}, {seconds} s", met=met)
+
+
+def chains(limit: float, *, quick: bool) -> Iterator[Row]:
+    """Unit chains, whose optima are known: Checkmate's linear graphs by every exact method."""
+    for name in ("unit_linear_5", "unit_linear_6"):
+        path = INSTANCES / f"{name}.json"
+        if not path.exists():
+            continue
+        graph, _ = read_instance(path)
+        for reference in json.loads(path.read_text())["references"][: 2 if quick else None]:
+            optimum = reference["cost"]
+            for solver in ("ilp", "checkmate", "auto"):
+                solution = solve(graph, reference["budget"], solver=solver, time_limit=min(limit, 10.0))
+                met = abs(solution.cost - optimum) < 1e-9
+                yield row("chains", name, graph, f"{reference['budget']} slots", solution, goal=f"cost {optimum}", met=met)
+
+
+def captured(limit: float, *, quick: bool) -> Iterator[Row]:
+    """Training steps of real models, captured on fake tensors with the costs of an H100."""
+    for model, graph in captured_graphs(quick=quick):
+        peak = simulate(graph, range(len(graph.ops))).peak_bytes
+        for share in (0.6, 0.4) if quick else model.shares:
+            solution = solve(graph, int(share * peak), time_limit=limit)
+            proven_impossible = solution.status == "infeasible" and solution.bound == math.inf
+            met = proven_impossible or (solution.status != "infeasible" and 100 * solution.gap <= model.gap)
+            yield row("captured", model.name, graph, f"{share:g}", solution, goal=f"gap {model.gap}", met=met)
+
+
+def methods(limit: float, *, quick: bool) -> Iterator[Row]:
+    """Every method at equal budgets on the captured steps: is an exact method better than a greedy one, and by how much?"""
+    installed = available()
+    for model, graph in captured_graphs(quick=quick):
+        peak = simulate(graph, range(len(graph.ops))).peak_bytes
+        for share in (0.6,) if quick else model.shares[:4]:
+            for solver in METHODS:
+                if solver in installed:
+                    solution = solve(graph, int(share * peak), solver=solver, time_limit=limit)
+                    yield row("methods", model.name, graph, f"{share:g}", solution)
+
+
+def captured_graphs(*, quick: bool) -> Iterator[tuple[Model, Graph]]:
+    """The models of ``benchmarks/captured.py``, captured one after the other."""
+    for model in MODELS[:1] if quick else MODELS:
+        yield model, trace_model(model)
+
+
+def read_instance(path: Path) -> tuple[Graph, int]:
+    """A graph of the field and its peak without recomputation."""
+    data = json.loads(path.read_text())
+    nodes = data["nodes"]
+    graph = Graph.from_dag([v["cost"] for v in nodes], [v["mem"] for v in nodes], data["edges"], [v["bwd"] for v in nodes])
+    return graph, data["peak_no_remat"]
+
+
+TABLES: dict[str, Callable[..., Iterator[Row]]] = {
+    "published": published,
+    "chains": chains,
+    "captured": captured,
+    "methods": methods,
+}
+
+
+def print_table(console: Console, name: str, rows: list[Row]) -> None:
+    """One table on the terminal."""
+    table = Table(title=f"{name}: {TABLES[name].__doc__}", title_justify="left")
+    for heading in ("graph", "ops", "budget", "solver", "overhead %", "bound %", "gap %", "status", "seconds", "goal", ""):
+        justify: Literal["left", "right"] = "left" if heading in ("graph", "solver", "status", "goal") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
+    for r in rows:
+        numbers = ["-" if x is None else f"{x:.4f}" for x in (r.overhead, r.bound, r.gap)]
+        mark = "" if not r.goal else ("ok" if r.met else "[red]MISSED[/red]")
+        table.add_row(r.graph, f"{r.ops:,}", r.budget, r.solver, *numbers, r.status, f"{r.seconds:.2f}", r.goal, mark)
+    console.print(table)
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="small graphs and five seconds each: does it all still run?")] = False,
+    only: Annotated[str, typer.Option(help=f"tables, by commas, out of {', '.join(TABLES)}")] = ",".join(TABLES),
+    seconds: Annotated[float, typer.Option(help="time limit of one solve; a goal's own limit holds where it is lower")] = 54.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write all rows here too")] = None,
+) -> None:
+    """Print the tables."""
+    chosen = only.split(",")
+    unknown = [name for name in chosen if name not in TABLES]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose among {', '.join(TABLES)}", param_hint="--only")
+    console, log = Console(), Console(stderr=True)
+    console.width = max(console.width, _WIDTH)
+    rows: list[Row] = []
+    for name in chosen:
+        found: list[Row] = []
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=log, transient=True
+        ) as bar:
+            task = bar.add_task(name)
+            for r in TABLES[name](min(seconds, 5.0) if quick else seconds, quick=quick):
+                found.append(r)
+                bar.update(task, description=f"{name}: {r.graph} {r.budget} {r.solver}")
+        print_table(console, name, found)
+        rows += found
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(r) for r in rows], indent=1))
+    missed = sum(not r.met for r in rows)
+    console.print(f"{len(rows)} answers, {missed} goals missed")
+    if missed and not quick:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
