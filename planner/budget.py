@@ -13,6 +13,9 @@ from fractions import Fraction
 from planner.errors import BudgetError
 from planner.units import format_bytes_both
 
+AUTO = "auto"
+"""The budget that is a device's memory; ``planner.capacity`` knows how much that is."""
+
 _PATTERN = re.compile(r"\s*(?P<number>[+-]?(?:\d[\d_,]*)?(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>%|[a-zA-Z]*)\s*")
 _PREFIXES = "kmgtp"
 _EXPECTED = (
@@ -22,10 +25,15 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A budget as it was given: bytes, or a share of the peak without recomputation. Exactly one of the two is set."""
+    """A budget as it was given: bytes, or a share of the peak without recomputation. Exactly one of the two is set.
+
+    Attributes:
+        origin: where the bytes come from, if they were not given as such.
+    """
 
     bytes: int | None = None
     share: Fraction | None = None
+    origin: str = ""
 
     def resolve(self, baseline_peak: int) -> int:
         """The budget in bytes where the step without recomputation peaks at ``baseline_peak`` bytes."""
@@ -37,7 +45,7 @@ class Budget:
         """What was understood, in decimal and binary units."""
         understood = format_bytes_both(self.resolve(baseline_peak))
         if self.share is None:
-            return understood
+            return f"{understood}, {self.origin}" if self.origin else understood
         return f"{understood}, {float(100 * self.share):g} % of the peak without recomputation"
 
 

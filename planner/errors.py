@@ -7,6 +7,10 @@ class BudgetError(ValueError):
     """A budget that is no number of bytes: "40XB", zero, negative, NaN."""
 
 
+class BatchError(ValueError):
+    """Inputs without a batch dimension to search."""
+
+
 class OptimizerError(ValueError):
     """An optimizer whose state cannot be counted: an unknown name, or one that needs more than gradients to step."""
 

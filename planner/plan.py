@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from planner.budget import parse_budget
+from planner.budget import Budget, parse_budget
+from planner.capacity import budget_on_device
 from planner.errors import InfeasibleBudgetError
 from planner.found import remember_found, schedules_found
 from planner.free_savings import is_free, save_for_free
@@ -43,7 +44,7 @@ def plan(
         kwargs: named inputs of its forward.
         budget: bytes at the peak of one training step on the device (parameters, gradients, buffers, inputs, activations,
             workspace, and optimizer state where ``optimizer`` is given): an int, "40GB" (10^9), "512MiB" (2^20) or "60%" of
-            the peak without recomputation.
+            the peak without recomputation; "auto" is the GPU's memory less a reserve.
         solver: a name out of ``solvers.available()``.
         time_limit: seconds that solving may take.
         loss: output -> scalar. By default ``output.loss``, ``output["loss"]`` or the output if it is a scalar; else every
@@ -56,9 +57,9 @@ def plan(
         InfeasibleBudgetError: no schedule was found within the budget.
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
-    parse_budget(budget)  # a budget that means nothing is refused before the work, not after
+    asked = budget_on_device(budget, model, costs)  # what means nothing is refused before the work, not after
     settings = settings_for(model, solver=solver, time_limit=time_limit, loss=loss, costs=costs, optimizer=optimizer)
-    return schedule_step(trace_step(model, args, kwargs, settings=settings), budget)
+    return schedule_step(trace_step(model, args, kwargs, settings=settings), asked)
 
 
 def trace(
@@ -97,12 +98,13 @@ def settings_for(
     return Settings(solver, time_limit, loss, costs, name, optimizer_state_bytes(optimizer, model.parameters()))
 
 
-def schedule_step(step: Step, budget: int | str, *, reporter: Reporter | None = None) -> Schedule:
+def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter | None = None) -> Schedule:
     """Find a schedule for a traced step; ``plan`` says what it means and raises."""
     graph = step.graph
     solver, time_limit = step.settings.solver, step.settings.time_limit
     baseline = simulate(graph, range(len(graph.ops)))
-    limit = parse_budget(budget).resolve(baseline.peak_bytes)
+    asked = budget if isinstance(budget, Budget) else parse_budget(budget)
+    limit = asked.resolve(baseline.peak_bytes)
     known = schedules_found(graph.fingerprint) if solver == "auto" else ()
     deadline = Deadline(time_limit)
     solution = solve(graph, limit, solver=solver, time_limit=time_limit, reporter=reporter, start=known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import weakref
 from collections.abc import Callable, Mapping
@@ -11,11 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from schedules import Graph, Origin, Schedule
 from tracer import Joint, capture, lower, op_costs
+from tracer.costs import save_profile
+from tracer.lower import Lowering
+from tracer.profile_file import Profile
 
 Loss = Callable[[Any], torch.Tensor]
 Progress = Callable[[int, int], None]
@@ -69,8 +73,7 @@ def trace_step(
     kwargs = dict(kwargs or {})
     joint = capture(model, args, kwargs, loss=settings.loss)
     lowering = lower(joint)
-    nodes = (*lowering.node_of.values(), *lowering.loss_nodes)
-    graph = lowering.with_costs(op_costs(nodes, costs=settings.costs, progress=progress))
+    graph = lowering.with_costs(op_costs(_costed(lowering), costs=settings.costs, progress=progress))
     if settings.optimizer is not None:
         graph = dataclasses.replace(graph, constants={**graph.constants, "optimizer": settings.optimizer_bytes})
     origin = Origin(
@@ -84,6 +87,30 @@ def trace_step(
         versions={"python": platform.python_version(), "torch": str(torch.__version__), "planner": _own_version()},
     )
     return Step(graph=graph, joint=joint, origin=origin, settings=settings)
+
+
+def profile_step(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    path: str | os.PathLike[str],
+    loss: Loss | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure every operator of the step on the model's device and write a profile to ``path``, for ``costs=path`` elsewhere.
+
+    Raises:
+        OSError: the file cannot be written.
+        tracer.CaptureError: the model cannot be captured; the message says why and what to do.
+        tracer.cost_errors.CostError: the device is not here, or operators cannot be run alone.
+    """
+    lowering = lower(capture(model, args, dict(kwargs or {}), loss=loss))
+    return save_profile(_costed(lowering), path, progress=progress)
+
+
+def _costed(lowering: Lowering) -> tuple[fx.Node, ...]:
+    return (*lowering.node_of.values(), *lowering.loss_nodes)
 
 
 def state_signature(model: nn.Module) -> dict[str, str]:

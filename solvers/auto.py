@@ -2,12 +2,13 @@
 
 The best schedule of all methods is kept, and the best bound; so the answer is never worse than any other solver's here. Lazy
 moments and annealing help each other: annealing repairs what overflows between moments, and a good schedule shows where memory
-binds and lets the program prune.
+binds and lets the program prune. They run side by side, since HiGHS and the compiled annealing both leave the interpreter free.
 """
 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 from solvers import registry
 from solvers.anneal import anneal, nodes_of
@@ -16,8 +17,8 @@ from solvers.ilp import LazyMoments, Run, bound_note
 
 # The share of the time that lazy moments get before the others have their turn.
 _FIRST_SHARE = 0.35
-# In each turn after that, the share of what is left for annealing, and then for lazy moments.
-_ANNEAL_SHARE, _MOMENTS_SHARE = 0.5, 0.5
+# The share of what is left that a turn takes, in which lazy moments and annealing run side by side.
+_TURN_SHARE = 0.5
 # Of the time, what the quick methods get each at most, the two levels, and the search for the least budget that works.
 _QUICK_SHARE, _LEVELS_SHARE, _LEAST_SHARE = 0.1, 0.3, 0.2
 # Lazy moments need no help from the full program, and annealing has turns of its own.
@@ -47,8 +48,7 @@ class Auto(Solver):
         part = task.deadline if search.feasible else Deadline((1 - _LEAST_SHARE) * task.deadline.remaining)
         turn = 0
         while not search.done and part.remaining > _LEAST_TURN:
-            search.anneal(part.part(_ANNEAL_SHARE), seed=turn)
-            search.moments(part.part(_MOMENTS_SHARE))
+            search.side_by_side(part.part(_TURN_SHARE), seed=turn)
             turn += 1
         if not search.feasible:
             search.least()
@@ -96,10 +96,20 @@ class _Search:
         """A turn of the two levels."""
         self._ask("twolevel", deadline)
 
-    def anneal(self, deadline: Deadline, *, seed: int) -> None:
-        """A turn of annealing, from the best schedule and from the one that almost fits."""
+    def side_by_side(self, deadline: Deadline, *, seed: int) -> None:
+        """A turn of lazy moments, and beside it annealing from the best schedule and from the one that almost fits."""
         starts = [run.nodes for run, _ in (self._fit, self._low) if run is not None]
-        found = anneal(self._problem, self._task.budget, deadline, starts=starts, target=self._lazy.bound, seed=seed)
+        problem, budget, bound = self._problem, self._task.budget, self._lazy.bound
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            annealing = beside.submit(anneal, problem, budget, deadline, starts=starts, target=bound, seed=seed)
+            try:
+                self.moments(deadline)
+            except BaseException:
+                deadline.end()
+                raise
+            if self.done:
+                deadline.end()
+            found = annealing.result()
         self._keep(self._lazy.offer(found.nodes), "anneal")
 
     def least(self) -> None:
@@ -112,10 +122,10 @@ class _Search:
                 return
             budget = (above + below) // 2
             lazy = LazyMoments(problem, budget)
-            lazy.work(deadline.part(_MOMENTS_SHARE / 2))
+            lazy.work(deadline.part(_TURN_SHARE / 2))
             self._keep(lazy.best or lazy.lowest, "ilp")
             if lazy.best is None and lazy.bound < math.inf:
-                found = anneal(problem, budget, deadline.part(_ANNEAL_SHARE / 2), starts=[self._low[0].nodes])
+                found = anneal(problem, budget, deadline.part(_TURN_SHARE / 2), starts=[self._low[0].nodes])
                 self._keep(Run(found.nodes, problem.simulate(found.nodes)), "anneal")
             if self._low[0].simulation.peak_bytes > budget:
                 below = budget

@@ -55,6 +55,10 @@ class Deadline:
         """Whether the time is over."""
         return self.elapsed >= self.seconds
 
+    def end(self) -> None:
+        """Let it expire now, for work in another thread that watches it."""
+        self.seconds = 0.0
+
     def part(self, fraction: float) -> Deadline:
         """A deadline of its own over this fraction of the time that is left."""
         return Deadline(fraction * self.remaining)

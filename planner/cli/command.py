@@ -7,23 +7,28 @@ from collections.abc import Callable
 
 import typer
 
+from planner.cli.fit import fit_command
 from planner.cli.interruptible import leave
 from planner.cli.outcome import ExitCode
 from planner.cli.plan import plan_command
+from planner.cli.profile import profile_command
 from planner.cli.words import devices_command, explain_command, show_command, solvers_command, verify_command
 
 WORDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,
     "show": show_command,
     "explain": explain_command,
+    "fit": fit_command,
+    "profile": profile_command,
     "solvers": solvers_command,
     "devices": devices_command,
 }
 
 _EPILOG = (
     "Words beside it, each with its own --help: plan verify SCHEDULE MODEL, plan show SCHEDULE, plan explain SCHEDULE WHAT, "
-    "plan solvers, plan devices. Exit codes: 0 the plan meets the budget, 1 unexpected, 2 usage, 3 infeasible, 4 the model or "
-    "schedule cannot be loaded or traced, 5 not proven under --require-optimal, 6 verification failed."
+    "plan fit --budget B MODEL, plan profile MODEL, plan solvers, plan devices. Exit codes: 0 the plan meets the budget, "
+    "1 unexpected, 2 usage, 3 infeasible, 4 the model or schedule cannot be loaded or traced, 5 not proven under "
+    "--require-optimal, 6 verification failed."
 )
 
 

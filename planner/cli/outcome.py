@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from planner.errors import BudgetError, InfeasibleBudgetError, OptimizerError
+from planner.errors import BatchError, BudgetError, InfeasibleBudgetError, OptimizerError
 from planner.loading import ModelCodeError, ModelNotLoadedError
 from planner.units import format_bytes_both
 from schedules import GraphError, ScheduleFileError, StaleScheduleError
@@ -43,6 +43,7 @@ class UsageError(Exception):
 _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (InfeasibleBudgetError, ExitCode.INFEASIBLE),
     (BudgetError, ExitCode.USAGE),
+    (BatchError, ExitCode.MODEL),
     (OptimizerError, ExitCode.USAGE),
     (UnknownSolverError, ExitCode.USAGE),
     (SolverMissingError, ExitCode.USAGE),

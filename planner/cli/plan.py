@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from planner.budget import parse_budget
+from planner.budget import AUTO, parse_budget
+from planner.capacity import budget_on_device
 from planner.cli.interruptible import interruptibly
 from planner.cli.outcome import ExitCode, UsageError, outcome, print_document
 from planner.cli.progress import Stages
@@ -40,7 +41,8 @@ def plan_command(
             "--budget",
             "-b",
             metavar="BYTES",
-            help='peak of one training step: "40GB" (10^9), "512MiB" (2^20), "60%" of the peak without recomputation',
+            help='peak of one training step: "40GB" (10^9), "512MiB" (2^20), "60%" of the peak without recomputation; '
+            '"auto": the GPU\'s memory less a reserve',
             show_default=False,
         ),
     ],
@@ -74,7 +76,8 @@ def plan_command(
 ) -> None:
     """Keep a model's training step within a number of bytes at the least extra time, and prove how near to the best that is."""
     with outcome(as_json=as_json) as result:
-        asked = parse_budget(budget)
+        if budget != AUTO:
+            parse_budget(budget)  # what means nothing is refused before the model is loaded
         get_solver(solver)
         if not time_limit >= 0:  # NaN too
             raise UsageError(f"the time limit is {time_limit:g} seconds: give zero or more")
@@ -86,13 +89,14 @@ def plan_command(
             stages.stage(f"Loading {model}")
             with built_without_memory() if device is not None else nullcontext():
                 loaded = load_model(model)
+            asked = budget_on_device(budget, loaded.model, costs)
             stages.stage("Capturing the training step and its costs")
             settings = settings_for(
                 loaded.model, solver=solver, time_limit=time_limit, loss=loaded.loss, costs=costs, optimizer=optimizer
             )
             step = trace_step(loaded.model, loaded.args, loaded.kwargs, settings=settings, progress=stages.done)
             stages.stage("Solving")
-            schedule = interruptibly(lambda: schedule_step(step, budget, reporter=stages))
+            schedule = interruptibly(lambda: schedule_step(step, asked, reporter=stages))
             stages.stage("Comparing with the usual policies")
             comparison = interruptibly(lambda: compare(schedule))
             verification = None

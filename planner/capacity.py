@@ -1,0 +1,49 @@
+"""What a device has: the budget that "auto" means."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from planner.budget import AUTO, Budget, parse_budget
+from planner.errors import BudgetError
+from planner.units import format_bytes
+from tracer.devices import DEVICES
+
+CONTEXT_BYTES = 10**9
+"""Bytes that the driver's context, libraries and their handles take beside PyTorch's allocator."""
+
+FRAGMENTATION = 0.05
+"""Share of the rest that the caching allocator may reserve without handing it out."""
+
+
+def budget_on_device(budget: int | str, model: nn.Module, costs: str) -> Budget:
+    """Read a budget; "auto" is the memory of the device that the plan is for, less a reserve that its description states.
+
+    Args:
+        budget: as ``parse_budget`` takes it, or "auto".
+        model: whose parameters are on the device, unless ``costs`` names one.
+        costs: "measure", the name of a GPU, or a profile file.
+
+    Raises:
+        BudgetError: it is no number of bytes; "auto", and the plan is for no GPU of a known size.
+    """
+    if budget != AUTO:
+        return parse_budget(budget)
+    name, memory = _device_memory(model, costs)
+    usable = int((memory - CONTEXT_BYTES) * (1 - FRAGMENTATION))
+    reserve = f"{format_bytes(CONTEXT_BYTES)} for its context and {FRAGMENTATION:.0%} for fragmentation"
+    return Budget(bytes=usable, origin=f"the {format_bytes(memory)} of {name} less {reserve}")
+
+
+def _device_memory(model: nn.Module, costs: str) -> tuple[str, int]:
+    if costs.lower() in DEVICES:
+        return costs, DEVICES[costs.lower()].memory
+    devices = {p.device for p in model.parameters()}
+    if len(devices) != 1 or (device := devices.pop()).type != "cuda":
+        raise BudgetError(
+            "a budget of 'auto' is the memory of one GPU, and this model is on none: name one (--device, or costs='h100'), or "
+            "give the budget in bytes"
+        )
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, properties.total_memory
