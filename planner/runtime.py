@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -71,6 +72,12 @@ class Wiring:
     incoming: tuple[tuple[tuple[IncomingForm, int | None], ...], ...]
     output_names: tuple[str, ...]
     unchanged_names: tuple[str, ...]
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the step's gradients arrive: the first accelerator among them, else the CPU."""
+        devices = (form.device for expected in self.incoming for form, _ in expected)
+        return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
 class _Run:
@@ -159,7 +166,9 @@ class _Link(torch.autograd.Function):
         ctx.state = state
         ctx.position = position
         ctx.set_materialize_grads(False)
-        return torch.empty(0)
+        # Autograd runs a node on the stream that its inputs' device had in the forward; one on the CPU would run on whichever
+        # stream is current when the backward is called.
+        return torch.empty(0, device=state.wiring.device)
 
     @staticmethod
     def backward(ctx: Any, _token: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:

@@ -595,6 +595,8 @@ def anneal(w: Wiring, s: State, moves: int, temperature: float, growth: float, b
     ``measures[BEST]``.
     """
     n = w.cost.size
+    if w.items.shape[0] == 0:  # Nothing is made that could be made again.
+        return 0
     log = np.empty((2 * LONGEST_MOVE + 2, 4), np.int64)
     accepted = 0
     for move in range(moves):
