@@ -36,6 +36,13 @@ def budget_on_device(budget: int | str, model: nn.Module, costs: str) -> Budget:
     return Budget(bytes=usable, origin=f"the {format_bytes(memory)} of {name} less {reserve}")
 
 
+def device_type(model: nn.Module, costs: str) -> str:
+    """The type of the device that the plan is for: "cuda" for a GPU named by ``costs``, else where the parameters are."""
+    if costs.lower() in DEVICES:
+        return "cuda"
+    return next((p.device.type for p in model.parameters()), "cpu")
+
+
 def _device_memory(model: nn.Module, costs: str) -> tuple[str, int]:
     if costs.lower() in DEVICES:
         return costs, DEVICES[costs.lower()].memory

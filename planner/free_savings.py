@@ -36,7 +36,7 @@ def save_for_free(graph: Graph, solution: Solution, deadline: Deadline) -> tuple
             return known
     best = solution
     baseline = simulate(graph, range(len(graph.ops))).peak_bytes
-    low, high = graph.constant_bytes * _GRID // max(baseline, 1), _GRID
+    low, high = graph.update_peak * _GRID // max(baseline, 1), _GRID
     while high - low > 1 and not deadline.expired:
         middle = (low + high) // 2
         budget = baseline * middle // _GRID

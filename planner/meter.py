@@ -49,14 +49,16 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operator: the operator after which the peak was reached.
 
     A storage is counted from the operator that returns it to its last reference. Storages in ``known`` (parameters, inputs)
-    count nothing. It dispatches every operator through Python: for tests and diagnosis, never for training.
+    count nothing, nor do those on another type of device than ``device``, where that is given. It dispatches every operator
+    through Python: for tests and diagnosis, never for training.
     """
 
-    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[torch.Tensor] = (), device: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self.operator = ""
+        self._device = device
         self._known = [tensor.untyped_storage() for tensor in known]  # held, so that no address is used again
         self._ignored = {storage._cdata for storage in self._known}
         self._bytes: dict[int, int] = {}
@@ -66,7 +68,7 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and self._device in (None, leaf.device.type):
                 self._count(leaf.untyped_storage())
         if self.live > self.peak:
             self.peak = self.live

@@ -1,73 +1,146 @@
-"""Bytes of optimizer state, found by letting the optimizer take one step on stand-ins for the parameters.
+"""What an optimizer takes, found by letting it take its own steps on stand-ins for the parameters.
 
-No formula per optimizer: whatever class it is, its own code makes its state. The stand-ins are on the meta device, so the
-state of a 70B model is counted without its memory; an optimizer that reads numbers out of tensors steps on real zeros, one
-parameter at a time.
+No formula per optimizer: whatever class it is, its own code makes its state and its intermediates. The stand-ins are on the
+meta device, so the steps of a 70B model are counted without its memory. Operators that only change their arguments need not
+run there, and a number that the optimizer reads out of a tensor is one.
 """
 
 from __future__ import annotations
 
+import ast
 import copy
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.errors import OptimizerError
+from planner.meter import StorageMeter
+from planner.torch_private import meta_optimized_as
+
+_STEPS = 2  # the first one makes the state
+_EIGHT_BIT = "8bit"
 
 
-def optimizer_state_bytes(optimizer: str | Optimizer, parameters: Iterable[nn.Parameter]) -> int:
-    """Bytes of the state that ``optimizer`` keeps from one step to the next.
+@dataclass(frozen=True)
+class OptimizerNeeds:
+    """Bytes of an optimizer.
+
+    Attributes:
+        state: what it keeps from one step to the next.
+        transient: what its step takes at its highest, beyond parameters, gradients and state: a foreach AdamW holds about one
+            more copy of the parameters, a fused one nothing.
+    """
+
+    state: int
+    transient: int
+
+
+def optimizer_needs(optimizer: str | Optimizer, parameters: Iterable[nn.Parameter], *, device: str = "cpu") -> OptimizerNeeds:
+    """Count what ``optimizer`` takes.
 
     Args:
-        optimizer: the name of a class in ``torch.optim`` in any case ("adamw", with its default settings), or an instance,
-            whose own parameter groups and settings count.
+        optimizer: the name of a class in ``torch.optim`` in any case ("adamw", with its default settings), of an 8-bit one of
+            bitsandbytes ("adamw8bit") where that is installed, settings after a colon ("sgd:momentum=0.9", "adamw:fused=True");
+            or an instance, whose own parameter groups and settings count.
         parameters: the model's parameters, for a name; those that need no gradient have no state.
+        device: type of the device that trains ("cpu", "cuda"), since PyTorch's default is a loop over the parameters on the CPU
+            and foreach on a GPU.
 
     Raises:
-        OptimizerError: an unknown name, or an optimizer that cannot step on gradients alone.
+        OptimizerError: an unknown name or setting, or an optimizer that cannot step on gradients alone.
     """
-    if not isinstance(optimizer, Optimizer):
-        optimizer = _by_name(optimizer)([p for p in parameters if p.requires_grad])  # type: ignore[call-arg]
-    total = 0
-    for group in optimizer.param_groups:
-        # Equal parameters have equal state: one stand-in for each form.
-        forms = Counter((p.shape, p.dtype) for p in group["params"] if p.requires_grad)
-        total += sum(count * _state_bytes(optimizer, group, shape, dtype) for (shape, dtype), count in forms.items())
-    return total
-
-
-def _state_bytes(optimizer: Optimizer, group: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> int:
-    failure: Exception | None = None
-    for device in ("meta", "cpu"):
-        stand_in = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
-        stand_in.grad = torch.zeros_like(stand_in)
+    if isinstance(optimizer, str):
+        stand_ins = [_stand_in(p) for p in parameters if p.requires_grad]
+        if not stand_ins:
+            return OptimizerNeeds(0, 0)
+        stepping = _by_name(optimizer, stand_ins)
+    else:
         stepping = copy.copy(optimizer)
         stepping.state = defaultdict(dict)
-        stepping.param_groups = [{**group, "params": [stand_in]}]
-        try:
-            stepping.step()
-        except Exception as error:  # whatever the optimizer's own code raises
-            failure = error
-            continue
-        return sum(t.numel() * t.element_size() for t in stepping.state[stand_in].values() if isinstance(t, torch.Tensor))
-    raise OptimizerError(
-        f"the state of {type(optimizer).__name__} cannot be counted: one step on a parameter of shape {tuple(shape)} failed "
-        f"({type(failure).__name__}: {failure}). Plan without the optimizer, and lower the budget by its state."
-    ) from failure
+        stepping.param_groups = [
+            {**group, "params": [_stand_in(p) for p in group["params"] if p.requires_grad]} for group in optimizer.param_groups
+        ]
+    return _needs(stepping, device)
 
 
-def _by_name(name: str) -> type[Optimizer]:
-    known = {
-        key.lower(): value
-        for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
-    }
+def _stand_in(parameter: torch.Tensor) -> nn.Parameter:
+    stand_in = nn.Parameter(torch.empty_like(parameter, device="meta"))
+    stand_in.grad = torch.empty_like(stand_in)
+    return stand_in
+
+
+def _needs(optimizer: Optimizer, device: str) -> OptimizerNeeds:
+    stand_ins = [p for group in optimizer.param_groups for p in group["params"]]
+    known = [*stand_ins, *(p.grad for p in stand_ins if p.grad is not None)]
+    try:
+        with meta_optimized_as(device), StorageMeter(known, device="meta") as meter, _OnPaper():
+            for _ in range(_STEPS):
+                optimizer.step()
+            kept = meter.live
+    except Exception as error:  # whatever the optimizer's own code raises
+        raise OptimizerError(
+            f"what {type(optimizer).__name__} takes cannot be counted: a step on gradients alone failed "
+            f"({type(error).__name__}: {error}). Plan without the optimizer, and lower the budget by its state."
+        ) from error
+    # Step counts may be numbers on the host: on the CPU they are in the same memory.
+    on_host = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in _state(optimizer) if t.device.type == "cpu"}
+    return OptimizerNeeds(state=kept + (sum(on_host.values()) if device == "cpu" else 0), transient=meter.peak - kept)
+
+
+def _state(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [t for t in pytree.tree_leaves([*optimizer.state.values()]) if isinstance(t, torch.Tensor)]
+
+
+class _OnPaper(TorchDispatchMode):
+    """Makes any operator run on meta tensors that only changes its arguments, or reads a number out of one."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        on_meta = any(t.device.type == "meta" for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor))
+        if on_meta and func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].is_floating_point() else 1
+        if on_meta and not func._schema.returns:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+def _by_name(asked: str, parameters: list[nn.Parameter]) -> Optimizer:
+    name, _, given = asked.partition(":")
+    known = _known(name)
     if name.lower() not in known:
         raise OptimizerError(
             f"no optimizer is named {name!r}: choose one of {', '.join(sorted(known))}, or pass the instance you train with"
         )
-    return known[name.lower()]
+    try:
+        settings = {k.arg: ast.literal_eval(k.value) for k in ast.parse(f"f({given})", mode="eval").body.keywords}  # type: ignore[attr-defined]
+        return known[name.lower()](parameters, **settings)
+    except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
+        raise OptimizerError(
+            f"the optimizer {asked!r} cannot be made ({error}): write its settings as in 'sgd:momentum=0.9,nesterov=True', or "
+            "pass the instance you train with"
+        ) from error
+
+
+def _known(name: str) -> dict[str, Any]:
+    classes = vars(torch.optim)
+    if name.lower().endswith(_EIGHT_BIT):
+        try:
+            import bitsandbytes
+        except ImportError as error:
+            raise OptimizerError(
+                f"{name!r} is an optimizer of bitsandbytes, which is not installed: pip install bitsandbytes"
+            ) from error
+        classes = vars(bitsandbytes.optim)
+    return {
+        key.lower(): value
+        for key, value in classes.items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+    }

@@ -10,11 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from planner.budget import Budget, parse_budget
-from planner.capacity import budget_on_device
+from planner.capacity import budget_on_device, device_type
 from planner.errors import InfeasibleBudgetError
 from planner.found import remember_found, schedules_found
 from planner.free_savings import is_free, save_for_free
-from planner.optimizer import optimizer_state_bytes
+from planner.optimizer import optimizer_needs
 from planner.step import Loss, Settings, Step, remember_capture, trace_step
 from schedules import Graph, Schedule, simulate
 from solvers import Deadline, Reporter, Solution, solve
@@ -50,10 +50,12 @@ def plan(
         loss: output -> scalar. By default ``output.loss``, ``output["loss"]`` or the output if it is a scalar; else every
             differentiable output gets a gradient.
         costs: "measure" on the model's device, the name of a GPU for a roofline of it, or a profile file.
-        optimizer: a name ("adamw") or an instance, whose state is counted.
+        optimizer: a name ("adamw", "sgd:momentum=0.9", "adamw:fused=True") or an instance: its state is counted, and what its step
+            takes when the backward is over.
 
     Raises:
         BudgetError: the budget is no number of bytes.
+        OptimizerError: the optimizer cannot be counted.
         InfeasibleBudgetError: no schedule was found within the budget.
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
@@ -87,15 +89,16 @@ def settings_for(
     costs: str = "measure",
     optimizer: str | Optimizer | None = None,
 ) -> Settings:
-    """The arguments of ``plan``, with the optimizer's state counted.
+    """The arguments of ``plan``, with what the optimizer takes counted.
 
     Raises:
-        OptimizerError: the optimizer's state cannot be counted.
+        OptimizerError: the optimizer cannot be counted.
     """
     if optimizer is None:
         return Settings(solver, time_limit, loss, costs)
     name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
-    return Settings(solver, time_limit, loss, costs, name, optimizer_state_bytes(optimizer, model.parameters()))
+    needs = optimizer_needs(optimizer, model.parameters(), device=device_type(model, costs))
+    return Settings(solver, time_limit, loss, costs, name, needs)
 
 
 def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter | None = None) -> Schedule:
@@ -105,6 +108,8 @@ def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter 
     baseline = simulate(graph, range(len(graph.ops)))
     asked = budget if isinstance(budget, Budget) else parse_budget(budget)
     limit = asked.resolve(baseline.peak_bytes)
+    if graph.update and limit < graph.update_peak:
+        raise _too_small_for_the_update(graph, limit)
     known = schedules_found(graph.fingerprint) if solver == "auto" else ()
     deadline = Deadline(time_limit)
     solution = solve(graph, limit, solver=solver, time_limit=time_limit, reporter=reporter, start=known)
@@ -127,6 +132,19 @@ def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter 
     )
     remember_capture(schedule, step)
     return schedule
+
+
+def _too_small_for_the_update(graph: Graph, budget: int) -> InfeasibleBudgetError:
+    shares = ", ".join(f"{name} {size:,}" for name, size in graph.constants.items() if size)
+    return InfeasibleBudgetError(
+        f"the optimizer's step alone takes {graph.update_peak:,} bytes, more than the budget of {budget:,}: {shares}, outputs and "
+        f"gradients {graph.lasting_bytes:,}, and its own intermediates {graph.update:,}. No recomputation changes that. Raise "
+        "the budget to that, or take an optimizer whose step needs less (fused=True, or foreach=False).",
+        budget=budget,
+        minimum=graph.update_peak,
+        bottleneck="optimizer step",
+        proven=True,
+    )
 
 
 def _infeasible(graph: Graph, solution: Solution, budget: int) -> InfeasibleBudgetError:

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from planner.optimizer import OptimizerNeeds
 from schedules import Graph, Origin, Schedule
 from tracer import Joint, capture, lower, op_costs
 from tracer.costs import save_profile
@@ -35,7 +36,7 @@ class Settings:
         loss: output -> scalar, or None for the default.
         costs: "measure", the name of a GPU, or a profile file.
         optimizer: name of the optimizer whose state is counted, or None.
-        optimizer_bytes: bytes of that state.
+        optimizer_needs: bytes of that state and of the optimizer's step.
     """
 
     solver: str = "auto"
@@ -43,7 +44,7 @@ class Settings:
     loss: Loss | None = None
     costs: str = "measure"
     optimizer: str | None = None
-    optimizer_bytes: int = 0
+    optimizer_needs: OptimizerNeeds = OptimizerNeeds(0, 0)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def trace_step(
     lowering = lower(joint)
     graph = lowering.with_costs(op_costs(_costed(lowering), costs=settings.costs, progress=progress))
     if settings.optimizer is not None:
-        graph = dataclasses.replace(graph, constants={**graph.constants, "optimizer": settings.optimizer_bytes})
+        needs = settings.optimizer_needs
+        graph = dataclasses.replace(graph, constants={**graph.constants, "optimizer": needs.state}, update=needs.transient)
     origin = Origin(
         model=type(model).__qualname__,
         parameters=state_signature(model),
@@ -189,5 +191,5 @@ def settings_of(schedule: Schedule) -> Settings:
     return Settings(
         costs=origin.costs or "measure",
         optimizer=origin.optimizer,
-        optimizer_bytes=schedule.graph.constants.get("optimizer", 0),
+        optimizer_needs=OptimizerNeeds(schedule.graph.constants.get("optimizer", 0), schedule.graph.update),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import fx
+from torch.optim import optimizer as optimizers
 
 
 def below_autograd() -> AbstractContextManager[None]:
@@ -50,3 +51,18 @@ def writes_to_argument(node: fx.Node, position: int) -> bool:
     arguments = node.target._schema.arguments
     info = arguments[position].alias_info if position < len(arguments) else None
     return info is not None and info.is_write
+
+
+@contextmanager
+def meta_optimized_as(device: str) -> Iterator[None]:
+    """Within this, ``torch.optim`` chooses for parameters on the meta device what it would for those on ``device``."""
+    names = ("_get_foreach_kernels_supported_devices", "_get_fused_kernels_supported_devices")
+    originals = {name: getattr(optimizers, name) for name in names}
+    for name, original in originals.items():
+        supported = original()
+        setattr(optimizers, name, lambda s=supported: [*s, *(["meta"] if device in s else [])])
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(optimizers, name, original)

@@ -28,7 +28,7 @@ class Verification:
     Attributes:
         identical: loss, outputs, every gradient, every buffer and the random state are eager's, bit for bit.
         measured_peak_bytes: constants as planned, plus the highest bytes above them that one step really took.
-        predicted_peak_bytes: what the schedule says.
+        predicted_peak_bytes: what the schedule says of forward and backward; the optimizer's step is not run.
         budget_bytes: what the schedule was planned for.
         differences: what differs from eager, one name each, as in "step 1: gradient of lm_head.weight".
         nondeterministic: what eager itself does not compute the same way twice; left out of the comparison.
@@ -88,7 +88,7 @@ def verify(
     return Verification(
         identical=not differences,
         measured_peak_bytes=schedule.graph.constant_bytes + peak,
-        predicted_peak_bytes=schedule.peak_bytes,
+        predicted_peak_bytes=int(schedule.simulation.bytes.max(initial=schedule.graph.constant_bytes)),
         budget_bytes=schedule.budget,
         differences=differences,
         nondeterministic=unsteady,

@@ -74,7 +74,8 @@ class Graph:
     """A training step. The index order of ``ops`` is a valid execution order, the one that the framework would run.
 
     ``results`` are the values that outlive the step: model outputs (the caller holds them) and gradients. ``constants`` are the
-    bytes that are there all the time, by what they are ("parameters", "buffers", "inputs", "optimizer").
+    bytes that are there all the time, by what they are ("parameters", "buffers", "inputs", "optimizer"). ``update`` are the bytes
+    that the optimizer's step takes beyond the constants and results, when the backward is over.
     """
 
     ops: tuple[Op, ...]
@@ -82,6 +83,7 @@ class Graph:
     storages: tuple[Storage, ...]
     results: tuple[int, ...] = ()
     constants: Mapping[str, int] = field(default_factory=dict)
+    update: int = 0
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -141,6 +143,17 @@ class Graph:
     def constant_bytes(self) -> int:
         """Bytes that are there during the whole step."""
         return sum(self.constants.values())
+
+    @cached_property
+    def lasting_bytes(self) -> int:
+        """Bytes of the results: what the step leaves beside the constants."""
+        lasting = {self.values[value].storage for value in self.results}
+        return sum(self.storages[s].bytes for s in lasting if not self.storages[s].constant)
+
+    @cached_property
+    def update_peak(self) -> int:
+        """Bytes at the peak of the optimizer's step, the same for every schedule."""
+        return self.constant_bytes + self.lasting_bytes + self.update
 
     @cached_property
     def seconds(self) -> float:
@@ -207,6 +220,8 @@ def _validate(graph: Graph) -> None:
     for name, size in graph.constants.items():
         if size < 0:
             raise GraphError(f"constant {name!r} has {size} bytes: a size cannot be negative")
+    if graph.update < 0:
+        raise GraphError(f"the optimizer's step takes {graph.update} bytes: a size cannot be negative")
     for value in graph.values:
         if not 0 <= value.storage < len(graph.storages):
             raise GraphError(f"value {value.name!r} lives in storage {value.storage}, which does not exist")

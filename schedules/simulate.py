@@ -18,7 +18,7 @@ class Simulation:
 
     Attributes:
         seconds: sum of the op times.
-        peak_bytes: highest of ``bytes``.
+        peak_bytes: highest of ``bytes``, or what the optimizer's step after it takes (``Graph.update_peak``) if that is more.
         bytes: int64 array of shape (steps,): live bytes while each step runs, constants and workspace included.
     """
 
@@ -28,7 +28,7 @@ class Simulation:
 
     @property
     def peak_step(self) -> int:
-        """The first step at which the peak is reached."""
+        """The first step at which the highest of ``bytes`` is reached."""
         return int(np.argmax(self.bytes)) if len(self.bytes) else 0
 
 
@@ -63,7 +63,7 @@ def simulate(graph: Graph, steps: Sequence[int]) -> Simulation:
     live = np.cumsum(change[:-1]) + workspace + graph.constant_bytes
     return Simulation(
         seconds=math.fsum(graph.ops[i].seconds for i in steps),
-        peak_bytes=int(live.max()) if len(live) else graph.constant_bytes,
+        peak_bytes=max(int(live.max(initial=0)), graph.update_peak),
         bytes=live,
     )
 

@@ -31,7 +31,12 @@ def fit_command(
     ] = None,
     costs: Annotated[str, typer.Option(metavar="SOURCE", help="measure (on the model's device) or a profile.json")] = MEASURE,
     optimizer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="count this optimizer's state too: adamw, sgd, ...", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="count this optimizer's state and step too: adamw, adamw:fused=True, sgd:momentum=0.9, ...",
+            show_default=False,
+        ),
     ] = None,
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,

@@ -65,7 +65,12 @@ def plan_command(
         ),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="count this optimizer's state too: adamw, sgd, ...", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="count this optimizer's state and step too: adamw, adamw:fused=True, sgd:momentum=0.9, ...",
+            show_default=False,
+        ),
     ] = None,
     verify_it: Annotated[bool, typer.Option("--verify", help="run the real steps: compare bits and measure the peak")] = False,
     require_optimal: Annotated[

@@ -36,6 +36,7 @@ def plan_document(
         "steps": len(schedule.steps),
         "budget_bytes": schedule.budget,
         "peak_bytes": schedule.peak_bytes,
+        "optimizer_step_peak_bytes": graph.update_peak if graph.update else None,
         "baseline_peak_bytes": schedule.baseline_peak_bytes,
         "seconds": schedule.seconds,
         "baseline_seconds": schedule.baseline_seconds,

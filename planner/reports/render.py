@@ -15,7 +15,7 @@ from rich.text import Text
 from planner.reports.activations import Activations, saved_activations
 from planner.reports.comparison import Row
 from planner.reports.explanation import Explanation
-from planner.reports.memory import memory_at_peak
+from planner.reports.memory import memory_at_peak, peak_is_update
 from planner.reports.timeline import ASCII, UNICODE, budget_line, draw_timeline, memory_timeline, top_bytes
 from planner.units import format_bytes, format_bytes_both, format_percent, format_seconds
 from schedules import Schedule
@@ -47,7 +47,8 @@ def activation_report(schedule: Schedule) -> Iterator[RenderableType]:
     """Where the memory goes, what was decided about the largest activations, and the timeline."""
     peak = schedule.graph.ops[schedule.steps[schedule.simulation.peak_step]]
     where = f" of {peak.module}" if peak.module else ""
-    yield _section(f"Memory at the peak ({peak.phase}{where}, {_short(peak.kind)})", _memory(schedule))
+    when = "optimizer's step" if peak_is_update(schedule) else f"{peak.phase}{where}, {_short(peak.kind)}"
+    yield _section(f"Memory at the peak ({when})", _memory(schedule))
     activations = saved_activations(schedule)
     if activations:
         yield _section("Largest activations that the backward needs", _ActivationTable(activations))
