@@ -42,6 +42,9 @@ class OptimizerNeeds:
     transient: int
 
 
+NO_OPTIMIZER = OptimizerNeeds(0, 0)
+
+
 def optimizer_needs(optimizer: str | Optimizer, parameters: Iterable[nn.Parameter], *, device: str = "cpu") -> OptimizerNeeds:
     """Count what ``optimizer`` takes.
 
@@ -59,7 +62,7 @@ def optimizer_needs(optimizer: str | Optimizer, parameters: Iterable[nn.Paramete
     if isinstance(optimizer, str):
         stand_ins = [_stand_in(p) for p in parameters if p.requires_grad]
         if not stand_ins:
-            return OptimizerNeeds(0, 0)
+            return NO_OPTIMIZER
         stepping = _by_name(optimizer, stand_ins)
     else:
         stepping = copy.copy(optimizer)
@@ -80,7 +83,7 @@ def _needs(optimizer: Optimizer, device: str) -> OptimizerNeeds:
     stand_ins = [p for group in optimizer.param_groups for p in group["params"]]
     known = [*stand_ins, *(p.grad for p in stand_ins if p.grad is not None)]
     try:
-        with meta_optimized_as(device), StorageMeter(known, device="meta") as meter, _OnPaper():
+        with meta_optimized_as(device), StorageMeter(known, device="meta") as meter, _OnPaper():  # type: ignore[no-untyped-call]
             for _ in range(_STEPS):
                 optimizer.step()
             kept = meter.live
@@ -98,7 +101,7 @@ def _state(optimizer: Optimizer) -> list[torch.Tensor]:
     return [t for t in pytree.tree_leaves([*optimizer.state.values()]) if isinstance(t, torch.Tensor)]
 
 
-class _OnPaper(TorchDispatchMode):
+class _OnPaper(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes any operator run on meta tensors that only changes its arguments, or reads a number out of one."""
 
     def __torch_dispatch__(
@@ -120,7 +123,10 @@ def _by_name(asked: str, parameters: list[nn.Parameter]) -> Optimizer:
             f"no optimizer is named {name!r}: choose one of {', '.join(sorted(known))}, or pass the instance you train with"
         )
     try:
-        settings = {k.arg: ast.literal_eval(k.value) for k in ast.parse(f"f({given})", mode="eval").body.keywords}  # type: ignore[attr-defined]
+        call = ast.parse(f"_({given})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError(f"{given!r} is no list of settings with names")
+        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         return known[name.lower()](parameters, **settings)
     except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
         raise OptimizerError(

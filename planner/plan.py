@@ -50,8 +50,8 @@ def plan(
         loss: output -> scalar. By default ``output.loss``, ``output["loss"]`` or the output if it is a scalar; else every
             differentiable output gets a gradient.
         costs: "measure" on the model's device, the name of a GPU for a roofline of it, or a profile file.
-        optimizer: a name ("adamw", "sgd:momentum=0.9", "adamw:fused=True") or an instance: its state is counted, and what its step
-            takes when the backward is over.
+        optimizer: a name ("adamw", "sgd:momentum=0.9", "adamw:fused=True") or an instance: its state is counted, and what its
+            step takes when the backward is over.
 
     Raises:
         BudgetError: the budget is no number of bytes.
@@ -137,9 +137,9 @@ def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter 
 def _too_small_for_the_update(graph: Graph, budget: int) -> InfeasibleBudgetError:
     shares = ", ".join(f"{name} {size:,}" for name, size in graph.constants.items() if size)
     return InfeasibleBudgetError(
-        f"the optimizer's step alone takes {graph.update_peak:,} bytes, more than the budget of {budget:,}: {shares}, outputs and "
-        f"gradients {graph.lasting_bytes:,}, and its own intermediates {graph.update:,}. No recomputation changes that. Raise "
-        "the budget to that, or take an optimizer whose step needs less (fused=True, or foreach=False).",
+        f"the optimizer's step alone takes {graph.update_peak:,} bytes, more than the budget of {budget:,}: {shares}, outputs "
+        f"and gradients {graph.lasting_bytes:,}, and its own intermediates {graph.update:,}. No recomputation changes that. "
+        "Raise the budget to that, or take an optimizer whose step needs less (fused=True, or foreach=False).",
         budget=budget,
         minimum=graph.update_peak,
         bottleneck="optimizer step",

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from planner.optimizer import OptimizerNeeds
+from planner.optimizer import NO_OPTIMIZER, OptimizerNeeds
 from schedules import Graph, Origin, Schedule
 from tracer import Joint, capture, lower, op_costs
 from tracer.costs import save_profile
@@ -44,7 +44,7 @@ class Settings:
     loss: Loss | None = None
     costs: str = "measure"
     optimizer: str | None = None
-    optimizer_needs: OptimizerNeeds = OptimizerNeeds(0, 0)
+    optimizer_needs: OptimizerNeeds = NO_OPTIMIZER
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ class Graph:
     """A training step. The index order of ``ops`` is a valid execution order, the one that the framework would run.
 
     ``results`` are the values that outlive the step: model outputs (the caller holds them) and gradients. ``constants`` are the
-    bytes that are there all the time, by what they are ("parameters", "buffers", "inputs", "optimizer"). ``update`` are the bytes
-    that the optimizer's step takes beyond the constants and results, when the backward is over.
+    bytes that are there all the time, by what they are ("parameters", "buffers", "inputs", "optimizer"). ``update`` are the
+    bytes that the optimizer's step takes beyond the constants and results, when the backward is over.
     """
 
     ops: tuple[Op, ...]

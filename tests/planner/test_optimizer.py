@@ -58,9 +58,9 @@ def test_large_parameters_take_no_memory() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(OptimizerError, match=r"adamw.*sgd"):
-        optimizer_needs("adamw9", _model().parameters()).state
+        optimizer_needs("adamw9", _model().parameters())
     with pytest.raises(OptimizerError, match="LBFGS"):
-        optimizer_needs("lbfgs", _model().parameters()).state
+        optimizer_needs("lbfgs", _model().parameters())
 
 
 def _layers() -> nn.Module:
@@ -97,7 +97,7 @@ def test_the_transient_is_what_a_real_step_takes(name: str, settings: dict[str, 
 
 
 def test_a_gpu_takes_foreach_unless_told_otherwise() -> None:
-    parameters = list(_layers().parameters())
+    parameters = [p for _ in range(4) for p in _layers().parameters()]
     size = sum(p.numel() * p.element_size() for p in parameters)
     assert optimizer_needs("adamw", parameters).transient < size
     on_gpu = optimizer_needs("adamw", parameters, device="cuda")
@@ -108,7 +108,7 @@ def test_a_gpu_takes_foreach_unless_told_otherwise() -> None:
 
 def test_settings_that_mean_nothing() -> None:
     for asked in ("sgd:momentum", "sgd:momentum=", "sgd:momentum=x", "sgd:speed=1", "sgd:momentum=-1"):
-        with pytest.raises(OptimizerError, match="sgd:momentum=0.9"):
+        with pytest.raises(OptimizerError, match=r"sgd:momentum=0\.9"):
             optimizer_needs(asked, _layers().parameters())
 
 
