@@ -5,23 +5,78 @@ So that a model far larger than this machine can be planned for a device that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import resource
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from planner.units import format_bytes
 from tracer.torch_private import new_fake_mode
+
+EXPECTED_GROWTH = 10**9
+"""Bytes that importing libraries and building modules may take."""
+
+
+class RealMemoryWarning(UserWarning):
+    """Building a model took memory, though its tensors have none."""
+
+
+class _GpuOnPaper(TorchFunctionMode):
+    """Puts on the CPU what is asked for on "cuda"."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        placed = {name: "cpu" if name == "device" and isinstance(v, int) else _placed(v) for name, v in (kwargs or {}).items()}
+        if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], int):
+            args = (args[0], "cpu", *args[2:])
+        return func(*map(_placed, args), **placed)
+
+
+def _placed(argument: Any) -> Any:
+    if isinstance(argument, torch.device):
+        return torch.device("cpu") if argument.type == "cuda" else argument
+    return "cpu" if isinstance(argument, str) and argument.partition(":")[0] == "cuda" else argument
+
+
+def _resident_bytes() -> int:
+    """What this process holds of the machine's memory; 0 where the system does not say."""
+    described = Path("/proc/self/statm")
+    return int(described.read_text().split()[1]) * resource.getpagesize() if described.exists() else 0
 
 
 @contextmanager
 def built_without_memory() -> Iterator[None]:
-    """Within this, parameters, buffers and inputs are made as fake tensors."""
+    """Within this, parameters, buffers and inputs are made as fake tensors.
+
+    Where no GPU is at hand, those that the code puts on one are on the CPU: some of PyTorch's fused kernels end the process
+    when they meet a fake of a GPU that is not there, and the costs that are planned with are not this machine's anyway.
+
+    Raises:
+        RealMemoryWarning: (as a warning) this took memory all the same, which other code than PyTorch's factories did.
+    """
     original = nn.Module._apply
     nn.Module._apply = _apply  # type: ignore[method-assign]
+    before = _resident_bytes()
     try:
-        with new_fake_mode():
+        with new_fake_mode(), nullcontext() if torch.cuda.is_available() else _GpuOnPaper():
             yield
+        if (grown := _resident_bytes() - before) > EXPECTED_GROWTH:
+            warnings.warn(
+                f"this process grew by {format_bytes(grown)} while the model was built, although PyTorch's own tensors took no "
+                "memory: the model's code makes real arrays (NumPy), reads a checkpoint (torch.load, from_pretrained), or "
+                "holds tensors made before build(). Build the model from its configuration instead",
+                RealMemoryWarning,
+                stacklevel=3,
+            )
     finally:
         nn.Module._apply = original  # type: ignore[method-assign]
 

@@ -6,6 +6,7 @@ too). ``StorageMeter`` counts tensor storages only; the difference between the t
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -21,6 +22,9 @@ from tracer.memory_events import record_memory
 def measure_peak(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
     """Run ``fn`` once: its peak in bytes above what was allocated when it began, its result still held at the end.
 
+    On a GPU what libraries take once and keep (cuBLAS's workspace, for each thread and stream) counts in the first call only:
+    call ``fn`` before, as ``verify`` does, to leave it out.
+
     On the CPU memory from before the call that ``fn`` frees is not subtracted; on a GPU it is, as the allocator counts it.
 
     Raises:
@@ -30,6 +34,7 @@ def measure_peak(fn: Callable[[], object], device: torch.device | str = "cpu") -
     if device.type == "cpu":
         return record_memory(fn)[1].peak
     if device.type == "cuda":
+        gc.collect()  # garbage that went during the call would be taken off its peak
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

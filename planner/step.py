@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from planner.optimizer import NO_OPTIMIZER, OptimizerNeeds
 from schedules import Graph, Origin, Schedule
 from tracer import Joint, capture, lower, op_costs
-from tracer.costs import save_profile
+from tracer.costs import allocation_block, save_profile
 from tracer.lower import Lowering
 from tracer.profile_file import Profile
 
@@ -74,7 +74,9 @@ def trace_step(
     kwargs = dict(kwargs or {})
     joint = capture(model, args, kwargs, loss=settings.loss)
     lowering = lower(joint)
-    graph = lowering.with_costs(op_costs(_costed(lowering), costs=settings.costs, progress=progress))
+    nodes = _costed(lowering)
+    found = op_costs(nodes, costs=settings.costs, progress=progress)
+    graph = lowering.with_costs(found, block=allocation_block(nodes, settings.costs))
     if settings.optimizer is not None:
         needs = settings.optimizer_needs
         graph = dataclasses.replace(graph, constants={**graph.constants, "optimizer": needs.state}, update=needs.transient)

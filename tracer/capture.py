@@ -183,8 +183,8 @@ def _split(items: Sequence[Any], lengths: Sequence[int]) -> list[list[Any]]:
     return parts
 
 
-def _constant_bytes(call: Call, module: fx.GraphModule) -> dict[str, int]:
-    """Bytes that are there before the step: each storage once, under the first kind that it is met as."""
+def _constant_bytes(call: Call, module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
+    """Bytes of the storages that are there before the step: each once, under the first kind that it is met as."""
     attributes = [getattr(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"]
     kinds: dict[str, Sequence[torch.Tensor]] = {
         "parameters": call.state.parameters,
@@ -193,9 +193,9 @@ def _constant_bytes(call: Call, module: fx.GraphModule) -> dict[str, int]:
         "constants": attributes,
     }
     seen: set[int] = set()
-    counted = {}
+    counted: dict[str, tuple[int, ...]] = {}
     for kind, tensors in kinds.items():
         fresh = {storage_key(t): t.untyped_storage().nbytes() for t in tensors if storage_key(t) not in seen}
         seen |= fresh.keys()
-        counted[kind] = sum(fresh.values())
-    return counted if counted["constants"] else {kind: size for kind, size in counted.items() if kind != "constants"}
+        counted[kind] = tuple(fresh.values())
+    return counted if counted["constants"] else {kind: sizes for kind, sizes in counted.items() if kind != "constants"}

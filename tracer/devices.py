@@ -15,7 +15,8 @@ from tracer.cost_errors import UnknownDeviceError
 
 BF16, FP16, TF32, FP32, FP64, FP8, INT8 = "bfloat16", "float16", "tf32", "float32", "float64", "float8", "int8"
 
-_BLOCK = 512  # kMinBlockSize of c10/cuda/CUDACachingAllocator
+BLOCK = 512
+"""Bytes that PyTorch's caching allocator hands memory out in (kMinBlockSize of c10/cuda/CUDACachingAllocator.cpp)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Device:
 
 def allocated_on_gpu(size: int) -> int:
     """Bytes that PyTorch's caching allocator takes for a request of ``size``: blocks are multiples of 512 bytes."""
-    return -(-size // _BLOCK) * _BLOCK
+    return -(-size // BLOCK) * BLOCK
 
 
 def device_named(name: str) -> Device:

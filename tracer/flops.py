@@ -1,4 +1,4 @@
-"""Floating point operations of operator calls: products, convolutions and attention; everything else counts 0.
+"""Floating point operations of operator calls: products, convolutions, attention, recurrent layers; all else counts 0.
 
 A multiply and an add are two. Elementwise operators and reductions count 0: they are bound by memory on every device, and a
 model's "model FLOPs" leave them out too.
@@ -89,7 +89,24 @@ def _grouped(call: OpCall) -> int:
     return 2 * batch * left[-2] * left[-1] * right[-1]
 
 
+def _recurrent(call: OpCall) -> int:
+    """Each weight matrix meets every element of the sequence once; the backward of each product is two."""
+    sequence = argument(call, "input").shape
+    places = sequence[0] if argument(call, "batch_sizes") else sequence[0] * sequence[1]
+    packet = getattr(call.target, "overloadpacket", None)
+    weights: list[TensorSpec]
+    if packet in (aten._cudnn_rnn, aten._cudnn_rnn_backward, aten.miopen_rnn, aten.miopen_rnn_backward):
+        weights = argument(call, "weight")
+    else:
+        first = 1 if packet is aten.mkldnn_rnn_layer_backward else 0
+        weights = [argument(call, f"weight{first}"), argument(call, f"weight{first + 1}")]
+    products = 2 if packet in _RECURRENT_BACKWARD else 1
+    return 2 * products * places * sum(w.shape[0] * w.shape[1] for w in weights if len(w.shape) == 2)
+
+
+_RECURRENT_BACKWARD = {aten._cudnn_rnn_backward, aten.miopen_rnn_backward, aten.mkldnn_rnn_layer_backward}
 _OTHERS: dict[Any, Callable[[OpCall], int]] = {
+    **dict.fromkeys((aten._cudnn_rnn, aten.miopen_rnn, aten.mkldnn_rnn_layer, *_RECURRENT_BACKWARD), _recurrent),
     aten.mv: _matrix_vector,
     aten.addmv: _matrix_vector,
     aten.dot: _dot,

@@ -100,7 +100,7 @@ class Joint:
     tangent_outputs: tuple[int, ...]  # output leaf that each tangent arrives at
     gradients: tuple[Gradient, ...]
     loss: CapturedLoss | None
-    constants: Mapping[str, int]  # bytes that are there before the step: parameters, buffers, inputs, constants of the code
+    constants: Mapping[str, tuple[int, ...]]  # bytes of each storage there before the step, by what it is: parameters, ...
     training: bool
     autocast: Mapping[str, torch.dtype] = field(default_factory=dict)  # ambient torch.autocast of the capture, by device type
     guards: tuple[Guard, ...] = ()

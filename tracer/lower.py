@@ -65,30 +65,33 @@ class Lowering:
         loss = self.joint.loss
         return () if loss is None else tuple(n for n in (*loss.forward, *loss.backward) if n.op == "call_function")
 
-    def with_costs(self, costs: Mapping[fx.Node, NodeCost]) -> Graph:
+    def with_costs(self, costs: Mapping[fx.Node, NodeCost], *, block: int = 1) -> Graph:
         """The graph with the costs of ``node_of`` and ``loss_nodes``; the loss op has the sum of its own.
+
+        ``block`` is what the device's allocator hands memory out in: all that is counted is a multiple of so many bytes.
 
         Raises:
             KeyError: a node has no cost.
         """
-        ops, storages = [], list(self.graph.storages)
+        ops, storages = [], [replace(s, bytes=_rounded(s.bytes, block)) for s in self.graph.storages]
         for op, made in zip(self.graph.ops, self.graph.allocated, strict=True):
             if op.name in self.node_of:
                 cost = costs[self.node_of[op.name]]
                 # A draw that is replayed puts the generator's present state aside meanwhile.
-                workspace = cost.workspace + op.replay_bytes
+                workspace = _rounded(cost.workspace, block) + op.replay_bytes
                 ops.append(replace(op, seconds=cost.seconds, workspace=workspace, flops=cost.flops))
                 if len(made) == len(cost.allocates):
                     for storage, size in zip(made, cost.allocates, strict=True):
-                        storages[storage] = replace(storages[storage], bytes=size)
+                        storages[storage] = replace(storages[storage], bytes=_rounded(size, block))
             else:
                 own = [costs[node] for node in self.loss_nodes]
-                workspace = _loss_workspace(self.joint.loss, {node: costs[node].workspace for node in self.loss_nodes})
+                workspace = _loss_workspace(self.joint.loss, {node: costs[node].workspace for node in self.loss_nodes}, block)
                 seconds, flops = sum(cost.seconds for cost in own), sum(cost.flops for cost in own)
                 ops.append(replace(op, seconds=seconds, workspace=workspace, flops=flops))
                 for storage, size in self._loss_allocates(op, costs):
-                    storages[storage] = replace(storages[storage], bytes=size)
-        return replace(self.graph, ops=tuple(ops), storages=tuple(storages))
+                    storages[storage] = replace(storages[storage], bytes=_rounded(size, block))
+        constants = {kind: sum(_rounded(size, block) for size in sizes) for kind, sizes in self.joint.constants.items()}
+        return replace(self.graph, ops=tuple(ops), storages=tuple(storages), constants=constants)
 
     def _loss_allocates(self, op: Op, costs: Mapping[fx.Node, NodeCost]) -> list[tuple[int, int]]:
         """The storage of the caller's loss with the bytes found: some kernels reduce a full tensor in its own place."""
@@ -118,7 +121,7 @@ def lower(joint: Joint) -> Lowering:
         values=tuple(builder.values),
         storages=tuple(storages),
         results=tuple(dict.fromkeys(v for v in results if not storages[builder.values[v].storage].constant)),
-        constants=joint.constants,
+        constants={kind: sum(sizes) for kind, sizes in joint.constants.items()},
     )
     return Lowering(graph=graph, joint=joint, node_of={node.meta["name"]: node for node in joint.ops})
 
@@ -183,7 +186,7 @@ class _Builder:
                 name=LOSS,
                 reads=tuple(dict.fromkeys(self.value[node][0] for node in read if node is not None)),
                 writes=tuple(dict.fromkeys((*writes, *held))),
-                workspace=_loss_workspace(loss, {}),
+                workspace=_loss_workspace(loss, {}, 1),
                 phase="backward",
                 pinned=reason,
                 outside=True,
@@ -233,7 +236,11 @@ def _replay_bytes(node: fx.Node) -> int:
     return _GENERATOR_STATE.get(device, _GENERATOR_STATE_ELSEWHERE)
 
 
-def _loss_workspace(loss: CapturedLoss | None, workspaces: Mapping[fx.Node, int]) -> int:
+def _rounded(size: int, block: int) -> int:
+    return -(-size // block) * block
+
+
+def _loss_workspace(loss: CapturedLoss | None, workspaces: Mapping[fx.Node, int], block: int) -> int:
     """Highest bytes of the caller's loss, beyond the outputs it reads and the gradients and loss that it leaves."""
     if loss is None:
         return 0
@@ -245,13 +252,13 @@ def _loss_workspace(loss: CapturedLoss | None, workspaces: Mapping[fx.Node, int]
     for i, node in enumerate(nodes):
         for t in (t for n in (node, *node.all_input_nodes) for t in tensors_of(n)):
             last_use[storage_key(t)] = i
-            size[storage_key(t)] = t.untyped_storage().nbytes()
+            size[storage_key(t)] = _rounded(t.untyped_storage().nbytes(), block)
     live: set[int] = set()
     peak = 0
     for i, node in enumerate(nodes):
         if node.op != "call_function":
             continue
         live |= {storage_key(t) for t in tensors_of(node)} - kept
-        peak = max(peak, sum(size[key] for key in live) + workspaces.get(node, 0))
+        peak = max(peak, sum(size[key] for key in live) + _rounded(workspaces.get(node, 0), block))
         live = {key for key in live if last_use[key] > i}
     return peak

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -109,8 +110,17 @@ def _show_traceback(error: Exception, code: ExitCode) -> None:
 def _advice(error: Exception) -> Iterator[str]:
     if isinstance(error, InfeasibleBudgetError):
         yield f"least budget: {format_bytes_both(error.minimum)}, that is --budget {error.minimum}"
+    if isinstance(error, ModelCodeError) and _asks_for_an_absent_gpu(error.__cause__):
+        yield (
+            "the model's code asks for a CUDA GPU, and this machine has none that PyTorch can use: plan for one from its data "
+            "sheet with --device NAME (`plan devices` lists them), or leave the model on the CPU"
+        )
     if isinstance(error, ModelNotLoadedError) and error.candidates:
         yield "found there: " + ", ".join(error.candidates)
+
+
+def _asks_for_an_absent_gpu(cause: BaseException | None) -> bool:
+    return not torch.cuda.is_available() and any(word in str(cause) for word in ("CUDA", "NVIDIA"))
 
 
 def _data(error: Exception) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from planner.fake_build import built_without_memory
+from planner import fake_build
+from planner.fake_build import RealMemoryWarning, built_without_memory
 from tracer.torch_private import is_fake
 
 
@@ -46,3 +49,25 @@ def test_afterwards_modules_are_real_again() -> None:
     weight = layer.weight
     assert layer.double().weight is weight  # PyTorch's own conversion, in place
     assert not is_fake(weight)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fakes of a GPU that is there stay on it")
+def test_what_is_put_on_an_absent_gpu_is_fake_and_on_the_cpu() -> None:
+    with built_without_memory():
+        model = nn.Linear(4, 4).cuda().to("cuda").to(torch.device("cuda:1"))
+        x = torch.randn(2, 4, device="cuda:0").to(0)
+        with torch.device("cuda"):
+            y = torch.zeros(2, 4)
+        attended = nn.functional.scaled_dot_product_attention(*(torch.randn(1, 2, 8, 16, device="cuda") for _ in range(3)))
+        result = model(x + y)
+    assert {t.device.type for t in (result, attended, *model.parameters())} == {"cpu"}
+    assert is_fake(result)
+    with pytest.raises((AssertionError, RuntimeError)):
+        torch.zeros(1, device="cuda")  # outside nothing is redirected
+
+
+def test_memory_that_is_taken_all_the_same_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_build, "EXPECTED_GROWTH", 10**7)
+    with pytest.warns(RealMemoryWarning, match="grew by .*NumPy"), built_without_memory():
+        array = np.ones(2 * 10**7)
+    assert array.nbytes > fake_build.EXPECTED_GROWTH
