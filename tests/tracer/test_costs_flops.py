@@ -70,7 +70,8 @@ def test_recurrent_layers():
 def test_the_recurrent_layers_of_cudnn():
     weights = on_meta([(64, 8), (64, 16), (64,), (64,)])
     x, h, c, buffer = on_meta([(5, 3, 8), (1, 3, 16), (1, 3, 16), (2000,)])
-    rnn = lambda *t: torch.ops.aten._cudnn_rnn(
-        t[0], list(t[4:]), 4, t[3], t[1], t[2], 2, 16, 0, 1, False, 0.0, True, False, [], None
-    )
+
+    def rnn(x, h, c, buffer, *weights):
+        return torch.ops.aten._cudnn_rnn(x, list(weights), 4, buffer, h, c, 2, 16, 0, 1, False, 0.0, True, False, [], None)
+
     assert flops(call_of(rnn, x, h, c, buffer, *weights, operator="_cudnn_rnn.")) == 2 * 5 * 3 * 64 * (8 + 16)
