@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.reports.activations import saved_activations
 from planner.reports.comparison import Row
 from planner.reports.memory import memory_at_peak
+from planner.reserved import reserved_by
 from schedules import Schedule
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def plan_document(
     ``path`` is where the schedule was written; None where it was not.
     """
     graph = schedule.graph
+    reserved = reserved_by(schedule)
     return {
         "report_version": REPORT_VERSION,
         "model": schedule.origin.model,
@@ -49,6 +51,7 @@ def plan_document(
         "assumption": schedule.assumption,
         "comparison": [asdict(row) for row in comparison],
         "memory_at_peak": memory_at_peak(schedule),
+        "reserved": None if reserved is None else asdict(reserved) | {"setting": reserved.setting},
         "activations": [asdict(group) for group in saved_activations(schedule)],
         "pinned": {op.name: op.pinned for op in graph.ops if op.pinned is not None},
         "verification": verification_document(verification) if verification is not None else None,

@@ -1,0 +1,121 @@
+"""The promise on a GPU: eager's bits, and the allocator's own peak within the prediction and the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import planner
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
+Built = tuple[nn.Module, torch.Tensor]
+
+
+class Attention(nn.Module):
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(256, 768), nn.Linear(256, 256)
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, 64)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout)
+        return x + self.out(y.transpose(1, 2).flatten(2))
+
+
+class Autocast(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.layers = dtype, nn.Sequential(*(nn.Sequential(nn.Linear(256, 256), nn.GELU()) for _ in range(4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cuda", dtype=self.dtype):
+            return self.layers(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(64, 64, num_layers=2, dropout=0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x)[0]
+
+
+def _attention(dtype: torch.dtype, dropout: float) -> Built:
+    return nn.Sequential(*(Attention(dropout) for _ in range(4))).to(dtype), torch.randn(4, 256, 256, dtype=dtype)
+
+
+def _convolutions() -> Built:
+    blocks = [nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()) for _ in range(4)]
+    model: nn.Module = nn.Sequential(*blocks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, torch.randn(8, 32, 32, 32).to(memory_format=torch.channels_last)
+
+
+def _dropout() -> Built:
+    return nn.Sequential(*(nn.Sequential(nn.Linear(256, 256), nn.Dropout(0.3)) for _ in range(6))), torch.randn(512, 256)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+CASES: dict[str, Callable[[], Built]] = {
+    "attention-dropout": lambda: _attention(torch.bfloat16, 0.1),
+    "fused-dropout": _dropout,
+    "batch-norm-channels-last": _convolutions,
+    "lstm": lambda: (Recurrent(), torch.randn(32, 16, 64)),
+    "autocast-bf16": lambda: (Autocast(torch.bfloat16), torch.randn(512, 256)),
+    "autocast-fp16": lambda: (Autocast(torch.float16), torch.randn(512, 256)),
+}
+
+
+def _loss(output: torch.Tensor) -> torch.Tensor:
+    return output.float().square().mean()
+
+
+def _keeps_its_promise(build: Callable[[], Built]) -> None:
+    torch.manual_seed(0)
+    model, x = build()
+    model, x = model.cuda(), x.cuda()
+    try:
+        schedule = planner.plan(model, (x,), budget="80%", loss=_loss, time_limit=5)
+    except planner.InfeasibleBudgetError as error:
+        schedule = planner.plan(model, (x,), budget=error.minimum, loss=_loss, time_limit=5)
+    found = planner.verify(model, schedule, (x,), loss=_loss)
+    assert found.identical, found.differences
+    assert found.measured_peak_bytes <= found.predicted_peak_bytes <= found.budget_bytes
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bits_and_peak(case: str) -> None:
+    _keeps_its_promise(CASES[case])
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION])
+def test_each_fused_attention(backend: SDPBackend) -> None:
+    with sdpa_kernel(backend):
+        _keeps_its_promise(lambda: _attention(torch.float16, 0.1))
+
+
+def test_tf32() -> None:
+    with _tf32():
+        _keeps_its_promise(lambda: _attention(torch.float32, 0.0))
+
+
+def test_on_a_side_stream() -> None:
+    with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+        _keeps_its_promise(_dropout)
+    torch.cuda.synchronize()
