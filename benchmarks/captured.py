@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import planner
+from planner.step import Settings, trace_step
+from planner.training_state import TrainingState
 from schedules import Graph
 
 Step = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Callable[[Any], torch.Tensor] | None]
@@ -29,12 +30,14 @@ class Model:
         build: called within a fake tensor mode.
         gap: percent of the step's time that the schedule may be above its bound.
         shares: budgets, as shares of the peak without recomputation.
+        shard: GPUs that share parameters and gradients; whole, those of the largest models take more than any of the budgets.
     """
 
     name: str
     build: Callable[[], Step]
     gap: float
     shares: tuple[float, ...] = (0.8, 0.6, 0.5, 0.4, 0.3, 0.2)
+    shard: int = 1
 
 
 def gpt2() -> Step:
@@ -125,8 +128,8 @@ MODELS = (
     Model("t5", t5, 0.5),
     Model("unet", unet, 1.0),
     Model("whisper", whisper, 0.5),
-    Model("llama-70b", llama(80, 8192, 28672, 64, 8), 1.0, (0.5, 0.3)),
-    Model("llama-405b", llama(126, 16384, 53248, 128, 8), 1.0, (0.5, 0.3)),
+    Model("llama-70b", llama(80, 8192, 28672, 64, 8), 1.0, (0.5, 0.3), shard=64),
+    Model("llama-405b", llama(126, 16384, 53248, 128, 8), 1.0, (0.5, 0.3), shard=512),
 )
 
 
@@ -135,4 +138,5 @@ def trace_model(model: Model) -> Graph:
     with FakeTensorMode(allow_non_fake_inputs=True):
         module, args, kwargs, loss = model.build()
         module.train()
-    return planner.trace(module, args, kwargs, loss=loss, costs="h100")
+    settings = Settings(loss=loss, costs="h100", state=TrainingState(shard=model.shard))
+    return trace_step(module, args, kwargs, settings=settings).graph

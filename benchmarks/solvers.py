@@ -62,17 +62,23 @@ _WIDTH = 150
 # Goals are given with this many digits.
 _DIGITS = 5e-5
 
+# Budgets of the comparison of methods: shares of the peak between what is there all the time and all that a step takes.
+METHODS_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 METHODS = ("every-n", "chen", "knapsack", "greedy", "rotor", "twolevel", "anneal", "ilp", "auto")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question and its answer; percent of the step's time, None where there is no schedule."""
+    """One question and its answer; percent of the step's time, None where there is no schedule.
+
+    ``asked`` is the solver that was asked, ``solver`` the one that found the answer.
+    """
 
     table: str
     graph: str
     ops: int
     budget: str
+    asked: str
     solver: str
     status: str
     overhead: float | None
@@ -83,7 +89,17 @@ class Row:
     met: bool
 
 
-def row(table: str, name: str, graph: Graph, budget: str, solution: Solution, *, goal: str = "", met: bool = True) -> Row:
+def row(
+    table: str,
+    name: str,
+    graph: Graph,
+    budget: str,
+    solution: Solution,
+    *,
+    asked: str = "auto",
+    goal: str = "",
+    met: bool = True,
+) -> Row:
     """A table's row for an answer."""
     found = solution.status != "infeasible"
     return Row(
@@ -91,6 +107,7 @@ def row(table: str, name: str, graph: Graph, budget: str, solution: Solution, *,
         graph=name,
         ops=len(graph.ops),
         budget=budget,
+        asked=asked,
         solver=solution.solver,
         status=solution.status,
         overhead=100 * (solution.cost / graph.seconds - 1) if found else None,
@@ -132,7 +149,16 @@ def chains(limit: float, *, quick: bool) -> Iterator[Row]:
             for solver in ("ilp", "checkmate", "auto"):
                 solution = solve(graph, reference["budget"], solver=solver, time_limit=min(limit, 10.0))
                 met = abs(solution.cost - optimum) < 1e-9
-                yield row("chains", name, graph, f"{reference['budget']} slots", solution, goal=f"cost {optimum}", met=met)
+                yield row(
+                    "chains",
+                    name,
+                    graph,
+                    f"{reference['budget']} slots",
+                    solution,
+                    asked=solver,
+                    goal=f"cost {optimum}",
+                    met=met,
+                )
 
 
 def captured(limit: float, *, quick: bool) -> Iterator[Row]:
@@ -149,19 +175,20 @@ def captured(limit: float, *, quick: bool) -> Iterator[Row]:
 def methods(limit: float, *, quick: bool) -> Iterator[Row]:
     """Every method at equal budgets on the captured steps: is an exact method better than a greedy one, and by how much?"""
     installed = available()
-    for model, graph in captured_graphs(quick=quick):
+    for model, graph in captured_graphs(quick=quick, whole=True):
         peak = simulate(graph, range(len(graph.ops))).peak_bytes
-        for share in (0.6,) if quick else model.shares[:4]:
+        for share in (0.6,) if quick else METHODS_SHARES:
             for solver in METHODS:
                 if solver in installed:
                     solution = solve(graph, int(share * peak), solver=solver, time_limit=limit)
-                    yield row("methods", model.name, graph, f"{share:g}", solution)
+                    yield row("methods", model.name, graph, f"{share:g}", solution, asked=solver)
 
 
-def captured_graphs(*, quick: bool) -> Iterator[tuple[Model, Graph]]:
-    """The models of ``benchmarks/captured.py``, captured one after the other."""
+def captured_graphs(*, quick: bool, whole: bool = False) -> Iterator[tuple[Model, Graph]]:
+    """The models of ``benchmarks/captured.py``, one after the other; if ``whole`` only those that one GPU holds."""
     for model in MODELS[:1] if quick else MODELS:
-        yield model, trace_model(model)
+        if not whole or model.shard == 1:
+            yield model, trace_model(model)
 
 
 def read_instance(path: Path) -> tuple[Graph, int]:
@@ -183,13 +210,26 @@ TABLES: dict[str, Callable[..., Iterator[Row]]] = {
 def print_table(console: Console, name: str, rows: list[Row]) -> None:
     """One table on the terminal."""
     table = Table(title=f"{name}: {TABLES[name].__doc__}", title_justify="left")
-    for heading in ("graph", "ops", "budget", "solver", "overhead %", "bound %", "gap %", "status", "seconds", "goal", ""):
-        justify: Literal["left", "right"] = "left" if heading in ("graph", "solver", "status", "goal") else "right"
+    for heading in (
+        "graph",
+        "ops",
+        "budget",
+        "asked",
+        "found by",
+        "overhead %",
+        "bound %",
+        "gap %",
+        "status",
+        "seconds",
+        "goal",
+        "",
+    ):
+        justify: Literal["left", "right"] = "left" if heading in ("graph", "asked", "found by", "status", "goal") else "right"
         table.add_column(heading, justify=justify, no_wrap=True)
     for r in rows:
-        numbers = ["-" if x is None else f"{x:.4f}" for x in (r.overhead, r.bound, r.gap)]
+        figures = ["-" if x is None else f"{x:.4f}" for x in (r.overhead, r.bound, r.gap)]
         mark = "" if not r.goal else ("ok" if r.met else "[red]MISSED[/red]")
-        table.add_row(r.graph, f"{r.ops:,}", r.budget, r.solver, *numbers, r.status, f"{r.seconds:.2f}", r.goal, mark)
+        table.add_row(r.graph, f"{r.ops:,}", r.budget, r.asked, r.solver, *figures, r.status, f"{r.seconds:.2f}", r.goal, mark)
     console.print(table)
 
 
@@ -215,7 +255,7 @@ def main(
             task = bar.add_task(name)
             for r in TABLES[name](min(seconds, 5.0) if quick else seconds, quick=quick):
                 found.append(r)
-                bar.update(task, description=f"{name}: {r.graph} {r.budget} {r.solver}")
+                bar.update(task, description=f"{name}: {r.graph} {r.budget} {r.asked}")
         print_table(console, name, found)
         rows += found
     if json_file is not None:

@@ -9,39 +9,35 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from planner.compiled.compilers import check_compiler
 from planner.plan import schedule_step
 from planner.planned_call import PlannedCall, Replan
+from planner.regions.apply import apply_regions, remove_regions
+from planner.regions.module import RegionForward, planned_regions
 from planner.step import settings_of, state_signature, trace_step
 from planner.training_errors import AlreadyAppliedError, NotAppliedError
-from schedules import Origin, Schedule, StaleScheduleError, origin_differences
-
-# A twin has its own hooks: those that the model had are part of what was captured, or run where the model itself is called.
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+from planner.twin import twin_of
+from schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
+from tracer.compiled import refuse_compiled, refuse_compiled_around
 
 
 def apply_schedule(
     model: nn.Module,
-    schedule: Schedule,
+    schedule: Schedule | RegionSchedule,
     *,
     loss: Callable[[Any], torch.Tensor] | None = None,
     replan: Replan | None = None,
+    compiler: str | None = None,
 ) -> nn.Module:
     """The model as a module that trains by ``schedule``: the same outputs, gradients and buffers, bit for bit, within its
     bytes.
@@ -51,24 +47,37 @@ def apply_schedule(
     the model's own forward. For inputs of another form than the planned ones it plans once more with the same budget and
     says so on the logger "planner".
 
+    A schedule by regions is put on ``model`` itself, which comes back: the forwards of its blocks are replaced and nothing
+    else, so that it can be wrapped afterwards (DDP, ``fully_shard``) as it could before.
+
     Args:
         model: the model that the schedule was planned for.
         schedule: from ``plan`` or ``Schedule.load``. A loaded one is checked against a capture at the first training call.
         loss: the loss that was given to ``plan``; only needed for a loaded schedule that was planned with one.
         replan: how to plan for other inputs, by default as ``schedule`` was planned.
+        compiler: "inductor" to have what runs between the schedule's recomputations compiled. The same is recomputed, but
+            bits may then differ from eager's and the peak from the plan's: ``verify`` the applied model to see both.
 
     Raises:
+        CompilerError: no such compiler, or it cannot be used here or cannot compile the step.
         AlreadyAppliedError: ``model`` is planned already.
+        tracer.CaptureError: ``model`` is compiled.
         schedules.StaleScheduleError: the parameters or buffers are not those that the schedule was made for.
         schedules.InvalidScheduleError: the steps of the schedule would not give eager's bits.
     """
+    refuse_compiled_for(model, schedule)
     if is_applied(model):
         raise AlreadyAppliedError(
             f"this {type(model).__name__} has a schedule already: apply the new one to the model itself, "
             "planner.apply_schedule(planner.remove_schedule(model), schedule)"
         )
-    _check_state(model, schedule)
-    return _twin(model, PlannedCall(model, schedule, loss=loss, replan=replan or functools.partial(replan_like, loss=loss)))
+    if compiler is not None:
+        check_compiler(compiler, model.parameters())
+    if isinstance(schedule, RegionSchedule):
+        return apply_regions(model, schedule, replan=replan, compiler=compiler)
+    check_state(model, schedule)
+    replan = replan or functools.partial(replan_like, loss=loss)
+    return _twin(model, PlannedCall(model, schedule, loss=loss, replan=replan, compiler=compiler))
 
 
 def remove_schedule(model: nn.Module) -> nn.Module:
@@ -77,12 +86,38 @@ def remove_schedule(model: nn.Module) -> nn.Module:
     Raises:
         NotAppliedError: ``model`` has no schedule.
     """
+    if planned_regions(model):
+        remove_regions(model)
+        return model
     return planned_call(model).model
 
 
 def is_applied(model: nn.Module) -> bool:
     """Whether ``model`` came out of ``apply_schedule``."""
+    return _is_twin(model) or bool(planned_regions(model))
+
+
+def _is_twin(model: nn.Module) -> bool:
     return isinstance(getattr(type(model), "_planned", None), types.MemberDescriptorType)
+
+
+def refuse_compiled_for(model: nn.Module, schedule: Schedule | RegionSchedule) -> None:
+    """Refuse a compiled model for the schedule: all of it, or what lies around and in the schedule's regions.
+
+    Raises:
+        tracer.errors.ModelNotSupportedError: it is compiled.
+    """
+    if isinstance(schedule, Schedule):
+        refuse_compiled(model)
+    else:
+        for region in schedule.regions:
+            refuse_compiled_around(model, region)
+
+
+def compiler_of(model: nn.Module) -> str | None:
+    """The compiler that ``apply_schedule`` was given with ``model``; None without one."""
+    calls: list[PlannedCall | RegionForward] = [planned_call(model)] if _is_twin(model) else [*planned_regions(model).values()]
+    return next((call.compiler for call in calls), None)
 
 
 def planned_call(model: nn.Module) -> PlannedCall:
@@ -91,7 +126,7 @@ def planned_call(model: nn.Module) -> PlannedCall:
     Raises:
         NotAppliedError: ``model`` has no schedule.
     """
-    if not is_applied(model):
+    if not _is_twin(model):
         raise NotAppliedError(f"this {type(model).__name__} has no schedule: it did not come out of planner.apply_schedule")
     return model._planned  # type: ignore[return-value]
 
@@ -109,7 +144,12 @@ def replan_like(
     return schedule_step(trace_step(model, args, kwargs, settings=replace(settings, loss=settings.loss or loss)), like.budget)
 
 
-def _check_state(model: nn.Module, schedule: Schedule) -> None:
+def check_state(model: nn.Module, schedule: Schedule) -> None:
+    """Make sure that ``model`` has the parameters and buffers that ``schedule`` was made for.
+
+    Raises:
+        schedules.StaleScheduleError: it has others.
+    """
     planned = schedule.origin.parameters
     if not planned:
         return  # a schedule made by hand
@@ -129,6 +169,11 @@ class _PlannedForward:
         def forward(twin: Any, *args: Any, **kwargs: Any) -> Any:
             return twin._planned(args, kwargs)
 
+        # The signature that trainers look at, but no way to the model's own forward: who takes off what they wrapped around it
+        # (Accelerate's unwrap_model) stops here, and the plan stays on.
+        with suppress(ValueError, TypeError):  # compiled code may have none
+            forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
+        del forward.__wrapped__
         self.own = own
         self.forward = forward
 
@@ -144,8 +189,10 @@ class _PlannedForward:
         object.__setattr__(twin, "_replaced_forward", None)
 
 
-def _apply_again(model: nn.Module, schedule: Schedule, loss: Callable[[Any], torch.Tensor] | None) -> nn.Module:
-    return apply_schedule(model, schedule, loss=loss)
+def _apply_again(
+    model: nn.Module, schedule: Schedule, loss: Callable[[Any], torch.Tensor] | None, compiler: str | None
+) -> nn.Module:
+    return apply_schedule(model, schedule, loss=loss, compiler=compiler)
 
 
 def _twin(model: nn.Module, planned: PlannedCall) -> nn.Module:
@@ -156,23 +203,15 @@ def _twin(model: nn.Module, planned: PlannedCall) -> nn.Module:
         return _twin(copied, self._planned.on(copied))
 
     def __reduce_ex__(self: Any, _protocol: Any) -> tuple[Any, ...]:  # noqa: N807
-        return _apply_again, (self._planned.model, self._planned.schedule, self._planned.loss)
+        planned: PlannedCall = self._planned
+        return _apply_again, (planned.model, planned.schedule, planned.loss, planned.compiler)
 
-    # Slots, unlike attributes, are not in the shared __dict__.
-    body = {
-        "__slots__": ("_planned", "_replaced_forward", *_HOOKS),
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        "forward": _PlannedForward(base.forward),
-        "__deepcopy__": __deepcopy__,
-        "__reduce_ex__": __reduce_ex__,
-    }
-    twin_class = type(base)(base.__name__, (base,), body)
-    twin = object.__new__(twin_class)
-    object.__setattr__(twin, "__dict__", model.__dict__)
+    # A twin has its own hooks: those that the model had are part of what was captured, or run where the model itself is called.
+    twin = twin_of(
+        model,
+        {"forward": _PlannedForward(base.forward), "__deepcopy__": __deepcopy__, "__reduce_ex__": __reduce_ex__},
+        slots=("_planned", "_replaced_forward"),
+    )
     object.__setattr__(twin, "_planned", planned)
     object.__setattr__(twin, "_replaced_forward", None)
-    for hooks in _HOOKS:
-        object.__setattr__(twin, hooks, OrderedDict())
     return twin

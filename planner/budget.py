@@ -41,9 +41,9 @@ class Budget:
             return int(self.share * baseline_peak)
         return self.bytes or 0
 
-    def describe(self, baseline_peak: int) -> str:
-        """What was understood, in decimal and binary units."""
-        understood = format_bytes_both(self.resolve(baseline_peak))
+    def describe(self, resolved: int) -> str:
+        """What was understood, in decimal and binary units; ``resolved`` is the budget in bytes."""
+        understood = format_bytes_both(resolved)
         if self.share is None:
             return f"{understood}, {self.origin}" if self.origin else understood
         return f"{understood}, {float(100 * self.share):g} % of the peak without recomputation"

@@ -1,13 +1,17 @@
-"""What a device has: the budget that "auto" means."""
+"""What a device has: the budget that "auto" means, and whether its allocator reserves memory."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import torch
 from torch import nn
 
 from planner.budget import AUTO, Budget, parse_budget
-from planner.errors import BudgetError
+from planner.errors import BudgetError, TrainingStateError
 from planner.units import format_bytes
+from schedules.schedule import BudgetOn
+from tracer.costs import is_for_gpu
 from tracer.devices import DEVICES
 
 CONTEXT_BYTES = 10**9
@@ -34,6 +38,36 @@ def budget_on_device(budget: int | str, model: nn.Module, costs: str) -> Budget:
     usable = int((memory - CONTEXT_BYTES) * (1 - FRAGMENTATION))
     reserve = f"{format_bytes(CONTEXT_BYTES)} for its context and {FRAGMENTATION:.0%} for fragmentation"
     return Budget(bytes=usable, origin=f"the {format_bytes(memory)} of {name} less {reserve}")
+
+
+def check_budget_on(budget_on: str, model: nn.Module, costs: str) -> None:
+    """Refuse a budget on what the plan's device does not have.
+
+    Raises:
+        BudgetError: neither "allocated" nor "reserved"; or "reserved" for a device without a caching allocator.
+        CostError: ``costs`` cannot be read.
+    """
+    if budget_on not in get_args(BudgetOn):
+        raise BudgetError(f"a budget can be on {' or '.join(get_args(BudgetOn))} bytes, not on {budget_on!r}")
+    if budget_on == "reserved" and device_type(model, costs) != "cuda" and not is_for_gpu(costs):
+        raise BudgetError(
+            "a budget on reserved bytes is one for a GPU's caching allocator, and this plan is for a CPU, which has none: name "
+            "a GPU (--device, or costs='h100'), or leave the budget on allocated bytes"
+        )
+
+
+def check_offload(model: nn.Module, costs: str) -> None:
+    """Refuse an optimizer on the host where that is the device that trains.
+
+    Raises:
+        TrainingStateError: the plan is for a CPU.
+        CostError: ``costs`` cannot be read.
+    """
+    if device_type(model, costs) == "cpu" and not is_for_gpu(costs):
+        raise TrainingStateError(
+            "an optimizer on the host takes the same memory as the rest of a plan for a CPU: name a GPU (--device, or "
+            "costs='h100'), or leave the optimizer where it is"
+        )
 
 
 def device_type(model: nn.Module, costs: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from planner.units import format_bytes
+from tracer.absent_gpu import as_on_gpu
 from tracer.torch_private import new_fake_mode
 
 EXPECTED_GROWTH = 10**9
@@ -61,13 +62,14 @@ def built_without_memory() -> Iterator[None]:
     when they meet a fake of a GPU that is not there, and the costs that are planned with are not this machine's anyway.
 
     Raises:
+        UnsupportedOperatorError: the code asks for autocast on a GPU that is not there.
         RealMemoryWarning: (as a warning) this took memory all the same, which other code than PyTorch's factories did.
     """
     original = nn.Module._apply
     nn.Module._apply = _apply  # type: ignore[method-assign]
     before = _resident_bytes()
     try:
-        with new_fake_mode(), nullcontext() if torch.cuda.is_available() else _GpuOnPaper():
+        with as_on_gpu(), new_fake_mode(), nullcontext() if torch.cuda.is_available() else _GpuOnPaper():
             yield
         if (grown := _resident_bytes() - before) > EXPECTED_GROWTH:
             warnings.warn(
@@ -79,6 +81,11 @@ def built_without_memory() -> Iterator[None]:
             )
     finally:
         nn.Module._apply = original  # type: ignore[method-assign]
+
+
+def built_for(device: str | None) -> AbstractContextManager[None]:
+    """``built_without_memory`` where ``device`` names one to plan for on paper; else models are built as they are."""
+    return nullcontext() if device is None else built_without_memory()
 
 
 def _apply(module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:

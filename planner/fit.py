@@ -17,6 +17,7 @@ from planner.errors import BatchError, BudgetError, InfeasibleBudgetError
 from planner.plan import schedule_step, settings_for
 from planner.step import Loss, input_signature, trace_step
 from schedules import Schedule
+from schedules.schedule import BudgetOn
 
 MOST = 65_536
 """Batches beyond this are not tried."""
@@ -122,6 +123,13 @@ def fit(
     loss: Loss | None = None,
     costs: str = "measure",
     optimizer: str | Optimizer | None = None,
+    gradient_dtype: str | None = None,
+    master_weights: bool = False,
+    shard: int = 1,
+    zero_stage: int = 3,
+    optimizer_offload: bool = False,
+    accumulate: bool = False,
+    budget_on: BudgetOn = "allocated",
     trying: Callable[[int], None] | None = None,
 ) -> Fit:
     """Search for the largest batch whose training step fits ``budget``, recomputing what it must.
@@ -130,7 +138,8 @@ def fit(
     given are repeated along their first dimension.
 
     Args:
-        model, args, kwargs, solver, loss, costs, optimizer: as in ``planner.plan``.
+        model, args, kwargs, solver, loss, costs, optimizer, gradient_dtype, master_weights, shard, zero_stage,
+            optimizer_offload, accumulate, budget_on: as in ``planner.plan``.
         budget: bytes, or "auto"; a share has no meaning, since the peak without recomputation grows with the batch.
         time_limit: seconds that solving may take for each batch.
         trying: called with each batch before it is planned.
@@ -145,7 +154,21 @@ def fit(
     if asked.bytes is None:
         raise BudgetError(f"a budget of {budget!r} grows with the batch, so every batch would fit: give bytes, such as '40GB'")
     batches = Batches.of(args, kwargs or {})
-    settings = settings_for(model, solver=solver, time_limit=time_limit, loss=loss, costs=costs, optimizer=optimizer)
+    settings = settings_for(
+        model,
+        solver=solver,
+        time_limit=time_limit,
+        loss=loss,
+        costs=costs,
+        optimizer=optimizer,
+        gradient_dtype=gradient_dtype,
+        master_weights=master_weights,
+        shard=shard,
+        zero_stage=zero_stage,
+        optimizer_offload=optimizer_offload,
+        accumulate=accumulate,
+        budget_on=budget_on,
+    )
     tries: dict[int, Try] = {}
     fits, too_large, batch = 0, MOST + 1, batches.size
     while batch <= MOST:

@@ -16,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tracer.memory_events import record_memory
+from tracer.memory_events import mark, record_intervals, record_memory
 
 
 def measure_peak(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -43,6 +43,43 @@ def measure_peak(fn: Callable[[], object], device: torch.device | str = "cpu") -
         del result
         return torch.cuda.max_memory_allocated(device) - before
     raise ValueError(f"peaks can be measured on cpu and cuda, not on {device.type!r}")
+
+
+def measure_intervals(
+    fn: Callable[[Callable[[str], None]], object], device: torch.device | str = "cpu"
+) -> tuple[list[tuple[str, int]], int]:
+    """Run ``fn(mark)``, in which ``mark(label)`` begins an interval: the highest bytes in each, and those held at the end.
+
+    Both are above what was allocated when it began, as ``measure_peak`` counts. The interval up to the first mark is "".
+
+    Raises:
+        ValueError: a device that can be measured on neither way.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        _, intervals, held = record_intervals(lambda: fn(mark))
+        return intervals, held
+    if device.type != "cuda":
+        raise ValueError(f"peaks can be measured on cpu and cuda, not on {device.type!r}")
+    gc.collect()
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    found = [("", 0)]
+
+    def close() -> None:
+        found[-1] = (found[-1][0], torch.cuda.max_memory_allocated(device) - before)
+        torch.cuda.reset_peak_memory_stats(device)
+
+    def mark_allocator(label: str) -> None:
+        close()
+        found.append((label, 0))
+
+    torch.cuda.reset_peak_memory_stats(device)
+    result = fn(mark_allocator)
+    close()
+    held = torch.cuda.memory_allocated(device) - before
+    del result
+    return found, held
 
 
 class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]

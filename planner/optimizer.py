@@ -11,7 +11,7 @@ import ast
 import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,9 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from planner.errors import OptimizerError
 from planner.meter import StorageMeter
 from planner.torch_private import meta_optimized_as
+from planner.training_state import AS_THE_MODEL, TrainingState
 
 _STEPS = 2  # the first one makes the state
-_EIGHT_BIT = "8bit"
+EIGHT_BIT = "8bit"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,13 @@ class OptimizerNeeds:
 NO_OPTIMIZER = OptimizerNeeds(0, 0)
 
 
-def optimizer_needs(optimizer: str | Optimizer, parameters: Iterable[nn.Parameter], *, device: str = "cpu") -> OptimizerNeeds:
+def optimizer_needs(
+    optimizer: str | Optimizer,
+    parameters: Iterable[torch.Tensor],
+    *,
+    device: str = "cpu",
+    state: TrainingState = AS_THE_MODEL,
+) -> OptimizerNeeds:
     """Count what ``optimizer`` takes.
 
     Args:
@@ -55,26 +62,39 @@ def optimizer_needs(optimizer: str | Optimizer, parameters: Iterable[nn.Paramete
         parameters: the model's parameters, for a name; those that need no gradient have no state.
         device: type of the device that trains ("cpu", "cuda"), since PyTorch's default is a loop over the parameters on the CPU
             and foreach on a GPU.
+        state: which copies of the parameters it steps on, in what shards, and where: on the host it takes nothing. Gradients
+            in another dtype than what it steps on are converted for the step.
 
     Raises:
         OptimizerError: an unknown name or setting, or an optimizer that cannot step on gradients alone.
     """
     if isinstance(optimizer, str):
-        stand_ins = [_stand_in(p) for p in parameters if p.requires_grad]
-        if not stand_ins:
+        trained = [p for p in parameters if p.requires_grad]
+        if not trained:
             return NO_OPTIMIZER
-        stepping = _by_name(optimizer, stand_ins)
+        stepping = _by_name(optimizer, [_stand_in(p, state) for p in trained])
     else:
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         stepping = copy.copy(optimizer)
         stepping.state = defaultdict(dict)
         stepping.param_groups = [
-            {**group, "params": [_stand_in(p) for p in group["params"] if p.requires_grad]} for group in optimizer.param_groups
+            {**group, "params": [_stand_in(p, state) for p in group["params"] if p.requires_grad]}
+            for group in optimizer.param_groups
         ]
-    return _needs(stepping, device)
+    needs = _needs(stepping, device)
+    if state.optimizer_offload:
+        return NO_OPTIMIZER
+    return replace(needs, transient=needs.transient + sum(_converted_bytes(p, state) for p in trained))
 
 
-def _stand_in(parameter: torch.Tensor) -> nn.Parameter:
-    stand_in = nn.Parameter(torch.empty_like(parameter, device="meta"))
+def _converted_bytes(parameter: torch.Tensor, state: TrainingState) -> int:
+    """Bytes of the copy of the gradient in the dtype that the optimizer steps in; 0 where it is kept in that."""
+    dtype = state.optimized_dtype(parameter)
+    return 0 if dtype == state.gradient_dtype_of(parameter) else state.local_numel(parameter) * dtype.itemsize
+
+
+def _stand_in(parameter: torch.Tensor, state: TrainingState) -> nn.Parameter:
+    stand_in = nn.Parameter(torch.empty(state.local_shape(parameter), dtype=state.optimized_dtype(parameter), device="meta"))
     stand_in.grad = torch.empty_like(stand_in)
     return stand_in
 
@@ -137,7 +157,7 @@ def _by_name(asked: str, parameters: list[nn.Parameter]) -> Optimizer:
 
 def _known(name: str) -> dict[str, Any]:
     classes = vars(torch.optim)
-    if name.lower().endswith(_EIGHT_BIT):
+    if name.lower().endswith(EIGHT_BIT):
         try:
             import bitsandbytes
         except ImportError as error:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from planner.budget import Budget, parse_budget
-from planner.capacity import budget_on_device, device_type
-from planner.errors import InfeasibleBudgetError
+from planner.capacity import budget_on_device, check_budget_on, check_offload, device_type
+from planner.errors import InfeasibleBudgetError, RegionError
 from planner.found import remember_found, schedules_found
 from planner.free_savings import is_free, save_for_free
+from planner.gpu_budget import Taken, allocator_bytes, solve_on_gpu
 from planner.optimizer import optimizer_needs
-from planner.step import Loss, Settings, Step, remember_capture, trace_step
-from schedules import Graph, Schedule, simulate
+from planner.regions.find import merged_names
+from planner.regions.module import planned_regions
+from planner.regions.plan import name_regions, plan_regions
+from planner.shapes import Form, forms_of
+from planner.step import Loss, Progress, Settings, Step, remember_capture, trace_step
+from planner.training_errors import AlreadyAppliedError
+from planner.training_state import TrainingState
+from schedules import Graph, RegionSchedule, Schedule, simulate
+from schedules.schedule import BudgetOn
 from solvers import Deadline, Reporter, Solution, solve
+from tracer import CaptureError
 
 
 def plan(
@@ -31,7 +41,17 @@ def plan(
     loss: Loss | None = None,
     costs: str = "measure",
     optimizer: str | Optimizer | None = None,
-) -> Schedule:
+    gradient_dtype: str | None = None,
+    master_weights: bool = False,
+    shard: int = 1,
+    zero_stage: int = 3,
+    optimizer_offload: bool = False,
+    accumulate: bool = False,
+    gradient_buckets: str | None = None,
+    budget_on: BudgetOn = "allocated",
+    regions: str | type[nn.Module] | None = None,
+    shapes: Sequence[Any] | None = None,
+) -> Schedule | RegionSchedule:
     """Find the schedule of one training step that stays within ``budget`` at the least extra time.
 
     Overheads of up to 0.5 % of the step count as none: within them the plan takes the lowest peak, also below the budget.
@@ -52,16 +72,112 @@ def plan(
         costs: "measure" on the model's device, the name of a GPU for a roofline of it, or a profile file.
         optimizer: a name ("adamw", "sgd:momentum=0.9", "adamw:fused=True") or an instance: its state is counted, and what its
             step takes when the backward is over.
+        gradient_dtype: in which gradients are kept ("float32"); by default that of each parameter.
+        master_weights: whether the optimizer steps on float32 copies of parameters in less.
+        shard: ranks over which the training state is divided; ``planner.training_state`` says what else is counted.
+        zero_stage: what is divided over them: 1 the optimizer's state and master weights, 2 gradients too, 3 parameters too,
+            as FSDP does.
+        optimizer_offload: whether the optimizer is on the host: its state, the master weights and its step take nothing.
+        accumulate: whether the step adds to gradients that are there before it, as all but the first of an accumulation do:
+            they are counted from the beginning, and each new gradient beside them until it is added.
+        gradient_buckets: those of ``DistributedDataParallel`` around the planned model: "copied", or "views" where it is made
+            with ``gradient_as_bucket_view=True``.
+        budget_on: "allocated" limits the bytes that are handed out, as ``torch.cuda.max_memory_allocated`` counts them;
+            "reserved" those that a GPU's allocator takes from the driver, as ``max_memory_reserved``, predicted by its rules
+            for a fresh process.
+        regions: plan these modules, each by itself, and run the rest as it is: a pattern of names ("model.layers.*", part by
+            part as file names are matched), a class or its name, or "auto" for the repeated blocks. For models that cannot be
+            captured whole. The step is run on its device to see what the rest takes; one budget holds for all.
+        shapes: further forms of input to plan for, each within the budget: a tensor, a tuple of positional inputs, a dict of
+            named ones, or a pair of both. Training then runs each by its own schedule and plans none of them again. A
+            share is one of the highest peak without recomputation of any form, ``time_limit`` is for each, and what is
+            returned is the schedule of the form with that peak, with the others in ``companions``.
 
     Raises:
-        BudgetError: the budget is no number of bytes.
+        BudgetError: the budget is no number of bytes; on reserved bytes, and the plan is for no GPU.
         OptimizerError: the optimizer cannot be counted.
+        TrainingStateError: no such gradient dtype, number of ranks, stage or kind of buckets; an optimizer on the host of a
+            plan for a CPU.
         InfeasibleBudgetError: no schedule was found within the budget.
+        RegionError: the regions cannot be planned as asked.
+        ShapesError: a form of input that the model cannot be called with.
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
+    if isinstance(model, nn.Module) and (applied := planned_regions(model)):
+        raise AlreadyAppliedError(
+            f"regions of this {type(model).__name__} have schedules already ({merged_names(list(applied))}): plan the model "
+            "itself, planner.remove_schedule(model)"
+        )
     asked = budget_on_device(budget, model, costs)  # what means nothing is refused before the work, not after
-    settings = settings_for(model, solver=solver, time_limit=time_limit, loss=loss, costs=costs, optimizer=optimizer)
-    return schedule_step(trace_step(model, args, kwargs, settings=settings), asked)
+    settings = settings_for(
+        model,
+        solver=solver,
+        time_limit=time_limit,
+        loss=loss,
+        costs=costs,
+        optimizer=optimizer,
+        gradient_dtype=gradient_dtype,
+        master_weights=master_weights,
+        shard=shard,
+        zero_stage=zero_stage,
+        optimizer_offload=optimizer_offload,
+        accumulate=accumulate,
+        gradient_buckets=gradient_buckets,
+        budget_on=budget_on,
+    )
+    if regions is not None:
+        if shapes is not None:
+            raise RegionError(
+                "regions are planned for the one form of input that the step is run with: leave shapes out, or plan the whole "
+                "model",
+                names=(),
+            )
+        return plan_regions(model, args, kwargs or {}, budget=asked, regions=regions, settings=settings)
+    if shapes is not None:
+        return _plan_forms(model, forms_of(args, kwargs or {}, shapes), asked, settings)
+    return schedule_step(trace_whole(model, args, kwargs, settings=settings), asked)
+
+
+def _plan_forms(model: nn.Module, forms: Sequence[Form], budget: Budget, settings: Settings) -> Schedule:
+    """The schedule of the form with the highest peak without recomputation, the others as its companions."""
+    steps: list[Step] = []
+    for form in forms:
+        if not any(form.is_that_of(step) for step in steps):
+            steps.append(trace_whole(model, form.args, form.kwargs, settings=settings))
+    steps.sort(key=peak_without_recomputation, reverse=True)
+    limit = Budget(bytes=budget.resolve(peak_without_recomputation(steps[0])))
+    schedules: list[Schedule] = []
+    refused: list[InfeasibleBudgetError] = []
+    for step in steps:
+        try:
+            schedules.append(schedule_step(step, limit))
+        except InfeasibleBudgetError as error:
+            refused.append(error.of_form(step.origin.inputs, f" It is one of {len(steps)} forms." if len(steps) > 1 else ""))
+    if refused:
+        raise max(refused, key=lambda error: error.minimum)
+    schedule = replace(schedules[0], companions=tuple(schedules[1:]))
+    remember_capture(schedule, steps[0])
+    return schedule
+
+
+def trace_whole(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    *,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> Step:
+    """``trace_step``, whose error names the regions that can be captured where the whole model cannot.
+
+    Raises:
+        tracer.CaptureError: the model cannot be captured; the message says why and what to do.
+    """
+    try:
+        return trace_step(model, args, kwargs, settings=settings, progress=progress)
+    except CaptureError as error:
+        name_regions(error, model, args, kwargs or {})
+        raise
 
 
 def trace(
@@ -88,37 +204,54 @@ def settings_for(
     loss: Loss | None = None,
     costs: str = "measure",
     optimizer: str | Optimizer | None = None,
+    gradient_dtype: str | None = None,
+    master_weights: bool = False,
+    shard: int = 1,
+    zero_stage: int = 3,
+    optimizer_offload: bool = False,
+    accumulate: bool = False,
+    gradient_buckets: str | None = None,
+    budget_on: BudgetOn = "allocated",
 ) -> Settings:
     """The arguments of ``plan``, with what the optimizer takes counted.
 
     Raises:
+        BudgetError: the budget is on reserved bytes, and the plan is for no GPU.
         OptimizerError: the optimizer cannot be counted.
+        TrainingStateError: no such gradient dtype, number of ranks, stage or kind of buckets; an optimizer on the host of a
+            plan for a CPU.
     """
+    check_budget_on(budget_on, model, costs)
+    if optimizer_offload:
+        check_offload(model, costs)
+    state = TrainingState(gradient_dtype, master_weights, shard, zero_stage, optimizer_offload, accumulate, gradient_buckets)
     if optimizer is None:
-        return Settings(solver, time_limit, loss, costs)
+        return Settings(solver, time_limit, loss, costs, state=state, budget_on=budget_on)
     name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
-    needs = optimizer_needs(optimizer, model.parameters(), device=device_type(model, costs))
-    return Settings(solver, time_limit, loss, costs, name, needs)
+    needs = optimizer_needs(optimizer, model.parameters(), device=device_type(model, costs), state=state)
+    return Settings(solver, time_limit, loss, costs, name, state, needs, budget_on)
 
 
 def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter | None = None) -> Schedule:
     """Find a schedule for a traced step; ``plan`` says what it means and raises."""
     graph = step.graph
     solver, time_limit = step.settings.solver, step.settings.time_limit
-    baseline = simulate(graph, range(len(graph.ops)))
+    taken = _allocator_bytes(step)
     asked = budget if isinstance(budget, Budget) else parse_budget(budget)
-    limit = asked.resolve(baseline.peak_bytes)
+    limit = asked.resolve(peak_without_recomputation(step))
     if graph.update and limit < graph.update_peak:
         raise _too_small_for_the_update(graph, limit)
     known = schedules_found(graph.fingerprint) if solver == "auto" else ()
     deadline = Deadline(time_limit)
-    solution = solve(graph, limit, solver=solver, time_limit=time_limit, reporter=reporter, start=known)
+    options: dict[str, Any] = {"solver": solver, "time_limit": time_limit, "reporter": reporter, "start": known}
+    solution = solve(graph, limit, **options) if taken is None else solve_on_gpu(graph, limit, taken, **options)
     if solution.status == "infeasible":
         remember_found(graph.fingerprint, solution.minimum_steps)
         raise _infeasible(graph, solution, limit)
     steps = solution.steps
     if solver == "auto" and is_free(graph, solution.cost):
-        steps = save_for_free(graph, solution, deadline)
+        saving = save_for_free(graph, solution, deadline)
+        steps = saving if taken is None or taken(saving) <= limit else steps
     remember_found(graph.fingerprint, steps)
     schedule = Schedule(
         graph=graph,
@@ -132,6 +265,18 @@ def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter 
     )
     remember_capture(schedule, step)
     return schedule
+
+
+def peak_without_recomputation(step: Step) -> int:
+    """Bytes of the step in the framework's own order; on a GPU, those that its allocator hands out or reserves for it."""
+    taken, unplanned = _allocator_bytes(step), range(len(step.graph.ops))
+    return simulate(step.graph, unplanned).peak_bytes if taken is None else taken(unplanned)
+
+
+def _allocator_bytes(step: Step) -> Taken | None:
+    if step.origin.allocation_block == 1:
+        return None
+    return allocator_bytes(step.graph, reserved=step.settings.budget_on == "reserved")
 
 
 def _too_small_for_the_update(graph: Graph, budget: int) -> InfeasibleBudgetError:

@@ -5,25 +5,43 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from planner.casts import cache_life, shared_casts
+from planner.compiled.compilers import compiler_named
+from planner.compiled.program import CompiledParts, compiled_program
 from planner.emit import Program, emit
+from planner.errors import InfeasibleBudgetError
+from planner.ranks import is_sharded, others_wait
 from planner.recapture import recapture
 from planner.runtime import IncomingForm, Wiring, run
 from planner.signature import BoundSignature
-from planner.step import Step, input_signature, remember_capture, remembered_capture, settings_of
+from planner.step import (
+    Step,
+    input_signature,
+    mode_signature,
+    remember_capture,
+    remembered_capture,
+    settings_of,
+)
 from planner.torch_private import inside_transform
-from planner.training_errors import TransformError
-from schedules import Schedule
+from planner.training_errors import ShardedError, TransformError
+from planner.units import format_inputs
+from schedules import Origin, Schedule, StaleScheduleError
+from tracer import capture
 from tracer.joint import Joint
+from tracer.next_step import same_graph
+from tracer.state import ambient_autocast
 
 _log = logging.getLogger("planner")
 # Programs kept for different inputs; the one that was not used for longest goes first.
 _MOST_PROGRAMS = 32
+_MOST_MODES = 4  # named in a message
 
 Replan = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Schedule], Schedule]
 """``replan(model, args, kwargs, like)``: a schedule for other inputs, planned as ``like`` was and with the same budget."""
@@ -36,15 +54,36 @@ class Planned:
     schedule: Schedule
     joint: Joint
     wiring: Wiring
+    compiled: CompiledParts | None = None
+
+    @cached_property
+    def shares_casts(self) -> bool:
+        """Whether another call under the same autocast would share casts of parameters with this one."""
+        return bool(shared_casts(self.joint))
 
     @classmethod
-    def of(cls, schedule: Schedule, joint: Joint) -> Planned:
-        """Emit the program.
+    def of(cls, schedule: Schedule, joint: Joint, compiler: str | None = None) -> Planned:
+        """Emit the program, and have it compiled where there is a compiler.
 
         Raises:
             schedules.InvalidScheduleError: the steps would not give eager's bits.
+            CompilerError: the compiler cannot compile it.
         """
-        return cls(schedule, joint, _wire(joint, emit(joint, schedule.graph, schedule.steps)))
+        program = emit(joint, schedule.graph, schedule.steps)
+        if compiler is None:
+            return cls(schedule, joint, _wire(joint, program))
+        program, parts = compiled_program(program, compiler_named(compiler))
+        _log.info("%s", parts)
+        return cls(schedule, joint, _wire(joint, program), parts)
+
+
+def not_traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as ``torch.compile`` leaves it alone: what runs by a schedule is run as it is in a model compiled around it.
+
+    Traced, it would be cut up and compiled, and what is drawn and repeated would be the compiler's to say.
+    """
+    uncompiled: Callable[..., Any] = torch.compiler.disable
+    return uncompiled(function, reason="what has a schedule runs by it, and is not compiled")
 
 
 class PlannedCall:
@@ -52,32 +91,48 @@ class PlannedCall:
 
     Args:
         model: the model itself, which stays eager.
-        schedule: the plan.
+        schedule: the plan, with the companions that it has for other forms of input.
         loss: the loss that it was planned with, where it is not the default one; for a capture that has to be made here.
         replan: makes a schedule for inputs of another form.
+        compiler: what compiles the programs; None for PyTorch's own kernels.
     """
 
     def __init__(
-        self, model: nn.Module, schedule: Schedule, *, loss: Callable[[Any], torch.Tensor] | None, replan: Replan
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        *,
+        loss: Callable[[Any], torch.Tensor] | None,
+        replan: Replan,
+        compiler: str | None = None,
     ) -> None:
         self.model = model
         self.schedule = schedule
+        self.compiler = compiler
         self.loss = loss or settings_of(schedule).loss
         self.replan = replan
         self._bound: list[tuple[Planned, BoundSignature]] = []
-        joint = remembered_capture(schedule)
-        if joint is not None and joint.model is model:
-            self.add(Planned.of(schedule, joint))
+        self._others_wait = others_wait()
+        for form in reversed(schedule.forms):
+            joint = remembered_capture(form)
+            if joint is not None and joint.model is model:
+                self.add(Planned.of(form, joint, compiler))
 
     def add(self, planned: Planned) -> None:
-        """Make a program known, as the one to try first."""
+        """Make a program known, as the one to try first.
+
+        Raises:
+            ShardedError: the model's parameters are DTensors now.
+        """
+        self._refuse_sharded()
         self._bound.insert(0, (planned, BoundSignature(planned.joint, self.model)))
-        del self._bound[_MOST_PROGRAMS:]
+        del self._bound[max(_MOST_PROGRAMS, len(self.schedule.forms)) :]
 
     def on(self, model: nn.Module) -> PlannedCall:
         """The same programs on a copy of the model, holding nothing of this one."""
         schedule = replace(self.schedule)
-        copied = PlannedCall(model, schedule, loss=self.loss, replan=self.replan)
+        copied = PlannedCall(model, schedule, loss=self.loss, replan=self.replan, compiler=self.compiler)
+        copied._others_wait = self._others_wait
         for planned in reversed(self.programs):
             joint = replace(planned.joint, model=model)
             if planned.schedule is self.schedule:
@@ -95,6 +150,11 @@ class PlannedCall:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of the model on these inputs: planned where a backward can follow, eager otherwise."""
+        if torch.compiler.is_dynamo_compiling():
+            return not_traced(self._call)(args, kwargs)
+        return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled() or not self._trains():
             return self.model(*args, **kwargs)
         if inside_transform():
@@ -102,46 +162,117 @@ class PlannedCall:
                 "a planned module is called inside of a torch.func transform (grad, vmap, jvp), which cannot see through its "
                 "own backward: call the model without its plan there, planner.remove_schedule(model)"
             )
+        if others_wait() is not self._others_wait:
+            self._emit_again()
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        autocast = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
+        autocast = ambient_autocast()
+        otherwise_held: list[tuple[int, list[torch.Tensor], list[torch.Tensor]]] = []
         for position, (planned, signature) in enumerate(self._bound):
-            state = signature.state()
-            inputs = None if state is None else signature.inputs(leaves, spec)
+            inputs = signature.inputs(leaves, spec)  # of many programs most are for other inputs, which is soon seen
+            state = None if inputs is None else signature.state()
             if state is not None and inputs is not None and signature.holds(state, inputs, autocast):
+                if signature.changed_attributes():
+                    otherwise_held.append((position, state, inputs))
+                    continue
                 if position:
                     self._bound.insert(0, self._bound.pop(position))
                 return _run(planned, state, inputs, leaves)
-        self.add(self._plan(args, kwargs))
+        if otherwise_held:
+            joint = self._captured_again(self._bound[otherwise_held[0][0]][1], args, kwargs)
+            for position, state, inputs in otherwise_held:
+                planned, signature = self._bound[position]
+                if same_graph(joint.graph.graph, planned.joint.graph.graph):
+                    signature.accept_attributes()
+                    return _run(planned, state, inputs, leaves)
+        if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
+            return self.model(*args, **kwargs)  # all frozen, as a reference model is: no backward, nothing to plan
+        self.add(self._plan(args, kwargs, autocast))
         planned, signature = self._bound[0]
         state, inputs = signature.state(), signature.inputs(leaves, spec)
         if state is None or inputs is None or not signature.holds(state, inputs, autocast):
             raise RuntimeError("the capture just made does not hold for the inputs it was made with; please report this")
         return _run(planned, state, inputs, leaves)
 
+    def _emit_again(self) -> None:
+        """A process group was made (or destroyed) after the programs were: they hand their gradients over in another way."""
+        self._others_wait = others_wait()
+        self._bound = [
+            (Planned.of(planned.schedule, planned.joint, self.compiler), signature) for planned, signature in self._bound
+        ]
+
+    def _captured_again(self, signature: BoundSignature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Joint:
+        """The step with the Python values that are in the model's attributes now, to see whether they matter to it."""
+        _log.warning(
+            "changed since the model was captured, which is done once more to see what that does: %s",
+            ", ".join(signature.changed_attributes()),
+        )
+        return capture(self.model, args, kwargs, loss=self.loss)
+
     def _trains(self) -> bool:
         """Evaluation is eager, unless the plan is for a model in evaluation mode."""
         if self.model.training:
             return True
-        return any(not planned.joint.training for planned, _ in self._bound)
+        return any("" in form.origin.modes for form in self.schedule.forms) or any(
+            not planned.joint.training for planned, _ in self._bound
+        )
 
-    def _plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Planned:
-        planned_inputs = self.schedule.origin.inputs
-        if not self._bound and (not planned_inputs or input_signature(args, kwargs) == dict(planned_inputs)):
-            return Planned.of(self.schedule, recapture(self.model, args, kwargs, self.schedule, self.loss))
+    def _refuse_sharded(self) -> None:
+        divided = [name for name, p in self.model.named_parameters() if is_sharded(p)]
+        if divided:
+            raise ShardedError(
+                f"{divided[0]} is a DTensor where the planned {type(self.model).__name__} runs: it was planned with all of its "
+                "parameters in one piece, and hooks of the modules inside of it, which would gather them, do not run. After "
+                "fully_shard on modules inside of a model, plan it by regions, one for each of those modules or inside of it: "
+                'planner.plan(model, ..., regions="model.layers.*"). Tensor-parallel modules cannot be planned',
+                names=tuple(divided),
+            )
+
+    def _plan(self, args: tuple[Any, ...], kwargs: dict[str, Any], autocast: Mapping[str, str]) -> Planned:
+        self._refuse_sharded()
+        called = Origin(inputs=input_signature(args, kwargs), modes=mode_signature(self.model), autocast=autocast)
+        stale: StaleScheduleError | None = None
+        for form in self._not_captured(called):
+            try:
+                return Planned.of(form, recapture(self.model, args, kwargs, form, self.loss), self.compiler)
+            except StaleScheduleError as error:
+                stale = stale or error
+        if stale is not None and not self._bound:
+            raise stale
         _log.warning(
             "inputs or model differ from what was planned (%s): planning once for them with the same budget of %s bytes",
-            _describe(args, kwargs),
+            _describe(called),
             f"{self.schedule.budget:,}",
         )
-        schedule = self.replan(self.model, args, kwargs, self.schedule)
+        try:
+            schedule = self.replan(self.model, args, kwargs, self.schedule)
+        except InfeasibleBudgetError as error:
+            raise error.of_form(called.inputs) from None
         live = remembered_capture(schedule)
         if live is None:
             raise RuntimeError("the new plan came without its capture; please report this")
-        return Planned.of(schedule, live)
+        return Planned.of(schedule, live, self.compiler)
+
+    def _not_captured(self, called: Origin) -> list[Schedule]:
+        """The schedules for a call like this one that were loaded, and have no program yet."""
+        there = {id(planned.schedule) for planned, _ in self._bound}
+        return [
+            form
+            for form in self.schedule.forms
+            if id(form) not in there
+            and (
+                not form.origin.inputs  # made by hand
+                or (form.origin.inputs, form.origin.modes, form.origin.autocast)
+                == (called.inputs, called.modes, called.autocast)
+            )
+        ]
 
 
-def _describe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    return ", ".join(f"{place}: {form}" for place, form in input_signature(args, kwargs).items())
+def _describe(called: Origin) -> str:
+    modes = [f"{name or 'the model'} in {mode} mode" for name, mode in called.modes.items()]
+    if len(modes) > _MOST_MODES:
+        modes[_MOST_MODES - 1 :] = [f"{len(modes) - _MOST_MODES + 1} more modules in another mode than the one around them"]
+    autocast = [f"autocast to {dtype} on {device}" for device, dtype in called.autocast.items()]
+    return ", ".join([format_inputs(called.inputs), *modes, *autocast])
 
 
 def _run(planned: Planned, state: list[torch.Tensor], inputs: list[torch.Tensor], leaves: Sequence[Any]) -> Any:
@@ -150,12 +281,19 @@ def _run(planned: Planned, state: list[torch.Tensor], inputs: list[torch.Tensor]
         (state[gradient.index] if gradient.owner == "parameter" else inputs[gradient.index]) for gradient in joint.gradients
     ]
     handed_back = {node: leaves[k] for node, k in zip(joint.input_nodes, joint.input_leaves, strict=True)}
-    tensors = run(wiring, [*state, *inputs], owners)
+    tensors = run(wiring, [*state, *inputs], owners, _refusal_of_shared_casts(planned))
     results = [
         leaf.constant if leaf.node is None else handed_back[leaf.node] if position is None else tensors[position]
         for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)
     ]
     return joint.output_spec.unflatten(results)
+
+
+def _refusal_of_shared_casts(planned: Planned) -> Callable[[], None] | None:
+    if not planned.shares_casts:
+        return None
+    life = cache_life(next(iter(planned.joint.autocast)))
+    return lambda: life.refuse_another(planned.joint.model)
 
 
 def _wire(joint: Joint, program: Program) -> Wiring:

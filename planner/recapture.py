@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from planner.training_state import lets_go_of_gradients, without_gradients
 from schedules import Graph, Schedule, StaleScheduleError, differences
 from tracer import Joint, capture, lower
 from tracer.lower import LOSS
@@ -35,13 +36,13 @@ def recapture(
         tracer.CaptureError: the step cannot be captured.
     """
     joint = capture(model, args, kwargs, loss=loss)
-    found = _sized_as(schedule.graph, lower(joint).graph)
+    found = _as_planned(schedule, joint)
     if found.fingerprint == schedule.fingerprint:
         return joint
     if loss is None:
         for stand_in in itertools.islice(_stand_ins(schedule.graph, joint), _MOST_STAND_INS):
             again = capture(model, args, kwargs, loss=stand_in)
-            if _sized_as(schedule.graph, lower(again).graph).fingerprint == schedule.fingerprint:
+            if _as_planned(schedule, again).fingerprint == schedule.fingerprint:
                 return again
     what = differences(schedule.graph, found)
     hint = ", or pass the loss it was planned with: apply_schedule(..., loss=...)" if loss is None else ""
@@ -51,17 +52,25 @@ def recapture(
     )
 
 
+def _as_planned(schedule: Schedule, joint: Joint) -> Graph:
+    graph = lower(joint).graph
+    if lets_go_of_gradients(schedule.origin.accumulate, schedule.origin.gradient_buckets):
+        graph = without_gradients(graph, joint)
+    return _sized_as(schedule.graph, graph)
+
+
 def _sized_as(planned: Graph, found: Graph) -> Graph:
     """``found`` with the bytes of ``planned``, where the difference is the allocator's or a measurement's and not the step's.
 
     A capture has the bytes that fake tensors have; costs put those right that a kernel really allocates, and round them up
     to what the device's allocator hands out. Gradients that arrive have one layout or another: their bytes must agree but
-    for the rounding.
+    for the rounding. The loss itself is what a kernel made: some (mse_loss) leave it in a buffer as large as their input.
     """
     same_kinds = [s.constant for s in planned.storages] == [s.constant for s in found.storages]
     if not same_kinds or len(planned.values) != len(found.values):
         return found
-    arriving = {found.values[value].storage for op in found.ops if op.outside for value in op.writes}
+    written = [found.values[value] for op in found.ops if op.outside for value in op.writes]
+    arriving = {value.storage for value in written if value.name != LOSS}
     if any(abs(planned.storages[s].bytes - found.storages[s].bytes) >= _ROUNDING for s in arriving):
         return found
     return replace(found, storages=planned.storages)

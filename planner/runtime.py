@@ -8,15 +8,16 @@ between the links is in the run's store; dropping the outputs drops the run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch.autograd.graph import Node
 
 from planner.emit import Code, Program
-from planner.torch_private import below_autograd, direct_apply, graph_is_kept
+from planner.torch_private import below_autograd, direct_apply, function_behind, graph_is_kept
 from planner.training_errors import BackwardTwiceError, ChangedInBetweenError, DoubleBackwardError, UnexpectedGradientError
 
 
@@ -83,21 +84,27 @@ class Wiring:
 class _Run:
     """One forward and its backward. ``store`` is what the forward kept, ``live`` what a backward under way works on."""
 
-    __slots__ = ("given", "live", "store", "versions", "wiring")
+    __slots__ = ("begin", "given", "live", "store", "versions", "wiring")
 
-    def __init__(self, wiring: Wiring, given: list[torch.Tensor]) -> None:
+    def __init__(self, wiring: Wiring, given: list[torch.Tensor], begin: Callable[[], None] | None = None) -> None:
         self.wiring = wiring
+        self.begin = begin
         self.given: list[torch.Tensor] | None = given
         self.store: list[Any] | None = None
         self.live: list[Any] | None = None
         self.versions: list[int] = []
 
 
-def run(wiring: Wiring, given: list[torch.Tensor], owners: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
+def run(
+    wiring: Wiring,
+    given: list[torch.Tensor],
+    owners: Sequence[torch.Tensor | None],
+    begin: Callable[[], None] | None = None,
+) -> tuple[torch.Tensor, ...]:
     """Run the forward on ``given`` (parameters, buffers, inputs), emptied by it; ``owners`` are the tensors behind the
-    gradients.
+    gradients, ``begin`` is called when the backward begins.
     """
-    state = _Run(wiring, given)
+    state = _Run(wiring, given, begin)
     token = None
     segments = wiring.program.segments
     for position in range(len(segments) - 1, -1, -1):
@@ -140,6 +147,8 @@ class _Arrive(torch.autograd.Function):
                 "with retain_graph=True, or run the forward again"
             )
         _check_unchanged(state)
+        if state.begin is not None:
+            state.begin()
         store = list(state.store)
         if not graph_is_kept():
             state.store = None
@@ -191,6 +200,21 @@ class _Link(torch.autograd.Function):
         if ctx.position == len(segments) - 1:
             state.live = None
         return None, None, None, *gradients
+
+
+def first_and_last_node(outputs: Sequence[torch.Tensor]) -> tuple[Node, Node] | None:
+    """The autograd nodes with which the backward of a planned call begins and ends, found from what the call returned.
+
+    None where no backward of a planned call hangs on ``outputs``.
+    """
+    for output in outputs:
+        first = output.grad_fn
+        if first is not None and function_behind(first) is _Arrive:
+            last = first
+            while following := [node for node, _ in last.next_functions if node is not None and function_behind(node) is _Link]:
+                last = following[0]
+            return first, last
+    return None
 
 
 def _check_unchanged(state: _Run) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from tracer.hooks import REGISTRIES, hooks_of
 from tracer.joint import Joint
 
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
@@ -38,6 +39,7 @@ class BoundSignature:
 
     def __init__(self, joint: Joint, model: nn.Module) -> None:
         self.joint = joint
+        self._model = model
         modules = dict(model.named_modules(remove_duplicate=False))
         self._children = [
             (parent._modules, key, child)
@@ -45,12 +47,18 @@ class BoundSignature:
             for key, child in parent._modules.items()
         ]
         self._modes = [(module, module.training) for module in dict.fromkeys(modules.values())]
+        self._hooks = [getattr(module, registry) for module in dict.fromkeys(modules.values()) for registry in REGISTRIES]
+        self._hooks_seen: list[tuple[int, ...]] = [()] * len(self._hooks)
+        self._attributes = [
+            (vars(modules[path]), path, tuple(values), tuple(values.values())) for path, values in joint.attributes.items()
+        ]
         slots = (*joint.parameters, *joint.buffers)
         self._slots = [_slot(modules, slot.name, slot.kind) for slot in slots]
         self._ties = [
             (*_slot(modules, alias, slot.kind), position) for position, slot in enumerate(slots) for alias in slot.aliases
         ]
         self._forms = [_form(owner[key]) for owner, key in self._slots]
+        self._kinds = [type(owner[key]) for owner, key in self._slots]
         self._leaves = joint.constant_leaves
         trained = {gradient.index for gradient in joint.gradients if gradient.owner == "input"}
         self._input_forms = {
@@ -69,11 +77,15 @@ class BoundSignature:
         for module, mode in self._modes:
             if module.training is not mode:
                 return None
+        if not self._same_hooks():
+            return None
         tensors = [owner.get(key) for owner, key in self._slots]
         # Written out, as this loop is most of what a planned call costs beside its kernels.
-        for tensor, (shape, stride, dtype, requires_grad, device) in zip(tensors, self._forms, strict=True):
+        forms = zip(tensors, self._kinds, self._forms, strict=True)
+        for tensor, kind, (shape, stride, dtype, requires_grad, device) in forms:
             if (
                 tensor is None
+                or type(tensor) is not kind  # a DTensor has the shape of the whole
                 or tensor.requires_grad is not requires_grad
                 or tensor.dtype is not dtype
                 or tensor.shape != shape
@@ -85,6 +97,33 @@ class BoundSignature:
             if owner.get(key) is not tensors[position]:
                 return None
         return tensors  # type: ignore[return-value]
+
+    def changed_attributes(self) -> tuple[str, ...]:
+        """Full names of the Python values in modules' attributes that are not those of the capture."""
+        changed = []
+        for attributes, path, keys, values in self._attributes:
+            if tuple(map(attributes.get, keys)) != values:
+                prefix = f"{path}." if path else ""
+                pairs = zip(keys, values, strict=True)
+                changed += [f"{prefix}{key}" for key, value in pairs if attributes.get(key) != value]
+        return tuple(changed)
+
+    def accept_attributes(self) -> None:
+        """Take the Python values in modules' attributes that are there now as those of the capture."""
+        self._attributes = [
+            (attributes, path, keys, tuple(map(attributes.get, keys))) for attributes, path, keys, _ in self._attributes
+        ]
+
+    def _same_hooks(self) -> bool:
+        """Whether the hooks that the capture saw are there, and no others."""
+        if not self.joint.hooks and not any(self._hooks):
+            return True
+        keys = [tuple(hooks) for hooks in self._hooks]
+        if keys != self._hooks_seen:
+            if hooks_of(self._model) != self.joint.hooks:
+                return False
+            self._hooks_seen = keys
+        return True
 
     def inputs(self, leaves: Sequence[Any], spec: Any) -> list[torch.Tensor] | None:
         """The tensor inputs in the order of the joint graph; None where the inputs are not of the captured form."""
@@ -100,7 +139,7 @@ class BoundSignature:
                 return None
         return [leaves[position] for position in self.joint.input_leaves]
 
-    def holds(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], autocast: Mapping[str, torch.dtype]) -> bool:
+    def holds(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], autocast: Mapping[str, str]) -> bool:
         """Whether the ambient autocast and the numbers that the capture took as given are the same."""
         if autocast != self.joint.autocast:
             return False

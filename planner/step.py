@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import platform
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,11 +18,17 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from planner.optimizer import NO_OPTIMIZER, OptimizerNeeds
+from planner.training_state import AS_THE_MODEL, TrainingState, with_training_state
 from schedules import Graph, Origin, Schedule
+from schedules.schedule import BudgetOn
 from tracer import Joint, capture, lower, op_costs
-from tracer.costs import allocation_block, save_profile
+from tracer.absent_gpu import as_on_gpu
+from tracer.costs import allocation_block, is_for_gpu, save_profile
+from tracer.loss import every_output
 from tracer.lower import Lowering
 from tracer.profile_file import Profile
+
+_log = logging.getLogger("planner")
 
 Loss = Callable[[Any], torch.Tensor]
 Progress = Callable[[int, int], None]
@@ -36,6 +44,8 @@ class Settings:
         loss: output -> scalar, or None for the default.
         costs: "measure", the name of a GPU, or a profile file.
         optimizer: name of the optimizer whose state is counted, or None.
+        state: gradient dtype, master weights, shards, gradient buckets, and where the optimizer and the gradients are.
+        budget_on: what the budget limits: "allocated" or, on a GPU, "reserved" bytes.
         optimizer_needs: bytes of that state and of the optimizer's step.
     """
 
@@ -44,7 +54,9 @@ class Settings:
     loss: Loss | None = None
     costs: str = "measure"
     optimizer: str | None = None
+    state: TrainingState = AS_THE_MODEL
     optimizer_needs: OptimizerNeeds = NO_OPTIMIZER
+    budget_on: BudgetOn = "allocated"
 
 
 @dataclass(frozen=True)
@@ -72,25 +84,76 @@ def trace_step(
     """
     settings = settings or Settings()
     kwargs = dict(kwargs or {})
-    joint = capture(model, args, kwargs, loss=settings.loss)
+    with as_on_gpu() if is_for_gpu(settings.costs) else nullcontext():
+        joint = capture(model, args, kwargs, loss=settings.loss)
+    for note in joint.warnings:
+        _log.warning("%s", note)
+    return costed_step(joint, state_signature(model), input_signature(args, kwargs), settings, progress=progress)
+
+
+def costed_step(
+    joint: Joint,
+    parameters: Mapping[str, str],
+    inputs: Mapping[str, str],
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+) -> Step:
+    """The second half of ``trace_step``, for a capture; ``parameters`` and ``inputs`` are the signatures of its call."""
     lowering = lower(joint)
     nodes = _costed(lowering)
     found = op_costs(nodes, costs=settings.costs, progress=progress)
-    graph = lowering.with_costs(found, block=allocation_block(nodes, settings.costs))
-    if settings.optimizer is not None:
-        needs = settings.optimizer_needs
-        graph = dataclasses.replace(graph, constants={**graph.constants, "optimizer": needs.state}, update=needs.transient)
-    origin = Origin(
+    block = allocation_block(nodes, settings.costs)
+    graph = with_settings(lowering.with_costs(found, block=block), joint, settings, block=block)
+    loss = _loss_description(joint, settings.loss)
+    origin = own_origin(joint.model, parameters, inputs, joint.autocast, loss, settings, block)
+    return Step(graph=graph, joint=joint, origin=origin, settings=settings)
+
+
+def with_settings(graph: Graph, joint: Joint, settings: Settings, *, block: int) -> Graph:
+    """``graph``, which has its costs, with the training state and the optimizer of ``settings`` counted."""
+    graph = with_training_state(graph, joint, settings.state, block=block)
+    if settings.optimizer is None:
+        return graph
+    needs = settings.optimizer_needs
+    return dataclasses.replace(graph, constants={**graph.constants, "optimizer": needs.state}, update=needs.transient)
+
+
+def own_origin(
+    model: nn.Module,
+    parameters: Mapping[str, str],
+    inputs: Mapping[str, str],
+    autocast: Mapping[str, str],
+    loss: str,
+    settings: Settings,
+    block: int,
+) -> Origin:
+    """Where a schedule that is made here and now comes from.
+
+    ``parameters`` and ``inputs`` are signatures, ``autocast`` is the ambient one, ``block`` is what memory is handed out in
+    multiples of.
+    """
+    return Origin(
         model=type(model).__qualname__,
-        parameters=state_signature(model),
-        inputs=input_signature(args, kwargs),
-        loss=_loss_description(joint, settings.loss),
+        parameters=parameters,
+        inputs=inputs,
+        modes=mode_signature(model),
+        autocast=dict(autocast),
+        loss=loss,
         device=_device(model),
         costs=settings.costs,
         optimizer=settings.optimizer,
+        gradient_dtype=settings.state.gradient_dtype,
+        master_weights=settings.state.master_weights,
+        shard=settings.state.shard,
+        zero_stage=settings.state.zero_stage,
+        optimizer_offload=settings.state.optimizer_offload,
+        accumulate=settings.state.accumulate,
+        gradient_buckets=settings.state.gradient_buckets,
+        allocation_block=block,
+        budget_on=settings.budget_on,
         versions={"python": platform.python_version(), "torch": str(torch.__version__), "planner": _own_version()},
     )
-    return Step(graph=graph, joint=joint, origin=origin, settings=settings)
 
 
 def profile_step(
@@ -125,6 +188,17 @@ def state_signature(model: nn.Module) -> dict[str, str]:
     return forms | {name: form_of(b) for name, b in model.named_buffers(remove_duplicate=False)}
 
 
+def mode_signature(model: nn.Module) -> dict[str, str]:
+    """The mode of each module that is not in that of the one it lies in; the model itself, "", lies in nothing and trains."""
+    found: dict[str, str] = {}
+    above = {id(model): True}
+    for name, module in model.named_modules():
+        if module.training != above[id(module)]:
+            found[name] = "training" if module.training else "evaluation"
+        above |= {id(child): module.training for child in module.children()}
+    return found
+
+
 def input_signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
     """The form of every input by its place: "[0]" for the first positional one, "['labels']" for a named one.
 
@@ -152,9 +226,9 @@ def form_of(tensor: torch.Tensor) -> str:
 
 
 def _loss_description(joint: Joint, loss: Loss | None) -> str:
-    if loss is not None:
+    if loss is not None and loss is not every_output:
         return f"the caller's {getattr(loss, '__qualname__', type(loss).__name__)}"
-    if len(joint.tangent_outputs) == 1:
+    if loss is None and len(joint.tangent_outputs) == 1:
         return "the model's own loss"
     return f"a gradient for each of {len(joint.tangent_outputs)} outputs"
 
@@ -193,5 +267,15 @@ def settings_of(schedule: Schedule) -> Settings:
     return Settings(
         costs=origin.costs or "measure",
         optimizer=origin.optimizer,
+        state=TrainingState(
+            origin.gradient_dtype,
+            origin.master_weights,
+            origin.shard,
+            origin.zero_stage,
+            origin.optimizer_offload,
+            origin.accumulate,
+            origin.gradient_buckets,
+        ),
         optimizer_needs=OptimizerNeeds(schedule.graph.constants.get("optimizer", 0), schedule.graph.update),
+        budget_on=origin.budget_on,
     )

@@ -48,6 +48,7 @@ class Call:
     """One execution of ``node``.
 
     Attributes:
+        step: its place in the schedule.
         result: instance that it makes.
         reads: instance behind each node among its arguments.
         elements: instances of the tuple's elements that are used.
@@ -57,6 +58,7 @@ class Call:
     """
 
     node: fx.Node
+    step: int
     result: int
     reads: dict[fx.Node, int]
     elements: list[int] = field(default_factory=list)
@@ -168,7 +170,7 @@ class _Builder:
             if known is not None:
                 self._bind(node, known)
                 return
-        call = Call(node, result=-1, reads=reads, omitted=omitted)
+        call = Call(node, step, result=-1, reads=reads, omitted=omitted)
         if node.meta.get("random") and self.runs[index] > 1:
             if again:
                 call.replays = self.states[node]

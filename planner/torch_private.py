@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import optimizer as optimizers
 
 
@@ -21,6 +23,11 @@ def direct_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
+def function_behind(node: object) -> type[torch.autograd.Function] | None:
+    """The custom function whose backward an autograd node is; None for an operator's node."""
+    return getattr(node, "_forward_cls", None)
+
+
 def inside_transform() -> bool:
     """True inside of a ``torch.func`` transform (``grad``, ``vmap``, ...)."""
     return torch._C._are_functorch_transforms_active()
@@ -29,6 +36,11 @@ def inside_transform() -> bool:
 def graph_is_kept() -> bool:
     """True inside a backward that was called with ``retain_graph=True``."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def current_backward() -> int:
+    """Number of the backward that is running; -1 outside of one."""
+    return torch._C._current_graph_task_id()
 
 
 def binding_modules() -> tuple[object, ...]:
@@ -66,3 +78,82 @@ def meta_optimized_as(device: str) -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(optimizers, name, original)
+
+
+def inductor_supports(operator: torch._ops.OpOverload) -> bool:
+    """Whether inductor makes code of an operator, rather than calling the operator's own kernel."""
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.lowering import fallbacks, lowerings
+
+    if operator in select_decomp_table():
+        return True
+    return operator in lowerings and operator not in fallbacks
+
+
+def inductor_missing(device: torch.device) -> str:
+    """What inductor needs for code on ``device`` and cannot find here; "" where it finds it."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    if device.type == "cpu":
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return "a C++ compiler (install g++, or name one in CXX)"
+        return ""
+    return "" if has_triton() else "Triton (pip install triton)"
+
+
+def compiled_by_inductor(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[[list[Any]], Any]:
+    """Code for a graph of operators on fake tensors: takes a list of tensors, which it empties, and returns a sequence.
+
+    What it returns has the strides of the fakes in ``meta["val"]`` of the graph's results. ``module`` is changed.
+    """
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.inductor_prims import force_stride_order
+
+    graph = module.graph
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            # Decomposed operators may lay their results out in another way, in which another shape need not be a view.
+            node.target = torch.ops.aten.reshape.default
+    output = graph.output_node()
+    with graph.inserting_before(output):
+        output.args = fx.node.map_arg(
+            output.args,
+            lambda node: (
+                node if node.op == "placeholder" else graph.call_function(force_stride_order, (node, node.meta["val"].stride()))
+            ),
+        )
+    module.recompile()
+    mode = next((tensor.fake_mode for tensor in inputs if isinstance(tensor, FakeTensor)), None) or FakeTensorMode()
+    with config.patch(fallback_random=True):  # draws, where there are any, are eager's
+        with mode, torch.no_grad():
+            traced = make_fx(module, decomposition_table=select_decomp_table())(*inputs)
+        output = traced.graph.output_node()
+        returned: Any = output.args[0]
+        output.meta["user_visible_output_idxs"] = [k for k, node in enumerate(returned) if isinstance(node, fx.Node)]
+        return compile_fx_inner(traced, list(inputs))
+
+
+def ahead_of_time(partition: Callable[..., Any], compiler: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A backend that captures forward and backward together, cuts them apart by ``partition`` and compiles them by
+    ``compiler``, or not where that is None.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.compilers import nop
+
+    inner = compiler or nop
+    return aot_autograd(fw_compiler=inner, bw_compiler=inner, partition_fn=partition)
+
+
+def min_cut_partition(joint: fx.GraphModule, inputs: Any, settings: dict[str, Any]) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a joint graph where its nodes' ``meta["recompute"]`` says, without merging equal operators."""
+    from torch._functorch import config
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+    with config.patch(cse=False):
+        return min_cut_rematerialization_partition(joint, inputs, **settings)

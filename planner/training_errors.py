@@ -17,6 +17,18 @@ class TransformError(RuntimeError):
     """A planned module is called inside of a ``torch.func`` transform."""
 
 
+class ShardedError(RuntimeError):
+    """A planned module is called while its parameters are DTensors.
+
+    Attributes:
+        names: those parameters.
+    """
+
+    def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 class BackwardError(RuntimeError):
     """The backward of a planned module cannot run."""
 
@@ -39,6 +51,10 @@ class ChangedInBetweenError(BackwardError):
     def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
         super().__init__(message)
         self.names = names
+
+
+class SharedCastError(BackwardError):
+    """Two calls share casts of their parameters, and send their gradients in one backward."""
 
 
 class UnexpectedGradientError(BackwardError):

@@ -1,6 +1,8 @@
-"""Bytes, seconds and shares as people read them."""
+"""Bytes, seconds, shares and forms of input as people read them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -30,6 +32,11 @@ def format_percent(fraction: float) -> str:
     """A share or an overhead in percent: two digits after the point below 10 %, one above: "7.56 %", "33.2 %"."""
     percent = 100 * fraction
     return f"{percent:.{2 if abs(percent) < 9.995 else 1}f} %"
+
+
+def format_inputs(inputs: Mapping[str, str]) -> str:
+    """A form of input from its signature: "[0]: float32[4, 8], ['labels']: int64[4]"."""
+    return ", ".join(f"{place}: {form}" for place, form in inputs.items())
 
 
 def _scaled(count: float, base: int, units: tuple[str, ...]) -> str:

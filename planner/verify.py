@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,17 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from planner.apply import apply_schedule, is_applied, remove_schedule
+from planner.apply import apply_schedule, compiler_of, is_applied, refuse_compiled_for, remove_schedule
+from planner.closeness import Closeness
+from planner.errors import TrainingStateError
 from planner.meter import measure_peak
-from planner.step import settings_of
-from schedules import Schedule
-from tracer.state import random_state_kept, swapped
+from planner.ranks import measurements
+from planner.real_step import detached, device_of, generator_states, left_as_it_was, one_step, run_backward, same_bits
+from planner.regions.discover import restored
+from planner.regions.module import planned_regions, put_back, take_off
+from planner.step import input_signature, settings_of
+from planner.training_state import VIEWS
+from schedules import RegionSchedule, Schedule
 from tracer.trees import flatten
 
 _STEPS = 2  # the second one starts from updated buffers, another random state, and gradients to accumulate onto
@@ -32,6 +37,10 @@ class Verification:
         budget_bytes: what the schedule was planned for.
         differences: what differs from eager, one name each, as in "step 1: gradient of lm_head.weight".
         nondeterministic: what eager itself does not compute the same way twice; left out of the comparison.
+        compiler: the compiler that the model was applied with; None without one.
+        largest_difference: the largest difference from eager of any element of any tensor, as a share of the tensor's largest
+            magnitude; 0.0 where bits are equal, infinite where what cannot be a little off (a form, a random state) differs.
+        close: whether no difference is more than the square root of the epsilon of the tensor's dtype.
     """
 
     identical: bool
@@ -40,6 +49,9 @@ class Verification:
     budget_bytes: int
     differences: tuple[str, ...] = ()
     nondeterministic: tuple[str, ...] = ()
+    compiler: str | None = None
+    largest_difference: float = 0.0
+    close: bool = True
 
     @property
     def within_budget(self) -> bool:
@@ -49,7 +61,7 @@ class Verification:
 
 def verify(
     model: nn.Module,
-    schedule: Schedule,
+    schedule: Schedule | RegionSchedule,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -58,11 +70,14 @@ def verify(
     """Run two training steps of ``model`` in eager, twice, and by ``schedule``, and compare; then measure the peak of a
     planned step.
 
+    A model that was applied with a compiler is checked as it then runs: its bits may differ from eager's, which says nothing
+    against it as long as ``close`` is true, and its peak may differ from the predicted one.
+
     The model is left as it was: gradients, buffers, inputs and random generators. Its parameters are never changed.
 
     Args:
         model: what the schedule was planned for, planned or not.
-        schedule: the plan to check.
+        schedule: the plan to check; of one for several forms of input, that of the form given.
         args: positional inputs.
         kwargs: named inputs.
         loss: output -> scalar, as given to ``plan``; needed only where the schedule was loaded from a file and planned with
@@ -70,28 +85,101 @@ def verify(
 
     Raises:
         schedules.StaleScheduleError: the schedule is for another model or other inputs.
+        tracer.CaptureError: the model is compiled.
+        TrainingStateError: it is for shards, or for gradients of another dtype, which this does not run.
     """
+    if isinstance(schedule, Schedule):
+        _check_that_it_runs_here(schedule)
+    refuse_compiled_for(model, schedule)
+    regions = planned_regions(model)
+    compiler = compiler_of(model)
     model = remove_schedule(model) if is_applied(model) else model
     kwargs = dict(kwargs or {})
-    loss = loss or settings_of(schedule).loss
-    planned = apply_schedule(model, schedule, loss=loss)
+    if loss is None and isinstance(schedule, Schedule):
+        loss = settings_of(schedule).loss
     inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    with _left_as_it_was(model, inputs) as restart:
-        eager = {name: _cloned(tensor) for name, tensor in _trial(model, model, args, kwargs, loss, restart)}
-        unsteady = _differing(eager, _trial(model, model, args, kwargs, loss, restart))
-        differences = tuple(
-            name for name in _differing(eager, _trial(planned, model, args, kwargs, loss, restart)) if name not in unsteady
-        )
-        del eager
-        restart()
-        peak = measure_peak(_one_step(planned, args, kwargs, loss), _device(model))
+    kept = left_as_it_was if isinstance(schedule, Schedule) else restored
+    try:
+        with kept(model, inputs) as restart:
+            eager = {name: _cloned(tensor) for name, tensor in _trial(model, model, args, kwargs, loss, restart)}
+            unsteady = [name for name, _ in _differing(eager, _trial(model, model, args, kwargs, loss, restart))]
+            planned = apply_schedule(model, schedule, loss=loss, compiler=compiler)
+            closeness = Closeness(eager)
+            differences = []
+            for name, tensor in _differing(eager, _trial(planned, model, args, kwargs, loss, restart)):
+                if name not in unsteady:
+                    differences.append(name)
+                    closeness.look_at(name, tensor)
+            furthest, close = closeness.largest, closeness.close
+            del eager, closeness
+            peak = _measured(planned, args, kwargs, loss, restart, accumulate=schedule.origin.accumulate)
+    finally:
+        for forward in planned_regions(model).values():
+            take_off(forward.block)
+        for forward in regions.values():
+            put_back(forward)
+    constant, predicted = _planned_bytes(_of_form(schedule, args, kwargs))
     return Verification(
         identical=not differences,
-        measured_peak_bytes=schedule.graph.constant_bytes + peak,
-        predicted_peak_bytes=int(schedule.simulation.bytes.max(initial=schedule.graph.constant_bytes)),
+        measured_peak_bytes=constant + peak,
+        predicted_peak_bytes=predicted,
         budget_bytes=schedule.budget,
-        differences=differences,
-        nondeterministic=unsteady,
+        differences=tuple(differences),
+        nondeterministic=tuple(unsteady),
+        compiler=compiler,
+        largest_difference=furthest,
+        close=close,
+    )
+
+
+def _measured(
+    planned: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    loss: Callable[[Any], torch.Tensor] | None,
+    restart: Callable[[], None],
+    *,
+    accumulate: bool,
+) -> int:
+    peaks = []
+    for _ in range(measurements(planned)):
+        restart()
+        if accumulate:
+            one_step(planned, args, kwargs, loss)()  # leaves gradients to add to
+        peaks.append(measure_peak(one_step(planned, args, kwargs, loss), device_of(planned)))
+    return min(peaks)
+
+
+def _of_form(
+    schedule: Schedule | RegionSchedule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Schedule | RegionSchedule:
+    """The schedule that these inputs run by."""
+    if isinstance(schedule, RegionSchedule):
+        return schedule
+    inputs = input_signature(args, kwargs)
+    return next((form for form in schedule.forms if form.origin.inputs == inputs), schedule)
+
+
+def _planned_bytes(schedule: Schedule | RegionSchedule) -> tuple[int, int]:
+    """Bytes that are there all the time, and the peak of forward and backward as planned."""
+    if isinstance(schedule, RegionSchedule):
+        return schedule.constant_bytes, schedule.peak_bytes
+    constant = schedule.graph.constant_bytes
+    return constant, int(schedule.simulation.bytes.max(initial=constant))
+
+
+def _check_that_it_runs_here(schedule: Schedule) -> None:
+    origin = schedule.origin
+    if origin.shard > 1:
+        what = f"parameters in shards over {origin.shard} ranks"
+    elif origin.gradient_dtype is not None:
+        what = f"gradients in {origin.gradient_dtype}"
+    elif origin.gradient_buckets == VIEWS:
+        what = "gradients in the buckets of DistributedDataParallel"
+    else:
+        return
+    raise TrainingStateError(
+        f"this schedule counts {what}, which a step in one process does not have: verify a plan of the same model without that"
     )
 
 
@@ -108,121 +196,24 @@ def _trial(
 ) -> Iterator[Named]:
     """Everything that the training steps compute, by name, when ``called`` stands for ``model``; to be looked at one by one."""
     restart()
-    args, kwargs = _detached(args, kwargs)
+    args, kwargs = detached(args, kwargs)
     for number in range(1, _STEPS + 1):
         output = called(*args, **kwargs)
-        value = _backward(output, loss)
+        value = run_backward(output, loss)
         inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         named: dict[str, torch.Tensor | None] = {"loss": value}
         named |= {f"output {k}": leaf for k, leaf in enumerate(flatten(output)[0]) if isinstance(leaf, torch.Tensor)}
         named |= {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
         named |= {f"gradient of input {k}": leaf.grad for k, leaf in enumerate(inputs) if leaf.requires_grad}
         named |= {f"buffer {name}": buffer for name, buffer in model.named_buffers()}
-        named |= {f"random state {k}": state for k, state in enumerate(_generator_states())}
+        named |= {f"random state {k}": state for k, state in enumerate(generator_states())}
         for name, tensor in named.items():
             yield f"step {number}: {name}", tensor
-
-
-def _one_step(
-    called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[[Any], torch.Tensor] | None
-) -> Callable[[], Any]:
-    args, kwargs = _detached(args, kwargs)
-
-    def step() -> Any:
-        output = called(*args, **kwargs)
-        return output, _backward(output, loss)
-
-    return step
-
-
-def _backward(output: Any, loss: Callable[[Any], torch.Tensor] | None) -> torch.Tensor | None:
-    """Run the backward as training code does, from the loss; without one, send a gradient to every differentiable output."""
-    value = loss(output) if loss is not None else _own_loss(output)
-    if value is not None:
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-    reached = [leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
-    torch.autograd.backward(reached, [torch.empty_like(leaf).fill_(1 / (k + 1)) for k, leaf in enumerate(reached)])
-    return None
-
-
-def _own_loss(output: Any) -> torch.Tensor | None:
-    if isinstance(output, torch.Tensor):
-        return output if output.numel() == 1 else None
-    value = getattr(output, "loss", None)
-    if value is None and isinstance(output, Mapping):
-        value = output.get("loss")
-    return value if isinstance(value, torch.Tensor) else None
 
 
 def _cloned(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.detach().clone()
 
 
-def _differing(expected: Mapping[str, torch.Tensor | None], found: Iterator[Named]) -> tuple[str, ...]:
-    return tuple(name for name, tensor in found if not _same_bits(expected[name], tensor))
-
-
-def _same_bits(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module, inputs: list[torch.Tensor]) -> Iterator[Callable[[], None]]:
-    """Yield a function that puts gradients, buffers, inputs and random generators back to the start; at the end all is as
-    before.
-    """
-    gradients = [(p, p.grad) for p in model.parameters()]
-    contents = [(t, t._version, t.detach().clone()) for t in (*model.buffers(), *inputs)]
-
-    def restore() -> None:
-        with torch.no_grad():
-            for tensor, version, content in contents:
-                if tensor._version != version or not _same_bits(tensor, content):
-                    tensor.copy_(content)
-
-    with random_state_kept(), swapped(model, {}):
-        start = _generator_states()
-
-        def restart() -> None:
-            for p, _ in gradients:
-                p.grad = None
-            restore()
-            _set_generator_states(start)
-
-        try:
-            yield restart
-        finally:
-            restore()
-            for p, gradient in gradients:
-                p.grad = gradient
-
-
-def _detached(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs cut off from the caller's graph, of the same form and content."""
-    known: dict[int, torch.Tensor] = {}
-
-    def detach(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        return known.setdefault(id(leaf), leaf.detach().requires_grad_(leaf.requires_grad))
-
-    return pytree.tree_map(detach, (tuple(args), kwargs))
-
-
-def _generator_states() -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
-
-
-def _set_generator_states(states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+def _differing(expected: Mapping[str, torch.Tensor | None], found: Iterator[Named]) -> Iterator[Named]:
+    return ((name, tensor) for name, tensor in found if not same_bits(expected[name], tensor))

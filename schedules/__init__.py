@@ -6,6 +6,7 @@ No torch and no solver in here: everything else imports this package, and it imp
 from schedules.compare import differences, origin_differences
 from schedules.errors import GraphError, InvalidScheduleError, ScheduleFileError, StaleScheduleError
 from schedules.graph import Graph, Op, Phase, Storage, Value
+from schedules.regions import RegionSchedule
 from schedules.schedule import Origin, Schedule, Status
 from schedules.simulate import Lifetimes, Simulation, lifetimes, simulate
 
@@ -17,6 +18,7 @@ __all__ = [
     "Op",
     "Origin",
     "Phase",
+    "RegionSchedule",
     "Schedule",
     "ScheduleFileError",
     "Simulation",

@@ -33,7 +33,8 @@ _MOVES_PER_SECOND = 400_000
 _COMPILING = 15.0
 # Annealings side by side. A constant, not the number of processors: the answer must not depend on the machine.
 _STREAMS = 2
-_STEPS_PER_RUN = 200
+# Moves between two looks at the clock. Each look waits for the interpreter, which another thread may hold for a while.
+_MOVES_PER_STEP = 20_000
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,10 @@ def anneal(
     with ThreadPoolExecutor(_STREAMS) as pool:
         for length in _rounds(planned, first=50_000 + 500 * problem.n):
             runs = search.round(length, share_of_time=length / max(planned, 1), deadline=deadline)
-            for step in range(_STEPS_PER_RUN):
+            for step in range(steps := max(1, length // _MOVES_PER_STEP)):
                 if deadline.expired:
                     break
-                list(pool.map(lambda run, step=step: run.advance(step), runs))
+                list(pool.map(lambda run, step=step, steps=steps: run.advance(step, steps), runs))
                 for run in runs:
                     search.collect(run)
                 if search.best.fits and search.best.cost < announced:
@@ -201,7 +202,7 @@ class _Search:
 
 
 class _Run:
-    """One annealing, in steps of falling temperature."""
+    """One annealing, in steps."""
 
     def __init__(
         self, wiring: kernel.Wiring, state: kernel.State, budget: int, moves: int, start: float, clock: Deadline
@@ -209,7 +210,7 @@ class _Run:
         self._wiring = wiring
         self._state = state
         self._budget = budget
-        self._moves = max(1, moves // _STEPS_PER_RUN)
+        self._moves = moves
         self._clock = clock
         priced = wiring.cost[wiring.cost > 0]
         scale = float(priced.mean()) if len(priced) else 1.0
@@ -217,12 +218,14 @@ class _Run:
         self._to = scale * _END
         self._told = float(state.measures[kernel.BEST])
 
-    def advance(self, step: int) -> None:
-        """One of ``_STEPS_PER_RUN`` steps. On a machine too slow for its plan the clock brings the temperature down in time."""
+    def advance(self, step: int, steps: int) -> None:
+        """One of ``steps`` steps. On a machine too slow for its plan the clock brings the temperature down in time."""
         late = self._clock.elapsed / self._clock.seconds if self._clock.seconds > 0 else 1.0
-        progress = min(1.0, max(step / _STEPS_PER_RUN, late))
-        temperature = self._from * (self._to / self._from) ** progress
-        kernel.anneal(self._wiring, self._state, self._moves, temperature, 1.03, self._budget)
+        begin, end = (self._temperature(max(place / steps, late)) for place in (step, step + 1))
+        kernel.anneal(self._wiring, self._state, max(1, self._moves // steps), begin, end, 1.03, self._budget)
+
+    def _temperature(self, progress: float) -> float:
+        return self._from * (self._to / self._from) ** min(1.0, progress)
 
     def found(self) -> list[int] | None:
         """The cheapest sequence within the budget, if it is cheaper than when last asked."""
@@ -249,9 +252,12 @@ def _wiring(problem: Problem) -> kernel.Wiring:
     fixed[problem.producer[problem.base[in_place]]] = True
     made = np.zeros(n, dtype=np.int64)
     np.add.at(made, problem.producer, problem.bytes)
+    # What is written in place and lasts makes the memory last that it is on.
+    lasting = problem.lasting.copy()
+    lasting[problem.base[problem.lasting]] = True
     # Where the first instance of a result lives from is not for us to change.
     lasts = np.zeros(n, dtype=np.bool_)
-    lasts[problem.producer[problem.lasting]] = True
+    lasts[problem.producer[lasting]] = True
     late = problem.auxiliary & ~fixed & ~lasts
     reads, writes = len(problem.read_items), len(problem.write_items)
     by_item = np.argsort(problem.read_items, kind="stable")
@@ -260,7 +266,7 @@ def _wiring(problem: Problem) -> kernel.Wiring:
     write_ptr = problem.write_ptr + reads
     reader_ptr = np.concatenate(([0], np.cumsum(np.bincount(problem.read_items, minlength=m)))) + reads + writes
     nodes = (problem.workspace, problem.replay, made, ~fixed, late, read_ptr[:-1], read_ptr[1:], write_ptr[:-1], write_ptr[1:])
-    items = (problem.bytes, problem.lasting, problem.producer, reader_ptr[:-1], reader_ptr[1:])
+    items = (problem.bytes, lasting, problem.producer, reader_ptr[:-1], reader_ptr[1:])
     cost = problem.cost / problem.seconds if problem.seconds > 0 else problem.cost
     return kernel.Wiring(
         # Free ops get a price far below all others, so that they are not recomputed for nothing.

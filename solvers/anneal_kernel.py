@@ -587,14 +587,16 @@ def _try_insert(w: Wiring, s: State, n: int, limit: float, log: Table, start: in
 
 
 @_outer
-def anneal(w: Wiring, s: State, moves: int, temperature: float, growth: float, budget: int) -> int:
-    """Make ``moves`` moves at one temperature (same unit as the costs); returns how many were accepted.
+def anneal(w: Wiring, s: State, moves: int, begin: float, end: float, growth: float, budget: int) -> int:
+    """Make ``moves`` moves while the temperature falls from ``begin`` to ``end`` (same unit as the costs).
 
     ``measures[WEIGHT]`` is the price of a byte over the budget, multiplied by ``growth`` every 200 moves while over it, divided
     while within. The cheapest sequence within the budget so far is in ``best``, its cost above one run of each node in
-    ``measures[BEST]``.
+    ``measures[BEST]``. Returns how many moves were accepted.
     """
     n = w.cost.size
+    cooling = (end / begin) ** (200.0 / max(moves, 200))
+    temperature = begin
     if w.items.shape[0] == 0:  # Nothing is made that could be made again.
         return 0
     log = np.empty((2 * LONGEST_MOVE + 2, 4), np.int64)
@@ -602,6 +604,8 @@ def anneal(w: Wiring, s: State, moves: int, temperature: float, growth: float, b
     for move in range(moves):
         if move % 200 == 0:
             s.measures[WEIGHT] *= growth if s.counters[OVER] > 0 else 1.0 / growth
+            if move:
+                temperature *= cooling
         weight = s.measures[WEIGHT]
         over = s.counters[OVER]
         r = _uniform(s.random)

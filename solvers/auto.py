@@ -1,26 +1,35 @@
-"""Whatever works: lazy moments first, because they end with a proof; else every other method in turns until time is out.
+"""Whatever works: lazy moments, because they end with a proof, and beside them every other method.
 
 The best schedule of all methods is kept, and the best bound; so the answer is never worse than any other solver's here. Lazy
-moments and annealing help each other: annealing repairs what overflows between moments, and a good schedule shows where memory
-binds and lets the program prune. They run side by side, since HiGHS and the compiled annealing both leave the interpreter free.
+moments run from the first second to the last: a program that is cut short has told next to nothing. What they have not closed
+in a while gets company in another thread: the quick methods, then annealing, at first cold, for half of the time that is left
+(short ones, and those from another method's schedule, end worse where the budget is near the least that works), then from the
+best schedule and from the one that almost fits. HiGHS and the compiled annealing both leave the interpreter free. What is found
+on one side helps the other: annealing repairs what overflows between moments, and a good schedule shows where memory binds and
+lets the programs prune. Where lazy moments get no further, windows of the best schedule are solved again.
 """
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import TIMEOUT_MAX, Event, Lock
 
 from solvers import registry
 from solvers.anneal import anneal, nodes_of
-from solvers.base import ORDER_GIVEN, Answer, Deadline, Reporter, Solver, Task
+from solvers.base import ORDER_GIVEN, Answer, Reporter, Solver, Task
 from solvers.ilp import LazyMoments, Run, bound_note
+from solvers.windows import solve_windows
 
-# The share of the time that lazy moments get before the others have their turn.
-_FIRST_SHARE = 0.35
-# The share of what is left that a turn takes, in which lazy moments and annealing run side by side.
-_TURN_SHARE = 0.5
-# Of the time, what the quick methods get each at most, the two levels, and the search for the least budget that works.
-_QUICK_SHARE, _LEVELS_SHARE, _LEAST_SHARE = 0.1, 0.3, 0.2
+# The share of the time that lazy moments get by themselves: two threads share caches, and a program takes up to twice as long.
+_ALONE_SHARE = 0.3
+# Of the time that is left then, what the quick methods get each at most, and the two levels.
+_QUICK_SHARE, _LEVELS_SHARE = 0.05, 0.1
+# The shares of what is left that an annealing takes, and one pass over the windows of a schedule.
+_ANNEALING_SHARE, _WINDOWS_SHARE = 0.5, 0.5
+# Where nothing fits, what the search for the least budget that works gets, and of what is left then, one method on one budget.
+_LEAST_SHARE, _ONE_BUDGET_SHARE = 0.4, 0.25
 # Lazy moments need no help from the full program, and annealing has turns of its own.
 _NOT_QUICK = ("auto", "ilp", "checkmate", "twolevel", "anneal")
 # A turn shorter than this many seconds finds nothing.
@@ -33,84 +42,67 @@ class Auto(Solver):
     """``auto``."""
 
     name = "auto"
-    description = "lazy moments first, then every other method in the time left; keeps the best schedule and the best bound"
+    description = "lazy moments, and beside them every other method; keeps the best schedule and the best bound"
     proves = "what lazy moments prove: a lower bound for all schedules that keep the given order of first runs"
 
     def solve(self, task: Task) -> Answer:
         """The best of all methods; where nothing fits, the schedule with the lowest peak."""
         search = _Search(task)
         for steps in task.start:
-            search.offer(steps, "start")
-        search.moments(task.deadline.part(_FIRST_SHARE))
-        if not search.done:
-            search.quick()
-            search.levels(task.deadline.part(_LEVELS_SHARE))
-        part = task.deadline if search.feasible else Deadline((1 - _LEAST_SHARE) * task.deadline.remaining)
-        turn = 0
-        while not search.done and part.remaining > _LEAST_TURN:
-            search.side_by_side(part.part(_TURN_SHARE), seed=turn)
-            turn += 1
+            search.offer(nodes_of(task.problem, steps), "start")
+        search.run()
         if not search.feasible:
             search.least()
         return search.answer()
 
 
 class _Search:
-    """The schedules and the bound found so far, and the turns of the methods."""
+    """The schedules and the bound found so far, by methods in two threads.
+
+    Only the caller's thread touches ``_lazy``, and with it the reporter; what the other one finds waits for it in ``_found``.
+    """
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._problem = task.problem
-        self._lazy = LazyMoments(task.problem, task.budget, task.reporter)
-        self._fit = (self._lazy.best, "none")
+        self._deadline = task.deadline.part(1 - _LEAST_SHARE)
+        self._found: deque[Run] = deque()
+        self._kept = Lock()
+        self._company, self._news = Event(), Event()
+        self._stopped = False
+        self._lazy = LazyMoments(task.problem, task.budget, task.reporter, found_elsewhere=self._take)
+        self._fit: tuple[Run, str] | None = None
         self._low = (self._lazy.lowest, "none")
+        self._keep(self._lazy.lowest, "none")
 
     @property
     def feasible(self) -> bool:
         """Whether a schedule within the budget is known."""
-        return self._fit[0] is not None
+        return self._fit is not None
 
-    @property
-    def done(self) -> bool:
-        """Whether the best schedule is proven to be the best there is, or that there is none."""
-        return self._lazy.closed
+    def offer(self, nodes: list[int], name: str) -> None:
+        """Keep a sequence where it is better, and let lazy moments know of it."""
+        run = Run(nodes, self._problem.simulate(nodes))
+        self._keep(run, name)
+        self._found.append(run)
+        self._news.set()
 
-    def offer(self, steps: tuple[int, ...], name: str) -> None:
-        """Keep op steps where they are better."""
-        self._keep(self._lazy.offer(nodes_of(self._problem, steps)), name)
-
-    def moments(self, deadline: Deadline) -> None:
-        """A turn of lazy moments."""
-        self._lazy.work(deadline)
-        if self._lazy.best is not None:
-            self._keep(self._lazy.best, "ilp")
-        self._keep(self._lazy.lowest, "ilp")
-
-    def quick(self) -> None:
-        """The methods that do not need long."""
-        for name in registry.available():
-            if name not in _NOT_QUICK:
-                self._ask(name, self._task.deadline.part(_QUICK_SHARE))
-
-    def levels(self, deadline: Deadline) -> None:
-        """A turn of the two levels."""
-        self._ask("twolevel", deadline)
-
-    def side_by_side(self, deadline: Deadline, *, seed: int) -> None:
-        """A turn of lazy moments, and beside it annealing from the best schedule and from the one that almost fits."""
-        starts = [run.nodes for run, _ in (self._fit, self._low) if run is not None]
-        problem, budget, bound = self._problem, self._task.budget, self._lazy.bound
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            annealing = beside.submit(anneal, problem, budget, deadline, starts=starts, target=bound, seed=seed)
+    def run(self) -> None:
+        """All methods, until time is out, or the best schedule is proven to be the best there is, or that there is none."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            others = pool.submit(self._others)
+            others.add_done_callback(lambda _: self._news.set())
             try:
-                self.moments(deadline)
+                self._moments(others)
             except BaseException:
-                deadline.end()
+                self._stopped = True
                 raise
-            if self.done:
-                deadline.end()
-            found = annealing.result()
-        self._keep(self._lazy.offer(found.nodes), "anneal")
+            finally:
+                if self._lazy.closed or self._stopped:
+                    self._deadline.end()
+                self._company.set()
+            others.result()
+        self._lazy.take_in()
 
     def least(self) -> None:
         """Look for the least budget that works, by halves between one that does and one that does not."""
@@ -121,39 +113,94 @@ class _Search:
             if above - below <= max(1, _LEAST_WITHIN * below):
                 return
             budget = (above + below) // 2
-            lazy = LazyMoments(problem, budget)
-            lazy.work(deadline.part(_TURN_SHARE / 2))
+            lazy, part = LazyMoments(problem, budget), deadline.part(_ONE_BUDGET_SHARE)
+            while lazy.work(part):
+                pass
             self._keep(lazy.best or lazy.lowest, "ilp")
             if lazy.best is None and lazy.bound < math.inf:
-                found = anneal(problem, budget, deadline.part(_TURN_SHARE / 2), starts=[self._low[0].nodes])
+                found = anneal(problem, budget, deadline.part(_ONE_BUDGET_SHARE), starts=[self._low[0].nodes])
                 self._keep(Run(found.nodes, problem.simulate(found.nodes)), "anneal")
             if self._low[0].simulation.peak_bytes > budget:
                 below = budget
 
     def answer(self) -> Answer:
         """The best schedule with the best bound."""
-        run, name = self._fit
-        if run is None:
-            run, name = self._low
+        run, name = self._fit or self._low
         return Answer(
             steps=self._problem.expand(run.nodes),
             bound=self._lazy.bound,
             assumption=ORDER_GIVEN,
-            note=bound_note(self._problem, self._task.budget, self._lazy.bound),
+            note=bound_note(self._lazy),
             solver=name,
         )
 
-    def _ask(self, name: str, deadline: Deadline) -> None:
-        if self.done:
-            return
-        answer = registry.get(name).solve(self._task.derive(deadline=deadline, reporter=Reporter()))
-        self.offer(tuple(answer.steps), answer.solver or name)
-
     def _keep(self, run: Run, name: str) -> None:
         cost, peak = run.simulation.seconds, run.simulation.peak_bytes
-        low = self._low[0].simulation
-        if (peak, cost) < (low.peak_bytes, low.seconds):
-            self._low = (run, name)
-        best = self._fit[0]
-        if peak <= self._task.budget and (best is None or cost < best.simulation.seconds):
-            self._fit = (run, name)
+        with self._kept:
+            low = self._low[0].simulation
+            if (peak, cost) < (low.peak_bytes, low.seconds):
+                self._low = (run, name)
+            if peak <= self._task.budget and (self._fit is None or cost < self._fit[0].simulation.seconds):
+                self._fit = (run, name)
+                self._deadline.extend_to(self._task.deadline)
+
+    # ---------------------------------------------------------------- in the caller's thread
+
+    def _moments(self, others: Future[None]) -> None:
+        """Lazy moments; where they get no further, windows of the best schedule; where these do not, wait for the others."""
+        lazy, deadline = self._lazy, self._deadline
+        while not lazy.closed and not deadline.expired:
+            more = lazy.work(deadline)
+            self._take_from_lazy()
+            self._company.set()
+            while not lazy.closed and not deadline.expired and not (self._windows() or more or lazy.focus()):
+                if others.done() and not self._found:
+                    return
+                self._news.wait(min(deadline.remaining, TIMEOUT_MAX))
+                self._news.clear()
+                lazy.take_in()
+
+    def _windows(self) -> bool:
+        """Solve windows of the best schedule again; whether that made it better."""
+        best = self._lazy.best
+        if best is None:
+            return False
+        nodes = solve_windows(self._problem, self._task.budget, best.nodes, self._deadline.part(_WINDOWS_SHARE))
+        if nodes == best.nodes:
+            return False
+        self._keep(self._lazy.offer(nodes), "windows")
+        return True
+
+    def _take(self) -> list[Run]:
+        """What the other thread has found since."""
+        return [self._found.popleft() for _ in range(len(self._found))]
+
+    def _take_from_lazy(self) -> None:
+        self._keep(self._lazy.lowest, "ilp")
+        if self._lazy.best is not None:
+            self._keep(self._lazy.best, "ilp")
+
+    # ---------------------------------------------------------------- in the other thread
+
+    def _others(self) -> None:
+        self._company.wait(min(_ALONE_SHARE * self._task.deadline.remaining, TIMEOUT_MAX))
+        if self._lazy.closed:
+            return
+        for name in registry.available():
+            if name not in _NOT_QUICK:
+                self._ask(name, _QUICK_SHARE)
+        self._ask("twolevel", _LEVELS_SHARE)
+        seed = 0
+        while self._deadline.remaining > _LEAST_TURN:
+            self._take_from_lazy()
+            warm = [*([self._fit[0].nodes] if self._fit else []), self._low[0].nodes]
+            part, bound = self._deadline.part(_ANNEALING_SHARE), self._lazy.bound
+            found = anneal(self._problem, self._task.budget, part, starts=warm if seed else [], target=bound, seed=seed)
+            self.offer(found.nodes, "anneal")
+            seed += 1
+
+    def _ask(self, name: str, share: float) -> None:
+        if not self._lazy.closed and not self._stopped:
+            part = self._deadline.part(share)
+            answer = registry.get(name).solve(self._task.derive(deadline=part, reporter=Reporter()))
+            self.offer(nodes_of(self._problem, tuple(answer.steps)), answer.solver or name)

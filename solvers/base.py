@@ -59,6 +59,11 @@ class Deadline:
         """Let it expire now, for work in another thread that watches it."""
         self.seconds = 0.0
 
+    def extend_to(self, other: Deadline) -> None:
+        """Let it expire when ``other`` does, unless it was ended."""
+        if self.seconds:
+            self.seconds = self.elapsed + other.remaining
+
     def part(self, fraction: float) -> Deadline:
         """A deadline of its own over this fraction of the time that is left."""
         return Deadline(fraction * self.remaining)

@@ -8,25 +8,14 @@ where recomputing a gradient pays.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from solvers.moments import Master
-from solvers.problem import Problem
 
 
-def closure_bound(problem: Problem, budget: int, moments: Sequence[int] | None = None, *, seconds: float = 10.0) -> float:
-    """Seconds that no schedule within ``budget`` bytes beats; inf where HiGHS finds the relaxation infeasible.
+def closure_bound(master: Master, *, seconds: float = 10.0) -> float:
+    """Seconds that no schedule within the program's budget beats; inf where HiGHS finds the relaxation infeasible.
 
     Args:
-        problem: the reduced graph.
-        budget: bytes at the peak, constants included.
-        moments: nodes, not auxiliary, at whose first run memory is watched. By default the one where a run without
-            recomputation takes most.
+        master: the program for the moments at whose first run memory is watched, without margins.
         seconds: time limit; when it is reached, the bound says nothing more than the time without recomputation.
     """
-    if moments is None:
-        live = problem.simulate(range(problem.n)).bytes.copy()
-        live[problem.auxiliary] = 0
-        moments = [int(live.argmax())]
-    master = Master(problem, budget, sorted(moments))
-    return problem.seconds + master.certified(master.solve(seconds=seconds, gap=0.0, relax=True))
+    return master.problem.seconds + master.certified(master.solve(seconds=seconds, gap=0.0, relax=True))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from schedules import Graph
+from solvers.problem import Problem
 
 
 def least_peak(graph: Graph) -> tuple[int, int | None]:
@@ -33,3 +36,36 @@ def least_peak(graph: Graph) -> tuple[int, int | None]:
     if kept > least:
         least, setter = kept, None
     return least + graph.constant_bytes, setter
+
+
+def least_peak_forward(problem: Problem) -> tuple[int, int]:
+    """Bytes below which no schedule can stay that first runs the ops in order and recomputes forward ops only, and the node.
+
+    Beside what a node needs while it first runs there are, by then, all results and whatever ran before it, cannot run again
+    and is still to be read: pinned forward ops' values, and gradients that wait, as those of a U-Net's long skips do.
+    """
+    n = problem.n
+    once = problem.pinned | ~problem.forward
+    lasting_from = np.full(problem.m, n, dtype=np.int64)
+    for item in np.flatnonzero(problem.lasting).tolist():
+        if not problem.auxiliary[problem.producer[item]]:
+            root = problem.base[item]
+            lasting_from[root] = min(lasting_from[root], problem.producer[item])
+    waiting = np.zeros(n + 1, dtype=np.int64)
+    there = [{*problem.reads[node], *problem.writes[node]} for node in range(n)]
+    own = np.array([problem.bytes[list(items)].sum() for items in there]) + problem.workspace
+    for item in np.flatnonzero(problem.bytes).tolist():
+        made = int(problem.producer[item])
+        spans = [(int(lasting_from[item]), n)]
+        if once[made] and not problem.auxiliary[made]:
+            readers = [reader for reader in problem.readers[item] if not problem.auxiliary[reader]]
+            spans.append((made, max(readers, default=made)))
+        # Where it is there in any case; a node that reads or makes it has it among its own already.
+        held = np.zeros(n + 1, dtype=np.bool_)
+        for begin, end in spans:
+            held[begin + 1 : end] = True
+        held[[made, *problem.readers[item]]] = False
+        waiting[held] += problem.bytes[item]
+    levels = np.where(problem.auxiliary, 0, own + waiting[:n])
+    node = int(levels.argmax())
+    return int(levels[node]) + problem.constant_bytes, node

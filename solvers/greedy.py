@@ -31,7 +31,7 @@ class Greedy(Solver):
         nodes = list(range(problem.n))
         while True:
             run = candidates.offer(nodes, f"{gaps.count} values dropped between two uses")
-            if run.peak_bytes <= task.budget or candidates.out_of_time:
+            if run.peak_bytes <= task.budget or candidates.out_of_time or not nodes:
                 return candidates.answer()
             peak = run.peak_step
             if not gaps.drop(_next_first_run(nodes, peak), _STEP * run.peak_bytes):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from solvers.milp import TOLERANCE
 from solvers.moments import Decision, Master
 from solvers.problem import Problem
 from solvers.search import search, searchable
+from solvers.served import served_by
 
 # Precision asked of the program, as a fraction of the step's time: rough while the moments are still moving, then fine.
 _ROUGH, _FINE = 2e-4, 2e-7
@@ -28,10 +29,10 @@ _ROUGH, _FINE = 2e-4, 2e-7
 _MOMENTS_AT_A_TIME = 4
 _MOST_COLUMNS = 60_000
 # While moments are still being added, a program gets this share of the time that is left, but this many seconds at least.
-_STEP_SHARE, _LEAST_STEP = 0.5, 2.0
+_STEP_SHARE, _LEAST_STEP = 0.6, 2.0
 # An overflow of at most this fraction of the budget is slight: margins may do away with it, in so many tries. That is not worth
-# it where the best run is this near to the bound already, as a fraction of the step's time.
-_SLIGHT, _TIGHTENINGS, _NEAR = 0.1, 3, 2e-3
+# it where the best run is this near to the bound already, as a fraction of the step's time. Only then does it help a program.
+_SLIGHT, _TIGHTENINGS, _NEAR = 0.05, 3, 2e-3
 # Where the best run comes this close to the budget, as a fraction of it, memory is worth watching.
 _TIGHT = 0.01
 
@@ -47,22 +48,37 @@ class Run:
 class LazyMoments:
     """The loop, one step at a time, so that its caller may stop or share the time.
 
+    Args:
+        problem: the reduced graph.
+        budget: bytes.
+        reporter: whom to tell.
+        found_elsewhere: the runs that others have found since it was called last.
+
     Attributes:
         best: the cheapest run within the budget, or None.
         lowest: the run with the lowest peak.
         bound: seconds of the step; no schedule in this order within the budget takes less. inf where there is none.
+        certain: as much of ``bound`` as follows from duals by exact arithmetic.
         closed: nothing is left to do: the bound is reached, or there is no schedule.
     """
 
-    def __init__(self, problem: Problem, budget: int, reporter: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        budget: int,
+        reporter: Reporter | None = None,
+        found_elsewhere: Callable[[], Sequence[Run]] = tuple,
+    ) -> None:
         self.problem = problem
         self.budget = budget
         self.reporter = reporter or Reporter()
+        self._found_elsewhere = found_elsewhere
         order = list(range(problem.n))
         self.lowest = Run(order, problem.simulate(order))
         self.best: Run | None = None
-        self.bound = problem.seconds
+        self.bound = self.certain = problem.seconds
         self.closed = False
+        self._relaxed = self._cut_short = False
         self._moments: set[int] = set()
         self._inside: set[tuple[int, int]] = set()
         self._precision = _ROUGH
@@ -72,6 +88,15 @@ class LazyMoments:
     def offer(self, nodes: list[int]) -> Run:
         """Judge a sequence, and keep it where it is better."""
         run = Run(nodes, self.problem.simulate(nodes))
+        self._judge(run)
+        return run
+
+    def take_in(self) -> None:
+        """Judge what was found elsewhere."""
+        for run in self._found_elsewhere():
+            self._judge(run)
+
+    def _judge(self, run: Run) -> None:
         peak = run.simulation.peak_bytes
         if peak < self.lowest.simulation.peak_bytes:
             self.lowest = run
@@ -79,14 +104,22 @@ class LazyMoments:
             self.best = run
             self.reporter.improved(run.simulation.seconds, peak)
             self._close_if_proven()
-        return run
 
-    def work(self, deadline: Deadline) -> None:
-        """Go on until closed, out of time, or at a loss."""
-        while not self.closed and not deadline.expired and (self.step(deadline) or self._focus()):
-            pass
+    def work(self, deadline: Deadline) -> bool:
+        """Go on until closed, out of time, at a loss, or a program was cut short and has told nothing.
 
-    def _focus(self) -> bool:
+        Returns:
+            Whether another call may do more.
+        """
+        while not self.closed and not deadline.expired:
+            before = (self.best, self.bound)
+            if not (self.step(deadline) or self.focus()):
+                return False
+            if self._cut_short and (self.best, self.bound) == before:
+                return True
+        return False
+
+    def focus(self) -> bool:
         """Watch memory where the best run has least to spare: there the budget binds. Whether anything is new."""
         if self.best is None or self.closed:
             return False
@@ -96,14 +129,21 @@ class LazyMoments:
 
     def step(self, deadline: Deadline) -> bool:
         """Solve once and learn from the answer; whether there is reason to go on."""
+        self.take_in()
         problem = self.problem
         master = Master(problem, self.budget, sorted(self._moments), inside=self._inside)
         if master.program.columns > _MOST_COLUMNS:
             return False
-        start = None if self.best is None else observe(problem, self.best.nodes, master.moments)
-        fine = self._precision == _FINE
-        seconds = deadline.remaining if fine else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
+        # A start that is far from the best slows the program down.
+        start = observe(problem, self.best.nodes, master.moments) if self.best is not None and self._near() else None
+        fine, first = self._precision == _FINE, not self._relaxed
+        if first:
+            self._relax(master, deadline)
+        # The first program says most: without its answer there is nothing to go on from.
+        seconds = deadline.remaining if fine or first else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
         outcome = master.solve(seconds=min(seconds, deadline.remaining), gap=self._precision * problem.seconds, start=start)
+        self._cut_short = outcome.status in ("feasible", "unknown")
+        self.take_in()
         self._raise_bound(problem.seconds + outcome.bound)
         if outcome.values is None or self.closed:
             return False
@@ -115,6 +155,12 @@ class LazyMoments:
             return self._watch(run, most=_MOMENTS_AT_A_TIME) or self._search(deadline)
         self._precision = _FINE
         return not fine
+
+    def _relax(self, master: Master, deadline: Deadline) -> None:
+        """A bound in no time, whatever becomes of the integer programs."""
+        self._relaxed = True
+        self.certain = closure_bound(master, seconds=deadline.remaining)
+        self._raise_bound(self.certain)
 
     def _emitted(self, decision: Decision) -> Run:
         """The best run for a decision, of the orders in which recomputation can be done."""
@@ -216,25 +262,6 @@ class LazyMoments:
         return worst, inside
 
 
-def served_by(problem: Problem, nodes: Sequence[int]) -> list[int]:
-    """For each position the first run on whose behalf it runs: the next one, itself included; -1 after the last.
-
-    Auxiliary nodes serve others: their first run may be anywhere.
-    """
-    seen: set[int] = set()
-    first = []
-    for node in nodes:
-        first.append(node not in seen and not problem.auxiliary[node])
-        seen.add(node)
-    answer = [-1] * len(nodes)
-    upcoming = -1
-    for position in range(len(nodes) - 1, -1, -1):
-        if first[position]:
-            upcoming = nodes[position]
-        answer[position] = upcoming
-    return answer
-
-
 class LazyMomentsSolver(Solver):
     """``ilp``."""
 
@@ -246,15 +273,16 @@ class LazyMomentsSolver(Solver):
         """The cheapest schedule found, with the bound of the last program."""
         problem = task.problem
         method = LazyMoments(problem, task.budget, task.reporter)
-        method.work(task.deadline)
+        while method.work(task.deadline):
+            pass
         run = method.best or method.lowest
-        return Answer(problem.expand(run.nodes), method.bound, ORDER_GIVEN, note=bound_note(problem, task.budget, method.bound))
+        return Answer(problem.expand(run.nodes), method.bound, ORDER_GIVEN, note=bound_note(method))
 
 
-def bound_note(problem: Problem, budget: int, bound: float) -> str:
+def bound_note(method: LazyMoments) -> str:
     """What a bound rests on, and how much of it is certain whatever the accuracy of HiGHS; empty where it says nothing."""
-    if not problem.seconds < bound < math.inf:
+    step, bound = method.problem.seconds, method.bound
+    if not step < bound < math.inf:
         return ""
-    certain = closure_bound(problem, budget, seconds=1.0)
-    overhead, sure = (100 * (min(value, bound) / problem.seconds - 1) for value in (bound, certain))
+    overhead, sure = (100 * (min(value, bound) / step - 1) for value in (bound, method.certain))
     return f"bound {overhead:.4f} % by branch and bound at HiGHS's tolerances; {sure:.4f} % by exact arithmetic on duals alone"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import TIMEOUT_MAX, Thread
 from typing import Any, Literal
 
 import highspy
@@ -16,6 +17,9 @@ Status = Literal["optimal", "feasible", "infeasible", "unknown"]
 
 # HiGHS accepts a point that violates a row or a bound by this much, so an optimum is known to about this accuracy.
 TOLERANCE = 1e-6
+# HiGHS 1.16 can stay in a loop of its presolve for good, whatever its time limit (strengthenInequalities, after a restart). So
+# many seconds over the limit, or this share of it, it is left to itself.
+_GRACE, _GRACE_SHARE = 1.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,10 @@ class Program:
             return Outcome("unknown", math.inf, -math.inf, None, None)
         self._program.setObjective(_expression(self._columns, self._costs))
         solver = _Highs(self._rows, start, mip=not relax, seconds=seconds, gap=gap, options=options or {})
-        self._program.solve(solver)
+        try:
+            self._program.solve(solver)
+        except _StuckError:
+            return Outcome("unknown", math.inf, -math.inf, None, None)
         outcome = self._outcome(self._program.solverModel, relax=relax)
         if start is not None and not self._consistent(outcome):
             return self.solve(seconds=seconds, gap=gap, relax=relax, options=options)
@@ -163,6 +170,10 @@ class Program:
 
 def _expression(columns: Iterable[pulp.LpVariable], costs: Iterable[float]) -> pulp.LpAffineExpression:
     return pulp.LpAffineExpression(dict(zip(columns, costs, strict=True)))
+
+
+class _StuckError(Exception):
+    """HiGHS does not come back."""
 
 
 class _Quiet(highspy.Highs):
@@ -239,4 +250,9 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
             columns = np.fromiter(self._start.keys(), dtype=np.int32)
             values = np.fromiter(self._start.values(), dtype=np.float64)
             lp.solverModel.setSolution(len(columns), columns, values)
-        lp.solverModel.run()
+        running = Thread(target=lp.solverModel.run, daemon=True)
+        running.start()
+        limit = self._options["time_limit"]
+        running.join(min(limit + max(_GRACE, _GRACE_SHARE * limit), TIMEOUT_MAX))
+        if running.is_alive():
+            raise _StuckError

@@ -5,7 +5,8 @@ is held or not; in window k a node is computed again or not. Every schedule in t
 program of no more cost, whatever the moments, so its optimum is a lower bound; every solution tells how to build a schedule
 (``emit``), whose memory is right at the moments and may overflow between them. Watching where it overflows closes the two.
 
-Auxiliary nodes may first run late: a variable says whether each runs in its own window.
+Auxiliary nodes may first run late: a variable says whether each runs in its own window. Nodes that run again only together
+(``fusion``) share their variables.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from solvers.fusion import followers, last_of
 from solvers.milp import Outcome, Program
 from solvers.problem import Problem
 
@@ -70,6 +72,9 @@ class Master:
         self._producer = problem.producer.tolist()
         self._pinned = problem.pinned.tolist()
         self._saved = 0.0
+        inside = list(inside)
+        # Rows inside of a window see in which of them a node runs: there all nodes stand alone.
+        self._following = {} if inside else followers(problem)
         self.held: list[dict[int, int]] = []
         self.again: list[dict[int, int]] = []
         self.early: dict[int, int] = {}
@@ -113,8 +118,16 @@ class Master:
         values = {column: float(node not in decision.late) for node, column in self.early.items()}
         for k in range(len(self.moments)):
             values.update((column, float(i in decision.held[k])) for i, column in self.held[k].items())
-            values.update((column, float(node in decision.again[k])) for node, column in self.again[k].items())
+            for node, column in self.again[k].items():
+                values[column] = max(values.get(column, 0.0), float(node in decision.again[k]))
         return values
+
+    def fix_ends(self, decision: Decision) -> None:
+        """Leave to be decided only what lies between the first moment and the last one; the rest is as in ``decision``."""
+        values = self._values(decision)
+        for columns in (self.held[0], self.held[-1], self.again[-1], self.early):
+            for column in columns.values():
+                self.program.fix(column, values[column])
 
     def decision(self, values: np.ndarray) -> Decision:
         """Read a solution."""
@@ -137,7 +150,8 @@ class Master:
         nodes: set[int] = set()
         for node in range(t, -1, -1):
             needed = [i for i in problem.writes[node] if any(reader > t or reader in nodes for reader in problem.readers[i])]
-            items.update(needed)
+            if self._following.get(node, t + 1) > t:
+                items.update(needed)
             if needed and (not self._pinned[node] or node in self.early):
                 nodes.add(node)
         return items, nodes
@@ -160,7 +174,11 @@ class Master:
         for i in items:
             if self.problem.lasting[i] and self._producer[i] <= t:
                 self.program.fix(self.held[k][i], 1.0)
-        self.again.append({v: self.program.column(self._cost[v], integer=True) for v in sorted(nodes)})
+        runs: dict[int, list[int]] = {}
+        for v in sorted(nodes):
+            runs.setdefault(last_of(self._following, v, t), []).append(v)
+        columns = {last: self.program.column(sum(self._cost[v] for v in run), integer=True) for last, run in runs.items()}
+        self.again.append({v: columns[last] for last, run in runs.items() for v in run})
 
     def _available(self, k: int, item: int) -> dict[int, float]:
         """Columns whose sum says whether an item made up to moment k is there at some time in window k."""
@@ -194,7 +212,8 @@ class Master:
         self._add_first_runs(k, t, end)
         for node, column in self.again[k].items():
             for i in problem.reads[node]:
-                program.at_least({**self._available(k, i), column: -1.0}, 0.0)
+                if column not in (terms := self._available(k, i)):
+                    program.at_least({**terms, column: -1.0}, 0.0)
         before = self.moments[k - 1] if k else -1
         for i, column in self.held[k].items():
             producer = self._producer[i]
@@ -249,7 +268,10 @@ class Master:
         problem, program = self.problem, self.program
         t = self.moments[k]
         once: dict[int, int] = {}
-        for node in sorted(self._useful[k][1]):
+        for node in sorted(self._useful[k][1], reverse=True):
+            if (last := last_of(self._following, node, t)) != node:
+                once[node] = once[last]
+                continue
             once[node] = program.column()
             runs = {again[node]: 1.0 for again in self.again[k:] if node in again}
             program.at_least({**runs, once[node]: -1.0}, 0.0)

@@ -6,8 +6,18 @@ import math
 from numbers import Integral, Real
 
 from schedules import Graph, Simulation, simulate
-from solvers.base import ANY_SCHEDULE, OPTIMAL_TOLERANCE, Answer, Deadline, Reporter, Solution, Status, Task
-from solvers.floor import least_peak
+from solvers.base import (
+    ANY_SCHEDULE,
+    OPTIMAL_TOLERANCE,
+    ORDER_GIVEN_FORWARD,
+    Answer,
+    Deadline,
+    Reporter,
+    Solution,
+    Status,
+    Task,
+)
+from solvers.floor import least_peak, least_peak_forward
 from solvers.registry import get
 
 # Sums of op times in different orders differ by rounding; this fraction of the step's time is far above that.
@@ -53,7 +63,7 @@ def solve_task(task: Task, solver: str) -> Solution:
     method = get(solver)
     task.reporter.started(solver, task.graph, task.budget)
     answer = method.solve(task) if task.graph.ops else Answer(steps=())
-    solution = _judge(task.graph, task.budget, answer, task.start, solver, task.deadline)
+    solution = _judge(task, answer, solver)
     task.reporter.finished(solution)
     return solution
 
@@ -84,17 +94,17 @@ def checked_time_limit(time_limit: float) -> float:
     return float(time_limit)
 
 
-def _judge(
-    graph: Graph, budget: int, answer: Answer, start: tuple[tuple[int, ...], ...], solver: str, deadline: Deadline
-) -> Solution:
+def _judge(task: Task, answer: Answer, solver: str) -> Solution:
     """Measure what the solver claims, and say no more than what is measured or proven."""
-    runs = [(steps, simulate(graph, steps)) for steps in (tuple(answer.steps), *start) if _leaves_the_loss_whole(graph, steps)]
-    fitting = [run for run in runs if run[1].peak_bytes <= budget]
+    graph = task.graph
+    offered = (tuple(answer.steps), *task.start)
+    runs = [(steps, simulate(graph, steps)) for steps in offered if _leaves_the_loss_whole(graph, steps)]
+    fitting = [run for run in runs if run[1].peak_bytes <= task.budget]
     bound, assumption = (graph.seconds, ANY_SCHEDULE) if answer.bound is None else (answer.bound, answer.assumption)
     if bound <= graph.seconds:
         bound, assumption = graph.seconds, ANY_SCHEDULE
     if not fitting:
-        return _infeasible(graph, budget, runs, bound, assumption, answer, solver, deadline)
+        return _infeasible(task, runs, bound, assumption, answer, solver)
     steps, run = min(fitting, key=lambda fit: (fit[1].seconds, fit[1].peak_bytes))
     if bound > run.seconds + _ROUNDING * graph.seconds:
         # The schedule lies outside of the class that the bound speaks of, so the bound says nothing about it.
@@ -109,7 +119,7 @@ def _judge(
         bound=bound,
         gap=gap,
         status=status,
-        seconds=deadline.elapsed,
+        seconds=task.deadline.elapsed,
         solver=answer.solver or solver,
         minimum=run.peak_bytes,
         assumption=assumption,
@@ -124,24 +134,19 @@ def _leaves_the_loss_whole(graph: Graph, steps: tuple[int, ...]) -> bool:
 
 
 def _infeasible(
-    graph: Graph,
-    budget: int,
+    task: Task,
     runs: list[tuple[tuple[int, ...], Simulation]],
     bound: float,
     assumption: str,
     answer: Answer,
     solver: str,
-    deadline: Deadline,
 ) -> Solution:
+    graph = task.graph
     order = tuple(range(len(graph.ops)))
     runs = [*runs, (order, simulate(graph, order))]
     steps, run = min(runs, key=lambda candidate: (candidate[1].peak_bytes, candidate[1].seconds))
-    note = answer.note
-    floor, floor_op = least_peak(graph)
-    if budget < floor:
-        bound, assumption = math.inf, ANY_SCHEDULE
-        proof = f"{graph.ops[floor_op].name!r} alone needs {floor:,} bytes" if floor_op is not None else f"{floor:,} bytes stay"
-        note = f"{proof}; {note}" if note else proof
+    bound, assumption, proof = _impossible(task, proven=bound == math.inf) or (bound, assumption, "")
+    note = "; ".join(words for words in (proof, answer.note) if words)
     return Solution(
         steps=(),
         cost=math.inf,
@@ -149,7 +154,7 @@ def _infeasible(
         bound=bound,
         gap=math.inf,
         status="infeasible",
-        seconds=deadline.elapsed,
+        seconds=task.deadline.elapsed,
         solver=answer.solver or solver,
         minimum=run.peak_bytes,
         assumption=assumption,
@@ -157,3 +162,21 @@ def _infeasible(
         note=note,
         minimum_steps=steps,
     )
+
+
+def _impossible(task: Task, *, proven: bool) -> tuple[float, str, str] | None:
+    """The bound, its assumption and the reason where one op and what must be beside it take more than the budget.
+
+    Where it is ``proven`` already that there is no schedule, only what holds for more schedules is of interest.
+    """
+    graph, budget = task.graph, task.budget
+    floor, op = least_peak(graph)
+    if budget < floor:
+        reason = f"{floor:,} bytes stay" if op is None else f"{graph.ops[op].name!r} alone needs {floor:,} bytes"
+        return math.inf, ANY_SCHEDULE, reason
+    if task.problem.n and not proven:
+        floor, node = least_peak_forward(task.problem)
+        if budget < floor:
+            name = graph.ops[int(task.problem.ops[node])].name
+            return math.inf, ORDER_GIVEN_FORWARD, f"{name!r} and what must wait beside it take {floor:,} bytes"
+    return None

@@ -341,6 +341,29 @@ def lstm() -> Case:
     return Case(_Lstm(), (torch.randint(0, 50, (3, 7)),), {}, None)
 
 
+class _LstmLoop(nn.Module):
+    """A cell called in a Python loop, its state dropped out on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(8, 16)
+        self.head = nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = (x.new_zeros(x.shape[0], 16), x.new_zeros(x.shape[0], 16))
+        losses = []
+        for now, following in zip(x[:, :-1].unbind(1), x[:, 1:].unbind(1), strict=True):
+            hidden, cell = self.cell(now, state)
+            state = (F.dropout(hidden, 0.2, self.training), cell)
+            losses.append(F.mse_loss(self.head(hidden), following))
+        return torch.stack(losses).mean()
+
+
+@_in_zoo
+def lstm_loop() -> Case:
+    return Case(_LstmLoop(), (torch.randn(64, 6, 8),), {}, None)
+
+
 class _Gru(nn.Module):
     """Gates that ATen computes in place on slices, which leave gaps between their rows."""
 
@@ -395,6 +418,71 @@ class _LowRank(nn.Module):
 def low_rank() -> Case:
     model = nn.Sequential(_LowRank(), nn.Tanh(), _LowRank(), nn.Tanh(), nn.Linear(32, 1).requires_grad_(False))
     return Case(model, (torch.randn(8, 32),), {}, torch.mean)
+
+
+@_in_zoo
+def lora_llama() -> Case:
+    """Llama with frozen weights and PEFT's trained low-rank corrections, dropout before them."""
+    peft = pytest.importorskip("peft")
+    case = llama()
+    adapters = peft.LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    return case._replace(model=peft.get_peft_model(case.model, adapters).train())
+
+
+@_in_zoo
+def mixtral() -> Case:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        num_hidden_layers=1,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=200,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        output_router_logits=True,
+        use_cache=False,
+    )
+    tokens = _tokens(shape=(2, 16))
+    return Case(transformers.MixtralForCausalLM(config).train(), (), {"input_ids": tokens, "labels": tokens}, None)
+
+
+class _Experts(nn.Module):
+    """Each token to its best experts and one that is drawn, all computed and weighted; a loss for the balance of the load."""
+
+    def __init__(self, experts: int = 4, chosen: int = 2) -> None:
+        super().__init__()
+        self.router = nn.Linear(16, experts)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)) for _ in range(experts))
+        self.chosen = chosen
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        share = self.router(x).softmax(-1)
+        weight, expert = share.topk(self.chosen, -1)
+        best, first = share.max(-1)
+        drawn = torch.multinomial(share.detach(), 1)
+        gate = torch.zeros_like(share).scatter(-1, expert, weight / weight.sum(-1, keepdim=True))
+        gate = gate + torch.zeros_like(share).scatter(-1, drawn, 0.1)
+        mixed = sum(gate[:, k, None] * layer(x) for k, layer in enumerate(self.experts))
+        load = torch.zeros_like(share).scatter(-1, first[:, None], 1.0).mean(0)
+        return (x + mixed).pow(2).mean() + 0.01 * (load * share.mean(0)).sum() + 0.01 * best.mean()
+
+
+@_in_zoo
+def mixture_of_experts() -> Case:
+    return Case(_Experts(), (torch.randn(24, 16),), {}, None)
+
+
+@_in_zoo
+def mamba() -> Case:
+    """The selective scan as a loop over the tokens."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MambaConfig(
+        num_hidden_layers=1, hidden_size=16, state_size=4, vocab_size=50, conv_kernel=3, time_step_rank=4, use_cache=False
+    )
+    tokens = torch.randint(50, (2, 6))
+    return Case(transformers.MambaForCausalLM(config).train(), (), {"input_ids": tokens, "labels": tokens}, None)
 
 
 @_in_zoo

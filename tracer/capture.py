@@ -13,9 +13,11 @@ from torch.utils import _pytree as pytree
 
 from tracer.annotate import annotate
 from tracer.functional import make_functional
-from tracer.gradients import laid_out_as_owners
+from tracer.gradients import contributions, laid_out_as_owners
+from tracer.hooks import hooks_of
 from tracer.joint import CapturedLoss, Gradient, Joint, OutputLeaf
 from tracer.loss import LossChooser
+from tracer.next_step import lost_from_step_to_step
 from tracer.record import Call, Recording, record
 from tracer.refusals import (
     refuse_captured_state,
@@ -23,16 +25,18 @@ from tracer.refusals import (
     refuse_hidden_tensors,
     refuse_in_place,
     refuse_misplaced_arguments,
+    refuse_python_state,
     refuse_wrapped,
 )
 from tracer.simplify import simplify
-from tracer.state import random_state_kept, state_of
+from tracer.state import ambient_autocast, plain_attributes, random_state_kept, state_of, without_autocast
 from tracer.torch_private import (
     FakeTensorMode,
     accepting_real_tensors,
     errors_not_logged,
     fake_mode_of,
     grouped_products_of_any_dtype,
+    laid_out_as_on_a_cpu,
     new_fake_mode,
     storage_key,
     to_fake,
@@ -47,7 +51,7 @@ class Recorded:
     mode: FakeTensorMode
     recording: Recording
     loss: CapturedLoss | None
-    autocast: Mapping[str, torch.dtype]
+    autocast: Mapping[str, str]
 
 
 def capture(
@@ -72,13 +76,18 @@ def capture(
     Raises:
         CaptureError: the step cannot be captured; the subclasses say why (``tracer.errors``).
     """
-    return assemble(record_step(model, args, kwargs, loss))
+    try:
+        return assemble(record_step(model, args, kwargs, loss))
+    except BaseException:
+        # An ambient autocast remembers the casts of parameters: those of one that the code brought along would be fakes.
+        torch.clear_autocast_cache()
+        raise
 
 
 def assemble(recorded: Recorded) -> Joint:
     """The second half of ``capture``: the recorded step as a pure, simplified and annotated graph."""
     call, mode, recording = recorded.call, recorded.mode, recorded.recording
-    with _capturing(mode):
+    with _capturing(mode), without_autocast():  # the casts are recorded: run again under it, their readers would cast once more
         module = make_functional(recording, mode, [to_fake(mode, t) for t in call.tensors])
     graph = module.graph
     parameter_nodes, buffer_nodes, input_nodes, tangent_nodes = _split(
@@ -99,7 +108,8 @@ def assemble(recorded: Recorded) -> Joint:
         outside=[*own, *parameter_nodes, *buffer_nodes, *input_nodes, *tangent_nodes],
     )
     graph.output_node().args = ((tuple(own), tuple(gradients)),)
-    simplify(graph, keep=own)
+    sums = [node for g, edges in zip(gradients, recording.edges, strict=True) for node in contributions(g, edges)[1]]
+    simplify(graph, keep=[*own, *sums])  # of equal gradients autograd makes one each
     own, gradients = _returned(graph)
     refuse_in_place(graph)
     names = {
@@ -130,13 +140,21 @@ def assemble(recorded: Recorded) -> Joint:
         input_nodes=tuple(input_nodes),
         tangent_nodes=tuple(tangent_nodes),
         tangent_outputs=tuple(tangent.output for _, tangent in recording.tangents),
-        gradients=tuple(Gradient(kind, i, node) for (kind, i), node in zip(call.differentiated, gradients, strict=True)),
+        gradients=tuple(
+            Gradient(kind, i, node, *contributions(node, edges))
+            for (kind, i), node, edges in zip(call.differentiated, gradients, recording.edges, strict=True)
+        ),
         loss=recorded.loss,
         constants=_constant_bytes(call, module),
         training=call.model.training,
         autocast=recorded.autocast,
         guards=tuple(recording.known.guards),
+        arrivals=recording.arrivals,
         warnings=tuple(recording.effects.notes),
+        hooks=hooks_of(call.model),
+        attributes=plain_attributes(call.model),
+        operators=tuple(recording.operators),
+        calls=recording.calls,
     )
 
 
@@ -158,14 +176,14 @@ def record_step(
     chooser = LossChooser(mode, loss)
     with _capturing(mode):
         recording = record(call, mode, chooser.choose)
-    autocast = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
-    return Recorded(call, mode, recording, chooser.captured, autocast)
+        refuse_python_state(lost_from_step_to_step(recording, lambda: record(call, mode, LossChooser(mode, loss).choose)))
+    return Recorded(call, mode, recording, chooser.captured, ambient_autocast())
 
 
 @contextmanager
 def _capturing(mode: FakeTensorMode) -> Iterator[None]:
-    fakes = (accepting_real_tensors(mode), grouped_products_of_any_dtype(), errors_not_logged())
-    with fakes[0], fakes[1], fakes[2], random_state_kept(), torch.enable_grad():
+    fakes = (accepting_real_tensors(mode), grouped_products_of_any_dtype(), laid_out_as_on_a_cpu(mode), errors_not_logged())
+    with fakes[0], fakes[1], fakes[2], fakes[3], random_state_kept(), torch.enable_grad():
         yield
 
 

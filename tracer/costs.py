@@ -90,6 +90,15 @@ def allocation_block(nodes: Iterable[fx.Node], costs: str | os.PathLike[str] = M
     return BLOCK if on_gpu else 1
 
 
+def is_for_gpu(costs: str | os.PathLike[str]) -> bool:
+    """Whether ``costs`` are those of a GPU wherever the model is: a device's by name, or a profile that was measured on one.
+
+    Raises:
+        UnknownDeviceError, ProfileError: as ``op_costs``.
+    """
+    return costs != MEASURE and allocation_block((), costs) == BLOCK
+
+
 def save_profile(
     nodes: Iterable[fx.Node], path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
 ) -> Profile:

@@ -62,6 +62,30 @@ class StateReassignedError(CaptureError):
         self.names = names
 
 
+class PythonStateError(CaptureError):
+    """The forward changes Python state from step to step (``self.count += 1``), which a captured graph takes as it was once.
+
+    Attributes:
+        names: full names of the attributes.
+    """
+
+    def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
+class LostHookError(CaptureError):
+    """Hooks that only look on (print, store, check), which a captured step would not run.
+
+    Attributes:
+        names: where each is and what it is called.
+    """
+
+    def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 class LossError(CaptureError):
     """The loss is not a differentiable scalar.
 

@@ -17,7 +17,7 @@ from tracer.record import Recording
 from tracer.replayed_draws import use_first_draws
 from tracer.torch_private import FakeTensorMode, recorded_graph, trace
 
-_ORIGIN = ("module", "source", "in_backward", "replayed")
+_ORIGIN = ("module", "source", "in_backward", "replayed", "operator")
 
 
 def make_functional(recording: Recording, mode: FakeTensorMode, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:

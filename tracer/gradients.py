@@ -1,4 +1,4 @@
-"""Gradients in the layout in which they end in ``.grad``.
+"""Gradients as autograd makes them: what each is the sum of, and the layout in which it ends in ``.grad``.
 
 Autograd hands a gradient over as it is where it has the strides of its parameter and nothing else uses its memory; otherwise it
 copies it. The copy is bytes, so it is an op of the joint graph.
@@ -38,6 +38,54 @@ def laid_out_as_owners(
         taken.add(storage)
         laid_out.append(gradient)
     return laid_out
+
+
+def edges_into(wanted: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """By how many edges the backward of ``outputs`` comes to each of the leaves ``wanted``: what they bring is added up."""
+    count = {id(tensor): 0 for tensor in wanted}
+    for output in outputs:
+        if id(output) in count:
+            count[id(output)] += 1
+    stack = list(dict.fromkeys(output.grad_fn for output in outputs if output.grad_fn is not None))
+    seen = set(stack)
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node is None:
+                continue
+            leaf = id(getattr(node, "variable", None))
+            if leaf in count:
+                count[leaf] += 1
+            elif node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return tuple(count.values())
+
+
+def contributions(gradient: fx.Node | None, edges: int) -> tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]:
+    """What ``gradient``, to which ``edges`` lead, is the sum of, in the order in which it is added up, and the additions from
+    the last one back; nothing where it is no sum.
+
+    Autograd adds what arrives to the sum of what was there, so the sum is the argument that was made first.
+    """
+    if gradient is None:
+        return (), ()
+    place = {node: k for k, node in enumerate(gradient.graph.nodes)} if edges > 1 else {}
+    node: Any = _undetached(gradient.args[0] if gradient.target is copied_with_strides else gradient)
+    arrivals: list[fx.Node] = []
+    sums: list[fx.Node] = []
+    while len(sums) < edges - 1 and node.target is torch.ops.aten.add.Tensor and node.meta.get("in_backward"):
+        if node.kwargs or not all(isinstance(argument, fx.Node) for argument in node.args):
+            break
+        sums.append(node)
+        node, arrived = sorted(map(_undetached, node.args), key=place.__getitem__)
+        arrivals.append(arrived)
+    return ((node, *reversed(arrivals)), tuple(sums)) if sums else ((), ())
+
+
+def _undetached(node: Any) -> Any:
+    while node.target is torch.ops.aten.detach.default:
+        node = node.args[0]
+    return node
 
 
 def _without_needless_copy(copy: fx.Node, owner: torch.Tensor, taken: set[int]) -> fx.Node:

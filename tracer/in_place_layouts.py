@@ -2,7 +2,8 @@
 
 Out of place, ``sigmoid`` of a slice makes a dense tensor; in place, the kernel walks over the slice as it lies in memory. A
 vectorised kernel then takes other paths at the row ends, and its exponentials end in other bits. So where eager writes in place
-into a tensor that is not dense, the pure form copies it into fresh memory laid out alike and runs the in-place operator there.
+into a tensor that is not dense, the pure form copies it into fresh memory laid out alike and runs the in-place operator there:
+rows as long, apart as they were, though the gaps between them need not be as wide.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def mark_in_place(written: fx.Node, first: fx.Node, end: fx.Node) -> None:
             isinstance(node.target, torch._ops.OpOverload)
             and f"{node.target._schema.name}.{node.target._overloadname}" == functional
         ):
-            node.meta[_MARK] = (target, tuple(tensor.size()), tuple(tensor.stride()))
+            node.meta[_MARK] = (target, tuple(tensor.size()), with_narrow_gaps(tensor, target))
         node = node.next
 
 
@@ -87,6 +88,30 @@ def _is_dense(tensor: torch.Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+_ALIGNMENT = 64  # bytes; vectorised code may look at where a row starts in a line of the cache, as wide as its widest vectors
+
+
+def with_narrow_gaps(tensor: torch.Tensor, operator: torch._ops.OpOverload) -> tuple[int, ...]:
+    """Strides for which an elementwise operator takes the path that it takes for those of ``tensor``, in less memory.
+
+    Dimensions keep their order, none becomes contiguous with the next one in that was not, and rows start where they did
+    within a line of the cache.
+    """
+    if torch.Tag.pointwise not in operator.tags:
+        return tensor.stride()
+    line = max(1, _ALIGNMENT // tensor.itemsize)
+    narrow, end, old_end = list(tensor.stride()), 1, 1
+    for stride, size, dim in sorted(zip(tensor.stride(), tensor.size(), range(tensor.dim()), strict=True)):
+        if size == 1:
+            continue
+        if stride < old_end:  # elements of one dimension between those of another
+            return tensor.stride()
+        gap = 0 if stride == old_end else 1 + (stride - end - 1) % line
+        narrow[dim] = end + gap
+        end, old_end = narrow[dim] * size, stride * size
+    return tuple(narrow)
 
 
 def _is_view(node: fx.Node) -> bool:

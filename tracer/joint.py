@@ -12,6 +12,7 @@ stand in the order in which eager runs them, so the graph's own order has eager'
     random     True where it draws from a random generator
     pinned     why it must run exactly once, or None
     once       argument positions that a recomputation passes as None (running statistics that the first run updates)
+    operator   index into ``Joint.operators`` of what eager runs for it; absent where the capture itself put it there
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import TreeSpec
 
+from tracer.hooks import Hooks
 from tracer.trees import TreeOfLeaves
 
 
@@ -56,11 +58,26 @@ class OutputLeaf:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of a parameter or of a tensor input (``index`` into ``parameters`` or ``input_leaves``); None: no path."""
+    """The gradient of a parameter or of a tensor input (``index`` into ``parameters`` or ``input_leaves``); None: no path.
+
+    Where it is a sum, ``contributions`` are what eager's autograd adds up, in order, and ``sums`` the additions, last first.
+    """
 
     owner: Literal["parameter", "input"]
     index: int
     node: fx.Node | None
+    contributions: tuple[fx.Node, ...] = ()
+    sums: tuple[fx.Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """A storage of ``bytes``: there from operator number ``first`` through ``last``, and after that where it ``stays``."""
+
+    bytes: int
+    first: int
+    last: int
+    stays: bool
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,8 @@ class CapturedLoss:
 
     ``forward`` and ``backward`` are its ops in eager's order, nodes of a graph of their own, whose placeholders ``outputs`` are
     the output leaves that have a node (in that order) and which returns (loss, gradient for each of the joint's tangents).
-    ``arrives`` has, for each output leaf, whether the loss sends a gradient to it.
+    ``arrives`` has, for each output leaf, whether the loss sends a gradient to it. ``lifetimes`` are those of what it makes, by
+    number of operator (``meta["operator"]`` of its nodes); the loss and the gradients stay.
     """
 
     graph: fx.GraphModule
@@ -77,6 +95,21 @@ class CapturedLoss:
     backward: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     arrives: tuple[bool, ...]
+    lifetimes: tuple[Lifetime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator as eager runs it, before anything is made functional, merged or dropped.
+
+    ``name`` is that of the overload ("aten.mm.default"), ``module`` the path of the module whose forward called it, and
+    ``autograd_node`` the number of the autograd node whose backward ran it, None in the forward.
+    """
+
+    name: str
+    module: str
+    in_backward: bool
+    autograd_node: int | None
 
 
 @dataclass
@@ -102,9 +135,14 @@ class Joint:
     loss: CapturedLoss | None
     constants: Mapping[str, tuple[int, ...]]  # bytes of each storage there before the step, by what it is: parameters, ...
     training: bool
-    autocast: Mapping[str, torch.dtype] = field(default_factory=dict)  # ambient torch.autocast of the capture, by device type
+    autocast: Mapping[str, str] = field(default_factory=dict)  # what the ambient torch.autocast casts to, by type of device
     guards: tuple[Guard, ...] = ()
+    arrivals: tuple[int, ...] = ()  # ``gradients`` by their places there, in the order in which eager hands them over
     warnings: tuple[str, ...] = field(default=())
+    operators: tuple[Operator, ...] = ()  # all that eager runs, in its order, but for the caller's loss
+    calls: Mapping[str, int] = field(default_factory=dict)  # how often the forward calls each module, by its path
+    hooks: Hooks = ()  # that were on its modules
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Python values in its modules' attributes
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class KnownValues:
 
     def __init__(self) -> None:
         self.guards: list[Guard] = []
+        self.answers: list[bool | int | float] = []  # to all that was read, in order
         self._leaves: dict[int, _Leaf] = {}
         self._steps: list[_Step] = []
         self._known: set[int] = set()
@@ -121,6 +122,7 @@ class KnownValues:
             )
 
         expected = _run(steps, [(leaf, leaf.value) for leaf in leaves], func, bound)
+        self.answers.append(expected)
         if leaves:
             self.guards.append(Guard(evaluate=evaluate, expected=expected, source=source))
         return expected

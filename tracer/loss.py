@@ -11,10 +11,17 @@ from torch import nn
 from tracer.errors import DataDependentError, LossError
 from tracer.joint import CapturedLoss
 from tracer.known_values import KnownValues
+from tracer.lifetimes import Lifetimes
 from tracer.provenance import Provenance
 from tracer.record import Recorder, Tangent, run_user_code
+from tracer.state import without_autocast
 from tracer.torch_private import FakeTensorMode, single_threaded_backward, trace, without_recording
 from tracer.trees import TreeOfLeaves
+
+
+def every_output(_output: Any) -> torch.Tensor:
+    """In the place of a loss: every differentiable output gets a gradient, whatever it is called. It is never run."""
+    raise TypeError("every_output stands for gradients that arrive from outside: it is no loss to compute")
 
 
 class LossChooser:
@@ -31,9 +38,9 @@ class LossChooser:
         Raises:
             LossError: the loss is not a differentiable scalar.
         """
-        if self._loss is not None:
+        if self._loss is not None and self._loss is not every_output:
             return self._by_callers_loss(self._loss, leaves, spec)
-        scalar = _loss_of(output)
+        scalar = None if self._loss is every_output else _loss_of(output)
         if scalar is not None:
             _check_scalar(scalar, "the model's loss")
             place = next(i for i, leaf in enumerate(leaves) if leaf is scalar)
@@ -47,13 +54,12 @@ class LossChooser:
     def _by_callers_loss(self, loss: Callable[[Any], torch.Tensor], leaves: list[Any], spec: TreeOfLeaves) -> list[Tangent]:
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
         found: dict[int, tuple[int, ...]] = {}
-        recorder = Recorder(Provenance(nn.Module()), KnownValues())
 
-        def step(tensors: list[torch.Tensor]) -> Any:
+        def step(tensors: list[torch.Tensor], watch: Recorder | Lifetimes) -> tuple[torch.Tensor, list[torch.Tensor]]:
             filled = list(leaves)
             for i, tensor in zip(places, tensors, strict=True):
                 filled[i] = tensor.detach().requires_grad_(leaves[i].requires_grad)
-            with self._mode, recorder:
+            with self._mode, watch:
                 try:
                     value = run_user_code(loss, (spec.unflatten(filled),), {})
                 except DataDependentError as error:
@@ -66,8 +72,8 @@ class LossChooser:
                     ) from error
             _check_scalar(value, "the loss")
             differentiable = [i for i in places if leaves[i].requires_grad]
-            recorder.in_backward = True
-            with self._mode, recorder, single_threaded_backward():
+            watch.in_backward = True
+            with self._mode, watch, single_threaded_backward(), without_autocast():
                 gradients = torch.autograd.grad(value, [filled[i] for i in differentiable], allow_unused=True)
             found.update({i: tuple(g.stride()) for i, g in zip(differentiable, gradients, strict=True) if g is not None})
             return value, [g for g in gradients if g is not None]
@@ -78,7 +84,11 @@ class LossChooser:
                     torch.empty_strided(leaves[i].shape, leaves[i].stride(), dtype=leaves[i].dtype, device=leaves[i].device)
                     for i in places
                 ]
-            module = trace(step, stand_ins)
+            known = KnownValues()
+            recorder = Recorder(Provenance(nn.Module()), known)
+            module = trace(lambda tensors: step(tensors, recorder), stand_ins)
+            lifetimes = Lifetimes(known.answers)
+            value, gradients = step(stand_ins, lifetimes)  # a trace lets go of nothing
         if not found:
             raise LossError("the loss sends a gradient to no output of the model: it does not depend on them", shape=())
         ops = [node for node in module.graph.nodes if node.op in ("call_function", "get_attr")]
@@ -88,6 +98,7 @@ class LossChooser:
             backward=tuple(node for node in ops if node.meta.get("in_backward", False)),
             outputs=tuple(node for node in module.graph.nodes if node.op == "placeholder"),
             arrives=tuple(i in found for i in range(len(leaves))),
+            lifetimes=lifetimes.made([value, *gradients]),
         )
         return [Tangent(i, stride) for i, stride in found.items()]
 

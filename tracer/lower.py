@@ -6,8 +6,10 @@ What the caller does between forward and backward, computing the loss and starti
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -73,24 +75,24 @@ class Lowering:
         Raises:
             KeyError: a node has no cost.
         """
-        ops, storages = [], [replace(s, bytes=_rounded(s.bytes, block)) for s in self.graph.storages]
+        ops, storages = [], [replace(s, bytes=rounded_up(s.bytes, block)) for s in self.graph.storages]
         for op, made in zip(self.graph.ops, self.graph.allocated, strict=True):
             if op.name in self.node_of:
                 cost = costs[self.node_of[op.name]]
                 # A draw that is replayed puts the generator's present state aside meanwhile.
-                workspace = _rounded(cost.workspace, block) + op.replay_bytes
+                workspace = rounded_up(cost.workspace, block) + op.replay_bytes
                 ops.append(replace(op, seconds=cost.seconds, workspace=workspace, flops=cost.flops))
                 if len(made) == len(cost.allocates):
                     for storage, size in zip(made, cost.allocates, strict=True):
-                        storages[storage] = replace(storages[storage], bytes=_rounded(size, block))
+                        storages[storage] = replace(storages[storage], bytes=rounded_up(size, block))
             else:
                 own = [costs[node] for node in self.loss_nodes]
                 workspace = _loss_workspace(self.joint.loss, {node: costs[node].workspace for node in self.loss_nodes}, block)
                 seconds, flops = sum(cost.seconds for cost in own), sum(cost.flops for cost in own)
                 ops.append(replace(op, seconds=seconds, workspace=workspace, flops=flops))
                 for storage, size in self._loss_allocates(op, costs):
-                    storages[storage] = replace(storages[storage], bytes=_rounded(size, block))
-        constants = {kind: sum(_rounded(size, block) for size in sizes) for kind, sizes in self.joint.constants.items()}
+                    storages[storage] = replace(storages[storage], bytes=rounded_up(size, block))
+        constants = {kind: sum(rounded_up(size, block) for size in sizes) for kind, sizes in self.joint.constants.items()}
         return replace(self.graph, ops=tuple(ops), storages=tuple(storages), constants=constants)
 
     def _loss_allocates(self, op: Op, costs: Mapping[fx.Node, NodeCost]) -> list[tuple[int, int]]:
@@ -236,7 +238,8 @@ def _replay_bytes(node: fx.Node) -> int:
     return _GENERATOR_STATE.get(device, _GENERATOR_STATE_ELSEWHERE)
 
 
-def _rounded(size: int, block: int) -> int:
+def rounded_up(size: int, block: int) -> int:
+    """``size`` bytes as a whole number of blocks."""
     return -(-size // block) * block
 
 
@@ -244,21 +247,16 @@ def _loss_workspace(loss: CapturedLoss | None, workspaces: Mapping[fx.Node, int]
     """Highest bytes of the caller's loss, beyond the outputs it reads and the gradients and loss that it leaves."""
     if loss is None:
         return 0
-    graph = loss.graph.graph
-    kept = {storage_key(t) for n in (*loss.outputs, *graph.output_node().all_input_nodes) for t in tensors_of(n)}
-    last_use: dict[int, int] = {}
-    size: dict[int, int] = {}
-    nodes = list(graph.nodes)
-    for i, node in enumerate(nodes):
-        for t in (t for n in (node, *node.all_input_nodes) for t in tensors_of(n)):
-            last_use[storage_key(t)] = i
-            size[storage_key(t)] = _rounded(t.untyped_storage().nbytes(), block)
-    live: set[int] = set()
-    peak = 0
-    for i, node in enumerate(nodes):
-        if node.op != "call_function":
-            continue
-        live |= {storage_key(t) for t in tensors_of(node)} - kept
-        peak = max(peak, sum(size[key] for key in live) + _rounded(workspaces.get(node, 0), block))
-        live = {key for key in live if last_use[key] > i}
-    return peak
+    in_operator: dict[int, int] = defaultdict(int)
+    for node, workspace in workspaces.items():
+        if "operator" in node.meta:
+            in_operator[node.meta["operator"]] += rounded_up(workspace, block)
+    change: dict[int, int] = defaultdict(int)
+    for made in loss.lifetimes:
+        change[made.first] += rounded_up(made.bytes, block)
+        if not made.stays:
+            change[made.last + 1] -= rounded_up(made.bytes, block)
+    last = max((*in_operator, *change), default=-1)
+    live = accumulate(change[k] for k in range(last + 1))
+    left = sum(rounded_up(made.bytes, block) for made in loss.lifetimes if made.stays)
+    return max((held + in_operator[k] - left for k, held in enumerate(live)), default=0)

@@ -26,6 +26,7 @@ from tracer.cost_errors import DeviceNotAtHandError
 from tracer.devices import allocated_on_gpu
 from tracer.memory_events import record_memory
 from tracer.op_call import OpCall, writes
+from tracer.operators import is_collective
 from tracer.sample_inputs import SampleArguments
 
 ONE_RUN = 0.1  # seconds; a call that takes longer is timed once: what it does only the first time is a small part of it
@@ -126,12 +127,15 @@ def _processor() -> str:
 def measure(call: OpCall, samples: SampleArguments) -> Measured:
     """Measure ``call`` under the thread count and settings as they are; remembered within the process.
 
-    To be called inside ``undisturbed()``, which gives the ``samples``.
+    To be called inside ``undisturbed()``, which gives the ``samples``. A collective is not run: the ranks would do so for
+    different times and wait for one another. It has no seconds, and what its fake results take; every schedule runs it once.
 
     Raises:
         DeviceNotAtHandError: nothing can be measured on the call's device.
         Exception: whatever the operator raises on arguments that it does not like.
     """
+    if is_collective(call.target):
+        return Measured(seconds=0.0, workspace=0, allocates=call.allocates, results=_forms(call.outputs))
     known = (conditions(call.device), call.key)
     if known not in _measured:
         on_device = _measure_on_cuda if call.device.type == "cuda" else _measure_on_cpu

@@ -15,6 +15,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from tracer.cost_errors import CostError, MeasurementError
+from tracer.errors import UnsupportedOperatorError
 from tracer.measure import Measured, TensorForm, measure, undisturbed
 from tracer.op_call import OpCall, op_call
 from tracer.torch_private import fake_mode_of
@@ -27,6 +28,7 @@ def measured_calls(
 
     Raises:
         DeviceNotAtHandError: nothing can be measured on the tensors' device.
+        UnsupportedOperatorError: a result lies in memory so that it cannot be viewed as the capture does.
         MeasurementError: some calls fail when run alone. The others have been measured and are remembered.
     """
     corrected: dict[fx.Node, Any] = {}
@@ -98,4 +100,21 @@ def _again(node: fx.Node, corrected: dict[fx.Node, Any]) -> Any:
     args = fx.node.map_arg(node.args, value)
     kwargs = fx.node.map_arg(node.kwargs, value)
     assert callable(node.target)
-    return node.target(*args, **kwargs)
+    try:
+        return node.target(*args, **kwargs)
+    except (RuntimeError, ValueError) as error:
+        viewed = node
+        while op_call(viewed).is_view:
+            viewed = next(argument for argument in viewed.all_input_nodes if argument in corrected)
+        source = node.meta.get("source", "")
+        raise UnsupportedOperatorError(
+            f"{source or 'the model'}: {node.target} was captured as a view of what {viewed.target} makes (at "
+            f"{viewed.meta.get('source', '') or 'the model'}), but that lies in memory otherwise than its fake tensor: strides "
+            f"{_strides(corrected[viewed])}, not {_strides(viewed.meta['val'])}. Make what that operator reads contiguous",
+            operator=str(viewed.target),
+            source=source,
+        ) from error
+
+
+def _strides(value: Any) -> list[tuple[int, ...]]:
+    return [leaf.stride() for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

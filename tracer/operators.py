@@ -88,7 +88,17 @@ def reads_a_number(func: Any) -> bool:
     return isinstance(func, torch._ops.OpOverload) and torch.Tag.data_dependent_output in func.tags
 
 
-_ROUTING = {"aten::topk", "aten::sort", "aten::argsort", "aten::kthvalue", "aten::argmax", "aten::argmin"}
+_ROUTING = {
+    "aten::topk",
+    "aten::sort",
+    "aten::argsort",
+    "aten::kthvalue",
+    "aten::argmax",
+    "aten::argmin",
+    "aten::mode",
+    "aten::multinomial",
+}
+_WITH_INDICES = {"aten::max", "aten::min", "aten::median", "aten::nanmedian"}  # in their overload "dim"
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional", "_dtensor", "symm_mem")
 _pure: set[str] = {"aten", "prims"}
 
@@ -101,16 +111,27 @@ def register_pure(operator: str) -> None:
     _pure.add(operator)
 
 
+def is_collective(func: Any) -> bool:
+    """Whether other ranks take part in a call of ``func``."""
+    return isinstance(func, torch._ops.OpOverload) and func.namespace in _COLLECTIVES
+
+
+def communicates_in_place(func: Any) -> bool:
+    """Whether ``func`` is a collective of ``torch.distributed`` itself, which writes to its arguments and does not say so."""
+    return is_collective(func) and func.namespace == "c10d"
+
+
 def pin_reason(func: Any) -> str | None:
     """Why a call of ``func`` must run exactly once, where the operator alone says so."""
     if not isinstance(func, torch._ops.OpOverload):
         return None
     namespace = func.namespace
-    if namespace in _COLLECTIVES:
+    if is_collective(func):
         return "a collective: other ranks take part in it"
     if namespace not in _pure and func._schema.name not in _pure:
         return f"an operator that is not PyTorch's own ({func._schema.name}): whether it may run twice is unknown"
-    if func._schema.name in _ROUTING:
+    chooses = func._schema.overload_name == "dim" and func._schema.name in _WITH_INDICES
+    if chooses or func._schema.name in _ROUTING:
         return "routing: a recomputed choice of indices may differ"
     if func is aten.copy_.default:
         return "updates a tensor that outlives the step"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,11 +40,16 @@ class Origin:
 
 
 class Provenance:
-    """Follows the modules of ``model`` while ``following`` is entered and says where the running operator comes from."""
+    """Follows the modules of ``model`` while ``following`` is entered and says where the running operator comes from.
+
+    Attributes:
+        calls: how often each module of the model was called, by its path.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._stack: list[str] = []
+        self.calls: Counter[str] = Counter()
         self._forward_of: dict[int, Origin] = {}
         self._latest = Origin("", "")
 
@@ -73,7 +79,10 @@ class Provenance:
 
     def _enter(self, module: nn.Module) -> None:
         above = self._stack[-1] if self._stack else ""
-        self._stack.append(self._paths.get(id(module), above))
+        path = self._paths.get(id(module))
+        if path is not None:
+            self.calls[path] += 1
+        self._stack.append(above if path is None else path)
 
     def _leave(self) -> None:
         self._stack.pop()

@@ -5,8 +5,8 @@ The operators are those that autograd's own engine calls, without decompositions
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from tracer.compiled import calls_compiled_function
 from tracer.errors import (
     CaptureError,
     DataDependentError,
@@ -21,17 +22,22 @@ from tracer.errors import (
     NothingToTrainError,
     UnsupportedOperatorError,
 )
+from tracer.gradients import edges_into
+from tracer.hooks import watched_hooks
+from tracer.joint import Operator
 from tracer.known_values import KnownValues, UnknownValueError
 from tracer.not_traced import libraries_believe_eager
-from tracer.operators import is_random, reads_a_number
+from tracer.operators import communicates_in_place, is_random, reads_a_number
 from tracer.provenance import Provenance, raising_line
-from tracer.state import SideEffects, State, python_random_state, swapped
+from tracer.state import SideEffects, State, python_random_state, swapped, without_autocast
 from tracer.torch_private import (
+    CALLS_COMPILED_CODE,
     READS_OF_FAKES,
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
     TorchDispatchMode,
+    backward_sequence_number,
     in_checkpoint_replaying_draws,
     recorded_graph,
     single_threaded_backward,
@@ -41,8 +47,8 @@ from tracer.torch_private import (
 from tracer.trees import TreeOfLeaves, flatten
 
 _WHAT_TO_DO = (
-    "Rewrite the branch without reading the value (torch.where), move it out of the forward, or plan and apply the blocks "
-    "around it one by one (planner.plan(model.block, ...))"
+    "Rewrite the branch without reading the value (torch.where), move it out of the forward, or plan the blocks around it and "
+    "leave the rest as it is (planner.plan(model, ..., regions=...))"
 )
 
 
@@ -99,7 +105,7 @@ class Recording:
 
     Placeholders of ``module``: parameters, buffers, inputs. It returns the tensor outputs (``tensor_outputs`` are their places
     among the leaves), then the gradients of what requires one. ``tangents`` are the names of the nodes that stand for the
-    arriving gradients. ``operators`` are all that ran, in order, dead ones too, and whether in the backward.
+    arriving gradients. ``operators`` are all that ran, in order, dead ones too.
     """
 
     module: fx.GraphModule
@@ -109,7 +115,10 @@ class Recording:
     tensor_outputs: tuple[int, ...]
     same_as: dict[int, tuple[str, int]]  # output leaf -> ("parameter" | "buffer" | "input", index) that it is
     tangents: tuple[tuple[str, Tangent], ...]
-    operators: list[tuple[str, bool]]
+    operators: list[Operator]
+    arrivals: tuple[int, ...]  # the gradients in the order in which eager hands them over
+    edges: tuple[int, ...]  # for each gradient by how many edges of the autograd graph it comes together
+    calls: Mapping[str, int]  # how often the forward calls each module, by its path
     known: KnownValues
     effects: SideEffects
 
@@ -120,7 +129,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, provenance: Provenance, known: KnownValues) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.in_backward = False
-        self.operators: list[tuple[str, bool]] = []
+        self.operators: list[Operator] = []
         self._provenance = provenance
         self._known = known
 
@@ -129,12 +138,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.prim.device.default:  # a question about a fake, no work
             return func(*args, **kwargs)
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)
+        if communicates_in_place(func):
+            raise UnsupportedOperatorError(
+                f"{origin.source or 'the model'}: {func} communicates in place, which a captured step cannot hold: use the "
+                "functions of torch.distributed._functional_collectives, or leave the module that calls it out, by regions",
+                operator=str(func),
+                source=origin.source,
+            )
         if reads_a_number(func):
             try:
                 return self._known.read(func, args, kwargs, origin.source)
             except UnknownValueError as error:
                 raise data_dependent(func, origin.source, str(error)) from None
-        self.operators.append((str(func), self.in_backward))
+        autograd_node = backward_sequence_number() if self.in_backward else None
+        self.operators.append(Operator(str(func), origin.module, self.in_backward, autograd_node))
         replayed = self.in_backward and is_random(func, args, kwargs) and in_checkpoint_replaying_draws()
         graph = recorded_graph()
         last = graph._root.prev
@@ -144,6 +161,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             node.meta["module"], node.meta["source"] = origin.module, origin.source
             node.meta["in_backward"] = self.in_backward
             node.meta["replayed"] = replayed
+            node.meta["operator"] = len(self.operators) - 1
             node = node.next
         self._known.follow(func, args, kwargs, result)
         return result
@@ -169,8 +187,11 @@ def record(
     model, state, originals = call.model, call.state, call.inputs
     fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
     found: dict[str, Any] = {}
+    casts_are_cached = torch.is_autocast_cache_enabled()
 
     def joint(parameters: list[torch.Tensor], buffers: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
+        # A trace turns it off, and then a weight that is read twice is cast twice: other sums of its gradients than eager's.
+        torch.set_autocast_cache_enabled(casts_are_cached)
         known, provenance = KnownValues(), Provenance(model)
         parameters = [p.detach().requires_grad_(o.requires_grad) for p, o in zip(parameters, state.parameters, strict=True)]
         inputs = [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)]
@@ -179,11 +200,14 @@ def record(
                 known.add_leaf(kind, i, fake, real)
         replacement = {id(o): p for o, p in zip((*state.parameters, *state.buffers), (*parameters, *buffers), strict=True)}
         recorder = Recorder(provenance, known)
-        with swapped(model, replacement) as effects, libraries_believe_eager(), provenance.following():
+        wanted = [t for t in (*parameters, *inputs) if t.requires_grad]
+        following = (libraries_believe_eager(), provenance.following(), watched_hooks(model))
+        with swapped(model, replacement) as effects, _arrivals(wanted) as arrivals, following[0], following[1], following[2]:
             drawn = python_random_state()
             with mode, recorder:
                 args, kwargs = call.arguments(inputs)
                 output = run_user_code(model, args, kwargs)
+            calls = dict(provenance.calls)
             if python_random_state() != drawn:
                 raise DataDependentError(
                     "the forward draws from the random generator of Python or NumPy: the captured step would repeat what it "
@@ -202,9 +226,10 @@ def record(
                     leaf = found_leaves[tangent.output]
                     arriving.append(torch.empty_strided(leaf.shape, tangent.stride, dtype=leaf.dtype, device=leaf.device))
                     nodes.append(recorded_graph()._root.prev.name)
+            edges = edges_into(wanted, [found_leaves[t.output] for t in tangents])
             recorder.in_backward = True
-            wanted = [t for t in (*parameters, *inputs) if t.requires_grad]
-            with mode, recorder, single_threaded_backward(), _no_autocast():
+            # Outside of the caller's autocast, as PyTorch's documentation asks for.
+            with mode, recorder, single_threaded_backward(), without_autocast():
                 gradients = run_backward([found_leaves[t.output] for t in tangents], wanted, arriving)
         places = {id(t): (kind, i) for kind, ts in _by_kind(parameters, buffers, inputs) for i, t in enumerate(ts)}
         tensors = [i for i, leaf in enumerate(found_leaves) if isinstance(leaf, torch.Tensor)]
@@ -216,6 +241,9 @@ def record(
             same_as={i: places[id(found_leaves[i])] for i in tensors if id(found_leaves[i]) in places},
             tangents=tuple(zip(nodes, tangents, strict=True)),
             operators=recorder.operators,
+            arrivals=tuple(arrivals),
+            edges=edges,
+            calls=calls,
             known=known,
             effects=effects,
         )
@@ -223,6 +251,18 @@ def record(
 
     module = trace(joint, *fakes)
     return Recording(module=module, **found)
+
+
+@contextmanager
+def _arrivals(wanted: Sequence[torch.Tensor]) -> Iterator[list[int]]:
+    """Places among ``wanted`` in the order in which a backward hands their gradients over."""
+    found: list[int] = []
+    hooks = [t.register_hook(lambda _, k=k: found.append(k)) for k, t in enumerate(wanted)]  # type: ignore[no-untyped-call]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _by_kind(parameters: Any, buffers: Any, inputs: Any) -> tuple[tuple[str, Any], ...]:
@@ -235,6 +275,7 @@ def run_user_code(function: Callable[..., Any], args: Sequence[Any], kwargs: Map
     Raises:
         DataDependentError: an operator's output has a shape that depends on values.
         InputsDoNotFitError: the code itself raised.
+        ModelNotSupportedError: the code calls a compiled function.
     """
     try:
         return function(*args, **kwargs)
@@ -246,6 +287,8 @@ def run_user_code(function: Callable[..., Any], args: Sequence[Any], kwargs: Map
         source = raising_line(error)
         if any(text in str(error) for text in READS_OF_FAKES):
             raise data_dependent("its memory", source, str(error).rstrip(".")) from error
+        if CALLS_COMPILED_CODE in str(error):
+            raise calls_compiled_function(source) from error
         raise InputsDoNotFitError(
             f"{source or 'the model'}: the model's own code raised {type(error).__name__} when called on these inputs: "
             f"{str(error).rstrip('.')}. Check that a plain call of the model on them works",
@@ -303,13 +346,3 @@ def run_backward(
                 source="",
             )
     return list(gradients)
-
-
-@contextlib.contextmanager
-def _no_autocast() -> Iterator[None]:
-    """The backward runs outside of the caller's autocast, as PyTorch's documentation asks for."""
-    with contextlib.ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield

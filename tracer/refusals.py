@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from tracer.errors import InputsDoNotFitError, ModelNotSupportedError, NothingToTrainError, UnsupportedOperatorError
+from tracer.compiled import refuse_compiled
+from tracer.errors import (
+    InputsDoNotFitError,
+    ModelNotSupportedError,
+    NothingToTrainError,
+    PythonStateError,
+    UnsupportedOperatorError,
+)
 from tracer.functional import in_place_leftovers
+from tracer.loaded import loaded
 from tracer.state import State, reassigned_error
 from tracer.trees import tensors_inside
 
@@ -26,18 +33,22 @@ def refuse_wrapped(model: Any) -> None:
             f"the model is a {type(model).__name__}: an nn.Module is needed (not its class, nor its state_dict)",
             kind=type(model).__name__,
         )
+    refuse_compiled(model)
     wrappers = dict(_wrappers())
     for path, module in model.named_modules():
         for kind, (cls, advice) in wrappers.items():
             if isinstance(module, cls):
                 where = f"module {path!r} is" if path else "the model is"
                 raise ModelNotSupportedError(f"{where} wrapped by {kind}: {advice}", kind=kind)
-    sharded = _loaded("torch.distributed.tensor", "DTensor")
+    sharded = loaded("torch.distributed.tensor", "DTensor")
     if sharded is not None:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if isinstance(tensor, sharded):
                 raise ModelNotSupportedError(
-                    f"{name} is a DTensor (sharded): plan and apply the blocks before fully_shard, then shard the applied ones",
+                    f"{name} is a DTensor, of which each rank has a part: what it communicates would be left out of a "
+                    'capture. After fully_shard, plan by regions, regions="model.layers.*", which are captured when their '
+                    "parameters are gathered. Tensor-parallel modules cannot be planned: name regions without them, or shard "
+                    "with fully_shard instead",
                     kind="DTensor",
                 )
 
@@ -53,25 +64,19 @@ def _wrappers() -> list[tuple[str, tuple[type, str]]]:
             "DistributedDataParallel",
             (
                 nn.parallel.DistributedDataParallel,
-                "a capture would leave the all-reduce out. Plan and apply the module inside, then wrap the applied one",
+                "a capture would leave the all-reduce out. Plan and apply the module inside, then wrap the applied one; or "
+                'plan by regions, regions="module.layers.*"',
             ),
         ),
     ]
-    fsdp = _loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
+    fsdp = loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
     if fsdp is not None:
-        found.append(("FullyShardedDataParallel", (fsdp, "plan and apply the blocks first, then shard the applied ones")))
-    fsdp2 = _loaded("torch.distributed.fsdp", "FSDPModule")
+        found.append(("FullyShardedDataParallel", (fsdp, "use fully_shard (FSDP2) and plan by regions, one for each block")))
+    fsdp2 = loaded("torch.distributed.fsdp", "FSDPModule")
     if fsdp2 is not None:
-        found.append(("fully_shard", (fsdp2, "plan and apply the blocks first, then shard the applied ones")))
-    compiled = _loaded("torch._dynamo.eval_frame", "OptimizedModule")
-    if compiled is not None:
-        found.append(("torch.compile", (compiled, "plan the module itself (`model._orig_mod`)")))
+        advice = 'it gathers parameters when it is called. Plan by regions, regions="model.layers.*", none with another inside'
+        found.append(("fully_shard", (fsdp2, advice)))
     return found
-
-
-def _loaded(module: str, name: str) -> Any:
-    """A class of a module that is loaded already; where it is not, nothing can be an instance of it."""
-    return getattr(sys.modules.get(module), name, None)
 
 
 def refuse_frozen(model: nn.Module, state: State) -> None:
@@ -119,6 +124,21 @@ def refuse_in_place(graph: fx.Graph) -> None:
             "replace it by its out-of-place form",
             operator=str(node.target),
             source=source,
+        )
+
+
+def refuse_python_state(names: Sequence[str]) -> None:
+    """Refuse a forward that the next step would find with other Python values.
+
+    Raises:
+        PythonStateError: there are ``names`` of such attributes.
+    """
+    if names:
+        raise PythonStateError(
+            f"the forward changes Python state from step to step: {', '.join(names)}. A captured step would go on with what it "
+            "was when planned. Keep it in a buffer that is updated in place (register_buffer, `self.count.add_(1)`), or change "
+            "it outside of the forward; where it only has to be filled once, run the model once before planning",
+            names=tuple(names),
         )
 
 

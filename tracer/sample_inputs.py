@@ -61,12 +61,20 @@ class SampleArguments:
 
 @dataclass(frozen=True, slots=True)
 class _Rising:
-    """Integers that rise to ``end`` in equal steps: where each group of rows ends."""
+    """Integers that rise in equal steps: where each group of ``end`` rows ends, or where it begins."""
 
     end: int
+    begins: bool = False
 
 
-Limit = int | _Rising | None
+@dataclass(frozen=True, slots=True)
+class _All:
+    """Integers that are all ``value``."""
+
+    value: int
+
+
+Limit = int | _Rising | _All | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,11 @@ def _fill(flat: torch.Tensor, limit: Limit, *, normal: bool) -> None:
     """Fill a one-dimensional tensor; integers from ``[0, limit)``, or from ``[1, 8)`` where nothing limits them."""
     size = flat.numel()
     if isinstance(limit, _Rising):
-        flat.copy_(torch.arange(1, size + 1) * limit.end // size)
+        steps = torch.arange(size) if limit.begins else torch.arange(1, size + 1)
+        flat.copy_(steps * limit.end // size)
+        return
+    if isinstance(limit, _All):
+        flat.fill_(limit.value)
         return
     done = min(size, _BLOCK)
     block = flat[:done]
@@ -192,25 +204,43 @@ def _plane(position: int, dims: int) -> Callable[[OpCall], int]:
     return plane
 
 
-def _advanced_indexing(call: OpCall) -> dict[TensorSpec, int]:
-    """``x[i, :, j]``: each index tensor has the limit of the dimension in whose place it stands; boolean ones take several."""
+def _advanced_indexing(call: OpCall) -> dict[TensorSpec, Limit]:
+    """``x[i, :, j]``: each index tensor has the limit of the dimension in whose place it stands; boolean ones take several.
+
+    Those are true everywhere: they are turned into as many indices as there can be.
+    """
     shape = _argument(call, 0).shape
-    limits: dict[TensorSpec, int] = {}
+    limits: dict[TensorSpec, Limit] = {}
     dim = 0
     for index in _argument(call, 1):
         if not isinstance(index, TensorSpec):
             dim += 1
         elif index.dtype in (torch.bool, torch.uint8):
+            limits[index] = _All(1)
             dim += len(index.shape)
         else:
-            limits[index] = min(shape[dim], limits.get(index, shape[dim]))
+            before = limits.get(index)
+            limits[index] = min(shape[dim], before) if isinstance(before, int) else shape[dim]
             dim += 1
     return limits
 
 
-def _bags(call: OpCall) -> dict[TensorSpec, int]:
-    """Indices of rows, and offsets that are all 0: they must start there and not fall, so the last bag holds everything."""
-    return {_argument(call, 1): _argument(call, 0).shape[0], _argument(call, 2): 1}
+def _bags(call: OpCall) -> dict[TensorSpec, Limit]:
+    """Indices of rows, and offsets at which equal bags begin."""
+    indices = _argument(call, 1)
+    return {indices: _argument(call, 0).shape[0], _argument(call, 2): _Rising(indices.shape[0], begins=True)}
+
+
+def _bags_backward(call: OpCall) -> dict[TensorSpec, Limit]:
+    """No bag is empty: what is selected of the gradients is all of them, as many bytes as it can be."""
+    rows, bags = argument(call, "num_weights"), argument(call, "grad").shape[0]
+    limits: dict[str, Limit] = {
+        "indices": rows,
+        "maximum_indices": rows,
+        "offset2bag": _Rising(bags, begins=True),
+        "bag_size": _All(1),
+    }
+    return {argument(call, name): limit for name, limit in limits.items()}
 
 
 def _groups(call: OpCall) -> dict[TensorSpec, Limit]:
@@ -222,6 +252,11 @@ def _groups(call: OpCall) -> dict[TensorSpec, Limit]:
     return {ends: _Rising(grouped)}
 
 
+def _pivots(position: int) -> Callable[[OpCall], dict[TensorSpec, Limit]]:
+    """Rows to exchange, counted from 1: the first is always there."""
+    return lambda call: {_argument(call, position): _All(1)}
+
+
 _ROWS = _size(0, _at(0))
 _INDEXED = _size(0, _along(1))
 
@@ -231,7 +266,8 @@ _RULES: dict[Any, Callable[[OpCall], Mapping[TensorSpec, Limit]]] = {
     aten.embedding_backward: _rule(_along(2), 1),
     aten._embedding_bag: _bags,
     aten._embedding_bag_forward_only: _bags,
-    aten._embedding_bag_dense_backward: _rule(lambda call: argument(call, "num_weights"), 1),
+    aten._embedding_bag_backward: _bags_backward,
+    aten._embedding_bag_dense_backward: _bags_backward,
     aten._grouped_mm: _groups,
     aten.gather: _rule(_INDEXED, 2),
     aten.scatter: _rule(_INDEXED, 2),
@@ -252,6 +288,9 @@ _RULES: dict[Any, Callable[[OpCall], Mapping[TensorSpec, Limit]]] = {
     aten.index_put_: _advanced_indexing,
     aten._unsafe_index_put: _advanced_indexing,
     aten._index_put_impl_: _advanced_indexing,
+    aten.linalg_lu_solve: _pivots(1),
+    aten.lu_unpack: _pivots(1),
+    aten.linalg_ldl_solve: _pivots(1),
     aten.take: _rule(_numel(0), 1),
     aten.put: _rule(_numel(0), 1),
     aten.nll_loss_forward: _rule(_classes(0), 1),

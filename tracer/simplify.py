@@ -140,4 +140,20 @@ def _merge_repeated(graph: fx.Graph, kept: set[fx.Node]) -> None:
         except TypeError:  # an argument that cannot be hashed: not compared
             continue
         if first is not node:
+            if "val" in node.meta:
+                _view_instead(node, first.meta["val"])
             node.replace_all_uses_with(first)
+
+
+def _view_instead(node: fx.Node, value: Any) -> None:
+    """Let the fakes of what views the memory of ``node`` view that of ``value``, which takes its place."""
+    memory = {t.untyped_storage()._cdata for t in pytree.tree_leaves(node.meta["val"]) if isinstance(t, torch.Tensor)}
+    node.meta["val"] = value
+    for user in node.users:
+        shown = [t for t in pytree.tree_leaves(user.meta.get("val")) if isinstance(t, torch.Tensor)]
+        if user.op != "call_function" or has_effects(user) or memory.isdisjoint(t.untyped_storage()._cdata for t in shown):
+            continue
+        assert callable(user.target)
+        args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda n: n.meta["val"])
+        with torch.no_grad():
+            _view_instead(user, user.target(*args, **kwargs))

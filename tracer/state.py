@@ -10,7 +10,7 @@ import copy
 import random
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from tracer.joint import StateSlot
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _INTERNALS = frozenset(vars(nn.Module())) - {"training"}
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _CONTAINERS = (dict, OrderedDict, list, set)
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -64,10 +65,42 @@ def state_of(model: nn.Module) -> State:
 
 @dataclass
 class SideEffects:
-    """Attributes that a forward has changed: the names of those that held a tensor, by its id, and notes for the user."""
+    """What a forward has left in the attributes of modules.
+
+    Attributes:
+        reassigned: names of those that held another tensor before, by the id of that one.
+        stored: names of those that hold a tensor now.
+        values: names of those that held something before, and whose Python value is another now.
+        left: what the forward left, by module and key; lists, dictionaries and sets as copies.
+    """
 
     reassigned: dict[int, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    stored: list[str] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+    left: list[tuple[nn.Module, str, Any]] = field(default_factory=list)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user."""
+        stored = [f"the forward stores a tensor in attribute {name}; the planned module does not" for name in self.stored]
+        changed = [
+            f"the forward changes attribute {name}; the planned module takes it as it was when planned" for name in self.values
+        ]
+        return (*stored, *changed)
+
+
+@contextmanager
+def as_left(effects: SideEffects) -> Iterator[None]:
+    """Begin with the attributes as an earlier forward left them, and put everything back afterwards."""
+    before = [(vars(module), dict(vars(module))) for module in dict.fromkeys(module for module, _, _ in effects.left)]
+    try:
+        for module, key, value in effects.left:
+            vars(module)[key] = copy.copy(value) if type(value) in _CONTAINERS else value
+        yield
+    finally:
+        for attributes, kept in before:
+            attributes.clear()
+            attributes.update(kept)
 
 
 @contextmanager
@@ -160,18 +193,23 @@ class _Kept:
             if key in _INTERNALS or (own and key.startswith("_")) or _same(value, old, self._contents.get(key)):
                 continue
             name = f"{self._prefix}{key}"
+            noted.left.append((self._module, key, copy.copy(value) if type(value) in _CONTAINERS else value))
             if isinstance(old, torch.Tensor):
                 noted.reassigned[id(old)] = name
             if isinstance(value, torch.Tensor):
-                noted.notes.append(f"the forward stores a tensor in attribute {name}; the planned module does not")
+                noted.stored.append(name)
             elif key in self._inside:
-                noted.notes.append(f"the forward changes attribute {name}; the planned module takes it as it was when planned")
+                noted.values.append(name)
 
 
 def _same(now: Any, then: Any, content: Any) -> bool:
     if now is then:
         return content is None or _same_items(now, content)
-    return isinstance(now, _PLAIN) and isinstance(then, _PLAIN) and now == then
+    return _is_plain(now) and _is_plain(then) and now == then
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
 
 
 def _same_items(container: Any, content: Any) -> bool:
@@ -180,6 +218,15 @@ def _same_items(container: Any, content: Any) -> bool:
     if isinstance(container, dict):
         return all(k in content and content[k] is v for k, v in container.items())
     return container == content if isinstance(container, set) else all(a is b for a, b in zip(container, content, strict=True))
+
+
+def plain_attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The Python values (numbers, strings, tuples of them) that each module holds in attributes, by its full name."""
+    held = {
+        path: {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE and _is_plain(value)}
+        for path, module in model.named_modules()
+    }
+    return {path: values for path, values in held.items() if values}
 
 
 def _replaced(value: Any, replacement: Mapping[int, torch.Tensor]) -> Any:
@@ -198,6 +245,27 @@ def python_random_state() -> tuple[Any, Any]:
     """What the generators of Python and of NumPy will draw next, in a form that can be compared."""
     numpy_state: Any = np.random.get_state(legacy=False)
     return random.getstate(), (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"], numpy_state["has_gauss"])
+
+
+def ambient_autocast() -> dict[str, str]:
+    """What the ``torch.autocast`` that is on here casts to, in words, by type of device; none where it is off."""
+    # Without the cache, a weight that is read twice is cast twice, and its gradients are summed after the cast, not before.
+    cast = "" if torch.is_autocast_cache_enabled() else ", without its cache"
+    return {
+        device: f"{str(torch.get_autocast_dtype(device)).removeprefix('torch.')}{cast}"
+        for device in ("cpu", "cuda")
+        if torch.is_autocast_enabled(device)
+    }
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Off for every device, whatever the caller has on."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

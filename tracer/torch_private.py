@@ -10,21 +10,25 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.cuda.amp.common
 import torch.utils.checkpoint
-from torch import _meta_registrations, fx
+from torch import _meta_registrations, fx, nn
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
 )
+from torch.amp import autocast_mode
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
+    "CALLS_COMPILED_CODE",
     "READS_OF_FAKES",
     "DataDependentOutputException",
     "DynamicOutputShapeException",
@@ -32,13 +36,16 @@ __all__ = [
     "FakeTensorMode",
     "TorchDispatchMode",
     "accepting_real_tensors",
+    "autocast_asks_for_gpu",
     "backward_sequence_number",
+    "compiled_by",
     "errors_not_logged",
     "fake_mode_of",
     "forward_sequence_number",
     "grouped_products_of_any_dtype",
     "in_checkpoint_replaying_draws",
     "is_fake",
+    "laid_out_as_on_a_cpu",
     "new_fake_mode",
     "recorded_graph",
     "single_threaded_backward",
@@ -51,6 +58,8 @@ __all__ = [
 
 # What fake tensors say when their values are asked for behind the dispatcher's back.
 READS_OF_FAKES = ("numpy() is not supported for tensor subclasses",)
+# What torch.compile says when a function that it has compiled is called under a trace.
+CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -91,6 +100,30 @@ def grouped_products_of_any_dtype() -> Iterator[None]:
         yield
     finally:
         registrations._meta_grouped_mm_common = common
+
+
+@contextmanager
+def laid_out_as_on_a_cpu(mode: FakeTensorMode) -> Iterator[None]:
+    """Give results of batch normalisation on a CPU the strides that the kernels give them, where fakes follow the input's."""
+    aten = torch.ops.aten
+    # The argument whose format the first result has: channels last where it is suggested, contiguous otherwise.
+    like = {aten.native_batch_norm.default: 0, aten.native_batch_norm_backward.default: 1}
+    dispatch = mode.dispatch
+
+    def corrected(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results: Any = dispatch(func, types, args, kwargs)
+        place = like.get(func)
+        if place is None or not isinstance(results[0], torch.Tensor) or results[0].device.type != "cpu":
+            return results
+        with mode:
+            laid_out = torch.empty_like(results[0], memory_format=suggest_memory_format(args[place]))
+        return (laid_out, *results[1:])
+
+    mode.dispatch = corrected  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del mode.dispatch  # that of the class again
 
 
 @contextmanager
@@ -171,3 +204,37 @@ def single_threaded_backward() -> AbstractContextManager[Any]:
 def storage_key(tensor: torch.Tensor) -> int:
     """Identity of the storage that ``tensor`` views; another one may get it once this one is freed."""
     return tensor.untyped_storage()._cdata
+
+
+@contextmanager
+def autocast_asks_for_gpu(absent: Callable[[], Any]) -> Iterator[None]:
+    """Call ``absent`` where ``torch.autocast("cuda")`` asks whether there is a GPU; for use where there is none."""
+    common = torch.cuda.amp.common
+    original = common.amp_definitely_not_available
+
+    def asked() -> bool:
+        if sys._getframe(1).f_globals.get("__name__") == autocast_mode.__name__:
+            absent()
+        return original()  # type: ignore[no-untyped-call]
+
+    common.amp_definitely_not_available = asked
+    try:
+        yield
+    finally:
+        common.amp_definitely_not_available = original
+
+
+def compiled_by(module: nn.Module) -> Literal["torch.compile(module)", "module.compile()", "a compiled forward"] | None:
+    """How ``torch.compile`` has taken over the calls of ``module``; None where it has not."""
+    # It can have only where it is loaded, and that takes seconds.
+    wrapper = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
+    if wrapper is None:
+        return None
+    if isinstance(module, wrapper):
+        return "torch.compile(module)"
+    if module._compiled_call_impl is not None:
+        return "module.compile()"
+    forward = module.forward
+    if hasattr(forward, "_torchdynamo_orig_callable") and not getattr(forward, "_torchdynamo_disable", False):
+        return "a compiled forward"
+    return None

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import typer
 
+from planner.cli.export import export_command
 from planner.cli.fit import fit_command
 from planner.cli.interruptible import leave
+from planner.cli.memory import memory_command
 from planner.cli.outcome import ExitCode
 from planner.cli.plan import plan_command
 from planner.cli.profile import profile_command
@@ -18,7 +20,9 @@ WORDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,
     "show": show_command,
     "explain": explain_command,
+    "export": export_command,
     "fit": fit_command,
+    "memory": memory_command,
     "profile": profile_command,
     "solvers": solvers_command,
     "devices": devices_command,
@@ -26,9 +30,9 @@ WORDS: dict[str, Callable[..., None]] = {
 
 _EPILOG = (
     "Words beside it, each with its own --help: plan verify SCHEDULE MODEL, plan show SCHEDULE, plan explain SCHEDULE WHAT, "
-    "plan fit --budget B MODEL, plan profile MODEL, plan solvers, plan devices. Exit codes: 0 the plan meets the budget, "
-    "1 unexpected, 2 usage, 3 infeasible, 4 the model or schedule cannot be loaded or traced, 5 not proven under "
-    "--require-optimal, 6 verification failed."
+    "plan export SCHEDULE MODEL --to FORM, plan fit --budget B MODEL, plan memory MODEL, plan profile MODEL, plan solvers, "
+    "plan devices. Exit codes: 0 the plan meets the budget, 1 unexpected, 2 usage, 3 infeasible, 4 the model or schedule "
+    "cannot be loaded or traced, 5 not proven under --require-optimal, 6 verification failed."
 )
 
 

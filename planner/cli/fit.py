@@ -2,56 +2,67 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from planner.cli.interruptible import interruptibly
+from planner.cli.options import (
+    Accumulate,
+    BudgetKind,
+    Costs,
+    Device,
+    GradientDtype,
+    Json,
+    MasterWeights,
+    ModelSpec,
+    OffloadOptimizer,
+    OptimizerName,
+    Shard,
+    Solver,
+    ZeroStage,
+)
 from planner.cli.outcome import UsageError, outcome, print_document
-from planner.cli.plan import MODEL_HELP
+from planner.cli.plan import sheet_of
 from planner.cli.progress import Stages
-from planner.fake_build import built_without_memory
+from planner.fake_build import built_for
 from planner.fit import MOST, Fit, Try, fit
 from planner.loading import load_model
 from planner.units import format_bytes, format_percent, format_seconds
+from solvers.registry import get as get_solver
 from tracer.costs import MEASURE
-from tracer.devices import device_named
 
 
 def fit_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)],
+    model: ModelSpec,
     budget: Annotated[
         str, typer.Option("--budget", "-b", metavar="BYTES", help='"40GB", "512MiB", or "auto" on a GPU', show_default=False)
     ],
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="plan for this GPU from its data sheet; one of `plan devices`", show_default=False),
-    ] = None,
-    costs: Annotated[str, typer.Option(metavar="SOURCE", help="measure (on the model's device) or a profile.json")] = MEASURE,
-    optimizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="count this optimizer's state and step too: adamw, adamw:fused=True, sgd:momentum=0.9, ...",
-            show_default=False,
-        ),
-    ] = None,
+    device: Device = None,
+    costs: Costs = MEASURE,
+    solver: Solver = "auto",
+    optimizer: OptimizerName = None,
+    gradient_dtype: GradientDtype = None,
+    master_weights: MasterWeights = False,
+    shard: Shard = 1,
+    zero_stage: ZeroStage = 3,
+    offload_optimizer: OffloadOptimizer = False,
+    accumulate: Accumulate = False,
+    budget_on: BudgetKind = "allocated",
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find the largest batch whose training step fits a budget; the batch is the first dimension of the inputs."""
     with outcome(as_json=as_json) as result:
+        get_solver(solver)
         if not time_limit >= 0:  # NaN too
             raise UsageError(f"the time limit is {time_limit:g} seconds: give zero or more")
         if device is not None:
-            if costs != MEASURE:
-                raise UsageError(f"--device {device} takes the costs from its data sheet and --costs {costs} from elsewhere")
-            costs = device_named(device).name
+            costs = sheet_of(device, costs)
         with Stages(quiet=False) as stages:
             stages.stage(f"Loading {model}")
-            with built_without_memory() if device is not None else nullcontext():
+            with built_for(device):
                 loaded = load_model(model)
             found = interruptibly(
                 lambda: fit(
@@ -59,17 +70,25 @@ def fit_command(
                     loaded.args,
                     loaded.kwargs,
                     budget=budget,
+                    solver=solver,
                     time_limit=time_limit,
                     loss=loaded.loss,
                     costs=costs,
                     optimizer=optimizer,
+                    gradient_dtype=gradient_dtype,
+                    master_weights=master_weights,
+                    shard=shard,
+                    zero_stage=zero_stage,
+                    optimizer_offload=offload_optimizer,
+                    accumulate=accumulate,
+                    budget_on=budget_on,
                     trying=lambda batch: stages.stage(f"Planning a batch of {batch:,}"),
                 )
             )
         if as_json:
             print_document(result, _document(found))
             return
-        result.print(f"Budget  {found.budget.describe(0)}")
+        result.print(f"Budget  {found.budget.describe(found.budget.resolve(0))}")
         result.print(f"Batch   first dimension of {', '.join(found.batches.scaled)}; {found.batches.size:,} as given")
         result.print(_table(found))
         result.print(_conclusion(found))

@@ -15,7 +15,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from planner.errors import BatchError, BudgetError, InfeasibleBudgetError, OptimizerError
+from planner.errors import (
+    BatchError,
+    BudgetError,
+    ExportError,
+    InfeasibleBudgetError,
+    OptimizerError,
+    RegionError,
+    TrainingStateError,
+)
 from planner.loading import ModelCodeError, ModelNotLoadedError
 from planner.units import format_bytes_both
 from schedules import GraphError, ScheduleFileError, StaleScheduleError
@@ -45,7 +53,10 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (InfeasibleBudgetError, ExitCode.INFEASIBLE),
     (BudgetError, ExitCode.USAGE),
     (BatchError, ExitCode.MODEL),
+    (RegionError, ExitCode.MODEL),
+    (ExportError, ExitCode.MODEL),
     (OptimizerError, ExitCode.USAGE),
+    (TrainingStateError, ExitCode.USAGE),
     (UnknownSolverError, ExitCode.USAGE),
     (SolverMissingError, ExitCode.USAGE),
     (UsageError, ExitCode.USAGE),
@@ -130,9 +141,12 @@ def _data(error: Exception) -> dict[str, Any]:
             "minimum_bytes": error.minimum,
             "bottleneck": error.bottleneck,
             "proven": error.proven,
+            "inputs": dict(error.inputs) if error.inputs is not None else None,
         }
     if isinstance(error, ModelNotLoadedError):
         return {"candidates": list(error.candidates)}
+    if isinstance(error, ExportError):
+        return {"form": error.form, "names": list(error.names)}
     if isinstance(error, StaleScheduleError):
         return {"differences": list(error.differences)}
     return {}

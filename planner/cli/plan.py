@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from planner.budget import AUTO, parse_budget
+from planner.budget import AUTO, Budget, parse_budget
 from planner.capacity import budget_on_device
 from planner.cli.interruptible import interruptibly
+from planner.cli.options import (
+    Accumulate,
+    BudgetKind,
+    Costs,
+    Device,
+    GradientBuckets,
+    GradientDtype,
+    Json,
+    MasterWeights,
+    ModelSpec,
+    OffloadOptimizer,
+    OptimizerName,
+    Regions,
+    Shard,
+    Solver,
+    ZeroStage,
+)
 from planner.cli.outcome import ExitCode, UsageError, outcome, print_document
 from planner.cli.progress import Stages
-from planner.fake_build import built_without_memory
+from planner.fake_build import built_for
 from planner.loading import DEFAULT_NAME, LoadedModel, load_model
-from planner.plan import schedule_step, settings_for
+from planner.plan import schedule_step, settings_for, trace_whole
+from planner.regions.plan import plan_regions
 from planner.reports.comparison import compare
 from planner.reports.document import plan_document
+from planner.reports.regions import region_document, region_hint, region_line, region_report
 from planner.reports.render import one_line, plan_report, usage_hint, verification_report
-from planner.step import trace_step
+from planner.training_state import VIEWS
 from planner.verify import Verification, verify
-from schedules import Schedule
+from schedules import RegionSchedule, Schedule
 from solvers.registry import get as get_solver
 from tracer.costs import MEASURE
 from tracer.devices import device_named
 
-MODEL_HELP = (
-    "model.py, model.py:name or package.module:name; the function (build, unless named) takes nothing and returns "
-    "(model, inputs) or (model, inputs, loss)"
-)
-
 
 def plan_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)],
+    model: ModelSpec,
     budget: Annotated[
         str,
         typer.Option(
@@ -50,33 +64,25 @@ def plan_command(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="the schedule file; by default MODEL.schedule.json in this folder"),
     ] = None,
-    solver: Annotated[str, typer.Option(help="one out of `plan solvers`")] = "auto",
+    solver: Solver = "auto",
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving")] = 60.0,
-    costs: Annotated[
-        str,
-        typer.Option(metavar="SOURCE", help="where the seconds come from: measure (on the model's device) or a profile.json"),
-    ] = MEASURE,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="plan for this GPU from its data sheet, with a model that takes no memory here; one out of `plan devices`",
-            show_default=False,
-        ),
-    ] = None,
-    optimizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="count this optimizer's state and step too: adamw, adamw:fused=True, sgd:momentum=0.9, ...",
-            show_default=False,
-        ),
-    ] = None,
+    costs: Costs = MEASURE,
+    device: Device = None,
+    optimizer: OptimizerName = None,
+    gradient_dtype: GradientDtype = None,
+    master_weights: MasterWeights = False,
+    shard: Shard = 1,
+    zero_stage: ZeroStage = 3,
+    offload_optimizer: OffloadOptimizer = False,
+    accumulate: Accumulate = False,
+    gradient_buckets: GradientBuckets = None,
+    budget_on: BudgetKind = "allocated",
+    regions: Regions = None,
     verify_it: Annotated[bool, typer.Option("--verify", help="run the real steps: compare bits and measure the peak")] = False,
     require_optimal: Annotated[
         bool, typer.Option("--require-optimal", help="exit with 5 unless the plan is proven optimal")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document instead of the report")] = False,
+    as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print one line, and no progress")] = False,
 ) -> None:
     """Keep a model's training step within a number of bytes at the least extra time, and prove how near to the best that is."""
@@ -87,19 +93,61 @@ def plan_command(
         if not time_limit >= 0:  # NaN too
             raise UsageError(f"the time limit is {time_limit:g} seconds: give zero or more")
         if device is not None:
-            costs = _sheet_of(device, costs, verify_it)
+            if verify_it:
+                raise UsageError(
+                    f"--verify runs the step, which a plan for {device} on paper cannot: verify on the device itself"
+                )
+            costs = sheet_of(device, costs)
+        if regions is not None and require_optimal:
+            raise UsageError("a plan by regions proves no bound: leave out --require-optimal")
+        if verify_it and (shard > 1 or gradient_dtype is not None or gradient_buckets == VIEWS):
+            raise UsageError(
+                "--verify runs the step in one process as PyTorch does: leave out --shard, --gradient-dtype and "
+                f"--gradient-buckets {VIEWS}"
+            )
         target = output or _default_output(model)
         check_writable(target)
         with Stages(quiet=quiet) as stages:
             stages.stage(f"Loading {model}")
-            with built_without_memory() if device is not None else nullcontext():
+            with built_for(device):
                 loaded = load_model(model)
             asked = budget_on_device(budget, loaded.model, costs)
             stages.stage("Capturing the training step and its costs")
             settings = settings_for(
-                loaded.model, solver=solver, time_limit=time_limit, loss=loaded.loss, costs=costs, optimizer=optimizer
+                loaded.model,
+                solver=solver,
+                time_limit=time_limit,
+                loss=loaded.loss,
+                costs=costs,
+                optimizer=optimizer,
+                gradient_dtype=gradient_dtype,
+                master_weights=master_weights,
+                shard=shard,
+                zero_stage=zero_stage,
+                optimizer_offload=offload_optimizer,
+                accumulate=accumulate,
+                gradient_buckets=gradient_buckets,
+                budget_on=budget_on,
             )
-            step = trace_step(loaded.model, loaded.args, loaded.kwargs, settings=settings, progress=stages.done)
+            if regions is not None:
+                by_regions = interruptibly(
+                    lambda: plan_regions(
+                        loaded.model,
+                        loaded.args,
+                        loaded.kwargs,
+                        budget=asked,
+                        regions=regions,
+                        settings=settings,
+                        stage=stages.stage,
+                    )
+                )
+                verification = None
+                if verify_it:
+                    stages.stage("Verifying")
+                    verification = _verified(loaded, by_regions)
+                _finish_regions(result, by_regions, verification, target, asked, as_json=as_json, quiet=quiet)
+                return
+            step = trace_whole(loaded.model, loaded.args, loaded.kwargs, settings=settings, progress=stages.done)
             stages.stage("Solving")
             schedule = interruptibly(lambda: schedule_step(step, asked, reporter=stages))
             stages.stage("Comparing with the usual policies")
@@ -117,7 +165,7 @@ def plan_command(
         elif quiet:
             result.print(one_line(schedule, verification), soft_wrap=True)
         else:
-            result.print(plan_report(schedule, comparison, understood=asked.describe(schedule.baseline_peak_bytes)))
+            result.print(plan_report(schedule, comparison, understood=asked.describe(schedule.budget)))
             if verification is not None:
                 result.print(verification_report(verification))
             if written is not None:
@@ -128,10 +176,42 @@ def plan_command(
             raise typer.Exit(ExitCode.NOT_PROVEN)
 
 
-def _sheet_of(device: str, costs: str, verify_it: bool) -> str:
-    """The costs to ask for where ``--device`` names a GPU."""
-    if verify_it:
-        raise UsageError(f"--verify runs the step, which a plan for {device} on paper cannot: verify on the device itself")
+def _finish_regions(
+    result: Console,
+    schedule: RegionSchedule,
+    verification: Verification | None,
+    target: Path,
+    asked: Budget,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write the schedule and say what it does, as for a whole model."""
+    failed = verification is not None and not (verification.identical and verification.within_budget)
+    if not failed:
+        schedule.save(target)
+    written = None if failed else str(target)
+    if as_json:
+        print_document(result, region_document(schedule, verification=verification, path=written))
+    elif quiet:
+        result.print(region_line(schedule, verification), soft_wrap=True)
+    else:
+        result.print(region_report(schedule, understood=asked.describe(schedule.budget)))
+        if verification is not None:
+            result.print(verification_report(verification))
+        if written is not None:
+            result.print(region_hint(written))
+    if failed:
+        raise typer.Exit(ExitCode.VERIFICATION_FAILED)
+
+
+def sheet_of(device: str, costs: str) -> str:
+    """The costs to ask for where ``--device`` names a GPU.
+
+    Raises:
+        UsageError: ``--costs`` names other ones.
+        UnknownDeviceError: no such GPU is known.
+    """
     if costs != MEASURE:
         raise UsageError(f"--device {device} takes the costs from its data sheet and --costs {costs} from elsewhere: give one")
     return device_named(device).name
@@ -158,5 +238,5 @@ def _default_output(model: str) -> Path:
     return Path(f"{stem}.schedule.json" if name == DEFAULT_NAME else f"{stem}-{name}.schedule.json")
 
 
-def _verified(loaded: LoadedModel, schedule: Schedule) -> Verification:
+def _verified(loaded: LoadedModel, schedule: Schedule | RegionSchedule) -> Verification:
     return verify(loaded.model, schedule, loaded.args, loaded.kwargs, loss=loaded.loss)

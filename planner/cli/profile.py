@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from planner.cli.interruptible import interruptibly
+from planner.cli.options import ModelSpec
 from planner.cli.outcome import UsageError, outcome
-from planner.cli.plan import MODEL_HELP, check_writable
+from planner.cli.plan import check_writable
 from planner.cli.progress import Stages
 from planner.loading import load_model
 from planner.step import profile_step
@@ -17,7 +18,7 @@ from tracer.costs import PROFILE_SUFFIX
 
 
 def profile_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)],
+    model: ModelSpec,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="the profile file; it ends in .json")] = Path(
         "profile.json"
     ),

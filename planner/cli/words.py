@@ -12,32 +12,33 @@ import typer
 from rich.table import Table
 
 from planner.cli.interruptible import interruptibly
+from planner.cli.options import Json, ModelSpec
 from planner.cli.outcome import ExitCode, UsageError, outcome, print_document
-from planner.cli.plan import MODEL_HELP
 from planner.cli.progress import Stages
 from planner.loading import load_model
 from planner.reports.comparison import compare
 from planner.reports.document import plan_document, verification_document
 from planner.reports.explanation import explain
+from planner.reports.regions import region_document, region_report
 from planner.reports.render import explanation_report, pinned_report, plan_report, verification_report
 from planner.units import format_bytes, format_bytes_both
 from planner.verify import verify
-from schedules import Schedule
+from schedules import RegionSchedule, Schedule
+from schedules.files import load_schedule
 from solvers import available
 from tracer.devices import DEVICES
 
-_ScheduleFile = Annotated[Path, typer.Argument(metavar="SCHEDULE", help="a schedule file that plan wrote", show_default=False)]
-_Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+ScheduleFile = Annotated[Path, typer.Argument(metavar="SCHEDULE", help="a schedule file that plan wrote", show_default=False)]
 
 
 def verify_command(
-    schedule: _ScheduleFile,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)],
-    as_json: _Json = False,
+    schedule: ScheduleFile,
+    model: ModelSpec,
+    as_json: Json = False,
 ) -> None:
     """Run a schedule's real training step beside eager's: compare every bit and measure the peak."""
     with outcome(as_json=as_json) as result:
-        planned = _loaded(schedule)
+        planned = loaded_schedule(schedule)
         with Stages(quiet=False) as stages:
             stages.stage(f"Loading {model}")
             loaded = load_model(model)
@@ -51,10 +52,16 @@ def verify_command(
             raise typer.Exit(ExitCode.VERIFICATION_FAILED)
 
 
-def show_command(schedule: _ScheduleFile, as_json: _Json = False) -> None:
+def show_command(schedule: ScheduleFile, as_json: Json = False) -> None:
     """Print the report of a schedule file again."""
     with outcome(as_json=as_json) as result:
-        planned = _loaded(schedule)
+        planned = loaded_schedule(schedule)
+        if isinstance(planned, RegionSchedule):
+            if as_json:
+                print_document(result, region_document(planned, path=str(schedule)))
+            else:
+                result.print(region_report(planned, understood=format_bytes_both(planned.budget)))
+            return
         comparison = interruptibly(lambda: compare(planned))
         if as_json:
             print_document(result, plan_document(planned, comparison=comparison, path=str(schedule)))
@@ -64,13 +71,15 @@ def show_command(schedule: _ScheduleFile, as_json: _Json = False) -> None:
 
 
 def explain_command(
-    schedule: _ScheduleFile,
+    schedule: ScheduleFile,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="part of an op's name, module, operator or source line")],
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Say of one activation who reads it, what it costs, when it is in memory and what was decided."""
     with outcome(as_json=as_json) as result:
-        planned = _loaded(schedule)
+        planned = loaded_schedule(schedule)
+        if isinstance(planned, RegionSchedule):
+            raise UsageError(f"{schedule} is a schedule by regions, of which `plan show` tells; explain is for whole models")
         explanations = explain(planned, what)
         if not explanations:
             near = get_close_matches(
@@ -84,7 +93,7 @@ def explain_command(
             result.print(explanation_report(planned, explanations))
 
 
-def devices_command(as_json: _Json = False) -> None:
+def devices_command(as_json: Json = False) -> None:
     """List the GPUs that `plan --device` knows, with what their data sheets say."""
     with outcome(as_json=as_json) as result:
         if as_json:
@@ -99,7 +108,7 @@ def devices_command(as_json: _Json = False) -> None:
         result.print(table)
 
 
-def solvers_command(as_json: _Json = False) -> None:
+def solvers_command(as_json: Json = False) -> None:
     """List the solvers that can run here."""
     with outcome(as_json=as_json) as result:
         if as_json:
@@ -113,8 +122,14 @@ def solvers_command(as_json: _Json = False) -> None:
         result.print(table)
 
 
-def _loaded(path: Path) -> Schedule:
+def loaded_schedule(path: Path) -> Schedule | RegionSchedule:
+    """The schedule in a file.
+
+    Raises:
+        UsageError: the file cannot be read.
+        schedules.ScheduleFileError: it holds no schedule.
+    """
     try:
-        return Schedule.load(path)
+        return load_schedule(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error

@@ -33,10 +33,18 @@ def plan_document(
         "device": schedule.origin.device,
         "costs": schedule.origin.costs,
         "optimizer": schedule.origin.optimizer,
+        "gradient_dtype": schedule.origin.gradient_dtype,
+        "master_weights": schedule.origin.master_weights,
+        "shard": schedule.origin.shard,
+        "zero_stage": schedule.origin.zero_stage,
+        "optimizer_offload": schedule.origin.optimizer_offload,
+        "accumulate": schedule.origin.accumulate,
+        "gradient_buckets": schedule.origin.gradient_buckets,
         "fingerprint": schedule.fingerprint,
         "ops": len(graph.ops),
         "steps": len(schedule.steps),
         "budget_bytes": schedule.budget,
+        "budget_on": schedule.origin.budget_on,
         "peak_bytes": schedule.peak_bytes,
         "optimizer_step_peak_bytes": graph.update_peak if graph.update else None,
         "baseline_peak_bytes": schedule.baseline_peak_bytes,
@@ -49,6 +57,7 @@ def plan_document(
         "status": schedule.status,
         "solver": schedule.solver,
         "assumption": schedule.assumption,
+        "forms": [_form_document(form) for form in schedule.forms],
         "comparison": [asdict(row) for row in comparison],
         "memory_at_peak": memory_at_peak(schedule),
         "reserved": None if reserved is None else asdict(reserved) | {"setting": reserved.setting},
@@ -56,6 +65,18 @@ def plan_document(
         "pinned": {op.name: op.pinned for op in graph.ops if op.pinned is not None},
         "verification": verification_document(verification) if verification is not None else None,
         "schedule": path,
+    }
+
+
+def _form_document(form: Schedule) -> dict[str, Any]:
+    """One form of input and what its own schedule takes."""
+    return {
+        "inputs": dict(form.origin.inputs),
+        "peak_bytes": form.peak_bytes,
+        "baseline_peak_bytes": form.baseline_peak_bytes,
+        "seconds": form.seconds,
+        "baseline_seconds": form.baseline_seconds,
+        "status": form.status,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.training_state import ACCUMULATED
 from schedules import Graph, Schedule, lifetimes
 
 GRADIENTS = "gradients"
@@ -39,6 +40,14 @@ def memory_at_peak(schedule: Schedule) -> dict[str, int]:
             shares[RANDOM_STATE if storage < 0 else kinds[storage]] += int(pieces.bytes[piece])
         shares[WORKSPACE] = graph.ops[steps[peak]].workspace
     return {name: size for name, size in shares.items() if size}
+
+
+def gradient_bytes(graph: Graph) -> int:
+    """Bytes of the gradients that are kept when the backward is over."""
+    lasting = {graph.values[value].storage for value in graph.results}
+    kinds = _storage_kinds(graph)
+    own = sum(graph.storages[storage].bytes for storage in lasting if kinds.get(storage) == GRADIENTS)
+    return own + graph.constants.get(ACCUMULATED, 0)
 
 
 def peak_is_update(schedule: Schedule) -> bool:

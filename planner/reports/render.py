@@ -17,7 +17,8 @@ from planner.reports.comparison import Row
 from planner.reports.explanation import Explanation
 from planner.reports.memory import memory_at_peak, peak_is_update
 from planner.reports.timeline import ASCII, UNICODE, budget_line, draw_timeline, memory_timeline, top_bytes
-from planner.units import format_bytes, format_bytes_both, format_percent, format_seconds
+from planner.reserved import Reserved, reserved_by
+from planner.units import format_bytes, format_bytes_both, format_inputs, format_percent, format_seconds
 from schedules import Schedule
 
 if TYPE_CHECKING:
@@ -38,9 +39,22 @@ def plan_report(schedule: Schedule, comparison: Sequence[Row], *, understood: st
     """The whole report; ``understood`` says what the budget was taken to mean."""
     return Group(
         _summary(schedule, understood),
+        *([_section("Forms of input, each by its own schedule", forms_table(schedule))] if schedule.companions else ()),
         _section("Policies at this budget", _comparison(schedule, comparison)),
         *activation_report(schedule),
     )
+
+
+def forms_table(schedule: Schedule) -> Table:
+    """Each form of input that was planned for, with what its own schedule takes; the report is of the first one."""
+    table = _table()
+    table.add_column("inputs")
+    for title in ("peak", "without recomputation", "extra time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for form in schedule.forms:
+        peaks = (format_bytes(form.peak_bytes), format_bytes(form.baseline_peak_bytes))
+        table.add_row(format_inputs(form.origin.inputs), *peaks, f"+{format_percent(form.overhead)}")
+    return table
 
 
 def activation_report(schedule: Schedule) -> Iterator[RenderableType]:
@@ -137,7 +151,8 @@ def _summary(schedule: Schedule, understood: str) -> RenderableType:
     origin = schedule.origin
     costs = {"": "", "measure": f"costs measured on {origin.device}"}.get(origin.costs, f"costs predicted, from {origin.costs}")
     table.add_row("Model", ", ".join(filter(None, (origin.model, f"{len(schedule.graph.ops):,} ops", costs))))
-    table.add_row("Budget", understood)
+    reserving = ", on what the GPU's allocator reserves" if origin.budget_on == "reserved" else ""
+    table.add_row("Budget", understood + reserving)
     saved = 1 - schedule.peak_bytes / schedule.baseline_peak_bytes if schedule.baseline_peak_bytes else 0.0
     unplanned = format_bytes(schedule.baseline_peak_bytes)
     table.add_row(
@@ -149,10 +164,21 @@ def _summary(schedule: Schedule, understood: str) -> RenderableType:
         f"{format_seconds(schedule.baseline_seconds)}",
     )
     table.add_row("Proof", _proof(schedule))
+    if (reserved := reserved_by(schedule)) is not None:
+        table.add_row("Allocator", _allocator(reserved))
     pinned = sum(op.pinned is not None for op in schedule.graph.ops)
     if pinned:
         table.add_row("Pinned", f"ops that run exactly once whatever the budget: {pinned:,}; `plan show` lists them")
     return table
+
+
+def _allocator(reserved: Reserved) -> str:
+    """What the GPU's allocator makes of the plan, and the setting with which it reserves less."""
+    taken = f"hands out {format_bytes(reserved.allocated_bytes)} and reserves {format_bytes(reserved.bytes)} at the most"
+    line = f"{taken}, {format_percent(reserved.fragmentation)} of that for fragmentation"
+    if reserved.setting is not None:
+        line += f"; {format_bytes(reserved.expandable_bytes)} with {reserved.setting}"
+    return line
 
 
 def _proof(schedule: Schedule) -> str:

@@ -90,8 +90,8 @@ def test_whole_numbers_mean_themselves(count: int) -> None:
 
 
 def test_what_was_understood_is_told_in_both_units() -> None:
-    assert parse_budget("40GB").describe(1) == "40.00 GB (37.25 GiB)"
-    assert parse_budget("60%").describe(400_000_000) == "240.0 MB (228.9 MiB), 60 % of the peak without recomputation"
+    assert parse_budget("40GB").describe(40 * 10**9) == "40.00 GB (37.25 GiB)"
+    assert parse_budget("60%").describe(240_000_000) == "240.0 MB (228.9 MiB), 60 % of the peak without recomputation"
 
 
 @pytest.mark.parametrize(

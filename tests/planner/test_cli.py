@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,6 +165,49 @@ def test_the_words(call: Call, folder: Path) -> None:
     assert listed.code == ExitCode.OK
     assert "every-n" in listed.out
     assert "ilp" in json.loads(call("solvers", "--json").out)
+
+
+def test_a_schedule_is_exported_as_text_that_runs(call: Call, folder: Path) -> None:
+    assert call("--budget", "80%", "--time-limit", "1", "-q", "net.py").code == ExitCode.OK
+    file = "net.schedule.json"
+    for form in ("sac", "modules"):
+        run = call("export", file, "net.py", "--to", form)
+        assert run.code == ExitCode.OK, run.err
+        assert run.out.startswith("# Budget")
+        assert run.out.count("at the peak") == 2
+        names: dict[str, Any] = {}
+        exec(run.out, names)
+        model = sys.modules["net"].Net()
+        names["wrap"](model)
+        model(torch.randn(512, 32)).square().mean().backward()
+        assert all(p.grad is not None for p in model.parameters())
+    document = json.loads(call("export", file, "net.py", "--to", "megatron", "--json").out)
+    assert document["within_budget"]
+    assert document["schedule_peak_bytes"] == planner.Schedule.load(folder / file).peak_bytes
+    assert document["code"].startswith("--recompute-granularity ")
+    assert document["loss"] == document["overhead"] - document["schedule_overhead"]
+
+
+def test_an_export_that_misses_the_budget_says_so(call: Call, folder: Path) -> None:
+    # Most of the memory is outside of the blocks, where only the schedule reaches it.
+    (folder / "tail.py").write_text(
+        "from net import *\nclass Tail(Net):\n    def forward(self, x):\n        x = super().forward(x)\n"
+        "        for _ in range(20):\n            x = torch.sin(x)\n        return x\n"
+        "def build():\n    return Tail(), torch.randn(512, 32), loss\n"
+    )
+    assert call("--budget", "50%", "--time-limit", "1", "-q", "tail.py").code == ExitCode.OK
+    export = ("export", "tail.schedule.json", "tail.py", "--to")
+    run = call(*export, "modules")
+    assert run.code == ExitCode.INFEASIBLE
+    assert "EXCEEDED" in run.out.splitlines()[0]
+    document = json.loads(call(*export, "modules", "--json").out)
+    assert document["within_budget"] is False
+    assert document["peak_bytes"] > document["budget"] >= document["schedule_peak_bytes"]
+    refused = call(*export, "transformers", "--json")
+    assert refused.code == ExitCode.MODEL
+    assert json.loads(refused.out)["error"]["form"] == "transformers"
+    assert call(*export, "magic").code == ExitCode.USAGE
+    assert call("export", "absent.json", "tail.py", "--to", "sac").code == ExitCode.USAGE
 
 
 def test_a_device_that_is_not_here(call: Call, folder: Path) -> None:
@@ -363,7 +407,7 @@ def test_what_nobody_expected_is_told_with_a_traceback(call: Call, folder: Path,
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr("planner.cli.plan.trace_step", broken)
+    monkeypatch.setattr("planner.cli.plan.trace_whole", broken)
     run = call("--budget", "70%", "net.py")
     assert run.code == ExitCode.UNEXPECTED
     assert "Traceback" in run.err

@@ -18,7 +18,8 @@ from planner import emit
 from planner.apply import apply_schedule
 from planner.meter import StorageMeter
 from planner.step import Settings, trace_step
-from schedules import Graph, InvalidScheduleError, StaleScheduleError, simulate
+from planner.training_state import without_gradients
+from schedules import Graph, InvalidScheduleError, StaleScheduleError, lifetimes, simulate
 from tests.planner.random_schedules import random_steps, schedule_of
 from tests.zoo import ZOO, Case, loss_of
 from tracer import Joint, capture, lower
@@ -82,7 +83,7 @@ def test_random_schedules_have_eagers_bits(name: str):
 
 
 # Fake tensors have other sizes than real ones in a few operators; measured costs put that right.
-_WRONG_FAKES = ("autocast", "lstm")
+_WRONG_FAKES = ("autocast", "lstm", "lstm_loop")
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -186,3 +187,33 @@ def test_ops_that_the_capture_does_not_have_are_named():
     with pytest.raises(StaleScheduleError, match=r"layers\.9/addmm\.0") as caught:
         apply_schedule(captured("plain_sequential")[0].model, schedule_of(joint, graph=renamed))
     assert len(caught.value.differences) == 1
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("name", ["plain_sequential", "tied_and_shared", "lstm"])
+def test_among_several_processes_gradients_are_handed_over_in_eagers_order(
+    name: str, accumulate: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(emit, "others_wait", lambda: True)
+    _, joint, graph = captured(name)
+    if accumulate:
+        graph = without_gradients(graph, joint)
+    segments = emit.emit(joint, graph, random_steps(graph, 2, evict=0.5)).segments
+    assert len(segments) > 1
+    assert all(0 < len(segment.gradients) <= 2 for segment in segments)
+    leaving = [k for segment in segments for k in segment.gradients]
+    last_parts = {k: position for position, k in enumerate(leaving)}
+    assert sorted(last_parts, key=last_parts.__getitem__) == list(joint.arrivals)
+
+
+def test_a_gradient_that_is_not_kept_is_there_while_it_waits_for_its_turn():
+    _, joint, graph = captured("plain_sequential")
+    first, second = joint.arrivals[:2]  # of a bias and the weight beside it, which is made before
+    made = [graph.by_name[joint.gradients[k].node.meta["name"]] for k in (first, second)]
+    assert made[1] < made[0]
+    steps = range(len(graph.ops))
+    waits, kept = without_gradients(graph, joint), lifetimes(graph, steps)
+    pieces = lifetimes(waits, steps)
+    storage = graph.values[graph.ops[made[1]].writes[0]].storage
+    assert kept.death[list(kept.storage).index(storage)] == len(graph.ops) - 1
+    assert pieces.death[list(pieces.storage).index(storage)] == made[0]

@@ -89,13 +89,15 @@ def test_auto_is_the_devices_memory_less_the_reserve() -> None:
 
 
 def test_the_words_fit_and_auto(call: Call, folder: Path) -> None:  # noqa: F811
-    run = call("fit", "--time-limit", "2", "--budget", "2MB", "--device", "a100-80gb", "--json", "net.py")
+    run = call(
+        "fit", "--solver", "greedy", "--time-limit", "20", "--budget", "2MB", "--device", "a100-80gb", "--json", "net.py"
+    )
     assert run.code == ExitCode.OK, run.err
     document = json.loads(run.out)
     tried = {t["batch"]: t for t in document["tries"]}
     assert tried[document["largest_batch"]]["peak_bytes"] <= 2 * 10**6
     assert not tried[max(tried)]["fits"]
-    shown = call("fit", "--time-limit", "2", "--budget", "2MB", "--device", "a100-80gb", "net.py")
+    shown = call("fit", "--solver", "greedy", "--time-limit", "20", "--budget", "2MB", "--device", "a100-80gb", "net.py")
     assert f"A batch of {document['largest_batch']:,} fits" in " ".join(shown.out.split())
     assert call("fit", "--time-limit", "2", "--budget", "1kB", "--device", "h100", "net.py").code == ExitCode.INFEASIBLE
     assert call("fit", "--time-limit", "2", "--budget", "60%", "net.py").code == ExitCode.USAGE

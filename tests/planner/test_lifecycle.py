@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import io
 import logging
 import pickle
@@ -17,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from planner import apply_schedule, emit, remove_schedule
+from planner import apply_schedule, emit, remove_schedule, trace
 from planner.apply import is_applied, planned_call
 from planner.training_errors import (
     AlreadyAppliedError,
@@ -30,6 +31,7 @@ from planner.training_errors import (
 from schedules import Schedule, StaleScheduleError
 from tests.planner.random_schedules import random_steps, schedule_of
 from tracer import capture, lower
+from tracer.errors import LostHookError
 
 
 class Net(nn.Module):
@@ -45,6 +47,7 @@ class Net(nn.Module):
         self.head = nn.Linear(8, 4)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.scale = 1.0
+        self.note = ""
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.norm(self.conv(x))).mean((2, 3))
@@ -243,6 +246,65 @@ def test_hooks_on_the_planned_module_run_and_do_not_reach_the_model():
     assert calls == ["before", "after"]
 
 
+def test_hooks_of_parameters_run_in_every_step():
+    ours, eager, x = planned_net()
+    calls: dict[str, list[str]] = {"ours": [], "eager": []}
+    for name, module in (("eager", eager), ("ours", ours)):
+        module.hidden.weight.register_hook(lambda gradient, name=name: calls[name].append("before"))
+        module.conv.weight.register_hook(lambda gradient: gradient * 3)
+        module.hidden.weight.register_post_accumulate_grad_hook(lambda _, name=name: calls[name].append("after"))
+        for seed in (5, 6):
+            torch.manual_seed(seed)
+            module(x)["loss"].backward()
+    assert calls["ours"] == calls["eager"] == ["before", "after"] * 2
+    assert equal(gradients(ours), gradients(eager))
+
+
+def test_a_hook_that_comes_later_is_planned_with_or_refused():
+    calls: list[tuple[int, ...]] = []
+    ours, eager, x = planned_net(replan=replanning(calls))
+
+    def trained_alike() -> bool:
+        for module in (eager, ours):
+            module.zero_grad()
+            torch.manual_seed(5)
+            module(x)["loss"].backward()
+        return equal(gradients(ours), gradients(eager))
+
+    handle = ours.hidden.register_forward_hook(lambda module, args, output: None)
+    with pytest.raises(LostHookError, match="forward hook of hidden"):
+        ours(x)
+    handle.remove()
+    calls.clear()
+    assert trained_alike()
+    assert not calls, "without the hook the first plan holds"
+    handles = [m.hidden.register_full_backward_hook(lambda _, gradients, __: (gradients[0] * 2,)) for m in (ours, eager)]
+    assert trained_alike()
+    assert len(calls) == 1
+    copied = copy.deepcopy(ours)
+    torch.manual_seed(5)
+    copied.zero_grad()
+    copied(x)["loss"].backward()
+    assert equal(gradients(copied), gradients(eager))
+    assert len(calls) == 1, "the copy has the same hooks"
+    for handle in handles:
+        handle.remove()
+    assert trained_alike()
+    assert len(calls) == 1
+
+
+def test_a_tensor_that_the_forward_stores_is_told_of(caplog: pytest.LogCaptureFixture):
+    class Remembers(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.last = self.features(x)
+            return self.last.square().mean()
+
+    torch.manual_seed(0)
+    with caplog.at_level(logging.WARNING, logger="planner"):
+        trace(Remembers(), (torch.randn(2, 3, 4, 4),), costs="h100")
+    assert caplog.messages == ["the forward stores a tensor in attribute last; the planned module does not"]
+
+
 # ------------------------------------------------------------------------------------------------ modes
 
 
@@ -365,6 +427,25 @@ def test_a_replaced_forward_is_called():
     assert "loss" in ours(x)
 
 
+def test_unwrapping_ends_at_the_planned_forward():
+    ours, eager, _ = planned_net()
+    assert inspect.signature(ours.forward) == inspect.signature(eager.forward)
+    assert inspect.unwrap(ours.forward) == ours.forward, "who takes wrappers off takes the plan off"
+
+
+def test_a_forward_with_all_frozen_is_eager():
+    calls: list[tuple[int, ...]] = []
+    ours, eager, x = planned_net(replan=replanning(calls))
+    for module in (ours, eager):
+        module.requires_grad_(False)
+    torch.manual_seed(5)
+    found = ours(x)["loss"]
+    torch.manual_seed(5)
+    assert torch.equal(found, eager(x)["loss"])
+    assert not found.requires_grad
+    assert not calls
+
+
 # ------------------------------------------------------------------------------------------------ other inputs, other models
 
 
@@ -392,6 +473,26 @@ def test_another_form_of_input_is_planned_once(caplog: pytest.LogCaptureFixture)
     assert calls == [(4, 3, 6, 6), (2, 3, 6, 6), (4, 3, 6, 6)]
     assert len(caplog.records) == 3
     assert "[2, 3, 6, 6]" in caplog.text
+
+
+def test_python_values_that_change_are_planned_with(caplog: pytest.LogCaptureFixture):
+    calls: list[tuple[int, ...]] = []
+    ours, eager, x = planned_net(replan=replanning(calls))
+
+    def trained_alike() -> bool:
+        for module in (eager, ours):
+            module.zero_grad()
+            torch.manual_seed(5)
+            module(x)["loss"].backward()
+        return equal(gradients(ours), gradients(eager))
+
+    for name, value, plans in (("note", "unread", 0), ("scale", 3.0, 1), ("scale", 1.0, 1), ("note", "still unread", 1)):
+        for module in (eager, ours):
+            setattr(module, name, value)
+        with caplog.at_level(logging.WARNING, logger="planner"):
+            assert trained_alike(), (name, value)
+        assert len(calls) == plans, (name, value)
+    assert "to see what that does: scale" in caplog.text
 
 
 def test_a_model_that_changed_is_planned_again():

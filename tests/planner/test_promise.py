@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from planner import InfeasibleBudgetError, Schedule, verify
 from planner.plan import schedule_step
 from planner.step import Settings, Step, trace_step
+from tests.tracer.cases import Written, linear, mean_square, noise
 from tests.zoo import ZOO, Case
 
 BUDGETS = ("40%", "60%", "80%", "100%")
@@ -37,6 +39,35 @@ def _planned(step: Step, budget: str) -> Schedule:
     return least
 
 
+def _largest_of_each_bag(m: Written, bags: torch.Tensor) -> torch.Tensor:
+    return mean_square(m.a(m.table(bags, torch.arange(0, bags.numel(), 8))))
+
+
+def _added_everywhere(m: Written, x: torch.Tensor) -> torch.Tensor:
+    h = m.a(x)
+    return mean_square(h * h.index_put((h < 1e9,), torch.tensor(1.0), accumulate=True))
+
+
+@pytest.mark.parametrize("name", ["bags", "mask"])
+def test_workspace_that_depends_on_values_is_counted_at_its_most(name: str) -> None:
+    torch.manual_seed(0)
+    if name == "bags":
+        model = Written(_largest_of_each_bag, a=linear(), table=nn.EmbeddingBag(50, 16, mode="max"))
+        args = (torch.randint(0, 50, (64,)),)
+    else:
+        model, args = Written(_added_everywhere, a=linear()), (noise(64, 16),)
+    schedule = schedule_step(trace_step(model, args, {}, settings=Settings(solver="greedy")), "100%")
+    result = verify(model, schedule, args)
+    assert result.identical, result.differences
+    assert result.measured_peak_bytes == result.predicted_peak_bytes <= schedule.budget
+
+
+def _added_in_place(step: Step) -> int:
+    """Bytes of the largest gradient that is a sum: autograd adds it up in place, the plan counts a sum of its own."""
+    sums = [node for gradient in step.joint.gradients for node in gradient.sums]
+    return max((node.meta["val"].untyped_storage().nbytes() for node in sums), default=0)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_budget_and_bits(name: str) -> None:
     case, step = _traced(name)
@@ -52,7 +83,8 @@ def test_budget_and_bits(name: str) -> None:
         result = verify(case.model, schedule, case.args, case.kwargs)
         assert result.identical, result.differences
         assert result.measured_peak_bytes <= schedule.budget
-        assert abs(result.predicted_peak_bytes - result.measured_peak_bytes) <= 0.02 * result.measured_peak_bytes
+        off = result.predicted_peak_bytes - result.measured_peak_bytes
+        assert -0.02 * result.measured_peak_bytes <= off <= 0.02 * result.measured_peak_bytes + _added_in_place(step)
     for smaller, larger in pairwise(planned):
         if smaller.budget <= larger.budget:  # where nothing fits, the least budget found stands in for the one asked for
             assert larger.seconds <= smaller.seconds * (1 + 1e-9), "more budget gave a slower plan"

@@ -18,6 +18,7 @@ from planner.runtime import IncomingForm
 from planner.torch_private import (
     below_autograd,
     binding_modules,
+    current_backward,
     direct_apply,
     graph_is_kept,
     inside_transform,
@@ -201,11 +202,17 @@ def test_direct_apply_is_apply():
         @staticmethod
         def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
             assert graph_is_kept()
+            backwards.append(current_backward())
             return gradient * 2
 
     x = torch.ones(3, requires_grad=True)
-    direct_apply(Double)(x).sum().backward(retain_graph=True)
-    assert torch.equal(x.grad, torch.full((3,), 2.0))
+    backwards: list[int] = []
+    result = direct_apply(Double)(direct_apply(Double)(x)).sum()
+    result.backward(retain_graph=True)
+    assert torch.equal(x.grad, torch.full((3,), 4.0))
+    result.backward(retain_graph=True)
+    assert backwards[0] == backwards[1] != backwards[2] == backwards[3]
+    assert current_backward() == -1
 
 
 def test_generated_bindings_are_where_they_are_looked_for():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import planner
@@ -74,7 +75,9 @@ def test_a_planned_model_can_be_verified_too():
 @pytest.mark.parametrize("name", ["plain_sequential", "low_rank", "in_place_and_views", "channels_last"])
 def test_a_schedule_from_a_file_finds_what_its_loss_reads(name: str, tmp_path: Any):
     case = case_of(name)
-    planner.plan(case.model, case.args, budget="100%", loss=case.loss, costs="h100").save(tmp_path / "it.schedule.json")
+    planner.plan(case.model, case.args, budget="100%", loss=case.loss, costs="h100", time_limit=5).save(
+        tmp_path / "it.schedule.json"
+    )
     loaded = Schedule.load(tmp_path / "it.schedule.json")
     assert verify(case.model, loaded, case.args, loss=case.loss).identical
     eager = copy.deepcopy(case.model)
@@ -98,6 +101,25 @@ def test_a_loss_that_cannot_be_found_has_to_be_given(tmp_path: Any):
     with pytest.raises(StaleScheduleError, match="loss"):
         verify(model, loaded, (x,))
     assert verify(model, loaded, (x,), loss=lambda output: mixed(output)[None]).identical
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_loss_of_a_schedule_from_a_file_may_leave_its_result_in_a_large_buffer(given: bool, tmp_path: Any):
+    def loss(output: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(output, torch.zeros(32, 32))
+
+    torch.manual_seed(0)
+    model, x = nn.Linear(32, 32), torch.randn(32, 32)
+    schedule = planner.plan(model, (x,), budget="100%", loss=loss)
+    made = next(op for op in schedule.graph.ops if op.outside)
+    scalar = next(value for value in map(schedule.graph.values.__getitem__, made.writes) if value.name == "loss")
+    assert schedule.graph.storages[scalar.storage].bytes == x.nbytes, "as PyTorch does on the CPU"
+    schedule.save(tmp_path / "a.json")
+    eager = copy.deepcopy(model)
+    planned = apply_schedule(model, Schedule.load(tmp_path / "a.json"), **({"loss": loss} if given else {}))
+    for module in (eager, planned):
+        loss(module(x)).backward()
+    assert torch.equal(model.weight.grad, eager.weight.grad)
 
 
 def test_more_bytes_than_the_budget_are_seen():

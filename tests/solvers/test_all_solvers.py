@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from schedules import Graph, GraphError, simulate
 from solvers import Reporter, Solution, SolverMissingError, UnknownSolverError, available, curve, registry, solve
+from solvers.base import ORDER_GIVEN_FORWARD
 from solvers.problem import Problem
 from tests.schedules.test_simulate import reference
 from tests.solvers.exhaustive import cheapest
@@ -66,8 +68,10 @@ def test_answers_are_true_on_graphs_of_every_kind(name: str) -> None:
         budget = max(1, graph.constant_bytes, round(share * baseline_peak(graph)))
         solution = solve(graph, budget, solver=name, time_limit=SOLVERS[name])
         check(graph, budget, solution)
-        best = cheapest(Problem.of(graph), budget)
-        assert solution.bound <= best + 1e-6 * max(1.0, graph.seconds)
+        problem = Problem.of(graph)
+        if solution.assumption == ORDER_GIVEN_FORWARD:
+            problem = replace(problem, pinned=problem.pinned | ~problem.forward)
+        assert solution.bound <= cheapest(problem, budget) + 1e-6 * max(1.0, graph.seconds)
 
     holds()
 

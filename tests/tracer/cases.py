@@ -102,6 +102,24 @@ def batch_norm_in_eval() -> Case:
 
 
 @_case
+def batch_norm_between_transposes() -> Case:
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        return mean_square(m.b(m.norm(m.a(x).transpose(1, 2)).transpose(1, 2)))
+
+    return Case(Written(forward, a=linear(), b=linear(), norm=nn.BatchNorm1d(16)), (noise(2, 5, 16),), {}, None)
+
+
+@_case
+def views_of_what_is_computed_twice() -> Case:
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        whole, again = h.double(), h.double()
+        return mean_square(whole * torch.cat((-again[:, 8:], again[:, :8]), 1))
+
+    return Case(Written(forward, a=linear()), (noise(),), {}, None)
+
+
+@_case
 def half_precision() -> Case:
     return Case(Written(lambda m, x: mean_square(m.a(x).float()), a=linear().half()), (noise().half(),), {}, None)
 

@@ -15,8 +15,10 @@ from tracer.errors import (
     DataDependentError,
     InputsDoNotFitError,
     LossError,
+    LostHookError,
     ModelNotSupportedError,
     NothingToTrainError,
+    PythonStateError,
     StateReassignedError,
     UnsupportedOperatorError,
 )
@@ -29,8 +31,10 @@ def test_every_error_is_a_capture_error():
         DataDependentError,
         InputsDoNotFitError,
         LossError,
+        LostHookError,
         ModelNotSupportedError,
         NothingToTrainError,
+        PythonStateError,
         StateReassignedError,
         UnsupportedOperatorError,
     ):
@@ -120,6 +124,111 @@ def test_state_that_the_forward_replaces_is_named(kind: str):
         capture(model, (noise(),))
     assert caught.value.names == ("kept",)
     assert model.kept is before
+
+
+def _counter(m: Written, x: torch.Tensor) -> torch.Tensor:
+    m.state += 1
+    return mean_square(m.a(x))
+
+
+def _counter_that_scales(m: Written, x: torch.Tensor) -> torch.Tensor:
+    m.state += 1
+    return mean_square(m.a(x)) * m.state
+
+
+def _first_time(m: Written, x: torch.Tensor) -> torch.Tensor:
+    scale, m.state = (1.0, 1) if m.state else (2.0, 1)
+    return mean_square(m.a(x)) * scale
+
+
+def _last_time(m: Written, x: torch.Tensor) -> torch.Tensor:
+    h = m.a(x)
+    h, m.memory = (h if m.memory is None else h + m.memory), h.detach()
+    return mean_square(h)
+
+
+def _last_time_with_its_gradient(m: Written, x: torch.Tensor) -> torch.Tensor:
+    h = m.a(x)
+    h, m.memory = (h if m.memory is None else h + m.memory), h
+    return mean_square(h)
+
+
+def _history(m: Written, x: torch.Tensor) -> torch.Tensor:
+    h = m.a(x)
+    m.seen.append(h.detach().mean())
+    return mean_square(h)
+
+
+@pytest.mark.parametrize(
+    ("forward", "name"),
+    [
+        (_counter, "state"),
+        (_counter_that_scales, "state"),
+        (_first_time, "state"),
+        (_last_time, "memory"),
+        (_last_time_with_its_gradient, "memory"),
+        (_history, "seen"),
+    ],
+)
+def test_python_state_that_changes_from_step_to_step_is_named(forward: Any, name: str):
+    inner = Written(forward, a=linear(), state=0, memory=None, seen=[])
+    model = Written(lambda m, x: m.inner(x) + mean_square(m.b(x)), b=linear(), inner=inner)
+    with pytest.raises(PythonStateError, match=rf"inner\.{name}\. .*register_buffer") as caught:
+        capture(model, (noise(),))
+    assert caught.value.names == (f"inner.{name}",)
+    assert (inner.state, inner.memory, inner.seen) == (0, None, [])
+
+
+def test_python_state_that_settles_or_is_not_read_again_is_accepted():
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        m.kept, m.shape, m.state = h.mean(), tuple(x.shape), 7
+        return mean_square(h) + m.kept
+
+    model = Written(forward, a=linear(), kept=None, shape=None, state=0)
+    notes = capture(model, (noise(),)).warnings
+    assert [note.split(";")[0].split()[-1] for note in notes] == ["kept", "shape", "state"]
+
+
+def _looks_on(*_: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("register", "kind"),
+    [
+        (lambda m: m.a.register_forward_hook(_looks_on), "forward hook of a"),
+        (lambda m: m.a.register_forward_hook(lambda _, __, output: output), "forward hook of a"),
+        (lambda m: m.a.register_forward_pre_hook(_looks_on), "forward pre hook of a"),
+        (lambda m: m.a.register_forward_pre_hook(lambda _, args: args), "forward pre hook of a"),
+        (lambda m: m.b.register_full_backward_hook(_looks_on), "backward hook of b"),
+        (lambda m: m.b.register_full_backward_pre_hook(_looks_on), "backward pre hook of b"),
+        (lambda m: m.register_forward_hook(_looks_on), "forward hook of the model"),
+    ],
+)
+def test_a_hook_that_only_looks_on_is_named(register: Any, kind: str):
+    model = Written(lambda m, x: mean_square(m.b(torch.tanh(m.a(x)))), a=linear(), b=linear())
+    handle = register(model)
+    hooks = [dict(module._forward_hooks) for module in model.modules()]
+    with pytest.raises(LostHookError, match=rf"{kind} \(.*handle\.remove") as caught:
+        capture(model, (noise(),))
+    assert caught.value.names[0].startswith(kind)
+    assert [dict(module._forward_hooks) for module in model.modules()] == hooks
+    handle.remove()
+    assert capture(model, (noise(),)).hooks == ()
+
+
+def test_a_hook_of_a_tensor_that_only_looks_on_is_named():
+    own = torch.Tensor.register_hook
+
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        h.register_hook(_looks_on)
+        return mean_square(h)
+
+    with pytest.raises(LostHookError, match=rf"hook of a tensor in {HERE}\d+ \(_looks_on\)") as caught:
+        capture(Written(forward, a=linear()), (noise(),))
+    assert len(caught.value.names) == 1
+    assert torch.Tensor.register_hook is own
 
 
 def test_a_parameter_reached_through_a_closure_is_refused():

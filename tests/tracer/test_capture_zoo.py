@@ -115,8 +115,8 @@ _MOVES = (
 def test_the_capture_runs_eagers_operators_in_eagers_order(name: str):
     _, recorded, _ = captured(name)
     ours: dict[bool, list[str]] = {False: [], True: []}
-    for operator, in_backward in recorded.recording.operators:
-        ours[in_backward].append(operator)
+    for operator in recorded.recording.operators:
+        ours[operator.in_backward].append(operator.name)
     case = build(name)
     with _Operators() as forward:
         output = case.model(*case.args, **case.kwargs)
@@ -177,6 +177,6 @@ def test_the_graphs_own_order_peaks_where_eager_does(name: str):
     finally:
         gc.enable()
     # Merged and dropped work, and temporaries that eager's C++ holds for longer than it needs them, lower the peak; in-place
-    # ops made functional can raise it a little; those on slices with gaps by the gaps.
-    most = 1.1 if name == "gru" else 1.02
+    # ops made functional can raise it a little; those on slices with gaps by the gaps, as wide as a row where that is short.
+    most = {"gru": 1.03, "lstm_loop": 1.35}.get(name, 1.02)
     assert 0.65 * meter.peak <= predicted <= most * meter.peak

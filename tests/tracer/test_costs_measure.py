@@ -8,11 +8,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch.utils import _pytree as pytree
 
 from schedules import simulate
+from tests.tracer.cases import Written, linear, mean_square, noise
 from tests.tracer.fake_calls import call_of, nodes_of
 from tests.zoo import ZOO
 from tracer import capture, lower
 from tracer.cost_errors import DeviceNotAtHandError, MeasurementError
 from tracer.costs import op_costs
+from tracer.errors import UnsupportedOperatorError
 from tracer.measure import Measured, measure, undisturbed
 from tracer.memory_events import record_memory
 
@@ -145,6 +147,20 @@ def test_results_that_fakes_get_wrong_reach_their_readers_as_they_are():
     norm = next(node for node in nodes if "native_layer_norm.default" in str(node.target))
     assert costs[norm].allocates == (4 * 64 * 2, 4 * 4, 4 * 4)
     assert all(cost.seconds == 0 for node, cost in costs.items() if "getitem" in str(node.target))
+
+
+def test_a_view_of_a_result_that_lies_otherwise_than_its_fake_is_refused():
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x).transpose(1, 2)
+        apart = F.huber_loss(h, torch.zeros(h.shape), reduction="none")
+        return mean_square(m.a(apart.transpose(1, 2)))
+
+    joint = capture(Written(forward, a=linear()), (noise(2, 8, 16),))
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"measure\.py:\d+: .*view.* of what .*huber_loss.* strides \["
+    ) as refused:
+        op_costs(joint.ops)
+    assert "huber_loss" in refused.value.operator
 
 
 @pytest.mark.parametrize("name", ["resnet", "gpt2", "autocast", "batch_norm_and_counter", "channels_last"])

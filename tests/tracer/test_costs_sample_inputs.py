@@ -49,6 +49,8 @@ CASES = {
     "group norm": (gradient(lambda x: F.group_norm(x, 2)), torch.randn(2, 4, 5)),
     "complex": (gradient(lambda x: torch.fft.rfft(x).abs()), torch.randn(ROWS, 8)),
     "attention": (gradient(lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True)), torch.randn(1, 2, 8, 4)),
+    "solving": (gradient(lambda a, b: torch.linalg.solve(a + 3 * torch.eye(4), b)), torch.rand(2, 4, 4), torch.rand(2, 4, 3)),
+    "decomposition": (gradient(lambda a: torch.linalg.lu(a)[1]), torch.rand(2, 4, 4)),
     "expanded": (lambda x: x.expand(4, 3) * 2, torch.randn(1, 3)),
     "float8": (lambda x: x.to(torch.float32), torch.zeros(8).to(torch.float8_e4m3fn)),
     "nothing at all": (lambda x: x * 2, torch.randn(0, 3)),

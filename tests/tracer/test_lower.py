@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -221,3 +222,27 @@ def test_key_value_caches_in_the_output_are_filled_with_the_steps_tensors():
     assert len(held) == 4
     assert all(any(t is leaf for leaf in leaves) for t in held)
     assert output.loss is leaves[0]
+
+
+@pytest.mark.parametrize(
+    ("choose", "name"),
+    [
+        (lambda h: h.topk(2)[1], "topk.0"),
+        (lambda h: h.argmax(-1), "argmax.0"),
+        (lambda h: h.argmin(-1), "argmin.0"),
+        (lambda h: h.sort(-1)[1], "sort.0"),
+        (lambda h: h.argsort(-1), "sort.0"),
+        (lambda h: h.max(-1)[1], "max.0"),
+        (lambda h: h.min(-1)[1], "min.0"),
+        (lambda h: h.kthvalue(2)[1], "kthvalue.0"),
+        (lambda h: h.median(-1)[1], "median.0"),
+        (lambda h: torch.multinomial(h.softmax(-1), 1), "multinomial.0"),
+    ],
+)
+def test_what_chooses_indices_is_pinned(choose: Callable[[torch.Tensor], torch.Tensor], name: str):
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        return mean_square(h) + (h * choose(h.detach()).float().sum()).mean() + torch.maximum(h, x).mean() + h.max()
+
+    graph = lower(capture(Written(forward, a=linear()), (noise(),))).graph
+    assert [op.name for op in graph.ops if op.pinned and "routing" in op.pinned] == [name]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from planner import torch_private as planner_private
 from tracer import torch_private as private
 
 
@@ -147,6 +148,28 @@ def test_fakes_multiply_groups_of_matrices_in_every_dtype_that_the_cpu_does():
     assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1), (2, 3, 0, 1)])
+def test_fakes_of_batch_norm_lie_in_memory_as_a_cpus_do(order: tuple[int, ...], training: bool):
+    aten = torch.ops.aten
+
+    def forward_and_backward(tensors: list[torch.Tensor]) -> list[tuple[torch.Size, tuple[int, ...], torch.dtype]]:
+        x, gradient, weight, bias, mean, variance = tensors
+        result, *saved = aten.native_batch_norm(x, weight, bias, mean, variance, training, 0.1, 1e-5)
+        wanted = [True, True, True]
+        grads = aten.native_batch_norm_backward(gradient, x, weight, mean, variance, *saved, training, 1e-5, wanted)
+        return [(t.shape, t.stride(), t.dtype) for t in (result, *saved, *grads)]
+
+    x = torch.randn(2, 3, 4, 5).permute(order)
+    per_channel = [torch.ones(x.shape[1]) for _ in range(4)]
+    mode = private.new_fake_mode()
+    for gradient in (torch.randn(x.shape), x.clone()):
+        tensors = [x, gradient, *per_channel]
+        with private.laid_out_as_on_a_cpu(mode), mode:
+            fake = forward_and_backward([private.to_fake(mode, t) for t in tensors])
+        assert fake == forward_and_backward(tensors)
+
+
 def test_views_share_the_key_of_their_storage():
     x = torch.ones(4)
     assert private.storage_key(x) == private.storage_key(x.view(2, 2)) != private.storage_key(x.clone())
@@ -157,6 +180,46 @@ def test_backwards_can_be_kept_in_one_thread():
         torch.ones(1, requires_grad=True).tanh().backward()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_autocast_asks_for_a_gpu():
+    asked = []
+    with private.autocast_asks_for_gpu(lambda: asked.append(1)):
+        torch.autocast("cpu")
+        torch.autocast("cuda", enabled=False)
+        assert not asked
+        with pytest.warns(UserWarning, match="Disabling autocast"):
+            torch.autocast("cuda")
+    assert asked == [1]
+
+
 def test_every_name_is_tried():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in private.__all__ if f"private.{name}" not in source] == []
+
+
+def test_compiled_modules_are_told_from_others():
+    plain = torch.nn.Linear(2, 2)
+    assert private.compiled_by(plain) is None
+    assert private.compiled_by(torch.compile(plain, backend="eager")) == "torch.compile(module)"
+    assert private.compiled_by(plain) is None
+    plain.forward = torch.compiler.disable(plain.forward)
+    assert private.compiled_by(plain) is None
+    plain.forward = torch.compile(torch.nn.Linear(2, 2).forward, backend="eager")
+    assert private.compiled_by(plain) == "a compiled forward"
+    in_place = torch.nn.Linear(2, 2)
+    in_place.compile(backend="eager")
+    assert private.compiled_by(in_place) == "module.compile()"
+
+
+def test_compiled_functions_say_so_under_a_trace():
+    mode = private.new_fake_mode()
+    with pytest.raises(RuntimeError, match=private.CALLS_COMPILED_CODE):
+        private.trace(torch.compile(torch.tanh, backend="eager"), private.to_fake(mode, torch.ones(2)))
+
+
+def test_inductor_says_what_it_has_code_for():
+    aten = torch.ops.aten
+    for operator in (aten.addmm.default, aten.tanh_backward.default, aten.native_layer_norm.default, aten.gelu.default):
+        assert planner_private.inductor_supports(operator), operator
+    assert not planner_private.inductor_supports(aten._scaled_dot_product_flash_attention_for_cpu.default)
+    assert not planner_private.inductor_supports(aten.mkldnn_rnn_layer_backward.default)

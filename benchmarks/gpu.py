@@ -1,0 +1,328 @@
+"""The promise and the price on one GPU: plans beside eager, checkpointing by layer, selective checkpointing and torch.compile.
+
+    python -m benchmarks.gpu [--seconds 570] [--only NAME ...] [--output DIR] [--cpu]
+
+Writes gpu.json after every row, and gpu.txt; rows that gpu.json has for the same device and torch are not run again, so a run
+that was cut off goes on. The headline comes first; models whose turn comes after ``--seconds`` are left out, and named.
+``--cpu`` runs tiny models.
+
+The headline is llama-7b: bf16, 2 x 9,792 tokens, with 35 GB beside parameters and inputs (gradients included), and 2 x 6,528
+with 40 GB. Its eager step fits no card of 80 GB: the overhead is then against the step predicted from measured ops, marked *.
+
+Each variant is timed in turns with eager where that fits, so that a clock that drifts does not count as overhead. Beside each
+baseline stands a plan within the peak that was measured of it ("plan at ...").
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+import planner
+from benchmarks.gpu_models import CASES, CPU_CASES, Case
+from planner.meter import measure_peak
+from planner.plan import schedule_step
+from planner.step import Settings, trace_step
+
+Row = dict[str, Any]
+STEPS = 5  # timed, after one that warms up
+LEAST_STEPS, ENOUGH = 2, 4.0  # no more than the least of them once they took this many seconds
+
+
+class Bench:
+    """One case on one device; every variant is measured on the same parameters and inputs."""
+
+    def __init__(self, case: Case, device: torch.device, time_limit: float) -> None:
+        torch.manual_seed(0)
+        with device:
+            self.model, self.inputs = case.build()
+        if device.type == "cuda":
+            self.model.bfloat16()
+            self.inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in self.inputs.items()}
+        self.device, self.budgets = device, case.budgets
+        self.eager_fits = True
+        self._settings = Settings(time_limit=time_limit, loss=case.loss)
+        self._loss = case.loss or _own_loss
+        self._step_of = functools.cache(lambda: trace_step(self.model, (), self.inputs, settings=self._settings))
+
+    def plan(self, budget: str | int) -> planner.Schedule:
+        """The schedule within ``budget``: a share, or bytes beside what is always there; the least budget's where none is."""
+        step = self._step_of()
+        try:
+            return schedule_step(step, budget if isinstance(budget, str) else step.graph.constant_bytes + budget)
+        except planner.InfeasibleBudgetError as error:
+            return schedule_step(step, error.minimum)
+
+    def measured(self, called: Callable[..., Any]) -> Row:
+        """Peak above what was there before, and median seconds, of a training step; or that the memory did not suffice.
+
+        ``eager_seconds`` are those of eager's steps between them.
+        """
+        try:
+            self._timed(called)
+            peak = self.peak(called)
+            others = [called, self.model] if self.eager_fits and called is not self.model else [called]
+            seconds: list[list[float]] = [[] for _ in others]
+            for number in range(STEPS):
+                if number >= LEAST_STEPS and sum(map(sum, seconds)) > ENOUGH:
+                    break
+                for spent, other in zip(seconds, others, strict=True):
+                    spent.append(self._timed(other))
+        except torch.OutOfMemoryError:
+            self.eager_fits &= called is not self.model
+            return {"out_of_memory": True}
+        finally:
+            self.model.zero_grad(set_to_none=True)
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        row = {"peak_above_constants": peak, "seconds": statistics.median(seconds[0])}
+        if self.eager_fits:
+            row["eager_seconds"] = statistics.median(seconds[-1])
+        return row
+
+    def peak(self, called: Callable[..., Any]) -> int:
+        """Bytes of a training step at its highest, above what was there before; the gradients stay."""
+        return measure_peak(functools.partial(self.step, called), self.device)
+
+    def step(self, called: Callable[..., Any]) -> torch.Tensor:
+        """A training step, and its loss."""
+        output = called(**self.inputs)  # held to the end, as plans count it
+        loss = self._loss(output)
+        loss.backward()
+        return loss
+
+    def _timed(self, called: Callable[..., Any]) -> float:
+        self._wait()
+        began = time.perf_counter()
+        self.step(called)
+        self._wait()
+        spent = time.perf_counter() - began
+        self.model.zero_grad(set_to_none=True)
+        return spent
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _own_loss(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output.loss
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The model's layers: the modules of its lists that lie in no other list, those of lists of one apart."""
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    outer = [m for name, m in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
+    return [layer for m in outer for layer in m]
+
+
+class Checkpointed:
+    """``model`` with each of its layers checkpointed: their forwards are wrapped while it is called."""
+
+    def __init__(self, model: nn.Module, context: Callable[[], Any] | None = None) -> None:
+        self.model, self.context = model, context
+
+    def __call__(self, **inputs: Any) -> Any:
+        layers = layers_of(self.model)
+        options: dict[str, Any] = {} if self.context is None else {"context_fn": self.context}
+        for layer in layers:
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, **options)  # type: ignore[method-assign]
+        try:
+            return self.model(**inputs)
+        finally:
+            for layer in layers:
+                del layer.forward
+
+
+class CheckpointedByEights:
+    """``model`` with every eight neighbours of its one list of layers in one checkpoint, where a layer takes what the one
+    before it gives: the first of the eight runs them all, the others pass on what they get.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        layers = layers_of(self.model)
+        for first in range(0, len(layers), 8):
+            group = layers[first : first + 8]
+            run = functools.partial(_one_after_the_other, [layer.forward for layer in group])
+            group[0].forward = functools.partial(checkpoint, run, use_reentrant=False)  # type: ignore[method-assign]
+            for layer in group[1:]:
+                layer.forward = _passed_on  # type: ignore[method-assign]
+        try:
+            return self.model(**inputs)
+        finally:
+            for layer in layers:
+                del layer.forward
+
+
+def _one_after_the_other(forwards: list[Callable[..., Any]], hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    for forward in forwards:
+        hidden = forward(hidden, *args, **kwargs)
+    return hidden
+
+
+def _passed_on(hidden: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    return hidden
+
+
+def every_second_product() -> Any:
+    """torchtitan's selective checkpointing: attention and every second matrix product are kept, and of convolutions alike."""
+    aten = torch.ops.aten
+    kept = {
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_cudnn_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+    products = {False: 0, True: 0}
+
+    def policy(context: Any, target: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+        if target in (aten.mm.default, aten.addmm.default, aten.convolution.default):
+            products[context.is_recompute] += 1
+            save = products[context.is_recompute] % 2 == 1
+        else:
+            save = target in kept
+        return CheckpointPolicy.MUST_SAVE if save else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
+def compiled(model: nn.Module, budget: float, backend: str = "inductor") -> Callable[..., Any]:
+    """torch.compile with its own budget, a share of what it would save."""
+    import torch._functorch.config as config
+
+    torch._dynamo.reset()
+    run = torch.compile(model, backend=backend)
+
+    def call(**inputs: Any) -> Any:
+        with config.patch(activation_memory_budget=budget):
+            return run(**inputs)
+
+    return call
+
+
+def rows_of(bench: Bench, case: Case, found: dict[str, Row]) -> list[tuple[str, Callable[[], Row]]]:
+    """What there is to measure, by name, the headline's plans first; ``found`` are the rows before."""
+
+    def planned(budget: str | int) -> Row:
+        schedule = bench.plan(budget)
+        constants = schedule.graph.constant_bytes
+        applied = planner.apply_schedule(bench.model, schedule)
+        row = bench.measured(applied) | {
+            "budget_above_constants": schedule.budget - constants,
+            "predicted_peak_above_constants": schedule.peak_bytes - constants,
+            "predicted_seconds": schedule.seconds,
+            "predicted_eager_seconds": schedule.baseline_seconds,
+            "planned_overhead": schedule.overhead,
+            "bound_overhead": schedule.bound_overhead,
+        }
+        planner.remove_schedule(applied)
+        return row
+
+    def planned_as(baseline: str) -> Row:
+        peak = found[baseline].get("peak_above_constants")
+        return {"out_of_memory": True} if peak is None else planned(peak)
+
+    def checked(called: Callable[..., Any]) -> Callable[[], Row]:
+        return functools.partial(bench.measured, called)
+
+    baselines: dict[str, Callable[[], Row]] = {"checkpoint each layer": checked(Checkpointed(bench.model))}
+    if case.uniform:
+        baselines["checkpoint every 8"] = checked(CheckpointedByEights(bench.model))
+        baselines["selective"] = checked(Checkpointed(bench.model, every_second_product))
+    if bench.device.type == "cuda":
+        for budget in (0.5, 0.3):
+            baselines[f"compile budget {budget}"] = functools.partial(_compiled_row, bench, budget)
+    rows: list[tuple[str, Callable[[], Row]]] = [("eager", checked(bench.model))]
+    rows += [(f"plan {budget}", functools.partial(planned, budget)) for budget in bench.budgets]
+    rows += baselines.items()
+    return rows + [(f"plan at {name}", functools.partial(planned_as, name)) for name in baselines]
+
+
+def _compiled_row(bench: Bench, budget: float) -> Row:
+    return bench.measured(compiled(bench.model, budget))
+
+
+def table(rows: dict[str, dict[str, Row]]) -> str:
+    """The rows as text; overheads are against eager's steps in between, or the predicted eager step, marked with *."""
+    titles = ("peak GB", "predicted", "budget", "step s", "predicted", "extra %", "planned %")
+    lines = [f"{'model':18} {'variant':30} " + " ".join(f"{title:>9}" for title in titles)]
+    for name, variants in rows.items():
+        predicted = next((r["predicted_eager_seconds"] for r in variants.values() if "predicted_eager_seconds" in r), None)
+        for variant, row in variants.items():
+            if row.get("out_of_memory"):
+                lines.append(f"{name:18} {variant:30} does not fit")
+                continue
+            base = row.get("eager_seconds", predicted)
+            cells = [
+                *(f"{row[key] / 1e9:.3f}" if key in row else "" for key in _SIZES),
+                f"{row['seconds']:.4f}",
+                f"{row['predicted_seconds']:.4f}" if "predicted_seconds" in row else "",
+                f"{100 * (row['seconds'] / base - 1):.2f}{'' if 'eager_seconds' in row else '*'}" if base else "",
+                f"{100 * row['planned_overhead']:.2f}" if "planned_overhead" in row else "",
+            ]
+            lines.append(f"{name:18} {variant:30} " + " ".join(f"{cell:>9}" for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
+_SIZES = ("peak_above_constants", "predicted_peak_above_constants", "budget_above_constants")
+
+
+def main() -> None:
+    """Run what is missing; see the top of the file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=570)
+    parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--output", type=Path, default=Path("."))
+    parser.add_argument("--cpu", action="store_true")
+    asked = parser.parse_args()
+    deadline = time.monotonic() + asked.seconds
+    if not asked.cpu and not torch.cuda.is_available():
+        parser.error("no CUDA GPU is here: --cpu runs the same on tiny models")
+    device = torch.device("cpu" if asked.cpu else "cuda")
+    conditions = {"device": "cpu" if asked.cpu else torch.cuda.get_device_name(), "torch": str(torch.__version__)}
+    written = asked.output / "gpu.json"
+    document: dict[str, Any] = {"conditions": conditions, "rows": {}}
+    if written.exists() and (before := json.loads(written.read_text()))["conditions"] == conditions:
+        document = before
+    left_out = []
+    for name, case in (CPU_CASES if asked.cpu else CASES).items():
+        if (asked.only and name not in asked.only) or document["rows"].get(name, {}).get("complete"):
+            continue
+        if time.monotonic() > deadline:
+            left_out.append(name)
+            continue
+        variants = document["rows"].setdefault(name, {"variants": {}, "complete": False})["variants"]
+        bench = Bench(case, device, time_limit=1 if asked.cpu else 20)
+        rows = rows_of(bench, case, variants)
+        for variant, measure in rows:
+            if variant not in variants and time.monotonic() < deadline:
+                variants[variant] = measure()
+                written.write_text(json.dumps(document, indent=1))
+        document["rows"][name]["complete"] = all(variant in variants for variant, _ in rows)
+        written.write_text(json.dumps(document, indent=1))
+        del bench, rows
+        gc.collect()
+    text = table({name: row["variants"] for name, row in document["rows"].items()})
+    if left_out:
+        text += f"left out, no time: {', '.join(left_out)}; run again to go on\n"
+    (asked.output / "gpu.txt").write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

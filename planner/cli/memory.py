@@ -1,0 +1,94 @@
+"""``plan memory``: what a training step takes in the usual combinations of precision, shards and where the optimizer is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from planner.cli.interruptible import interruptibly
+from planner.cli.options import Costs, Device, Json, ModelSpec
+from planner.cli.outcome import outcome, print_document
+from planner.cli.plan import sheet_of
+from planner.cli.progress import Stages
+from planner.combinations import Combinations, Row, combinations
+from planner.fake_build import built_for
+from planner.loading import load_model
+from planner.units import format_bytes
+from tracer.costs import MEASURE
+
+_COLUMNS = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "master weights": "master_weights",
+    "optimizer": "optimizer",
+    "gathered": "gathered",
+    "activations": "activations",
+    "step peak": "peak",
+    "frees": "frees",
+}
+_NOTE = (
+    "Nothing is recomputed. Gradients when the backward is over, activations at the peak, which also has inputs, buffers, "
+    "outputs and temporaries; frees against the first row."
+)
+
+
+def memory_command(
+    model: ModelSpec,
+    device: Device = None,
+    costs: Costs = MEASURE,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="the optimizer, as in `plan --optimizer`")] = "adamw",
+    shard: Annotated[int, typer.Option(metavar="N", help="over how many ranks the stages of ZeRO divide")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Show what a step takes in float32 and bfloat16, with master weights, ZeRO, accumulation, the optimizer on the host."""
+    with outcome(as_json=as_json) as result:
+        if device is not None:
+            costs = sheet_of(device, costs)
+        with Stages(quiet=False) as stages:
+            stages.stage(f"Loading {model}")
+            with built_for(device):
+                loaded = load_model(model)
+            found = interruptibly(
+                lambda: combinations(
+                    loaded.model,
+                    loaded.args,
+                    loaded.kwargs,
+                    loss=loaded.loss,
+                    costs=costs,
+                    optimizer=optimizer,
+                    ranks=shard,
+                    trying=lambda dtype: stages.stage(f"Capturing the training step in {dtype}"),
+                )
+            )
+        if as_json:
+            print_document(result, _document(found))
+            return
+        result.print(_table(found.rows))
+        result.print(Text(f"\n{_NOTE}", style="dim"))
+        for name, reason in found.left_out.items():
+            result.print(Text(f"left out: {name} ({reason})", style="dim"))
+
+
+def _table(rows: tuple[Row, ...]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("trained in", overflow="fold", min_width=16)
+    shown = {title: name for title, name in _COLUMNS.items() if any(getattr(row, name) for row in rows)}
+    for title in shown:
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(row.combination.name, *(format_bytes(getattr(row, name)) for name in shown.values()))
+    return table
+
+
+def _document(found: Combinations) -> dict[str, Any]:
+    return {"combinations": [_row_document(row) for row in found.rows], "left_out": dict(found.left_out)}
+
+
+def _row_document(row: Row) -> dict[str, Any]:
+    sizes = {f"{name}_bytes": size for name, size in asdict(row).items() if name != "combination"}
+    dtype = str(row.combination.dtype).removeprefix("torch.")
+    return {"name": row.combination.name, "dtype": dtype, "options": dict(row.combination.options), **sizes}

@@ -1,0 +1,76 @@
+"""Options that several words share, each declared once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from schedules.schedule import BudgetOn
+
+MODEL_HELP = (
+    "model.py, model.py:name or package.module:name; the function (build, unless named) takes nothing and returns "
+    "(model, inputs) or (model, inputs, loss)"
+)
+
+ModelSpec = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Solver = Annotated[str, typer.Option(help="one out of `plan solvers`")]
+Costs = Annotated[
+    str,
+    typer.Option(metavar="SOURCE", help="where the seconds come from: measure (on the model's device) or a profile.json"),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="plan for this GPU from its data sheet, with a model that takes no memory here; one out of `plan devices`",
+        show_default=False,
+    ),
+]
+OptimizerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="count this optimizer's state and step too: adamw, adamw:fused=True, sgd:momentum=0.9, ...",
+        show_default=False,
+    ),
+]
+GradientDtype = Annotated[
+    str | None,
+    typer.Option(metavar="DTYPE", help="keep gradients in this dtype: float32, bfloat16", show_default=False),
+]
+MasterWeights = Annotated[
+    bool, typer.Option("--master-weights", help="count float32 copies of the parameters, which the optimizer steps on")
+]
+Regions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help='plan these modules and run the rest as it is: names ("model.layers.*"), a class, or auto for the repeated blocks',
+        show_default=False,
+    ),
+]
+Shard = Annotated[int, typer.Option(metavar="N", help="divide the training state over N ranks, as FSDP and ZeRO do")]
+ZeroStage = Annotated[
+    int,
+    typer.Option("--zero", metavar="STAGE", help="what --shard divides: 1 optimizer state, 2 gradients too, 3 parameters too"),
+]
+OffloadOptimizer = Annotated[
+    bool, typer.Option("--offload-optimizer", help="the optimizer, its state and the master weights are on the host")
+]
+Accumulate = Annotated[
+    bool, typer.Option("--accumulate", help="gradients are added to those of the steps before, which are there all the time")
+]
+GradientBuckets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="count the buckets of DistributedDataParallel: copied, or views where gradients are kept in them",
+        show_default=False,
+    ),
+]
+BudgetKind = Annotated[
+    BudgetOn,
+    typer.Option("--budget-on", help="the bytes that the budget limits on a GPU: those handed out, or those reserved for it"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of the report")]

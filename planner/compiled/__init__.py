@@ -1,0 +1,1 @@
+"""Having the graphs of a program compiled, without its recomputation being undone."""

@@ -1,0 +1,113 @@
+"""The modules of a model that can be checkpointed, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from planner.errors import ExportError
+from planner.exports.form import Request
+from planner.regions.find import merged_names, repeated_blocks
+
+
+def blocks_of(request: Request, form: str) -> list[str]:
+    """The blocks of the model that its step runs: those that repeat, or else all that stand in lists.
+
+    Raises:
+        ExportError: there are none, or their forward does more than to compute.
+    """
+    found = [name for name in repeated_blocks(request.model) or _listed(request.model) if request.step.ops_of(name)]
+    if not found:
+        raise ExportError(
+            f"{type(request.model).__name__} has no blocks to checkpoint, that is modules in a list (nn.ModuleList, or alike "
+            "in an nn.Sequential): train with the schedule itself (planner.apply_schedule)",
+            form=form,
+        )
+    refuse_caches(request, found, form)
+    return found
+
+
+def _listed(model: nn.Module) -> list[str]:
+    """The outermost modules that stand in an ``nn.ModuleList``."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in found):
+            found += [f"{name}.{child}" if name else child for child, _ in module.named_children()]
+    return found
+
+
+def refuse_caches(request: Request, blocks: list[str], form: str) -> None:
+    """A block that fills a cache of keys and values would append to it again when it is computed again.
+
+    Whether it does cannot be seen in the step's graph, so the models of transformers that are configured to are refused.
+
+    Raises:
+        ExportError: it is configured to.
+    """
+    for name, module in request.model.named_modules():
+        if getattr(getattr(module, "config", None), "use_cache", False):
+            where = f"model.{name}" if name else "model"
+            raise ExportError(
+                f"{type(module).__name__} is configured to keep a cache of keys and values, which a checkpoint around "
+                f"{merged_names(blocks)} would fill twice, for wrong gradients: set {where}.config.use_cache = False and "
+                "plan again",
+                form=form,
+                names=tuple(blocks),
+            )
+
+
+def obstacle(request: Request, module: str) -> str | None:
+    """Why a checkpoint around ``module`` would not give eager's step; None where it does."""
+    step = request.step
+    calls = step.joint.calls.get(module, 0)
+    if calls != 1:
+        return f"{module} is called {calls} times in a step, and can be told apart by its name only if it is called once"
+    for i in step.ops_of(module):
+        op = step.graph.ops[i]
+        if op.pinned is not None:
+            return f"{op.name} must run once ({op.pinned})"
+        if step.node(i).meta["once"]:
+            return f"{op.name} updates running statistics, and would do so twice"
+    return None
+
+
+def refuse_obstacles(request: Request, modules: list[str], form: str) -> None:
+    """Make sure that all of ``modules`` can be checkpointed, where the form leaves no choice.
+
+    Raises:
+        ExportError: one cannot.
+    """
+    for module in modules:
+        if (why := obstacle(request, module)) is not None:
+            raise ExportError(
+                f"{form} would run {module} again, but {why}: train with the schedule itself (planner.apply_schedule), or "
+                "export to another form",
+                form=form,
+                names=(module,),
+            )
+
+
+def parts_of(model: nn.Module, blocks: Sequence[str]) -> dict[str, list[str]]:
+    """The blocks and what lies inside of them, by its name relative to the block: "" for the blocks themselves."""
+    parts: dict[str, list[str]] = {}
+    for block in blocks:
+        for relative, _ in model.get_submodule(block).named_modules():
+            parts.setdefault(relative, []).append(f"{block}.{relative}" if relative else block)
+    return parts
+
+
+def nothing_to_checkpoint(why: Mapping[str, str | None], blocks: Sequence[str], form: str) -> ExportError:
+    """The error where none of the blocks, nor a part of one, can be wrapped."""
+    reason = next((why[block] for block in blocks if why[block]), "none of them holds anything for the backward")
+    return ExportError(
+        f"no module can be checkpointed: {reason}. Train with the schedule itself (planner.apply_schedule)",
+        form=form,
+        names=tuple(blocks),
+    )
+
+
+def left_out(why: Mapping[str, str | None], blocks: Sequence[str]) -> list[str]:
+    """A note on the blocks that cannot be wrapped whole, where there are any."""
+    out = [block for block in blocks if why[block] is not None]
+    return [f"blocks that are not wrapped whole: {merged_names(out)}, as {why[out[0]]}"] if out else []

@@ -1,0 +1,115 @@
+"""Budgets that a GPU's allocator has to keep: on what it hands out, and on what it reserves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import planner
+from planner.caching_allocator import MIB
+from planner.cli.outcome import ExitCode
+from planner.fake_build import built_without_memory
+from planner.gpu_budget import allocator_bytes, solve_on_gpu
+from planner.reserved import EXPANDABLE, reserved_by
+from schedules import Graph, Schedule, simulate
+from tests.planner.test_cli import Call, call, folder  # noqa: F401  (fixtures)
+
+
+def _planned(budget: int | str, **options: object) -> Schedule:
+    with built_without_memory():
+        sizes = (700, 1900, 2900, 1300, 700)
+        layers = [nn.Sequential(nn.Linear(i, o), nn.GELU(), nn.Dropout(0.1)) for i, o in pairwise(sizes)]
+        model, x = nn.Sequential(*layers), torch.randn(4000, sizes[0])
+    return planner.plan(
+        model,
+        (x,),
+        budget=budget,
+        loss=lambda y: y.square().mean(),
+        costs="h100",
+        time_limit=2,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_what_is_reserved_stays_within_a_budget_on_it() -> None:
+    allocated = _planned("95%")
+    budget = allocated.budget
+    of_allocated = reserved_by(allocated)
+    assert of_allocated is not None
+    assert of_allocated.bytes > budget  # such a budget is one of its own
+    reserving = _planned(budget, budget_on="reserved")
+    found = reserved_by(reserving)
+    assert found is not None
+    assert found.bytes <= reserving.budget == budget
+    assert reserving.origin.budget_on == "reserved"
+    assert reserving.peak_bytes <= found.bytes
+    assert reserving.bound_overhead <= reserving.overhead
+
+
+def test_the_least_that_can_be_reserved_is_said_and_then_found() -> None:
+    with pytest.raises(planner.InfeasibleBudgetError) as infeasible:
+        _planned("10MB", budget_on="reserved")
+    least = infeasible.value.minimum
+    found = reserved_by(_planned(least, budget_on="reserved"))
+    assert found is not None
+    assert found.bytes <= least
+    assert least % (2 * MIB) == 0
+
+
+def test_blocks_handed_out_whole_count() -> None:
+    """A result of 12 MiB that is gone leaves a block that the next one, of 11.5 MiB, gets whole."""
+    sizes = [12 * MIB, 512, 11 * MIB + MIB // 2, MIB]
+    graph = Graph.from_dag([1.0] * 4, sizes, [(0, 1), (1, 2), (2, 3)])
+    taken = allocator_bytes(graph, reserved=False)
+    order = (0, 1, 2, 3)
+    asked_for = simulate(graph, order).peak_bytes
+    assert (asked_for, taken(order)) == (12 * MIB + MIB // 2, 13 * MIB)
+    tight = solve_on_gpu(graph, asked_for, taken, solver="auto", time_limit=1)
+    assert (tight.status, tight.minimum) == ("infeasible", 13 * MIB)
+    assert solve_on_gpu(graph, tight.minimum, taken, solver="auto", time_limit=1).steps == order
+
+
+def test_every_plan_for_a_gpu_is_within_what_the_allocator_hands_out() -> None:
+    for share in ("100%", "75%"):
+        schedule = _planned(share)
+        found = reserved_by(schedule)
+        assert found is not None
+        assert schedule.peak_bytes <= found.allocated_bytes <= schedule.budget
+
+
+def test_expandable_segments_count_where_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = _planned("100%", solver="none", budget_on="reserved")
+    monkeypatch.setenv(*EXPANDABLE.split("=", 1))
+    expandable = _planned("100%", solver="none", budget_on="reserved")
+    found = reserved_by(default)
+    assert found is not None
+    assert (default.budget, expandable.budget) == (found.bytes, found.expandable_bytes)
+    assert found.setting is None  # it is set already
+
+
+def test_reserved_means_nothing_on_a_cpu_nor_does_another_word() -> None:
+    model, x = nn.Linear(4, 4), torch.randn(2, 4)
+    with pytest.raises(planner.BudgetError, match="CPU, which has none"):
+        planner.plan(model, (x,), budget="100%", loss=lambda y: y.sum(), budget_on="reserved")
+    with pytest.raises(planner.BudgetError, match="allocated or reserved"):
+        planner.plan(model, (x,), budget="100%", loss=lambda y: y.sum(), budget_on="held")  # type: ignore[arg-type]
+
+
+def test_the_command(call: Call) -> None:  # noqa: F811
+    run = call("--budget", "20MB", "--budget-on", "reserved", "--device", "h100", "net.py")
+    assert run.code == ExitCode.OK, run.err
+    shown = " ".join(run.out.split())
+    assert "on what the GPU's allocator reserves" in shown
+    assert "hands out" in shown
+    assert "for fragmentation" in shown
+    assert call("--budget", "20MB", "--budget-on", "reserved", "net.py").code == ExitCode.USAGE
+    assert call("--budget", "20MB", "--budget-on", "held", "--device", "h100", "net.py").code == ExitCode.USAGE
+    fitted = call(
+        "fit", "--budget", "24MB", "--budget-on", "reserved", "--device", "h100", "--optimizer", "adamw", "--master-weights",
+        "--gradient-dtype", "float32", "--shard", "2", "--time-limit", "1", "net.py",
+    )  # fmt: skip
+    assert fitted.code == ExitCode.OK, fitted.err
+    assert "fits" in fitted.out

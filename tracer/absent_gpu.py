@@ -1,0 +1,43 @@
+"""Planning for a GPU on a machine without one: what PyTorch would then leave out in silence is refused.
+
+``torch.autocast("cuda")`` does nothing where there is no GPU but warn, so that a step in half precision would be planned in
+float32. The CPU's autocast cannot stand in for it: it converts other operators.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch
+
+from tracer.errors import UnsupportedOperatorError
+from tracer.provenance import user_line
+from tracer.torch_private import autocast_asks_for_gpu
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Within this, autocast on an absent GPU is an error; where there is a GPU, nothing changes.
+
+    Raises:
+        UnsupportedOperatorError: ``torch.autocast("cuda")`` is made and there is no GPU.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    with autocast_asks_for_gpu(_refuse):
+        yield
+
+
+def _refuse() -> NoReturn:
+    source = user_line(sys._getframe(1))
+    raise UnsupportedOperatorError(
+        f"{source or 'the model'}: torch.autocast('cuda') does nothing on a machine without a GPU, so the plan would be one of "
+        "another step, in float32. Plan where the GPU is, or hold the model and its inputs in the lower precision themselves "
+        "(model.to(torch.bfloat16)) and leave autocast out",
+        operator="autocast",
+        source=source,
+    )

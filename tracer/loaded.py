@@ -1,0 +1,17 @@
+"""Classes of modules that ``import torch`` does not load: a model can have no instance of them before something else has."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def loaded(module: str, name: str) -> Any:
+    """The class ``name`` of ``module``; None where the module is not loaded."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+def is_instance(value: object, module: str, name: str) -> bool:
+    """Whether ``value`` is an instance of the class ``name`` of ``module``, which is not loaded for the question."""
+    kind = loaded(module, name)
+    return kind is not None and isinstance(value, kind)
