@@ -34,7 +34,7 @@ def save_for_free(graph: Graph, solution: Solution, deadline: Deadline) -> tuple
         run = simulate(graph, known)
         if run.peak_bytes <= solution.peak_bytes and is_free(graph, run.seconds):
             return known
-    best = solution
+    best, free = solution, (1 + FREE_OVERHEAD) * graph.seconds
     baseline = simulate(graph, range(len(graph.ops))).peak_bytes
     low, high = graph.update_peak * _GRID // max(baseline, 1), _GRID
     while high - low > 1 and not deadline.expired:
@@ -43,7 +43,7 @@ def save_for_free(graph: Graph, solution: Solution, deadline: Deadline) -> tuple
         if budget >= best.peak_bytes:
             high = middle
             continue
-        lower = solve(graph, budget, time_limit=deadline.remaining / 4)
+        lower = solve(graph, budget, time_limit=deadline.remaining / 4, enough=free)
         if lower.status != "infeasible" and is_free(graph, lower.cost):
             high, best = middle, lower
         else:

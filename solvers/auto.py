@@ -51,7 +51,7 @@ class Auto(Solver):
         for steps in task.start:
             search.offer(nodes_of(task.problem, steps), "start")
         search.run()
-        if not search.feasible:
+        if not search.feasible and task.enough is None:
             search.least()
         return search.answer()
 
@@ -70,7 +70,9 @@ class _Search:
         self._kept = Lock()
         self._company, self._news = Event(), Event()
         self._stopped = False
-        self._lazy = LazyMoments(task.problem, task.budget, task.reporter, found_elsewhere=self._take)
+        self._lazy = LazyMoments(
+            task.problem, task.budget, task.reporter, found_elsewhere=self._take, enough=task.enough
+        )
         self._fit: tuple[Run, str] | None = None
         self._low = (self._lazy.lowest, "none")
         self._keep(self._lazy.lowest, "none")

@@ -154,6 +154,7 @@ class Task:
         deadline: when to stop. A solver returns its best answer by then; once expired, it returns the cheapest it can make.
         reporter: whom to tell about progress.
         start: schedules that are known to run, to start from; may be empty.
+        enough: seconds of the step. A solver may stop once it is known whether a schedule takes at most that.
     """
 
     graph: Graph
@@ -161,6 +162,7 @@ class Task:
     deadline: Deadline = field(default_factory=lambda: Deadline(math.inf))
     reporter: Reporter = field(default_factory=Reporter)
     start: tuple[tuple[int, ...], ...] = ()
+    enough: float | None = None
 
     @cached_property
     def problem(self) -> Problem:

@@ -53,13 +53,14 @@ class LazyMoments:
         budget: bytes.
         reporter: whom to tell.
         found_elsewhere: the runs that others have found since it was called last.
+        enough: seconds of the step: whether a schedule takes at most that is all that is asked; None asks for the best.
 
     Attributes:
         best: the cheapest run within the budget, or None.
         lowest: the run with the lowest peak.
         bound: seconds of the step; no schedule in this order within the budget takes less. inf where there is none.
         certain: as much of ``bound`` as follows from duals by exact arithmetic.
-        closed: nothing is left to do: the bound is reached, or there is no schedule.
+        closed: nothing is left to do: the bound is reached, or there is no schedule, or what is ``enough`` is decided.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class LazyMoments:
         budget: int,
         reporter: Reporter | None = None,
         found_elsewhere: Callable[[], Sequence[Run]] = tuple,
+        enough: float | None = None,
     ) -> None:
         self.problem = problem
         self.budget = budget
         self.reporter = reporter or Reporter()
         self._found_elsewhere = found_elsewhere
+        self._enough = enough
         order = list(range(problem.n))
         self.lowest = Run(order, problem.simulate(order))
         self.best: Run | None = None
@@ -211,7 +214,8 @@ class LazyMoments:
 
     def _close_if_proven(self) -> None:
         best = math.inf if self.best is None else self.best.simulation.seconds
-        if self.bound == math.inf or self.proves(best):
+        decided = self._enough is not None and (best <= self._enough or self.bound > self._enough)
+        if self.bound == math.inf or self.proves(best) or decided:
             self.closed = True
 
     def _watch(self, run: Run, *, most: int, limit: int | None = None) -> bool:
@@ -272,7 +276,7 @@ class LazyMomentsSolver(Solver):
     def solve(self, task: Task) -> Answer:
         """The cheapest schedule found, with the bound of the last program."""
         problem = task.problem
-        method = LazyMoments(problem, task.budget, task.reporter)
+        method = LazyMoments(problem, task.budget, task.reporter, enough=task.enough)
         while method.work(task.deadline):
             pass
         run = method.best or method.lowest

@@ -32,6 +32,7 @@ def solve(
     time_limit: float = 60.0,
     reporter: Reporter | None = None,
     start: tuple[tuple[int, ...], ...] = (),
+    enough: float | None = None,
 ) -> Solution:
     """Find the cheapest schedule of ``graph`` whose peak is at most ``budget`` bytes.
 
@@ -43,6 +44,7 @@ def solve(
         reporter: told about progress.
         start: schedules known to run (of another budget, say) for solvers that can improve on one. They are candidates too:
             where one of them is within the budget and cheaper than what the solver found, it is the answer.
+        enough: seconds of the step; a solver may stop as soon as it is known whether a schedule takes at most that.
 
     Raises:
         UnknownSolverError: the names are listed.
@@ -51,7 +53,7 @@ def solve(
         InvalidScheduleError: a schedule in ``start`` does not run.
     """
     deadline = Deadline(checked_time_limit(time_limit))
-    return solve_task(Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start), solver)
+    return solve_task(Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough), solver)
 
 
 def solve_task(task: Task, solver: str) -> Solution:
