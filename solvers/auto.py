@@ -70,9 +70,7 @@ class _Search:
         self._kept = Lock()
         self._company, self._news = Event(), Event()
         self._stopped = False
-        self._lazy = LazyMoments(
-            task.problem, task.budget, task.reporter, found_elsewhere=self._take, enough=task.enough
-        )
+        self._lazy = LazyMoments(task.problem, task.budget, task.reporter, found_elsewhere=self._take, enough=task.enough)
         self._fit: tuple[Run, str] | None = None
         self._low = (self._lazy.lowest, "none")
         self._keep(self._lazy.lowest, "none")
