@@ -1,16 +1,17 @@
 """The promise and the price on one GPU: plans beside eager, checkpointing by layer, selective checkpointing and torch.compile.
 
-    python -m benchmarks.gpu [--seconds 570] [--only NAME ...] [--output DIR] [--cpu]
+    python -m benchmarks.gpu [--seconds 570] [--only MODEL ...] [--variants PATTERN ...] [--output DIR] [--cpu]
 
 Writes gpu.json after every row, and gpu.txt; rows that gpu.json has for the same device and torch are not run again, so a run
 that was cut off goes on. The headline comes first; models whose turn comes after ``--seconds`` are left out, and named.
-``--cpu`` runs tiny models.
+``--cpu`` runs tiny models. ``--variants`` leaves out what matches none of the patterns, as file names are matched.
 
 The headline is llama-7b: bf16, 2 x 9,792 tokens, with 35 GB beside parameters and inputs (gradients included), and 2 x 6,528
 with 40 GB. Its eager step fits no card of 80 GB: the overhead is then against the step predicted from measured ops, marked *.
 
 Each variant is timed in turns with eager where that fits, so that a clock that drifts does not count as overhead. Beside each
-baseline stands a plan within the peak that was measured of it ("plan at ...").
+baseline stands a plan within the peak that was measured of it ("plan at ..."). The bits of plans for shares are compared with
+eager's, over two steps.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import functools
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ import planner
 from benchmarks.gpu_models import CASES, CPU_CASES, Case
 from planner.meter import measure_peak
 from planner.plan import schedule_step
+from planner.reserved import reserved_by
 from planner.step import Settings, trace_step
 
 Row = dict[str, Any]
@@ -72,6 +76,7 @@ class Bench:
         try:
             self._timed(called)
             peak = self.peak(called)
+            reserved = torch.cuda.max_memory_reserved() if self.device.type == "cuda" else 0
             others = [called, self.model] if self.eager_fits and called is not self.model else [called]
             seconds: list[list[float]] = [[] for _ in others]
             for number in range(STEPS):
@@ -87,7 +92,9 @@ class Bench:
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        row = {"peak_above_constants": peak, "seconds": statistics.median(seconds[0])}
+        row: Row = {"peak_above_constants": peak, "seconds": statistics.median(seconds[0])}
+        if self.device.type == "cuda":
+            row["reserved"] = reserved
         if self.eager_fits:
             row["eager_seconds"] = statistics.median(seconds[-1])
         return row
@@ -95,6 +102,11 @@ class Bench:
     def peak(self, called: Callable[..., Any]) -> int:
         """Bytes of a training step at its highest, above what was there before; the gradients stay."""
         return measure_peak(functools.partial(self.step, called), self.device)
+
+    def bits(self, schedule: planner.Schedule) -> Row:
+        """Whether two planned steps have eager's bits; what differs, and what eager itself computes in two ways."""
+        found = planner.verify(self.model, schedule, (), self.inputs)
+        return {"identical": found.identical, "differences": found.differences, "nondeterministic": found.nondeterministic}
 
     def step(self, called: Callable[..., Any]) -> torch.Tensor:
         """A training step, and its loss."""
@@ -230,7 +242,11 @@ def rows_of(bench: Bench, case: Case, found: dict[str, Row]) -> list[tuple[str, 
             "planned_overhead": schedule.overhead,
             "bound_overhead": schedule.bound_overhead,
         }
+        if (reserved := reserved_by(schedule)) is not None:
+            row |= {"predicted_reserved": reserved.bytes}
         planner.remove_schedule(applied)
+        if isinstance(budget, str):  # eager fits, and so do two of its steps' gradients
+            row |= bench.bits(schedule)
         return row
 
     def planned_as(baseline: str) -> Row:
@@ -259,7 +275,7 @@ def _compiled_row(bench: Bench, budget: float) -> Row:
 
 def table(rows: dict[str, dict[str, Row]]) -> str:
     """The rows as text; overheads are against eager's steps in between, or the predicted eager step, marked with *."""
-    titles = ("peak GB", "predicted", "budget", "step s", "predicted", "extra %", "planned %")
+    titles = ("peak GB", "predicted", "budget", "step s", "predicted", "extra %", "planned %", "bits")
     lines = [f"{'model':18} {'variant':30} " + " ".join(f"{title:>9}" for title in titles)]
     for name, variants in rows.items():
         predicted = next((r["predicted_eager_seconds"] for r in variants.values() if "predicted_eager_seconds" in r), None)
@@ -274,6 +290,7 @@ def table(rows: dict[str, dict[str, Row]]) -> str:
                 f"{row['predicted_seconds']:.4f}" if "predicted_seconds" in row else "",
                 f"{100 * (row['seconds'] / base - 1):.2f}{'' if 'eager_seconds' in row else '*'}" if base else "",
                 f"{100 * row['planned_overhead']:.2f}" if "planned_overhead" in row else "",
+                ("equal" if row["identical"] else "DIFFER") if "identical" in row else "",
             ]
             lines.append(f"{name:18} {variant:30} " + " ".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines) + "\n"
@@ -287,10 +304,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=570)
     parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--variants", nargs="*", default=["*"])
     parser.add_argument("--output", type=Path, default=Path("."))
     parser.add_argument("--cpu", action="store_true")
     asked = parser.parse_args()
-    deadline = time.monotonic() + asked.seconds
+    began = time.monotonic()
+    deadline = began + asked.seconds
     if not asked.cpu and not torch.cuda.is_available():
         parser.error("no CUDA GPU is here: --cpu runs the same on tiny models")
     device = torch.device("cpu" if asked.cpu else "cuda")
@@ -307,12 +326,14 @@ def main() -> None:
             left_out.append(name)
             continue
         variants = document["rows"].setdefault(name, {"variants": {}, "complete": False})["variants"]
-        bench = Bench(case, device, time_limit=1 if asked.cpu else 20)
+        bench = Bench(case, device, time_limit=1 if asked.cpu else 5)
         rows = rows_of(bench, case, variants)
         for variant, measure in rows:
-            if variant not in variants and time.monotonic() < deadline:
+            wanted = any(fnmatch(variant, pattern) for pattern in asked.variants)
+            if wanted and variant not in variants and time.monotonic() < deadline:
                 variants[variant] = measure()
                 written.write_text(json.dumps(document, indent=1))
+                print(f"{time.monotonic() - began:6.1f} s  {name}: {variant}", file=sys.stderr)
         document["rows"][name]["complete"] = all(variant in variants for variant, _ in rows)
         written.write_text(json.dumps(document, indent=1))
         del bench, rows

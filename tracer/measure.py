@@ -47,6 +47,7 @@ class TensorForm:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +297,6 @@ def _storages_made(result: Any, arguments: Any) -> tuple[int, ...]:
 
 def _forms(result: Any) -> tuple[TensorForm | None, ...]:
     return tuple(
-        TensorForm(tuple(leaf.shape), tuple(leaf.stride()), leaf.dtype) if isinstance(leaf, torch.Tensor) else None
+        TensorForm(tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else None
         for leaf in pytree.tree_leaves(result)
     )

@@ -1,7 +1,8 @@
 """Every operator of a step measured, on arguments of the forms that really arrive.
 
 Fake tensors get some results wrong: the statistics of a bfloat16 layer norm with float32 weights are bfloat16 there and float32
-on a CPU, which the backward then insists on. So a result that turns out to have another dtype or other strides than its fake is
+on a CPU, which the backward then insists on; the seed of memory-efficient attention is on the GPU there and on the host in
+truth, where the backward reads it. So a result that turns out to have another dtype, device or other strides than its fake is
 corrected for those who read it.
 """
 
@@ -60,13 +61,19 @@ def measured_calls(
 
 
 def _differs(call: OpCall, found: Measured) -> bool:
-    """Whether a result has another dtype or other strides than its fake; strides along a dimension of size 1 mean nothing."""
+    """Whether a result has another dtype, kind of device or other strides than its fake; strides along a dimension of size 1
+    mean nothing.
+    """
     if len(call.outputs) != len(found.results):
         return False
     return any(
         fake is not None
         and form is not None
-        and (fake.dtype != form.dtype or _telling(tuple(fake.shape), fake.stride()) != _telling(form.shape, form.stride))
+        and (
+            fake.dtype != form.dtype
+            or fake.device.type != form.device.type
+            or _telling(tuple(fake.shape), fake.stride()) != _telling(form.shape, form.stride)
+        )
         for fake, form in zip(call.outputs, found.results, strict=True)
     )
 
@@ -83,7 +90,7 @@ def _as_measured(value: Any, forms: Sequence[TensorForm | None]) -> Any:
         return value
     with mode:
         real = [
-            torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=leaf.device)
+            torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=form.device)
             if isinstance(leaf, torch.Tensor) and form is not None
             else leaf
             for leaf, form in zip(leaves, forms, strict=True)

@@ -145,6 +145,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 operator=str(func),
                 source=origin.source,
             )
+        if func is torch.ops.aten.set_.source_Storage:
+            raise views_a_storage(func, origin.source)
         if reads_a_number(func):
             try:
                 return self._known.read(func, args, kwargs, origin.source)
@@ -174,6 +176,17 @@ def data_dependent(operator: Any, source: str, why: str) -> DataDependentError:
         f"is not known while the step is captured: {why}. {_WHAT_TO_DO}",
         source=source,
         operator=str(operator),
+    )
+
+
+def views_a_storage(operator: Any, source: str) -> UnsupportedOperatorError:
+    """The error for a view of bytes that a graph of tensors cannot name; cuDNN's recurrent layers see their weights so."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: {operator} views a storage rather than a tensor, which a captured step cannot hold. "
+        "nn.LSTM, nn.GRU and nn.RNN on a GPU do so for cuDNN: plan the blocks around them and leave them to eager (planner.plan(model, "
+        "..., regions=...)), or run them without cuDNN (torch.backends.cudnn.flags(enabled=False))",
+        operator=str(operator),
+        source=source,
     )
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import planner
+from tracer.errors import UnsupportedOperatorError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
 Built = tuple[nn.Module, torch.Tensor]
@@ -40,12 +41,15 @@ class Autocast(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    """A recurrent layer between two blocks."""
+
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.rnn = nn.LSTM(64, 64, num_layers=2, dropout=0.2)
+        self.before, self.after = (nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU()) for _ in range(2))
+        self.rnn = nn.LSTM(64, 64, num_layers=2, dropout=dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rnn(x)[0]
+        return self.after(self.rnn(self.before(x))[0])
 
 
 def _attention(dtype: torch.dtype, dropout: float) -> Built:
@@ -76,7 +80,6 @@ CASES: dict[str, Callable[[], Built]] = {
     "attention-dropout": lambda: _attention(torch.bfloat16, 0.1),
     "fused-dropout": _dropout,
     "batch-norm-channels-last": _convolutions,
-    "lstm": lambda: (Recurrent(), torch.randn(32, 16, 64)),
     "autocast-bf16": lambda: (Autocast(torch.bfloat16), torch.randn(512, 256)),
     "autocast-fp16": lambda: (Autocast(torch.float16), torch.randn(512, 256)),
 }
@@ -111,6 +114,22 @@ def test_bits_and_peak(case: str) -> None:
 def test_each_fused_attention(backend: SDPBackend) -> None:
     with sdpa_kernel(backend):
         _keeps_its_promise(lambda: _attention(torch.float16, 0.1))
+
+
+def test_cudnns_recurrent_layers_are_refused_and_left_to_eager_by_regions() -> None:
+    torch.manual_seed(0)
+    model, x = Recurrent(dropout=0.0).cuda(), torch.randn(32, 256, 64, device="cuda")
+    with pytest.raises(UnsupportedOperatorError, match="cuDNN"):
+        planner.plan(model, (x,), budget="80%", loss=_loss)
+    schedule = planner.plan(model, (x,), budget="100%", loss=_loss, regions="[ab]*", time_limit=5)
+    found = planner.verify(model, schedule, (x,), loss=_loss)
+    assert found.identical, found.differences
+    assert found.measured_peak_bytes <= found.budget_bytes
+
+
+def test_a_recurrent_layer_without_cudnn() -> None:
+    with torch.backends.cudnn.flags(enabled=False):
+        _keeps_its_promise(lambda: (Recurrent(dropout=0.2), torch.randn(32, 16, 64)))
 
 
 def test_tf32() -> None:

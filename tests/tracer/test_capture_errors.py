@@ -70,6 +70,15 @@ def test_a_draw_of_pythons_own_generator_is_refused():
         capture(Written(forward, a=linear()), (noise(),))
 
 
+def test_a_view_of_a_storage_is_refused():
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        return mean_square(m.a(torch.empty(0).set_(x.untyped_storage()).view(x.shape)))
+
+    with pytest.raises(UnsupportedOperatorError, match="cuDNN") as caught:
+        capture(Written(forward, a=linear()), (noise(),))
+    assert caught.value.source == f"{HERE}{forward.__code__.co_firstlineno + 1}"
+
+
 def test_a_size_that_depends_on_activations_is_refused():
     def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
         h = m.a(x)
