@@ -59,9 +59,13 @@ def reserved_by(schedule: Schedule) -> Reserved | None:
     return Reserved(default.reserved, expandable.reserved, default.peak_allocated)
 
 
-def allocator_after(graph: Graph, steps: Sequence[int], *, expandable_segments: bool) -> CachingAllocator:
-    """The allocator after a step by ``steps``: an op's results, its workspace meanwhile, then what it was the last to need."""
-    allocator = CachingAllocator(expandable_segments=expandable_segments)
+def allocator_after(
+    graph: Graph, steps: Sequence[int], *, expandable_segments: bool, allocator: CachingAllocator | None = None
+) -> CachingAllocator:
+    """The allocator, a fresh one unless given, after a step by ``steps``: an op's results, its workspace meanwhile, then what
+    it was the last to need.
+    """
+    allocator = allocator or CachingAllocator(expandable_segments=expandable_segments)
     for size in _constants(graph):
         allocator.allocate(size)
     pieces = lifetimes(graph, steps)

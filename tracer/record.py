@@ -183,8 +183,8 @@ def views_a_storage(operator: Any, source: str) -> UnsupportedOperatorError:
     """The error for a view of bytes that a graph of tensors cannot name; cuDNN's recurrent layers see their weights so."""
     return UnsupportedOperatorError(
         f"{source or 'the model'}: {operator} views a storage rather than a tensor, which a captured step cannot hold. "
-        "nn.LSTM, nn.GRU and nn.RNN on a GPU do so for cuDNN: plan the blocks around them and leave them to eager (planner.plan(model, "
-        "..., regions=...)), or run them without cuDNN (torch.backends.cudnn.flags(enabled=False))",
+        "nn.LSTM, nn.GRU and nn.RNN on a GPU do so for cuDNN: plan the blocks around them and leave them to eager "
+        "(planner.plan(model, ..., regions=...)), or run them without cuDNN (torch.backends.cudnn.flags(enabled=False))",
         operator=str(operator),
         source=source,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import pytest
@@ -9,16 +10,16 @@ import torch
 from torch import nn
 
 import planner
-from planner.caching_allocator import MIB
+from planner.caching_allocator import MIB, SMALL, CachingAllocator
 from planner.cli.outcome import ExitCode
 from planner.fake_build import built_without_memory
-from planner.gpu_budget import allocator_bytes, solve_on_gpu
-from planner.reserved import EXPANDABLE, reserved_by
+from planner.gpu_budget import allocator_bytes, solve_on_gpu, whole_blocks
+from planner.reserved import EXPANDABLE, allocator_after, reserved_by
 from schedules import Graph, Schedule, simulate
 from tests.planner.test_cli import Call, call, folder  # noqa: F401  (fixtures)
 
 
-def _planned(budget: int | str, **options: object) -> Schedule:
+def _planned(budget: int | str, *, time_limit: float = 2, **options: object) -> Schedule:
     with built_without_memory():
         sizes = (700, 1900, 2900, 1300, 700)
         layers = [nn.Sequential(nn.Linear(i, o), nn.GELU(), nn.Dropout(0.1)) for i, o in pairwise(sizes)]
@@ -29,7 +30,7 @@ def _planned(budget: int | str, **options: object) -> Schedule:
         budget=budget,
         loss=lambda y: y.square().mean(),
         costs="h100",
-        time_limit=2,
+        time_limit=time_limit,
         **options,  # type: ignore[arg-type]
     )
 
@@ -40,7 +41,7 @@ def test_what_is_reserved_stays_within_a_budget_on_it() -> None:
     of_allocated = reserved_by(allocated)
     assert of_allocated is not None
     assert of_allocated.bytes > budget  # such a budget is one of its own
-    reserving = _planned(budget, budget_on="reserved")
+    reserving = _planned(budget, budget_on="reserved", time_limit=8)
     found = reserved_by(reserving)
     assert found is not None
     assert found.bytes <= reserving.budget == budget
@@ -66,10 +67,29 @@ def test_blocks_handed_out_whole_count() -> None:
     taken = allocator_bytes(graph, reserved=False)
     order = (0, 1, 2, 3)
     asked_for = simulate(graph, order).peak_bytes
-    assert (asked_for, taken(order)) == (12 * MIB + MIB // 2, 13 * MIB)
+    fresh = allocator_after(graph, order, expandable_segments=False).peak_allocated
+    assert (asked_for, fresh) == (12 * MIB + MIB // 2, 13 * MIB)
+    assert fresh < taken(order) <= 1.01 * fresh
     tight = solve_on_gpu(graph, asked_for, taken, solver="auto", time_limit=1)
-    assert (tight.status, tight.minimum) == ("infeasible", 13 * MIB)
+    assert (tight.status, tight.minimum) == ("infeasible", taken(order))
     assert solve_on_gpu(graph, tight.minimum, taken, solver="auto", time_limit=1).steps == order
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_history_takes_more_than_whole_blocks_do(seed: int) -> None:
+    """Whatever was cached before: holes between what stays, of every size."""
+    draw = random.Random(seed)
+    schedule = _planned("75%", solver="greedy")
+    graph, steps = schedule.graph, schedule.steps
+    sizes = [storage.bytes for storage in graph.storages if storage.bytes > SMALL]
+    used = CachingAllocator()
+    holes = [used.allocate(draw.choice(sizes) + draw.randrange(2 * MIB)) for _ in range(200)]
+    for block in draw.sample(holes, 150):
+        used.free(block)
+    before = used.peak_allocated = used.allocated
+    found = allocator_after(graph, steps, expandable_segments=False, allocator=used).peak_allocated - before
+    constants = sum(storage.constant and storage.bytes > SMALL for storage in graph.storages)  # these are cut as well
+    assert schedule.peak_bytes < found <= whole_blocks(graph, steps) + constants * MIB
 
 
 def test_every_plan_for_a_gpu_is_within_what_the_allocator_hands_out() -> None:
