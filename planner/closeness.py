@@ -19,16 +19,11 @@ class Closeness:
     """Compares tensors with expected ones, by name; names are alike in kind up to the second word after "step 1: ".
 
     Of tensors that are divided over ranks each rank compares its own part.
-
-    Attributes:
-        largest: the largest difference met, as a share of the largest magnitude of the expected tensor.
-        close: whether each was at most the square root of its dtype's epsilon (3.5e-4 for float32, 0.09 for bfloat16).
     """
 
     def __init__(self, expected: Mapping[str, torch.Tensor | None]) -> None:
         self.expected = {name: None if tensor is None else own_part(tensor) for name, tensor in expected.items()}
-        self.largest = 0.0
-        self.close = True
+        self._looked_at: dict[str, tuple[float, float]] = {}  # the difference, and how large it may be
         self._magnitudes: defaultdict[str, float] = defaultdict(float)
         for name, tensor in self.expected.items():
             if tensor is not None and tensor.is_floating_point() and tensor.numel():
@@ -46,8 +41,21 @@ class Closeness:
             tolerance = math.sqrt(torch.finfo(expected.dtype).eps)
             scale = _magnitude(expected) + _ULPS_OF_THE_LARGEST * tolerance * self._magnitudes[_kind(name)]
             difference = _furthest(expected, found) / scale if scale else math.inf if found.any() else 0.0
-        self.largest = max(self.largest, difference)
-        self.close = self.close and difference <= tolerance
+        self._looked_at[name] = (difference, tolerance)
+
+    def forget(self, name: str) -> None:
+        """Leave out what was found under ``name``."""
+        del self._looked_at[name]
+
+    @property
+    def largest(self) -> float:
+        """The largest difference, as a share of the largest magnitude of the expected tensor."""
+        return max((difference for difference, _ in self._looked_at.values()), default=0.0)
+
+    @property
+    def close(self) -> bool:
+        """Whether each was at most the square root of its dtype's epsilon (3.5e-4 for float32, 0.09 for bfloat16)."""
+        return all(difference <= tolerance for difference, tolerance in self._looked_at.values())
 
 
 def _kind(name: str) -> str:

@@ -67,7 +67,7 @@ class Anneal(Solver):
         order = range(problem.n)
         if problem.simulate(order).peak_bytes <= task.budget:
             return Answer(steps=problem.expand(order))
-        if not kernel.ready() and task.deadline.remaining < _COMPILING:
+        if not in_time(task.deadline):
             best = best_of(problem, task.budget, [order, *starts])
             return Answer(steps=problem.expand(best.nodes), note=f"nothing annealed: compiling takes {_COMPILING:g} s, once")
 
@@ -77,6 +77,11 @@ class Anneal(Solver):
 
         found = anneal(problem, task.budget, task.deadline, starts=starts, improved=improved)
         return Answer(steps=problem.expand(found.nodes))
+
+
+def in_time(deadline: Deadline) -> bool:
+    """Whether annealing can begin before the deadline: its kernel is there, or there is time to compile it."""
+    return kernel.ready() or deadline.remaining > _COMPILING
 
 
 def nodes_of(problem: Problem, steps: Sequence[int]) -> list[int]:

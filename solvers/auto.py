@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import TIMEOUT_MAX, Event, Lock
 
 from solvers import registry
-from solvers.anneal import anneal, nodes_of
+from solvers.anneal import anneal, in_time, nodes_of
 from solvers.base import ORDER_GIVEN, Answer, Reporter, Solver, Task
 from solvers.ilp import LazyMoments, Run, bound_note
 from solvers.windows import solve_windows
@@ -117,7 +117,7 @@ class _Search:
             while lazy.work(part):
                 pass
             self._keep(lazy.best or lazy.lowest, "ilp")
-            if lazy.best is None and lazy.bound < math.inf:
+            if lazy.best is None and lazy.bound < math.inf and in_time(deadline):
                 found = anneal(problem, budget, deadline.part(_ONE_BUDGET_SHARE), starts=[self._low[0].nodes])
                 self._keep(Run(found.nodes, problem.simulate(found.nodes)), "anneal")
             if self._low[0].simulation.peak_bytes > budget:
@@ -191,7 +191,7 @@ class _Search:
                 self._ask(name, _QUICK_SHARE)
         self._ask("twolevel", _LEVELS_SHARE)
         seed = 0
-        while self._deadline.remaining > _LEAST_TURN:
+        while self._deadline.remaining > _LEAST_TURN and in_time(self._deadline):
             self._take_from_lazy()
             warm = [*([self._fit[0].nodes] if self._fit else []), self._low[0].nodes]
             part, bound = self._deadline.part(_ANNEALING_SHARE), self._lazy.bound

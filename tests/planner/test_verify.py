@@ -174,6 +174,29 @@ def test_what_eager_does_not_repeat_is_told_apart():
     assert found.identical
 
 
+def test_what_eager_repeated_by_chance_is_told_apart():
+    """In both runs before the planned one, which differs; then eager does too."""
+
+    class Unsteady(nn.Module):
+        calls = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            Unsteady.calls += 1
+            in_the_first_runs = Unsteady.calls in (2, 3, 4, 5)
+            return self.a(x).sum() * Unsteady.calls, self.b(x) * (1 if in_the_first_runs else 2), self.c(x)
+
+    model, x = Unsteady(), torch.randn(2, 4)
+    found = verify(model, schedule_of(capture(model, (x,))), (x,))
+    assert "step 1: output 1" in found.nondeterministic
+    assert not any("gradient of c" in name for name in found.nondeterministic)
+    assert found.identical
+    assert found.largest_difference == 0.0
+
+
 def test_inputs_that_the_forward_changes_are_put_back():
     class Changing(nn.Module):
         def __init__(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from schedules import Graph, simulate
-from solvers import Reporter, Solution, available, solve
+from solvers import Reporter, Solution, anneal, available, solve
 from solvers.problem import Problem
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.test_ilp import instance, plain_budgets, training_steps
@@ -59,6 +59,27 @@ def test_never_worse_than_any_other(share: float) -> None:
         if name != "checkmate":  # minutes on this graph
             other = solve(graph, budget, solver=name, time_limit=1)
             assert best.cost <= other.cost * (1 + 1e-9)
+
+
+def test_annealing_is_left_out_where_it_cannot_be_compiled_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a new installation: compiling takes longer than the few seconds that there are."""
+    monkeypatch.setattr(anneal.kernel, "ready", lambda: False)
+    monkeypatch.setattr(anneal.kernel, "anneal", None)
+    graph, peak = instance("checkmate_unet")
+    for share in (0.6, 0.1):  # the second is infeasible, and the least budget is looked for
+        solution = solve(graph, math.floor(share * peak), time_limit=3)
+        assert (solution.status == "infeasible") is (share == 0.1)
+
+
+def test_enough_ends_the_search() -> None:
+    """It is known that a schedule takes at most so long, or that none does; nothing more is asked for."""
+    graph, peak = instance("checkmate_resnet50")
+    budget = math.floor(0.5 * peak)
+    best = solve(graph, budget, time_limit=10)
+    plenty = solve(graph, budget, time_limit=10, enough=best.cost * 1.01)
+    assert best.cost <= plenty.cost <= best.cost * 1.01
+    little = solve(graph, budget, time_limit=10, enough=best.cost * 0.999)
+    assert little.bound > best.cost * 0.999
 
 
 def test_more_budget_is_never_slower() -> None:
