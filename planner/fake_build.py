@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from planner.units import format_bytes
 from tracer.absent_gpu import as_on_gpu
-from tracer.torch_private import new_fake_mode
+from tracer.torch_private import new_fake_mode, truncated_normals_not_drawn
 
 EXPECTED_GROWTH = 10**9
 """Bytes that importing libraries and building modules may take."""
@@ -69,7 +69,8 @@ def built_without_memory() -> Iterator[None]:
     nn.Module._apply = _apply  # type: ignore[method-assign]
     before = _resident_bytes()
     try:
-        with as_on_gpu(), new_fake_mode(), nullcontext() if torch.cuda.is_available() else _GpuOnPaper():
+        paper = nullcontext() if torch.cuda.is_available() else _GpuOnPaper()
+        with as_on_gpu(), new_fake_mode(), paper, truncated_normals_not_drawn():
             yield
         if (grown := _resident_bytes() - before) > EXPECTED_GROWTH:
             warnings.warn(

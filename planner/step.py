@@ -27,6 +27,7 @@ from tracer.costs import allocation_block, is_for_gpu, save_profile
 from tracer.loss import every_output
 from tracer.lower import Lowering
 from tracer.profile_file import Profile
+from tracer.torch_private import is_fake
 
 _log = logging.getLogger("planner")
 
@@ -84,7 +85,9 @@ def trace_step(
     """
     settings = settings or Settings()
     kwargs = dict(kwargs or {})
-    with as_on_gpu() if is_for_gpu(settings.costs) else nullcontext():
+    # A model of real tensors may be planned for a GPU and run here all the same; one of fakes can only be run there.
+    fakes = any(map(is_fake, model.parameters()))
+    with as_on_gpu(fused=fakes) if is_for_gpu(settings.costs) else nullcontext():
         joint = capture(model, args, kwargs, loss=settings.loss)
     for note in joint.warnings:
         _log.warning("%s", note)

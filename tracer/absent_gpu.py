@@ -1,4 +1,5 @@
-"""Planning for a GPU on a machine without one: what PyTorch would then leave out in silence is refused.
+"""Planning for a GPU on a machine without one: what PyTorch would then leave out in silence is refused, what it would do
+otherwise is done as on the GPU.
 
 ``torch.autocast("cuda")`` does nothing where there is no GPU but warn, so that a step in half precision would be planned in
 float32. The CPU's autocast cannot stand in for it: it converts other operators.
@@ -8,19 +9,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NoReturn
 
 import torch
 
 from tracer.errors import UnsupportedOperatorError
+from tracer.paper_kernels import fused_kernels
 from tracer.provenance import user_line
 from tracer.torch_private import autocast_asks_for_gpu
 
 
 @contextmanager
-def as_on_gpu() -> Iterator[None]:
+def as_on_gpu(*, fused: bool = False) -> Iterator[None]:
     """Within this, autocast on an absent GPU is an error; where there is a GPU, nothing changes.
+
+    With ``fused`` attention and dropout are the kernels that a GPU would run, also where this machine could not run them.
 
     Raises:
         UnsupportedOperatorError: ``torch.autocast("cuda")`` is made and there is no GPU.
@@ -28,7 +32,7 @@ def as_on_gpu() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    with autocast_asks_for_gpu(_refuse):
+    with autocast_asks_for_gpu(_refuse), fused_kernels() if fused else nullcontext():
         yield
 
 

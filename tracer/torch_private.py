@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.amp import autocast_mode
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
+from torch.library import _scoped_library
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "autocast_asks_for_gpu",
     "backward_sequence_number",
     "compiled_by",
+    "composites_replaced",
     "errors_not_logged",
     "fake_mode_of",
     "forward_sequence_number",
@@ -52,6 +55,7 @@ __all__ = [
     "storage_key",
     "to_fake",
     "trace",
+    "truncated_normals_not_drawn",
     "without_modes",
     "without_recording",
 ]
@@ -136,6 +140,40 @@ def errors_not_logged() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+@contextmanager
+def truncated_normals_not_drawn() -> Iterator[None]:
+    """Let fakes be initialised with ``nn.init.trunc_normal_``, which from torch 2.13 on draws again until all is in range."""
+    init: Any = nn.init
+    original = init._no_grad_trunc_normal_
+
+    def drawn(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return tensor if isinstance(tensor, FakeTensor) else original(tensor, *args, **kwargs)
+
+    init._no_grad_trunc_normal_ = drawn
+    try:
+        yield
+    finally:
+        init._no_grad_trunc_normal_ = original
+
+
+@contextmanager
+def composites_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., Any]]) -> Iterator[None]:
+    """Call these for operators that PyTorch breaks down into others, on fakes on the CPU; what gives None is broken down."""
+
+    def replaced(operator: torch._ops.OpOverload, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = kernel(*args, **kwargs) if isinstance(args[0], FakeTensor) else None
+            return operator.decompose(*args, **kwargs) if result is None else result
+
+        return call
+
+    with _scoped_library("aten", "IMPL") as library, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel")
+        for operator, kernel in kernels.items():
+            library.impl(operator, replaced(operator, kernel), "AutogradCPU")
+        yield
 
 
 def is_fake(tensor: torch.Tensor) -> bool:

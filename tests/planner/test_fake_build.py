@@ -42,6 +42,27 @@ def test_conversion_keeps_ties_and_flags() -> None:
     assert not model.head.weight.requires_grad
 
 
+_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_") and name != "__init__"]
+
+
+@pytest.mark.parametrize("name", [name for name in _INITIALISERS if name not in ("eye_", "dirac_", "sparse_", "constant_")])
+def test_every_initialiser_takes_fakes(name: str) -> None:
+    weight = torch.empty(0)
+    with built_without_memory():
+        weight = torch.empty(8, 8)
+        getattr(nn.init, name)(weight)
+    assert is_fake(weight)
+
+
+def test_initialisers_with_arguments_take_fakes() -> None:
+    with built_without_memory():
+        nn.init.constant_(torch.empty(4, 4), 1.0)
+        nn.init.eye_(torch.empty(4, 4))
+        nn.init.dirac_(torch.empty(4, 4, 3))
+        nn.init.sparse_(torch.empty(4, 4), 0.5)
+        nn.init.trunc_normal_(torch.empty(4, 4), std=0.02, a=-0.01, b=0.01)
+
+
 def test_afterwards_modules_are_real_again() -> None:
     with built_without_memory():
         nn.Linear(2, 2)

@@ -192,6 +192,31 @@ def test_autocast_asks_for_a_gpu():
     assert asked == [1]
 
 
+def test_truncated_normals_of_fakes_are_not_drawn():
+    """2.13 draws again until all values are in range, which a fake cannot say."""
+    with private.new_fake_mode(), private.truncated_normals_not_drawn():
+        assert private.is_fake(torch.nn.init.trunc_normal_(torch.empty(4)))
+    with private.truncated_normals_not_drawn():
+        assert torch.nn.init.trunc_normal_(torch.full((100,), 9.0)).abs().max() <= 2
+
+
+def test_composite_operators_are_replaced_on_fakes_alone():
+    seen = []
+
+    def kernel(values: torch.Tensor, probability: float, training: bool) -> torch.Tensor | None:
+        seen.append(probability)
+        return values + 1 if probability == 0.5 else None
+
+    real = torch.ones(8)
+    with private.composites_replaced({torch.ops.aten.dropout.default: kernel}):
+        torch.dropout(real, 0.5, True)
+        with private.new_fake_mode():
+            for probability in (0.5, 0.25):
+                assert private.is_fake(torch.dropout(torch.ones(8), probability, True))
+    torch.dropout(real, 0.75, True)
+    assert seen == [0.5, 0.25]
+
+
 def test_every_name_is_tried():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in private.__all__ if f"private.{name}" not in source] == []
