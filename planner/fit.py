@@ -129,6 +129,7 @@ def fit(
     zero_stage: int = 3,
     optimizer_offload: bool = False,
     accumulate: bool = False,
+    gradient_buckets: str | None = None,
     budget_on: BudgetOn = "allocated",
     trying: Callable[[int], None] | None = None,
 ) -> Fit:
@@ -139,7 +140,7 @@ def fit(
 
     Args:
         model, args, kwargs, solver, loss, costs, optimizer, gradient_dtype, master_weights, shard, zero_stage,
-            optimizer_offload, accumulate, budget_on: as in ``planner.plan``.
+            optimizer_offload, accumulate, gradient_buckets, budget_on: as in ``planner.plan``.
         budget: bytes, or "auto"; a share has no meaning, since the peak without recomputation grows with the batch.
         time_limit: seconds that solving may take for each batch.
         trying: called with each batch before it is planned.
@@ -167,6 +168,7 @@ def fit(
         zero_stage=zero_stage,
         optimizer_offload=optimizer_offload,
         accumulate=accumulate,
+        gradient_buckets=gradient_buckets,
         budget_on=budget_on,
     )
     tries: dict[int, Try] = {}

@@ -13,6 +13,7 @@ from planner.cli.options import (
     BudgetKind,
     Costs,
     Device,
+    GradientBuckets,
     GradientDtype,
     Json,
     MasterWeights,
@@ -49,6 +50,7 @@ def fit_command(
     zero_stage: ZeroStage = 3,
     offload_optimizer: OffloadOptimizer = False,
     accumulate: Accumulate = False,
+    gradient_buckets: GradientBuckets = None,
     budget_on: BudgetKind = "allocated",
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0,
     as_json: Json = False,
@@ -81,6 +83,7 @@ def fit_command(
                     zero_stage=zero_stage,
                     optimizer_offload=offload_optimizer,
                     accumulate=accumulate,
+                    gradient_buckets=gradient_buckets,
                     budget_on=budget_on,
                     trying=lambda batch: stages.stage(f"Planning a batch of {batch:,}"),
                 )

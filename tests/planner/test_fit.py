@@ -56,6 +56,16 @@ def test_it_is_halved_where_the_given_batch_is_too_large() -> None:
     assert found.tries[-1].minimum > 10**6
 
 
+def test_gradient_buckets_leave_room_for_fewer() -> None:
+    plain, bucketed = (
+        planner.fit(Net(), inputs(64), budget="600kB", costs="h100", solver="greedy", time_limit=2, gradient_buckets=buckets)
+        for buckets in (None, "copied")
+    )
+    assert bucketed.largest.batch < plain.largest.batch
+    assert bucketed.largest.schedule is not None
+    assert bucketed.largest.schedule.origin.gradient_buckets == "copied"
+
+
 def test_only_inputs_with_as_many_rows_as_the_first_grow() -> None:
     ids, table = torch.arange(6).reshape(2, 3), torch.randn(5, 4, requires_grad=True)
     batches = Batches.of((ids,), {"table": table, "mask": torch.ones(2), "scale": 2.0})
