@@ -15,11 +15,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from planner.caching_allocator import MIB, SMALL
 from planner.reserved import allocator_after, expandable_segments_are_set
-from schedules import Graph, lifetimes, simulate
+from schedules import Graph, simulate
 from solvers import Deadline, Reporter, Solution, solve
 
 _TRIES = 8
@@ -36,27 +34,29 @@ def allocator_bytes(graph: Graph, *, reserved: bool) -> Taken:
     most, set as in this environment.
     """
     expandable = expandable_segments_are_set()
+    worst = in_whole_blocks(graph)
 
     def taken(steps: Sequence[int]) -> int:
         allocator = allocator_after(graph, steps, expandable_segments=expandable)
         fresh = max(allocator.reserved if reserved else allocator.peak_allocated, simulate(graph, steps).peak_bytes)
         if reserved or expandable:
             return fresh
-        return max(fresh, min(whole_blocks(graph, steps), int(fresh * (1 + _HISTORY))))
+        return max(fresh, min(simulate(worst, steps).peak_bytes, int(fresh * (1 + _HISTORY))))
 
     return taken
 
 
-def whole_blocks(graph: Graph, steps: Sequence[int]) -> int:
-    """Bytes handed out at the most where every block above 1 MiB has 1 MiB left over: the worst that cached blocks can do."""
-    pieces = lifetimes(graph, steps)
-    largest = pieces.bytes + np.where(pieces.bytes > SMALL, MIB, 0)
-    change = np.zeros(len(steps) + 1, dtype=np.int64)
-    np.add.at(change, pieces.birth, largest)
-    np.add.at(change, pieces.death + 1, -largest)
-    workspace = np.array([graph.ops[op].workspace for op in steps], dtype=np.int64)
-    live = np.cumsum(change)[:-1] + workspace + np.where(workspace > SMALL, MIB, 0)
-    return graph.constant_bytes + int(live.max(initial=0))
+def in_whole_blocks(graph: Graph) -> Graph:
+    """``graph`` with 1 MiB left over in every block of more than 1 MiB: the worst that cached blocks can do."""
+
+    def whole(size: int) -> int:
+        return size + MIB if size > SMALL else size
+
+    return replace(
+        graph,
+        storages=tuple(replace(storage, bytes=whole(storage.bytes)) for storage in graph.storages),
+        ops=tuple(replace(op, workspace=whole(op.workspace)) for op in graph.ops),
+    )
 
 
 def solve_on_gpu(

@@ -42,12 +42,11 @@ def test_conversion_keeps_ties_and_flags() -> None:
     assert not model.head.weight.requires_grad
 
 
-_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_") and name != "__init__"]
+_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
 
 
 @pytest.mark.parametrize("name", [name for name in _INITIALISERS if name not in ("eye_", "dirac_", "sparse_", "constant_")])
 def test_every_initialiser_takes_fakes(name: str) -> None:
-    weight = torch.empty(0)
     with built_without_memory():
         weight = torch.empty(8, 8)
         getattr(nn.init, name)(weight)
