@@ -114,6 +114,7 @@ def anneal(
     target: float = 0.0,
     seed: int = 0,
     improved: Callable[[Sequence[int]], None] | None = None,
+    threads: int = _STREAMS,
 ) -> Annealed:
     """Anneal until the moves planned for the deadline are made, the deadline is over, or ``target`` is reached.
 
@@ -125,6 +126,7 @@ def anneal(
         target: seconds; a sequence within the budget of no more cost ends the search (a bound, where one is known).
         seed: of the random generator; the same seed gives the same answer.
         improved: called with each better sequence within the budget.
+        threads: how many of the annealings side by side run at the same time.
     """
     search = _Search(problem, budget, seed)
     for start in starts:
@@ -132,8 +134,8 @@ def anneal(
     announced = search.best.cost if search.best.fits else math.inf
     allowance = deadline.seconds if math.isfinite(deadline.seconds) else 60.0
     share = min(1.0, deadline.remaining / allowance) if allowance > 0 else 0.0
-    planned = int(share * allowance * _MOVES_PER_SECOND / (1 + problem.n / 4000))
-    with ThreadPoolExecutor(_STREAMS) as pool:
+    planned = int(share * allowance * _MOVES_PER_SECOND * threads / _STREAMS / (1 + problem.n / 4000))
+    with ThreadPoolExecutor(threads) as pool:
         for length in _rounds(planned, first=50_000 + 500 * problem.n):
             runs = search.round(length, share_of_time=length / max(planned, 1), deadline=deadline)
             for step in range(steps := max(1, length // _MOVES_PER_STEP)):

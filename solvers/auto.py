@@ -23,11 +23,13 @@ from solvers.ilp import LazyMoments, Run, bound_note
 from solvers.windows import solve_windows
 
 # The share of the time that lazy moments get by themselves: two threads share caches, and a program takes up to twice as long.
-_ALONE_SHARE = 0.3
-# Of the time that is left then, what the quick methods get each at most, and the two levels.
-_QUICK_SHARE, _LEVELS_SHARE = 0.05, 0.1
+_ALONE_SHARE = 0.1
+# Of the time that is left then, what a first annealing gets, each of the quick methods at most, and the two levels.
+_FIRST_SHARE, _QUICK_SHARE, _LEVELS_SHARE = 0.05, 0.05, 0.1
 # The shares of what is left that an annealing takes, and one pass over the windows of a schedule.
 _ANNEALING_SHARE, _WINDOWS_SHARE = 0.5, 0.5
+# After so many turns of both in a row that found nothing, lazy moments have the machine to themselves.
+_IDLE_TURNS = 2
 # Where nothing fits, what the search for the least budget that works gets, and of what is left then, one method on one budget.
 _LEAST_SHARE, _ONE_BUDGET_SHARE = 0.4, 0.25
 # Lazy moments need no help from the full program, and annealing has turns of its own.
@@ -147,29 +149,18 @@ class _Search:
     # ---------------------------------------------------------------- in the caller's thread
 
     def _moments(self, others: Future[None]) -> None:
-        """Lazy moments; where they get no further, windows of the best schedule; where these do not, wait for the others."""
+        """Lazy moments; where they get no further, wait for the others."""
         lazy, deadline = self._lazy, self._deadline
         while not lazy.closed and not deadline.expired:
             more = lazy.work(deadline)
             self._take_from_lazy()
             self._company.set()
-            while not lazy.closed and not deadline.expired and not (self._windows() or more or lazy.focus()):
+            while not lazy.closed and not deadline.expired and not (more or lazy.focus()):
                 if others.done() and not self._found:
                     return
                 self._news.wait(min(deadline.remaining, TIMEOUT_MAX))
                 self._news.clear()
                 lazy.take_in()
-
-    def _windows(self) -> bool:
-        """Solve windows of the best schedule again; whether that made it better."""
-        best = self._lazy.best
-        if best is None:
-            return False
-        nodes = solve_windows(self._problem, self._task.budget, best.nodes, self._deadline.part(_WINDOWS_SHARE))
-        if nodes == best.nodes:
-            return False
-        self._keep(self._lazy.offer(nodes), "windows")
-        return True
 
     def _take(self) -> list[Run]:
         """What the other thread has found since."""
@@ -186,18 +177,41 @@ class _Search:
         self._company.wait(min(_ALONE_SHARE * self._task.deadline.remaining, TIMEOUT_MAX))
         if self._lazy.closed:
             return
+        self._anneal(_FIRST_SHARE, seed=0, warm=False)
         for name in registry.available():
             if name not in _NOT_QUICK:
                 self._ask(name, _QUICK_SHARE)
         self._ask("twolevel", _LEVELS_SHARE)
-        seed = 0
-        while self._deadline.remaining > _LEAST_TURN and in_time(self._deadline):
-            self._take_from_lazy()
-            warm = [*([self._fit[0].nodes] if self._fit else []), self._low[0].nodes]
-            part, bound = self._deadline.part(_ANNEALING_SHARE), self._lazy.bound
-            found = anneal(self._problem, self._task.budget, part, starts=warm if seed else [], target=bound, seed=seed)
-            self.offer(found.nodes, "anneal")
-            seed += 1
+        seed, idle = 1, 0
+        while idle < _IDLE_TURNS and self._deadline.remaining > _LEAST_TURN and not self._stopped:
+            better = self._anneal(_ANNEALING_SHARE, seed=seed, warm=seed > 1)
+            better |= self._windows()
+            seed, idle = seed + 1, 0 if better else idle + 1
+
+    def _windows(self) -> bool:
+        """Solve windows of the best schedule again; whether that made it better."""
+        self._take_from_lazy()
+        if self._fit is None:
+            return False
+        best = self._fit[0].nodes
+        nodes = solve_windows(self._problem, self._task.budget, best, self._deadline.part(_WINDOWS_SHARE))
+        if nodes == best:
+            return False
+        self.offer(nodes, "windows")
+        return True
+
+    def _anneal(self, share: float, *, seed: int, warm: bool) -> bool:
+        """One annealing, for a share of the time that is left; whether it found something better than is known."""
+        if not in_time(self._deadline):
+            return False
+        self._take_from_lazy()
+        before = (self._fit, self._low)
+        starts = [*([self._fit[0].nodes] if self._fit else []), self._low[0].nodes] if warm else []
+        part = self._deadline.part(share)
+        # HiGHS has the other processor.
+        found = anneal(self._problem, self._task.budget, part, starts=starts, target=self._lazy.bound, seed=seed, threads=1)
+        self.offer(found.nodes, "anneal")
+        return (self._fit, self._low) != before
 
     def _ask(self, name: str, share: float) -> None:
         if not self._lazy.closed and not self._stopped:

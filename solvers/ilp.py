@@ -142,8 +142,10 @@ class LazyMoments:
         fine, first = self._precision == _FINE, not self._relaxed
         if first:
             self._relax(master, deadline)
-        # The first program says most: without its answer there is nothing to go on from.
-        seconds = deadline.remaining if fine or first else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
+        # The first program says most: without its answer there is nothing to go on from. And where a schedule is known, what is
+        # missing is the bound, of which a program that is cut short and begun again with more moments tells less.
+        whole = fine or first or self.best is not None
+        seconds = deadline.remaining if whole else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
         outcome = master.solve(seconds=min(seconds, deadline.remaining), gap=self._precision * problem.seconds, start=start)
         self._cut_short = outcome.status in ("feasible", "unknown")
         self.take_in()
