@@ -27,7 +27,9 @@ _ALONE_SHARE = 0.1
 # Of the time that is left then, what a first annealing gets, each of the quick methods at most, and the two levels.
 _FIRST_SHARE, _QUICK_SHARE, _LEVELS_SHARE = 0.05, 0.05, 0.1
 # The shares of what is left that an annealing takes, and one pass over the windows of a schedule.
-_ANNEALING_SHARE, _WINDOWS_SHARE = 0.5, 0.5
+_ANNEALING_SHARE, _WINDOWS_SHARE = 0.5, 0.2
+# Where the best schedule is this far from the bound, as a fraction of the step's time, programs will not close the gap.
+_FAR = 0.01
 # After so many turns of both in a row that found nothing, lazy moments have the machine to themselves.
 _IDLE_TURNS = 2
 # Where nothing fits, what the search for the least budget that works gets, and of what is left then, one method on one budget.
@@ -208,8 +210,11 @@ class _Search:
         before = (self._fit, self._low)
         starts = [*([self._fit[0].nodes] if self._fit else []), self._low[0].nodes] if warm else []
         part = self._deadline.part(share)
-        # HiGHS has the other processor.
-        found = anneal(self._problem, self._task.budget, part, starts=starts, target=self._lazy.bound, seed=seed, threads=1)
+        # The programs have the other processor, unless there is little to expect from them.
+        far = self._fit is None or self._fit[0].simulation.seconds - self._lazy.bound > _FAR * self._problem.seconds
+        threads = 2 if far else 1
+        target = self._lazy.bound
+        found = anneal(self._problem, self._task.budget, part, starts=starts, target=target, seed=seed, threads=threads)
         self.offer(found.nodes, "anneal")
         return (self._fit, self._low) != before
 
