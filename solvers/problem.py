@@ -4,9 +4,10 @@ A *node* is an op that a solver decides about; nodes are numbered in execution o
 one storage: an allocation, or an in-place result, which has no bytes of its own and lives on its ``base`` item. Parameters,
 buffers and inputs are always there, so nothing reads them here; their bytes are ``constant_bytes``.
 
-Free views (ops that cost nothing, hold nothing and only alias one storage) are dissolved: who reads a view reads its base.
-``expand`` puts them back, just before their first reader after their base was computed, so that no stale view keeps an old
-instance alive: the peak of the expanded steps by ``schedules.simulate`` is the peak by ``Problem.simulate``.
+Allocations that one node makes and the same nodes read come and go together: they are one item (the mean and the deviation of
+a normalization). Free views (ops that cost nothing, hold nothing and only alias one storage) are dissolved: who reads a view
+reads its base. ``expand`` puts them back, just before their first reader after their base was computed, so that no stale view
+keeps an old instance alive: the peak of the expanded steps by ``schedules.simulate`` is the peak by ``Problem.simulate``.
 """
 
 from __future__ import annotations
@@ -111,6 +112,15 @@ class Problem:
                 item_of[value] = made[storage]
                 lasting[made[storage]] |= value in results
             writes.append(sorted(made.values()))
+        twin = _twins(reads, writes, base, lasting)
+        kept = sorted(set(twin))
+        place = {item: k for k, item in enumerate(kept)}
+        reads, writes = ([sorted({place[twin[item]] for item in items}) for items in rows] for rows in (reads, writes))
+        together = [0] * len(kept)
+        for item, size in enumerate(bytes_):
+            together[place[twin[item]]] += size
+        bytes_, producer, lasting = together, [producer[item] for item in kept], [lasting[item] for item in kept]
+        base = [place[base[item]] for item in kept]
         chosen = [graph.ops[i] for i in ops]
         read = {item for items in reads for item in items}
         late = [
@@ -314,6 +324,22 @@ class Problem:
         name = self.graph.ops[int(self.ops[node])].name
         where = "" if step is None else f" at position {step} of the nodes"
         return InvalidScheduleError(f"{name!r}{where} {fault}", step=step, op=name)
+
+
+def _twins(reads: list[list[int]], writes: list[list[int]], base: list[int], lasting: list[bool]) -> list[int]:
+    """For each item the first of those that come and go with it: made by one node, read by the same nodes."""
+    readers: list[list[int]] = [[] for _ in base]
+    for node, items in enumerate(reads):
+        for item in items:
+            readers[item].append(node)
+    in_place = {item for pair in enumerate(base) if pair[0] != pair[1] for item in pair}
+    twin = list(range(len(base)))
+    for made in writes:
+        first: dict[tuple[bool, tuple[int, ...]], int] = {}
+        for item in made:
+            if item not in in_place:
+                twin[item] = first.setdefault((lasting[item], tuple(readers[item])), item)
+    return twin
 
 
 def _free_views(graph: Graph) -> dict[int, int]:

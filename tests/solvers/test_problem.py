@@ -97,6 +97,22 @@ def test_the_execution_order_keeps_its_peak(graph: Graph) -> None:
     assert problem.seconds == pytest.approx(graph.seconds)
 
 
+def test_what_comes_and_goes_together_is_one_item() -> None:
+    """A normalization: its mean and deviation are read by its backward alone, its output by others too."""
+    storages = (Storage(8), Storage(1), Storage(2), Storage(4), Storage(5))
+    values = tuple(Value(name, i) for i, name in enumerate(("y", "mean", "deviation", "loss", "gradient")))
+    ops = (
+        Op("norm", (), (0, 1, 2), seconds=1.0),
+        Op("loss", (0,), (3,), seconds=1.0),
+        Op("norm_backward", (1, 2, 3), (4,), seconds=1.0),
+    )
+    problem = Problem.of(Graph(ops, values, storages, results=(4,)))
+    assert problem.bytes.tolist() == [8, 3, 4, 5]
+    assert problem.writes == ((0, 1), (2,), (3,))
+    assert problem.reads == ((), (0,), (1, 2))
+    assert problem.lasting.tolist() == [False, False, False, True]
+
+
 def test_views_are_refreshed_after_their_base() -> None:
     storages = (Storage(10), Storage(1), Storage(1))
     values = (Value("a", 0), Value("b", 1), Value("c", 2), Value("view", 0), Value("view_of_view", 0))
