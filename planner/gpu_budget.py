@@ -25,7 +25,7 @@ _FIRST = 0.6  # share of the time for the first try, which mostly is the only on
 _CLOSE = 0.01  # of the budget: the search ends where it is known this well what fits
 # No more is kept free for what other blocks were cached before the step than this fraction of the bytes handed out, or this
 # much. On a GPU 5 MiB of 3.85 GB were the most ever seen.
-_HISTORY, _HISTORY_BYTES = 0.01, 128 * MIB
+_HISTORY, _HISTORY_BYTES = 0.01, 64 * MIB
 
 Steps = tuple[int, ...]
 Taken = Callable[[Sequence[int]], int]
