@@ -7,7 +7,8 @@ that was cut off goes on. The headline comes first; models whose turn comes afte
 ``--cpu`` runs tiny models. ``--variants`` leaves out what matches none of the patterns, as file names are matched.
 
 The headline is llama-7b: bf16, 2 x 9,792 tokens, with 35 GB beside parameters and inputs (gradients included), and 2 x 6,528
-with 40 GB. Its eager step fits no card of 80 GB: the overhead is then against the step predicted from measured ops, marked *.
+with 40 GB. Its eager step fits no card of 80 GB: eager's seconds are then worked out from two steps with fewer layers, marked ~
+(every layer takes as long, and the rest of the step is in both), or, where layers are no plain list, predicted, marked *.
 
 Each variant is timed in turns with eager where that fits, so that a clock that drifts does not count as overhead. Beside each
 baseline stands a plan within the peak that was measured of it ("plan at ..."). The bits of plans for shares are compared with
@@ -29,10 +30,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import planner
+from benchmarks.gpu_baselines import (
+    Checkpointed,
+    CheckpointedByEights,
+    Shortened,
+    compiled,
+    every_second_product,
+    from_fewer_layers,
+    layers_of,
+)
 from benchmarks.gpu_models import CASES, CPU_CASES, Case
 from planner.meter import measure_peak
 from planner.plan import schedule_step
@@ -56,7 +64,10 @@ class Bench:
         finally:
             torch.set_default_dtype(torch.float32)
         self.device, self.budgets = device, case.budgets
-        self.eager_fits = True
+        self._uniform = case.uniform
+        self._eager: tuple[Callable[..., Any], ...] = (
+            self.model,
+        )  # what is timed beside a variant: eager, or what stands for it
         self._settings = Settings(time_limit=time_limit, loss=case.loss)
         self._loss = case.loss or _own_loss
         self._step_of = functools.cache(lambda: trace_step(self.model, (), self.inputs, settings=self._settings))
@@ -72,13 +83,13 @@ class Bench:
     def measured(self, called: Callable[..., Any]) -> Row:
         """Peak above what was there before, and median seconds, of a training step; or that the memory did not suffice.
 
-        ``eager_seconds`` are those of eager's steps between them.
+        ``eager_seconds`` are those of eager's steps between them, or follow from its steps of fewer layers.
         """
         try:
             self._timed(called)
             peak = self.peak(called)
             reserved = torch.cuda.max_memory_reserved() if self.device.type == "cuda" else 0
-            others = [called, self.model] if self.eager_fits and called is not self.model else [called]
+            others = [called, *(other for other in self._eager if other is not called)]
             seconds: list[list[float]] = [[] for _ in others]
             for number in range(STEPS):
                 if number >= LEAST_STEPS and sum(map(sum, seconds)) > ENOUGH:
@@ -86,19 +97,43 @@ class Bench:
                 for spent, other in zip(seconds, others, strict=True):
                     spent.append(self._timed(other))
         except torch.OutOfMemoryError:
-            self.eager_fits &= called is not self.model
+            self._tidy()
+            if called is self.model:
+                self._eager = self._shortened()
             return {"out_of_memory": True}
         finally:
-            self.model.zero_grad(set_to_none=True)
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._tidy()
         row: Row = {"peak_above_constants": peak, "seconds": statistics.median(seconds[0])}
         if self.device.type == "cuda":
             row["reserved"] = reserved
-        if self.eager_fits:
-            row["eager_seconds"] = statistics.median(seconds[-1])
+        medians = [statistics.median(spent) for spent in seconds]
+        if self.model in self._eager:
+            row["eager_seconds"] = medians[-1]
+        elif self._eager:
+            counts = [other.count for other in self._eager if isinstance(other, Shortened)]
+            row["eager_seconds"] = from_fewer_layers(medians[1:], counts, len(layers_of(self.model)))
+            row["eager_from_layers"] = counts
         return row
+
+    def _shortened(self) -> tuple[Shortened, ...]:
+        """Two models with fewer layers, which fit; none where the layers are no plain list."""
+        layers = len(layers_of(self.model))
+        for parts in (2, 4):
+            more = Shortened(self.model, layers // parts)
+            if not self._uniform or more.count < 2:
+                break
+            try:
+                self._timed(more)
+                return Shortened(self.model, more.count // 2), more
+            except torch.OutOfMemoryError:
+                self._tidy()
+        return ()
+
+    def _tidy(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def peak(self, called: Callable[..., Any]) -> int:
         """Bytes of a training step at its highest, above what was there before; the gradients stay."""
@@ -132,100 +167,6 @@ class Bench:
 
 def _own_loss(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.loss
-
-
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The model's layers: the modules of its lists that lie in no other list, those of lists of one apart."""
-    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-    outer = [m for name, m in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
-    return [layer for m in outer for layer in m]
-
-
-class Checkpointed:
-    """``model`` with each of its layers checkpointed: their forwards are wrapped while it is called."""
-
-    def __init__(self, model: nn.Module, context: Callable[[], Any] | None = None) -> None:
-        self.model, self.context = model, context
-
-    def __call__(self, **inputs: Any) -> Any:
-        layers = layers_of(self.model)
-        options: dict[str, Any] = {} if self.context is None else {"context_fn": self.context}
-        for layer in layers:
-            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, **options)  # type: ignore[method-assign]
-        try:
-            return self.model(**inputs)
-        finally:
-            for layer in layers:
-                del layer.forward
-
-
-class CheckpointedByEights:
-    """``model`` with every eight neighbours of its one list of layers in one checkpoint, where a layer takes what the one
-    before it gives: the first of the eight runs them all, the others pass on what they get.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __call__(self, **inputs: Any) -> Any:
-        layers = layers_of(self.model)
-        for first in range(0, len(layers), 8):
-            group = layers[first : first + 8]
-            run = functools.partial(_one_after_the_other, [layer.forward for layer in group])
-            group[0].forward = functools.partial(checkpoint, run, use_reentrant=False)  # type: ignore[method-assign]
-            for layer in group[1:]:
-                layer.forward = _passed_on  # type: ignore[method-assign]
-        try:
-            return self.model(**inputs)
-        finally:
-            for layer in layers:
-                del layer.forward
-
-
-def _one_after_the_other(forwards: list[Callable[..., Any]], hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    for forward in forwards:
-        hidden = forward(hidden, *args, **kwargs)
-    return hidden
-
-
-def _passed_on(hidden: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
-    return hidden
-
-
-def every_second_product() -> Any:
-    """torchtitan's selective checkpointing: attention and every second matrix product are kept, and of convolutions alike."""
-    aten = torch.ops.aten
-    kept = {
-        aten._scaled_dot_product_flash_attention.default,
-        aten._scaled_dot_product_efficient_attention.default,
-        aten._scaled_dot_product_cudnn_attention.default,
-        aten._scaled_dot_product_flash_attention_for_cpu.default,
-    }
-    products = {False: 0, True: 0}
-
-    def policy(context: Any, target: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-        if target in (aten.mm.default, aten.addmm.default, aten.convolution.default):
-            products[context.is_recompute] += 1
-            save = products[context.is_recompute] % 2 == 1
-        else:
-            save = target in kept
-        return CheckpointPolicy.MUST_SAVE if save else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)
-
-
-def compiled(model: nn.Module, budget: float, backend: str = "inductor") -> Callable[..., Any]:
-    """torch.compile with its own budget, a share of what it would save."""
-    import torch._functorch.config as config
-
-    torch._dynamo.reset()
-    run = torch.compile(model, backend=backend)
-
-    def call(**inputs: Any) -> Any:
-        with config.patch(activation_memory_budget=budget):
-            return run(**inputs)
-
-    return call
 
 
 def rows_of(bench: Bench, case: Case, found: dict[str, Row]) -> list[tuple[str, Callable[[], Row]]]:
@@ -275,7 +216,7 @@ def _compiled_row(bench: Bench, budget: float) -> Row:
 
 
 def table(rows: dict[str, dict[str, Row]]) -> str:
-    """The rows as text; overheads are against eager's steps in between, or the predicted eager step, marked with *."""
+    """The rows as text; overheads are against eager's steps in between, steps of fewer layers (~), or a predicted step (*)."""
     titles = ("peak GB", "predicted", "budget", "step s", "predicted", "extra %", "planned %", "bits")
     lines = [f"{'model':18} {'variant':30} " + " ".join(f"{title:>9}" for title in titles)]
     for name, variants in rows.items():
@@ -285,11 +226,12 @@ def table(rows: dict[str, dict[str, Row]]) -> str:
                 lines.append(f"{name:18} {variant:30} does not fit")
                 continue
             base = row.get("eager_seconds", predicted)
+            mark = "~" if "eager_from_layers" in row else "" if "eager_seconds" in row else "*"
             cells = [
                 *(f"{row[key] / 1e9:.3f}" if key in row else "" for key in _SIZES),
                 f"{row['seconds']:.4f}",
                 f"{row['predicted_seconds']:.4f}" if "predicted_seconds" in row else "",
-                f"{100 * (row['seconds'] / base - 1):.2f}{'' if 'eager_seconds' in row else '*'}" if base else "",
+                f"{100 * (row['seconds'] / base - 1):.2f}{mark}" if base else "",
                 f"{100 * row['planned_overhead']:.2f}" if "planned_overhead" in row else "",
                 ("equal" if row["identical"] else "DIFFER") if "identical" in row else "",
             ]
