@@ -2,11 +2,11 @@
 
 The best schedule of all methods is kept, and the best bound; so the answer is never worse than any other solver's here. Lazy
 moments run from the first second to the last: a program that is cut short has told next to nothing. What they have not closed
-in a while gets company in another thread: the quick methods, then annealing, at first cold, for half of the time that is left
-(short ones, and those from another method's schedule, end worse where the budget is near the least that works), then from the
-best schedule and from the one that almost fits. HiGHS and the compiled annealing both leave the interpreter free. What is found
-on one side helps the other: annealing repairs what overflows between moments, and a good schedule shows where memory binds and
-lets the programs prune. Where lazy moments get no further, windows of the best schedule are solved again.
+in a while gets company in another thread: a first annealing, because a schedule, however dear, lets the programs run to their
+end; the quick methods; then annealing, at first cold (from another method's schedule it ends worse where the budget is near the
+least that works), then from the best schedule and from the one that almost fits, and windows of the best schedule solved again,
+by turns. HiGHS and the compiled annealing both leave the interpreter free. What is found on one side helps the other: annealing
+repairs what overflows between moments, and a good schedule shows where memory binds and lets the programs prune.
 """
 
 from __future__ import annotations
