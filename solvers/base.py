@@ -34,10 +34,12 @@ class Deadline:
 
     Args:
         seconds: wall time from now; inf for none.
+        within: another one that ends this one too.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, within: Deadline | None = None) -> None:
         self.seconds = seconds
+        self._within = within
         self._start = time.monotonic()
 
     @property
@@ -48,12 +50,13 @@ class Deadline:
     @property
     def remaining(self) -> float:
         """Seconds left, never below zero."""
-        return max(0.0, self.seconds - self.elapsed)
+        own = max(0.0, self.seconds - self.elapsed)
+        return own if self._within is None else min(own, self._within.remaining)
 
     @property
     def expired(self) -> bool:
         """Whether the time is over."""
-        return self.elapsed >= self.seconds
+        return self.elapsed >= self.seconds or (self._within is not None and self._within.expired)
 
     def end(self) -> None:
         """Let it expire now, for work in another thread that watches it."""
@@ -65,8 +68,8 @@ class Deadline:
             self.seconds = self.elapsed + other.remaining
 
     def part(self, fraction: float) -> Deadline:
-        """A deadline of its own over this fraction of the time that is left."""
-        return Deadline(fraction * self.remaining)
+        """A deadline over this fraction of the time that is left, which ends with this one."""
+        return Deadline(fraction * self.remaining, within=self)
 
 
 class Reporter:

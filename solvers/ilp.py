@@ -146,7 +146,8 @@ class LazyMoments:
         # missing is the bound, of which a program that is cut short and begun again with more moments tells less.
         whole = fine or first or self.best is not None
         seconds = deadline.remaining if whole else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
-        outcome = master.solve(seconds=min(seconds, deadline.remaining), gap=self._precision * problem.seconds, start=start)
+        seconds, gap = min(seconds, deadline.remaining), self._precision * problem.seconds
+        outcome = master.solve(seconds=seconds, gap=gap, start=start, watch=self._meanwhile)
         self._cut_short = outcome.status in ("feasible", "unknown")
         self.take_in()
         self._raise_bound(problem.seconds + outcome.bound)
@@ -160,6 +161,12 @@ class LazyMoments:
             return self._watch(run, most=_MOMENTS_AT_A_TIME) or self._search(deadline)
         self._precision = _FINE
         return not fine
+
+    def _meanwhile(self, bound: float) -> bool:
+        """While a program runs, whose bound this is so far: take in what is new; whether that settles everything."""
+        self.take_in()
+        self._raise_bound(self.problem.seconds + bound)
+        return self.closed
 
     def _relax(self, master: Master, deadline: Deadline) -> None:
         """A bound in no time, whatever becomes of the integer programs."""
@@ -185,7 +192,9 @@ class LazyMoments:
                     margins[t] = max(margins.get(t, 0), bytes_ - self.budget)
             master = Master(self.problem, self.budget, moments, inside=self._inside, margins=margins)
             seconds = min(deadline.remaining, max(_LEAST_STEP, _STEP_SHARE * deadline.remaining))
-            outcome = master.solve(seconds=seconds, gap=_NEAR / 4 * self.problem.seconds)
+            # What leaves memory free on purpose has no bound to tell.
+            gap, watch = _NEAR / 4 * self.problem.seconds, lambda _: self._meanwhile(-math.inf)
+            outcome = master.solve(seconds=seconds, gap=gap, watch=watch)
             if outcome.values is None:
                 return
             run = self._emitted(master.decision(outcome.values))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import TIMEOUT_MAX, Thread
 from typing import Any, Literal
@@ -14,12 +15,15 @@ import pulp
 from numpy.typing import NDArray
 
 Status = Literal["optimal", "feasible", "infeasible", "unknown"]
+Watch = Callable[[float], bool]
 
 # HiGHS accepts a point that violates a row or a bound by this much, so an optimum is known to about this accuracy.
 TOLERANCE = 1e-6
 # HiGHS 1.16 can stay in a loop of its presolve for good, whatever its time limit (strengthenInequalities, after a restart). So
 # many seconds over the limit, or this share of it, it is left to itself.
 _GRACE, _GRACE_SHARE = 1.0, 0.1
+# Seconds between two looks at a solve that is watched.
+_LOOK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Program:
         relax: bool = False,
         start: Mapping[int, float] | None = None,
         options: Mapping[str, Any] | None = None,
+        watch: Watch | None = None,
     ) -> Outcome:
         """Solve for at most ``seconds``.
 
@@ -100,18 +105,19 @@ class Program:
             relax: drop integrality.
             start: a solution to start from: the values of the integer columns.
             options: for HiGHS.
+            watch: called in this thread several times a second with the bound so far (-inf: none); True ends the solve.
         """
         if seconds <= 0:
             return Outcome("unknown", math.inf, -math.inf, None, None)
         self._program.setObjective(_expression(self._columns, self._costs))
-        solver = _Highs(self._rows, start, mip=not relax, seconds=seconds, gap=gap, options=options or {})
+        solver = _Highs(self._rows, start, mip=not relax, seconds=seconds, gap=gap, options=options or {}, watch=watch)
         try:
             self._program.solve(solver)
         except _StuckError:
             return Outcome("unknown", math.inf, -math.inf, None, None)
         outcome = self._outcome(self._program.solverModel, relax=relax)
         if start is not None and not self._consistent(outcome):
-            return self.solve(seconds=seconds, gap=gap, relax=relax, options=options)
+            return self.solve(seconds=seconds, gap=gap, relax=relax, options=options, watch=watch)
         return outcome
 
     def certified(self, duals: NDArray[np.float64]) -> float:
@@ -196,10 +202,13 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
         seconds: float,
         gap: float,
         options: Mapping[str, Any],
+        watch: Watch | None,
     ) -> None:
         super().__init__(mip=mip, msg=False)
         self._rows = rows
         self._start = start
+        self._watch = watch
+        self._bound, self._stop = -math.inf, False
         self._options = {
             "threads": 1,
             "time_limit": float(seconds),
@@ -251,9 +260,27 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
             columns = np.fromiter(self._start.keys(), dtype=np.int32)
             values = np.fromiter(self._start.values(), dtype=np.float64)
             lp.solverModel.setSolution(len(columns), columns, values)
+        if self._watch is not None:
+            lp.solverModel.cbMipInterrupt.subscribe(self._tell)
         running = Thread(target=lp.solverModel.run, daemon=True)
-        running.start()
         limit = self._options["time_limit"]
-        running.join(min(limit + max(_GRACE, _GRACE_SHARE * limit), TIMEOUT_MAX))
+        end = time.monotonic() + limit + max(_GRACE, _GRACE_SHARE * limit)
+        running.start()
+        try:
+            while running.is_alive() and (left := end - time.monotonic()) > 0:
+                running.join(min(left, TIMEOUT_MAX if self._watch is None or self._stop else _LOOK))
+                if self._watch is not None and not self._stop and self._watch(self._bound):
+                    self._stop = True
+                    end = min(end, time.monotonic() + _GRACE)
+        finally:
+            self._stop = True
         if running.is_alive():
             raise _StuckError
+
+    def _tell(self, event: Any) -> None:
+        """HiGHS asks whether to go on, in its own thread."""
+        # That nothing is left to search is said at the end.
+        if (bound := event.data_out.mip_dual_bound) < math.inf:
+            self._bound = max(self._bound, bound)
+        if self._stop:
+            event.interrupt()

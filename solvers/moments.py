@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from solvers.fusion import followers, last_of
-from solvers.milp import Outcome, Program
+from solvers.milp import Outcome, Program, Watch
 from solvers.problem import Problem
 
 
@@ -92,26 +92,34 @@ class Master:
                 self._close(k)
         self._watch_inside(inside)
 
-    def solve(self, *, seconds: float, gap: float, relax: bool = False, start: Decision | None = None) -> Outcome:
-        """Seconds over a run without recomputation: objective and bound of the answer, and ``gap``.
+    def solve(
+        self,
+        *,
+        seconds: float,
+        gap: float,
+        relax: bool = False,
+        start: Decision | None = None,
+        watch: Watch | None = None,
+    ) -> Outcome:
+        """Seconds over a run without recomputation: objective and bound of the answer, ``gap``, and what ``watch`` is told.
 
         ``start`` is what a sequence within the budget decides at the same moments.
         """
         values = None if start is None else self._values(start)
-        outcome = self.program.solve(seconds=seconds, gap=gap / self._cost_unit, relax=relax, start=values)
-        return Outcome(
-            outcome.status,
-            (outcome.objective - self._saved) * self._cost_unit,
-            (outcome.bound - self._saved) * self._cost_unit,
-            outcome.values,
-            outcome.duals,
-        )
+        told = None if watch is None else lambda bound: watch(self._over(bound))
+        outcome = self.program.solve(seconds=seconds, gap=gap / self._cost_unit, relax=relax, start=values, watch=told)
+        objective, bound = self._over(outcome.objective), self._over(outcome.bound)
+        return Outcome(outcome.status, objective, bound, outcome.values, outcome.duals)
+
+    def _over(self, value: float) -> float:
+        """Seconds over a run without recomputation, from a value of the program's objective."""
+        return (value - self._saved) * self._cost_unit
 
     def certified(self, outcome: Outcome) -> float:
         """Seconds over a run without recomputation that follow from the duals of a relaxation whatever their errors."""
         if outcome.duals is None:
             return math.inf if outcome.status == "infeasible" else 0.0
-        return max(0.0, (self.program.certified(outcome.duals) - self._saved) * self._cost_unit * (1 - 1e-12))
+        return max(0.0, self._over(self.program.certified(outcome.duals)) * (1 - 1e-12))
 
     def _values(self, decision: Decision) -> dict[int, float]:
         """The integer columns of a decision; HiGHS finds the others."""

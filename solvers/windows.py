@@ -60,7 +60,8 @@ def _solve(problem: Problem, budget: int, nodes: list[int], first: int, last: in
         now = observe(problem, nodes, master.moments)
         master.fix_ends(now)
         limit = min(_SECONDS, deadline.remaining)
-        outcome = master.solve(seconds=limit, gap=_GAIN * problem.seconds, start=None if margins else now)
+        start = None if margins else now
+        outcome = master.solve(seconds=limit, gap=_GAIN * problem.seconds, start=start, watch=lambda _: deadline.expired)
         if outcome.values is None:
             return None
         decision = master.decision(outcome.values)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from schedules import Graph, simulate
 from solvers import Reporter, Solution, anneal, available, solve
+from solvers.base import Deadline
 from solvers.problem import Problem
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.test_ilp import instance, plain_budgets, training_steps
@@ -110,3 +111,13 @@ def test_the_reporter_hears_of_better_schedules_and_bounds() -> None:
     assert recorder.costs[-1] == solution.cost
     assert recorder.bounds == sorted(recorder.bounds)
     assert recorder.bounds[-1] == pytest.approx(solution.bound)
+
+
+def test_a_part_of_a_time_limit_ends_with_it() -> None:
+    whole = Deadline(60.0)
+    part = whole.part(0.5).part(0.5)
+    assert 14.0 < part.remaining <= 15.0
+    assert not part.expired
+    whole.end()
+    assert part.expired
+    assert part.remaining == 0.0
