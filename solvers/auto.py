@@ -207,16 +207,16 @@ class _Search:
         if not in_time(self._deadline):
             return False
         self._take_from_lazy()
-        before = (self._fit, self._low)
-        starts = [*([self._fit[0].nodes] if self._fit else []), self._low[0].nodes] if warm else []
+        fit, low = self._fit, self._low
+        starts = [*([fit[0].nodes] if fit else []), low[0].nodes] if warm else []
         part = self._deadline.part(share)
         # The programs have the other processor, unless there is little to expect from them.
-        far = self._fit is None or self._fit[0].simulation.seconds - self._lazy.bound > _FAR * self._problem.seconds
+        bound = self._lazy.bound
+        far = fit is None or fit[0].simulation.seconds - bound > _FAR * self._problem.seconds
         threads = 2 if far else 1
-        target = self._lazy.bound
-        found = anneal(self._problem, self._task.budget, part, starts=starts, target=target, seed=seed, threads=threads)
+        found = anneal(self._problem, self._task.budget, part, starts=starts, target=bound, seed=seed, threads=threads)
         self.offer(found.nodes, "anneal")
-        return (self._fit, self._low) != before
+        return self._fit is not fit or self._low is not low
 
     def _ask(self, name: str, share: float) -> None:
         if not self._lazy.closed and not self._stopped:

@@ -214,6 +214,7 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
             "time_limit": float(seconds),
             "mip_rel_gap": 0.0,
             "mip_abs_gap": max(gap, TOLERANCE),
+            # Schedules come from elsewhere; sub-programs for them took half of the time.
             "mip_heuristic_effort": 0.0,
             **options,
         }
