@@ -35,6 +35,9 @@ _STEP_SHARE, _LEAST_STEP = 0.6, 2.0
 _SLIGHT, _TIGHTENINGS, _NEAR = 0.05, 3, 2e-3
 # Where the best run comes this close to the budget, as a fraction of it, memory is worth watching.
 _TIGHT = 0.01
+# A bound that a running program has raised by less than this fraction of the step's time is not worth telling. A schedule that
+# is this near to its bound gets as much time again as it took to find, but these seconds at least, and no more.
+_TOLD, _CLOSE, _LEAST_CLOSING = 1e-7, 5e-6, 2.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class LazyMoments:
         lowest: the run with the lowest peak.
         bound: seconds of the step; no schedule in this order within the budget takes less. inf where there is none.
         certain: as much of ``bound`` as follows from duals by exact arithmetic.
-        closed: nothing is left to do: the bound is reached, or there is no schedule, or what is ``enough`` is decided.
+        closed: nothing is left to do: the bound is (all but) reached, there is no schedule, or what is ``enough`` is decided.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class LazyMoments:
         self.bound = self.certain = problem.seconds
         self.closed = False
         self._relaxed = self._cut_short = False
+        self._close_since: float | None = None
         self._moments: set[int] = set()
         self._inside: set[tuple[int, int]] = set()
         self._precision = _ROUGH
@@ -147,7 +151,7 @@ class LazyMoments:
         whole = fine or first or self.best is not None
         seconds = deadline.remaining if whole else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
         seconds, gap = min(seconds, deadline.remaining), self._precision * problem.seconds
-        outcome = master.solve(seconds=seconds, gap=gap, start=start, watch=self._meanwhile)
+        outcome = master.solve(seconds=seconds, gap=gap, start=start, watch=lambda bound: self._meanwhile(bound, deadline))
         self._cut_short = outcome.status in ("feasible", "unknown")
         self.take_in()
         self._raise_bound(problem.seconds + outcome.bound)
@@ -162,10 +166,17 @@ class LazyMoments:
         self._precision = _FINE
         return not fine
 
-    def _meanwhile(self, bound: float) -> bool:
+    def _meanwhile(self, bound: float, deadline: Deadline) -> bool:
         """While a program runs, whose bound this is so far: take in what is new; whether that settles everything."""
         self.take_in()
-        self._raise_bound(self.problem.seconds + bound)
+        step = self.problem.seconds
+        if step + bound > self.bound + _TOLD * step:
+            self._raise_bound(step + bound)
+        if self.best is not None and self.best.simulation.seconds - self.bound <= _CLOSE * step:
+            if self._close_since is None:
+                self._close_since = deadline.elapsed
+            elif deadline.elapsed > self._close_since + max(_LEAST_CLOSING, self._close_since):
+                self.closed = True
         return self.closed
 
     def _relax(self, master: Master, deadline: Deadline) -> None:
@@ -193,8 +204,8 @@ class LazyMoments:
             master = Master(self.problem, self.budget, moments, inside=self._inside, margins=margins)
             seconds = min(deadline.remaining, max(_LEAST_STEP, _STEP_SHARE * deadline.remaining))
             # What leaves memory free on purpose has no bound to tell.
-            gap, watch = _NEAR / 4 * self.problem.seconds, lambda _: self._meanwhile(-math.inf)
-            outcome = master.solve(seconds=seconds, gap=gap, watch=watch)
+            gap = _NEAR / 4 * self.problem.seconds
+            outcome = master.solve(seconds=seconds, gap=gap, watch=lambda _: self._meanwhile(-math.inf, deadline))
             if outcome.values is None:
                 return
             run = self._emitted(master.decision(outcome.values))
