@@ -28,8 +28,6 @@ _ALONE_SHARE = 0.1
 _FIRST_SHARE, _QUICK_SHARE, _LEVELS_SHARE = 0.05, 0.05, 0.1
 # The shares of what is left that an annealing takes, and one pass over the windows of a schedule.
 _ANNEALING_SHARE, _WINDOWS_SHARE = 0.5, 0.2
-# Where the best schedule is this far from the bound, as a fraction of the step's time, programs will not close the gap.
-_FAR = 0.01
 # After so many turns of both in a row that found nothing, lazy moments have the machine to themselves.
 _IDLE_TURNS = 2
 # Where nothing fits, what the search for the least budget that works gets, and of what is left then, one method on one budget.
@@ -211,9 +209,7 @@ class _Search:
         starts = [*([fit[0].nodes] if fit else []), low[0].nodes] if warm else []
         part = self._deadline.part(share)
         # The programs have the other processor, unless there is little to expect from them.
-        bound = self._lazy.bound
-        far = fit is None or fit[0].simulation.seconds - bound > _FAR * self._problem.seconds
-        threads = 2 if far else 1
+        bound, threads = self._lazy.bound, 2 if self._lazy.far else 1
         found = anneal(self._problem, self._task.budget, part, starts=starts, target=bound, seed=seed, threads=threads)
         self.offer(found.nodes, "anneal")
         return self._fit is not fit or self._low is not low

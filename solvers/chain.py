@@ -145,14 +145,21 @@ def chains(forward: Forward) -> Iterator[Chain]:
 
 
 def _cuts(forward: Forward, shared: set[int]) -> list[int]:
-    """Positions in ``main`` before which at most one item crosses, other than the shared ones."""
-    change = np.zeros(len(forward.main) + 1, dtype=np.int64)
+    """Positions in ``main`` before which at most one item crosses, other than the shared ones.
+
+    Of those that the same item crosses only the first: between them lies what passes nothing on (a normalization's counter).
+    """
+    change = np.zeros((2, len(forward.main) + 1), dtype=np.int64)
     for item, (made, last) in enumerate(zip(forward.place, forward.last, strict=True)):
         if 0 <= made < last and not forward.fixed[item] and item not in shared and forward.problem.bytes[item]:
-            change[made + 1] += 1
-            change[last + 1] -= 1
-    crossing = np.cumsum(change[:-1])
-    return [p for p in range(1, len(forward.main)) if crossing[p] <= 1]
+            change[:, made + 1] += (1, item + 1)
+            change[:, last + 1] -= (1, item + 1)
+    crossing, which = np.cumsum(change[:, :-1], axis=1)
+    cuts: list[int] = []
+    for p in range(1, len(forward.main)):
+        if crossing[p] == 0 or (crossing[p] == 1 and not (cuts and which[p] == which[cuts[-1]])):
+            cuts.append(p)
+    return cuts
 
 
 def chain_at(forward: Forward, cuts: Sequence[int]) -> Chain:

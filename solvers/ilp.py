@@ -33,6 +33,9 @@ _STEP_SHARE, _LEAST_STEP = 0.6, 2.0
 # An overflow of at most this fraction of the budget is slight: margins may do away with it, in so many tries. That is not worth
 # it where the best run is this near to the bound already, as a fraction of the step's time. Only then does it help a program.
 _SLIGHT, _TIGHTENINGS, _NEAR = 0.05, 3, 2e-3
+# Where the best run is farther than this from the bound, as a fraction of the step's time, several programs that are cut short
+# find better schedules than one that is not.
+_FAR = 0.01
 # Where the best run comes this close to the budget, as a fraction of it, memory is worth watching.
 _TIGHT = 0.01
 # A bound that a running program has raised by less than this fraction of the step's time is not worth telling. A schedule that
@@ -146,9 +149,9 @@ class LazyMoments:
         fine, first = self._precision == _FINE, not self._relaxed
         if first:
             self._relax(master, deadline)
-        # The first program says most: without its answer there is nothing to go on from. And where a schedule is known, what is
-        # missing is the bound, of which a program that is cut short and begun again with more moments tells less.
-        whole = fine or first or self.best is not None
+        # The first program says most: without its answer there is nothing to go on from. And where a good schedule is known
+        # the bound is missing, of which a program that is cut short and begun again with more moments tells less.
+        whole = fine or first or not self.far
         seconds = deadline.remaining if whole else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
         seconds, gap = min(seconds, deadline.remaining), self._precision * problem.seconds
         outcome = master.solve(seconds=seconds, gap=gap, start=start, watch=lambda bound: self._meanwhile(bound, deadline))
@@ -172,7 +175,7 @@ class LazyMoments:
         step = self.problem.seconds
         if step + bound > self.bound + _TOLD * step:
             self._raise_bound(step + bound)
-        if self.best is not None and self.best.simulation.seconds - self.bound <= _CLOSE * step:
+        if self._within(_CLOSE):
             if self._close_since is None:
                 self._close_since = deadline.elapsed
             elif deadline.elapsed > self._close_since + max(_LEAST_CLOSING, self._close_since):
@@ -210,9 +213,18 @@ class LazyMoments:
                 return
             run = self._emitted(master.decision(outcome.values))
 
+    @property
+    def far(self) -> bool:
+        """Whether programs will hardly close the gap, or there is no schedule yet."""
+        return not self._within(_FAR)
+
     def _near(self) -> bool:
         """Whether the best run is so good that a slightly better one can wait."""
-        return self.best is not None and self.best.simulation.seconds - self.bound <= _NEAR * self.problem.seconds
+        return self._within(_NEAR)
+
+    def _within(self, fraction: float) -> bool:
+        """Whether the best run is within this fraction of the step's time of the bound."""
+        return self.best is not None and self.best.simulation.seconds - self.bound <= fraction * self.problem.seconds
 
     def _search(self, deadline: Deadline) -> bool:
         """What no row can say: the order of recomputation inside a window. On a tiny graph, try them all. Always False."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from schedules import Graph
+from schedules import Graph, Op, Storage, Value
 from solvers import solve
 from solvers.base import Task
 from solvers.binomial import advances, repetitions, split
@@ -179,6 +179,27 @@ def test_a_value_that_crosses_everything_is_shared() -> None:
     solution = solve(graph, 7, solver="revolve")
     assert solution.status != "infeasible"
     assert "1 values that cross several" in solution.note
+
+
+def test_what_counts_beside_the_chain_makes_no_cuts() -> None:
+    """A convolution, the counter of its normalization, the normalization: the counter is read by nobody."""
+    layers = 6
+    storages, values, ops = [Storage(1, constant=True)], [Value("counter", 0)], []
+    for layer in range(layers):
+        before = (len(values) - 1,) if layer else ()
+        for name, reads, size in (("convolution", before, 4), ("counter", (0,), 0), ("normalization", None, 4)):
+            reads = (len(values) - 2,) if reads is None else reads
+            ops.append(Op(f"{name}{layer}", reads, (len(values),), seconds=1.0))
+            values.append(Value(f"{name}{layer}", len(storages)))
+            storages.append(Storage(size))
+    last = len(values) - 1
+    ops.append(Op("backward", (last,), (last + 1,), seconds=1.0, phase="backward"))
+    values.append(Value("gradient", len(storages)))
+    storages.append(Storage(1))
+    graph = Graph(tuple(ops), tuple(values), tuple(storages), results=(last + 1,), constants={"counters": 1})
+    view = next(chains(Forward(Problem.of(graph))))
+    assert not view.shared
+    assert [len(stage.nodes) for stage in view.stages] == [1] + [2, 1] * (layers - 1) + [2]
 
 
 def test_stages_divide_forward_and_backward() -> None:
