@@ -3,10 +3,10 @@
 The best schedule of all methods is kept, and the best bound; so the answer is never worse than any other solver's here. Lazy
 moments run from the first second to the last: a program that is cut short has told next to nothing. What they have not closed
 in a while gets company in another thread: a first annealing, because a schedule, however dear, lets the programs run to their
-end; the quick methods; then annealing, at first cold (from another method's schedule it ends worse where the budget is near the
-least that works), then from the best schedule and from the one that almost fits, and windows of the best schedule solved again,
-by turns. HiGHS and the compiled annealing both leave the interpreter free. What is found on one side helps the other: annealing
-repairs what overflows between moments, and a good schedule shows where memory binds and lets the programs prune.
+end; the quick methods; then annealing, half of it cold, half from the best schedule or the one that almost fits, by turns with
+windows of the best schedule solved again, where that is near the bound. HiGHS and the compiled annealing both leave the
+interpreter free. What is found on one side helps the other: annealing repairs what overflows between moments, and a good
+schedule shows where memory binds and lets the programs prune.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALONE_SHARE = 0.1
 # Of the time that is left then, what a first annealing gets, each of the quick methods at most, and the two levels.
 _FIRST_SHARE, _QUICK_SHARE, _LEVELS_SHARE = 0.05, 0.05, 0.1
 # The shares of what is left that an annealing takes, and one pass over the windows of a schedule.
-_ANNEALING_SHARE, _WINDOWS_SHARE = 0.5, 0.2
+_ANNEALING_SHARE, _WINDOWS_SHARE = 0.6, 0.2
 # After so many turns of both in a row that found nothing, lazy moments have the machine to themselves.
 _IDLE_TURNS = 2
 # Where nothing fits, what the search for the least budget that works gets, and of what is left then, one method on one budget.
@@ -177,15 +177,16 @@ class _Search:
         self._company.wait(min(_ALONE_SHARE * self._task.deadline.remaining, TIMEOUT_MAX))
         if self._lazy.closed:
             return
-        self._anneal(_FIRST_SHARE, seed=0, warm=False)
+        self._anneal(_FIRST_SHARE, seed=0)
         for name in registry.available():
             if name not in _NOT_QUICK:
                 self._ask(name, _QUICK_SHARE)
         self._ask("twolevel", _LEVELS_SHARE)
         seed, idle = 1, 0
         while idle < _IDLE_TURNS and self._deadline.remaining > _LEAST_TURN and not self._stopped:
-            better = self._anneal(_ANNEALING_SHARE, seed=seed, warm=seed > 1)
-            better |= self._windows()
+            better = self._anneal(_ANNEALING_SHARE, seed=seed)
+            if not self._lazy.far:
+                better |= self._windows()
             seed, idle = seed + 1, 0 if better else idle + 1
 
     def _windows(self) -> bool:
@@ -200,13 +201,16 @@ class _Search:
         self.offer(nodes, "windows")
         return True
 
-    def _anneal(self, share: float, *, seed: int, warm: bool) -> bool:
-        """One annealing, for a share of the time that is left; whether it found something better than is known."""
+    def _anneal(self, share: float, *, seed: int) -> bool:
+        """One annealing, for a share of the time that is left; whether it found something better than is known.
+
+        The first is cold; half of every other one starts from what is known by then.
+        """
         if not in_time(self._deadline):
             return False
         self._take_from_lazy()
         fit, low = self._fit, self._low
-        starts = [*([fit[0].nodes] if fit else []), low[0].nodes] if warm else []
+        starts = [*([fit[0].nodes] if fit else []), low[0].nodes] if seed else []
         part = self._deadline.part(share)
         # The programs have the other processor, unless there is little to expect from them.
         bound, threads = self._lazy.bound, 2 if self._lazy.far else 1
