@@ -65,9 +65,6 @@ class Bench:
             torch.set_default_dtype(torch.float32)
         self.device, self.budgets = device, case.budgets
         self._uniform = case.uniform
-        self._eager: tuple[Callable[..., Any], ...] = (
-            self.model,
-        )  # what is timed beside a variant: eager, or what stands for it
         self._settings = Settings(time_limit=time_limit, loss=case.loss)
         self._loss = case.loss or _own_loss
         self._step_of = functools.cache(lambda: trace_step(self.model, (), self.inputs, settings=self._settings))
@@ -85,11 +82,14 @@ class Bench:
 
         ``eager_seconds`` are those of eager's steps between them, or follow from its steps of fewer layers.
         """
+        eager = self._eager
+        if called is self.model and called not in eager:
+            return {"out_of_memory": True}
         try:
             self._timed(called)
             peak = self.peak(called)
             reserved = torch.cuda.max_memory_reserved() if self.device.type == "cuda" else 0
-            others = [called, *(other for other in self._eager if other is not called)]
+            others = [called, *(other for other in eager if other is not called)]
             seconds: list[list[float]] = [[] for _ in others]
             for number in range(STEPS):
                 if number >= LEAST_STEPS and sum(map(sum, seconds)) > ENOUGH:
@@ -97,9 +97,6 @@ class Bench:
                 for spent, other in zip(seconds, others, strict=True):
                     spent.append(self._timed(other))
         except torch.OutOfMemoryError:
-            self._tidy()
-            if called is self.model:
-                self._eager = self._shortened()
             return {"out_of_memory": True}
         finally:
             self._tidy()
@@ -107,27 +104,35 @@ class Bench:
         if self.device.type == "cuda":
             row["reserved"] = reserved
         medians = [statistics.median(spent) for spent in seconds]
-        if self.model in self._eager:
+        if self.model in eager:
             row["eager_seconds"] = medians[-1]
-        elif self._eager:
-            counts = [other.count for other in self._eager if isinstance(other, Shortened)]
+        elif counts := [other.count for other in eager if isinstance(other, Shortened)]:
             row["eager_seconds"] = from_fewer_layers(medians[1:], counts, len(layers_of(self.model)))
             row["eager_from_layers"] = counts
         return row
 
-    def _shortened(self) -> tuple[Shortened, ...]:
-        """Two models with fewer layers, which fit; none where the layers are no plain list."""
+    @functools.cached_property
+    def _eager(self) -> tuple[Callable[..., Any], ...]:
+        """What is timed beside each variant: eager, where it fits; else the model with fewer of its layers, twice."""
+        if self._fits(self.model):
+            return (self.model,)
         layers = len(layers_of(self.model))
         for parts in (2, 4):
             more = Shortened(self.model, layers // parts)
             if not self._uniform or more.count < 2:
                 break
-            try:
-                self._timed(more)
+            if self._fits(more):
                 return Shortened(self.model, more.count // 2), more
-            except torch.OutOfMemoryError:
-                self._tidy()
         return ()
+
+    def _fits(self, called: Callable[..., Any]) -> bool:
+        try:
+            self._timed(called)
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            self._tidy()
+        return True
 
     def _tidy(self) -> None:
         self.model.zero_grad(set_to_none=True)
