@@ -54,6 +54,11 @@ class Deadline:
         return own if self._within is None else min(own, self._within.remaining)
 
     @property
+    def at_most(self) -> float:
+        """Seconds that may be left if it is extended."""
+        return self.remaining if self._within is None else self._within.at_most
+
+    @property
     def expired(self) -> bool:
         """Whether the time is over."""
         return self.elapsed >= self.seconds or (self._within is not None and self._within.expired)

@@ -149,12 +149,15 @@ class LazyMoments:
         fine, first = self._precision == _FINE, not self._relaxed
         if first:
             self._relax(master, deadline)
-        # The first program says most: without its answer there is nothing to go on from. And where a good schedule is known
-        # the bound is missing, of which a program that is cut short and begun again with more moments tells less.
-        whole = fine or first or not self.far
-        seconds = deadline.remaining if whole else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining)
-        seconds, gap = min(seconds, deadline.remaining), self._precision * problem.seconds
-        outcome = master.solve(seconds=seconds, gap=gap, start=start, watch=lambda bound: self._meanwhile(bound, deadline))
+        # The first program says most: without its answer there is nothing to go on from. And where a good schedule is known,
+        # also one that was found meanwhile, the bound is missing, of which a program that is cut short and begun again with
+        # more moments tells less.
+        part = Deadline(math.inf if fine or first else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining))
+
+        def over(bound: float) -> bool:
+            return self._meanwhile(bound, deadline) or deadline.expired or (part.expired and self.far)
+
+        outcome = master.solve(seconds=deadline.at_most, gap=self._precision * problem.seconds, start=start, watch=over)
         self._cut_short = outcome.status in ("feasible", "unknown")
         self.take_in()
         self._raise_bound(problem.seconds + outcome.bound)
@@ -195,23 +198,32 @@ class LazyMoments:
 
     def _tighten(self, run: Run, moments: Sequence[int], deadline: Deadline) -> None:
         """Where ``run`` overflows a little between moments, leave that much free at the moments around, and solve again."""
+        step = self.problem.seconds
         margins: dict[int, int] = {}
+
+        def over(bound: float) -> bool:
+            # What leaves memory free on purpose has no bound to tell, and is done where it finds nothing better than is known.
+            known = math.inf if self.best is None else self.best.simulation.seconds
+            return self._meanwhile(-math.inf, deadline) or step + bound >= known
+
         for _ in range(_TIGHTENINGS):
-            over = run.simulation.peak_bytes - self.budget
-            if not 0 < over <= _SLIGHT * self.budget or self._near() or deadline.expired:
+            excess = run.simulation.peak_bytes - self.budget
+            if not 0 < excess <= _SLIGHT * self.budget or self._near() or deadline.expired:
                 return
+            more: dict[int, int] = {}
             for node, bytes_ in self._overflows(run, self.budget)[0].items():
                 k = bisect_right(moments, node)
                 for t in moments[max(0, k - 1) : k + 1]:
-                    margins[t] = max(margins.get(t, 0), bytes_ - self.budget)
+                    more[t] = max(more.get(t, 0), bytes_ - self.budget)
+            for t, bytes_ in more.items():
+                margins[t] = margins.get(t, 0) + bytes_
             master = Master(self.problem, self.budget, moments, inside=self._inside, margins=margins)
             seconds = min(deadline.remaining, max(_LEAST_STEP, _STEP_SHARE * deadline.remaining))
-            # What leaves memory free on purpose has no bound to tell.
-            gap = _NEAR / 4 * self.problem.seconds
-            outcome = master.solve(seconds=seconds, gap=gap, watch=lambda _: self._meanwhile(-math.inf, deadline))
-            if outcome.values is None:
+            outcome = master.solve(seconds=seconds, gap=_NEAR / 4 * step, watch=over)
+            if outcome.values is not None:
+                run = self._emitted(master.decision(outcome.values))
+            if outcome.status != "optimal":
                 return
-            run = self._emitted(master.decision(outcome.values))
 
     @property
     def far(self) -> bool:

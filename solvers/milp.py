@@ -22,6 +22,8 @@ TOLERANCE = 1e-6
 # HiGHS 1.16 can stay in a loop of its presolve for good, whatever its time limit (strengthenInequalities, after a restart). So
 # many seconds over the limit, or this share of it, it is left to itself.
 _GRACE, _GRACE_SHARE = 1.0, 0.1
+# Asked to end, it comes back within so many seconds: it asks only between relaxations.
+_PATIENCE = 3.0
 # Seconds between two looks at a solve that is watched.
 _LOOK = 0.1
 
@@ -272,7 +274,7 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
                 running.join(min(left, TIMEOUT_MAX if self._watch is None or self._stop else _LOOK))
                 if self._watch is not None and not self._stop and self._watch(self._bound):
                     self._stop = True
-                    end = min(end, time.monotonic() + _GRACE)
+                    end = min(end, time.monotonic() + _PATIENCE)
         finally:
             self._stop = True
         if running.is_alive():

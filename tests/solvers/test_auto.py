@@ -117,6 +117,7 @@ def test_a_part_of_a_time_limit_ends_with_it() -> None:
     whole = Deadline(60.0)
     part = whole.part(0.5).part(0.5)
     assert 14.0 < part.remaining <= 15.0
+    assert 59.0 < part.at_most <= 60.0
     assert not part.expired
     whole.end()
     assert part.expired

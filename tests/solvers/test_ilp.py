@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedules import Graph, simulate
-from solvers import solve
+from solvers import ilp, solve
+from solvers.anneal import nodes_of
 from solvers.base import Deadline
 from solvers.floor import least_peak
-from solvers.ilp import LazyMoments
+from solvers.ilp import LazyMoments, Run
+from solvers.milp import Outcome, Watch
+from solvers.moments import Master
 from solvers.problem import Problem
 from tests.instances import instance_path
 from tests.solvers.exhaustive import cheapest
@@ -115,3 +118,25 @@ def test_the_optima_of_the_full_program_are_met(name: str) -> None:
             solution = solve(graph, reference["budget"], solver="ilp", time_limit=60)
             assert solution.status == "optimal"
             assert solution.cost == pytest.approx(reference["obj"], rel=1e-4)
+
+
+def test_a_program_outlasts_its_share_where_a_good_schedule_is_found_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, peak = instance("rlg1_n100")
+    problem, budget = Problem.of(graph), round(0.9 * peak)
+    best = nodes_of(problem, solve(graph, budget, solver="ilp", time_limit=60).steps)
+    found: list[Run] = []
+    method = LazyMoments(problem, budget, found_elsewhere=lambda: found)
+    method.step(Deadline(60))
+    ended = []
+
+    def program(master: Master, *, watch: Watch, **_: object) -> Outcome:
+        ended.append(watch(-math.inf))
+        found.append(Run(best, problem.simulate(best)))
+        ended.append(watch(-math.inf))
+        return Outcome("unknown", math.inf, -math.inf, None, None)
+
+    monkeypatch.setattr(ilp, "_STEP_SHARE", 0.0)
+    monkeypatch.setattr(ilp, "_LEAST_STEP", 0.0)
+    monkeypatch.setattr(Master, "solve", program)
+    method.step(Deadline(60))
+    assert ended == [True, False]
