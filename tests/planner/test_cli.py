@@ -434,7 +434,9 @@ def test_a_real_interrupt_ends_the_process(folder: Path, during: str) -> None:
     )
     # As in a mixed-integer program: compiled code that Python does not get a word in.
     solving = "p.schedule_step = lambda *a, **k: (open('started.txt', 'w').close(), ctypes.CDLL(None).sleep(600))"
-    code = f"import ctypes, planner.cli, planner.cli.plan as p; {solving}; planner.cli.main()"
+    # Tests in the background of a script are started with interrupts ignored, and so would their children be.
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"import ctypes, signal, planner.cli, planner.cli.plan as p; {heard}; {solving}; planner.cli.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--budget", "1GB", "slow.py" if during == "loading" else "net.py"],
         env=os.environ | {"PYTHONPATH": str(Path(planner.__file__).resolve().parent.parent)},
