@@ -6,18 +6,23 @@ So that a model far larger than this machine can be planned for a device that is
 from __future__ import annotations
 
 import resource
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.units import format_bytes
-from tracer.absent_gpu import as_on_gpu
+from tracer.absent_gpu import PlacedOnCpu, as_on_gpu
+from tracer.errors import DataDependentError
+from tracer.known_values import KnownValues, UnknownValueError
+from tracer.operators import reads_a_number, sized_by_values
+from tracer.provenance import user_line
 from tracer.torch_private import new_fake_mode, truncated_normals_not_drawn
 
 EXPECTED_GROWTH = 10**9
@@ -28,24 +33,33 @@ class RealMemoryWarning(UserWarning):
     """Building a model took memory, though its tensors have none."""
 
 
-class _GpuOnPaper(TorchFunctionMode):
-    """Puts on the CPU what is asked for on "cuda"."""
+class _NumbersRead(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers the code that reads what it has just counted out: the rates in ``torch.linspace(0, 0.1, depth).tolist()``.
 
-    def __torch_function__(
-        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.cuda:
-            return args[0]
-        placed = {name: "cpu" if name == "device" and isinstance(v, int) else _placed(v) for name, v in (kwargs or {}).items()}
-        if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], int):
-            args = (args[0], "cpu", *args[2:])
-        return func(*map(_placed, args), **placed)
+    What has as many elements as values say (``torch.unique(widths)``) is real.
+    """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known = KnownValues()
 
-def _placed(argument: Any) -> Any:
-    if isinstance(argument, torch.device):
-        return torch.device("cpu") if argument.type == "cuda" else argument
-    return "cpu" if isinstance(argument, str) and argument.partition(":")[0] == "cuda" else argument
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if reads_a_number(func) or sized_by_values(func):
+            source = user_line(sys._getframe(1))
+            try:
+                return self._known.read(func, args, kwargs, source)
+            except UnknownValueError as error:
+                raise DataDependentError(
+                    f"{source or 'the model'}: the code reads a value of a tensor ({func}), but while a model is built "
+                    f"without memory its tensors have none: {error}. Read it from the configuration instead, or build the "
+                    "model for real, on a machine that holds it (without --device)",
+                    source=source,
+                    operator=str(func),
+                ) from None
+        result = func(*args, **kwargs)
+        self._known.follow(func, args, kwargs, result)
+        return result
 
 
 def _resident_bytes() -> int:
@@ -63,14 +77,15 @@ def built_without_memory() -> Iterator[None]:
 
     Raises:
         UnsupportedOperatorError: the code asks for autocast on a GPU that is not there.
+        DataDependentError: the code reads a number from a parameter or a random draw.
         RealMemoryWarning: (as a warning) this took memory all the same, which other code than PyTorch's factories did.
     """
     original = nn.Module._apply
     nn.Module._apply = _apply  # type: ignore[method-assign]
     before = _resident_bytes()
     try:
-        paper = nullcontext() if torch.cuda.is_available() else _GpuOnPaper()
-        with as_on_gpu(), new_fake_mode(), paper, truncated_normals_not_drawn():
+        paper = nullcontext() if torch.cuda.is_available() else PlacedOnCpu()
+        with as_on_gpu(), new_fake_mode(), _NumbersRead(), paper, truncated_normals_not_drawn():
             yield
         if (grown := _resident_bytes() - before) > EXPECTED_GROWTH:
             warnings.warn(

@@ -8,11 +8,12 @@ float32. The CPU's autocast cannot stand in for it: it converts other operators.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tracer.errors import UnsupportedOperatorError
 from tracer.paper_kernels import fused_kernels
@@ -45,3 +46,23 @@ def _refuse() -> NoReturn:
         operator="autocast",
         source=source,
     )
+
+
+class PlacedOnCpu(TorchFunctionMode):
+    """Puts on the CPU what is asked for on "cuda"."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        placed = {name: "cpu" if name == "device" and isinstance(v, int) else _placed(v) for name, v in (kwargs or {}).items()}
+        if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], int):
+            args = (args[0], "cpu", *args[2:])
+        return func(*map(_placed, args), **placed)
+
+
+def _placed(argument: Any) -> Any:
+    if isinstance(argument, torch.device):
+        return torch.device("cpu") if argument.type == "cuda" else argument
+    return "cpu" if isinstance(argument, str) and argument.partition(":")[0] == "cuda" else argument

@@ -99,8 +99,8 @@ class KnownValues:
             )
         )
 
-    def read(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, source: str) -> bool | int | float:
-        """The number that ``func`` reads from its tensor arguments.
+    def read(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, source: str) -> Any:
+        """What ``func`` makes of the values of its tensor arguments: mostly a number.
 
         Raises:
             UnknownValueError: it depends on parameters, random draws or inputs without values.

@@ -88,6 +88,11 @@ def reads_a_number(func: Any) -> bool:
     return isinstance(func, torch._ops.OpOverload) and torch.Tag.data_dependent_output in func.tags
 
 
+def sized_by_values(func: Any) -> bool:
+    """Whether the shape of what ``func`` gives depends on values: ``unique``, ``nonzero``, a mask as an index."""
+    return isinstance(func, torch._ops.OpOverload) and torch.Tag.dynamic_output_shape in func.tags
+
+
 _ROUTING = {
     "aten::topk",
     "aten::sort",

@@ -9,6 +9,7 @@ from torch import nn
 
 from planner import fake_build
 from planner.fake_build import RealMemoryWarning, built_without_memory
+from tracer.errors import DataDependentError
 from tracer.torch_private import is_fake
 
 
@@ -40,6 +41,28 @@ def test_conversion_keeps_ties_and_flags() -> None:
     assert isinstance(model.head.weight, nn.Parameter)
     assert model.head.weight.dtype == model.scale.dtype == torch.bfloat16
     assert not model.head.weight.requires_grad
+
+
+def test_numbers_that_the_code_has_counted_out_can_be_read() -> None:
+    with built_without_memory():
+        rates = [rate.tolist() for rate in torch.linspace(0, 0.3, 4, device="cpu").split([1, 3])]
+        steps = torch.arange(4)
+        steps[1:] *= 2
+        read = [step.item() for step in steps]
+        assert bool((steps >= 0).all())
+        assert len(torch.unique(steps // 3)) == 3
+        assert (torch.unique(steps // 3) + torch.tensor(1))[2].item() == 3
+    assert rates == [rate.tolist() for rate in torch.linspace(0, 0.3, 4).split([1, 3])]
+    assert read == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_numbers_of_parameters_are_not_there_to_read(on_gpu: bool) -> None:
+    with built_without_memory():
+        weight = nn.Linear(4, 4, device="cuda" if on_gpu else "cpu").weight.detach()
+        with pytest.raises(DataDependentError, match="parameters or on random draws") as caught:
+            float(weight.sum())
+    assert caught.value.source.startswith("tests/planner/test_fake_build.py:")
 
 
 _INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
