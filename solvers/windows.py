@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from solvers.base import Deadline
-from solvers.emit import emit, observe
+from solvers.emit import Emitter, emit, observe
 from solvers.moments import Decision, Master
 from solvers.problem import Problem
 from solvers.served import served_by
@@ -81,14 +81,30 @@ def _solve(problem: Problem, budget: int, nodes: list[int], first: int, last: in
 
 
 def _spliced(problem: Problem, nodes: list[int], decision: Decision, *, by_index: bool) -> list[int]:
-    """``nodes`` with what ``decision`` says between its first moment and its last one."""
+    """``nodes`` with what ``decision`` says between its first moment and its last one; ``nodes`` where the two do not fit.
+
+    An auxiliary node has no place of its own: either sequence may run it on the other side of an end than the other one does.
+    So it is left out where it has run already, and run where it is missing.
+    """
     made = emit(problem, decision, by_index=by_index)
     first, last = decision.moments[0], decision.moments[-1]
-    return [
-        *nodes[: nodes.index(first) + 1],
-        *made[made.index(first) + 1 : made.index(last) + 1],
-        *nodes[nodes.index(last) + 1 :],
-    ]
+    emitter = Emitter(problem, by_index=by_index)
+    for sequence, start, end in (
+        (nodes, 0, nodes.index(first) + 1),
+        (made, made.index(first) + 1, made.index(last) + 1),
+        (nodes, nodes.index(last) + 1, len(nodes)),
+    ):
+        elsewhere, before = set(emitter.sequence), set(sequence[:start])
+        for node in sequence[start:end]:
+            if node in before or node not in elsewhere:
+                emitter.run(node)
+            before.add(node)
+    for node in sorted(set(nodes).difference(emitter.sequence)):
+        emitter.run(node)
+    fixed = [node for node in emitter.sequence if problem.pinned[node]]
+    loss = [place for place, node in enumerate(emitter.sequence) if problem.outside[node]]
+    apart = bool(loss) and loss[-1] - loss[0] >= len(loss)
+    return nodes if apart or len(fixed) > len(set(fixed)) else emitter.sequence
 
 
 def _worst(problem: Problem, nodes: Sequence[int]) -> dict[int, int]:

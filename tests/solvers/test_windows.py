@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from schedules import Graph
-from solvers import solve
+from schedules import Graph, InvalidScheduleError
+from solvers import solve, windows
 from solvers.anneal import nodes_of
 from solvers.base import Deadline
+from solvers.emit import Emitter
 from solvers.problem import Problem
 from solvers.windows import solve_windows
 from tests.solvers.exhaustive import cheapest
+from tests.solvers.helpers import networks
 from tests.solvers.test_ilp import budgets, instance, training_steps
 
 
@@ -29,6 +32,40 @@ def test_a_better_sequence_or_the_same(graph: Graph, which: int) -> None:
     found = problem.simulate(solve_windows(problem, budget, nodes, Deadline(5)))
     assert found.peak_bytes <= budget
     assert cheapest(problem, budget) - 1e-9 <= found.seconds <= problem.simulate(nodes).seconds
+
+
+@st.composite
+def loose_sequences(draw: st.DrawFn) -> tuple[Problem, list[int]]:
+    """A training step and a sequence for it: auxiliary nodes early and late, some of the others more than once."""
+    problem = Problem.of(draw(st.one_of(training_steps(max_ops=12), networks(max_stages=4))))
+    emitter = Emitter(problem, by_index=draw(st.booleans()))
+    free = [node for node in range(problem.n) if not problem.pinned[node]]
+    wandering = [node for node in free if problem.auxiliary[node]]
+    for node in range(problem.n):
+        if problem.auxiliary[node] and (node in emitter.sequence or draw(st.booleans())):
+            continue
+        emitter.run(node)
+        if free and not (problem.outside[node] and any(problem.outside[node + 1 :])) and draw(st.booleans()):
+            for again in draw(st.lists(st.sampled_from(wandering or free), max_size=2)):
+                if not any(problem.pinned[problem.producer[i]] and not emitter.there[i] for i in problem.reads[again]):
+                    emitter.run(again)
+    for node in sorted(set(range(problem.n)).difference(emitter.sequence)):
+        emitter.run(node)
+    return problem, emitter.sequence
+
+
+@settings(max_examples=200, deadline=None)
+@given(loose_sequences(), st.integers(2, 6))
+def test_windows_of_any_sequence(case: tuple[Problem, list[int]], length: int) -> None:
+    problem, nodes = case
+    try:
+        before = problem.simulate(nodes)
+    except InvalidScheduleError:  # a pinned node would have had to run twice
+        assume(False)
+    with patch.object(windows, "_LENGTH", length):
+        found = problem.simulate(solve_windows(problem, before.peak_bytes, nodes, Deadline(5)))
+    assert found.peak_bytes <= before.peak_bytes
+    assert found.seconds <= before.seconds
 
 
 def test_a_poor_schedule_is_made_much_better() -> None:
