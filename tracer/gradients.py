@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from tracer.operators import SAME_TENSOR
 from tracer.pure_forms import copied_with_strides
 
 
@@ -83,7 +84,7 @@ def contributions(gradient: fx.Node | None, edges: int) -> tuple[tuple[fx.Node, 
 
 
 def _undetached(node: Any) -> Any:
-    while node.target is torch.ops.aten.detach.default:
+    while node.target in SAME_TENSOR:
         node = node.args[0]
     return node
 

@@ -8,6 +8,9 @@ import torch
 
 aten = torch.ops.aten
 
+SAME_TENSOR = frozenset({aten.detach.default, aten.alias.default})
+"""What detaching is recorded as: from torch 2.14 on the second."""
+
 # Attention is tagged as random whatever its dropout: position and name of the probability.
 _ATTENTION_DROPOUT = {
     "aten::_scaled_dot_product_flash_attention": 3,

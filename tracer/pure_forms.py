@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from tracer.operators import SAME_TENSOR
+
 aten = torch.ops.aten
 
 _FRESH = {
@@ -77,5 +79,5 @@ def _tell_apart(node: fx.Node) -> None:
 def _show(node: fx.Node, value: Any) -> None:
     node.meta["val"] = value
     for user in node.users:
-        if user.target is aten.detach.default:
+        if user.target in SAME_TENSOR:
             _show(user, value)

@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
 from tracer.errors import UnsupportedOperatorError
-from tracer.operators import is_random
-
-# A block that is run again starts from detached inputs.
-_SAME_TENSOR = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
+from tracer.operators import SAME_TENSOR, is_random
 
 
 def use_first_draws(graph: fx.Graph) -> None:
@@ -33,7 +29,7 @@ def use_first_draws(graph: fx.Graph) -> None:
     first: dict[Any, fx.Node] = {}
     draws: dict[Any, list[fx.Node]] = defaultdict(list)
     for node in nodes:
-        if node.target in _SAME_TENSOR:
+        if node.target in SAME_TENSOR:  # a block that is run again starts from detached inputs
             number[node] = number.get(node.args[0], node.args[0])
             continue
         key = _key(node, number)

@@ -108,10 +108,18 @@ def grouped_products_of_any_dtype() -> Iterator[None]:
 
 @contextmanager
 def laid_out_as_on_a_cpu(mode: FakeTensorMode) -> Iterator[None]:
-    """Give results of batch normalisation on a CPU the strides that the kernels give them, where fakes follow the input's."""
+    """Give results of batch and group normalisation on a CPU the strides that the kernels give them.
+
+    Fakes of the first follow the input's strides; those of the second are contiguous from torch 2.14 on.
+    """
     aten = torch.ops.aten
     # The argument whose format the first result has: channels last where it is suggested, contiguous otherwise.
-    like = {aten.native_batch_norm.default: 0, aten.native_batch_norm_backward.default: 1}
+    like = {
+        aten.native_batch_norm.default: 0,
+        aten.native_batch_norm_backward.default: 1,
+        aten.native_group_norm.default: 0,
+        aten.native_group_norm_backward.default: 1,
+    }
     dispatch = mode.dispatch
 
     def corrected(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
