@@ -104,9 +104,11 @@ class FullProgram:
         return columns
 
     def _state_columns(self) -> list[dict[int, int]]:
-        """For each line the nodes whose random state is needed in it or later, with the column that says so."""
+        """For each line the nodes whose random state is held at its start, with the column that says so."""
         states: list[dict[int, int]] = [{} for _ in range(self._lines + 1)]
         for node in self._problem.replay.nonzero()[0].tolist():
+            if self._problem.pinned[node]:  # runs once, wherever that is
+                continue
             for line in range(self._lines - 1, (node + 1) * self._passes - 1, -1):
                 if node in self._run[line]:
                     column = states[line][node] = self._program.column()
@@ -115,7 +117,19 @@ class FullProgram:
                         self._program.at_least({column: 1.0, states[line + 1][node]: -1.0}, 0.0)
                 elif node in states[line + 1]:
                     states[line][node] = states[line + 1][node]
+            if self._movable[node]:
+                self._drawn_before(node, states)
         return states
+
+    def _drawn_before(self, node: int, states: list[dict[int, int]]) -> None:
+        """A node that may first run late has no state to hold until then."""
+        drawn: int | None = None
+        for line in range((node + 1) * self._passes, self._lines):
+            drawn = self._any([drawn, self._run[line - 1].get(node)])
+            if node in states[line]:
+                held = self._program.column()
+                self._program.at_least({held: 1.0, states[line][node]: -1.0, drawn: -1.0}, -1.0)
+                states[line][node] = held
 
     def _there(self, line: int, item: int) -> Terms:
         """Columns whose sum says whether an item can be read in a line."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import Graph
+from schedules import Graph, Op, Storage, Value
 from solvers import solve
 from solvers.problem import Problem
 from tests.solvers.exhaustive import cheapest
@@ -26,6 +26,16 @@ def test_equals_exhaustive_search(graph: Graph, share: float) -> None:
         assert solution.cost == pytest.approx(best, abs=1e-9)
     else:
         assert solution.status == "infeasible"
+
+
+@pytest.mark.parametrize("pinned", ["a reason", None])
+def test_a_draw_that_may_wait_holds_no_state_until_then(pinned: str | None) -> None:
+    draw = Op("draw", (), (1,), 1.0, pinned=pinned, auxiliary=True, replay_bytes=2)
+    large, last = Op("large", (), (2,), 1.0, phase="backward"), Op("last", (1,), (), 1.0, phase="backward")
+    storages = (Storage(0, constant=True), Storage(1), Storage(3))
+    graph = Graph((draw, large, last), tuple(Value(f"v{i}", i) for i in range(3)), storages)
+    solution = solve(graph, 3, solver="checkmate", time_limit=60)
+    assert (solution.status, solution.cost, solution.steps) == ("optimal", 3.0, (1, 0, 2))
 
 
 @pytest.mark.parametrize(
