@@ -77,9 +77,11 @@ class KnownValues:
         arguments = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
         results = [r for r in pytree.tree_leaves(result) if isinstance(r, torch.Tensor)]
         statistics = batch_norm_statistics(func, args, kwargs)
-        written = {storage_key(t) for t in (*written_arguments(func, args, kwargs), *statistics) if is_fake(t)}
+        overwritten = [t for t in (*written_arguments(func, args, kwargs), *statistics) if is_fake(t) and _has_storage(t)]
+        written = {storage_key(t) for t in overwritten}
         fakes = [a for a in arguments if is_fake(a)]
-        if is_random(func, args, kwargs) or statistics or any(storage_key(a) not in self._known for a in fakes):
+        unknown = not all(map(_has_storage, results)) or not all(map(self._is_known, fakes))
+        if is_random(func, args, kwargs) or statistics or unknown:
             self._known -= written
             return
         references = tuple(_reference(r) for r in results if is_fake(r))
@@ -107,7 +109,7 @@ class KnownValues:
         """
         arguments = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
         fakes = [a for a in arguments if is_fake(a)]
-        if any(storage_key(a) not in self._known for a in fakes):
+        if not all(map(self._is_known, fakes)):
             raise UnknownValueError("it depends on parameters or on random draws")
         bound = pytree.tree_map_only(torch.Tensor, lambda t: _reference(t) if is_fake(t) else t, (args, kwargs))
         steps, leaves = self._slice(storage_key(a) for a in fakes)
@@ -126,6 +128,9 @@ class KnownValues:
         if leaves:
             self.guards.append(Guard(evaluate=evaluate, expected=expected, source=source))
         return expected
+
+    def _is_known(self, fake: torch.Tensor) -> bool:
+        return _has_storage(fake) and storage_key(fake) in self._known
 
     def _slice(self, storages: Iterable[int]) -> tuple[list[_Step], list[_Leaf]]:
         """The recorded calls, in order, that the contents of ``storages`` depend on, and the leaves among them."""
@@ -157,6 +162,11 @@ def _run(steps: list[_Step], leaves: list[tuple[_Leaf, torch.Tensor]], func: Cal
             values.update((reference.geometry, t) for reference, t in zip(step.results, out, strict=True))
         args, kwargs = pytree.tree_map(real, bound, is_leaf=lambda a: isinstance(a, _Reference))
         return func(*args, **kwargs)
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory as one piece; sparse ones, whose values are not followed, do not."""
+    return tensor.layout is torch.strided
 
 
 def _reference(tensor: torch.Tensor) -> _Reference:

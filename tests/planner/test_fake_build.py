@@ -56,6 +56,14 @@ def test_numbers_that_the_code_has_counted_out_can_be_read() -> None:
     assert read == [0, 2, 4, 6]
 
 
+def test_sparse_tensors_are_made_but_not_read() -> None:
+    with built_without_memory():
+        sparse = torch.eye(3).to_sparse()
+        with pytest.raises(DataDependentError):
+            bool(torch.sparse.sum(sparse))
+    assert is_fake(sparse)
+
+
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_numbers_of_parameters_are_not_there_to_read(on_gpu: bool) -> None:
     with built_without_memory():
