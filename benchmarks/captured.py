@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from planner.step import Settings, trace_step
-from planner.training_state import TrainingState
-from schedules import Graph
+from remat_planner.planner.planning import Settings, trace_step
+from remat_planner.planner.training_state import TrainingState
+from remat_planner.schedules import Graph
 
 Step = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Callable[[Any], torch.Tensor] | None]
 

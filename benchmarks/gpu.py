@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-import planner
+import remat_planner
 from benchmarks.gpu_baselines import (
     Checkpointed,
     CheckpointedByEights,
@@ -42,10 +42,9 @@ from benchmarks.gpu_baselines import (
     layers_of,
 )
 from benchmarks.gpu_models import CASES, CPU_CASES, Case
-from planner.meter import measure_peak
-from planner.plan import schedule_step
-from planner.reserved import reserved_by
-from planner.step import Settings, trace_step
+from remat_planner.planner.gpu_allocator import reserved_by
+from remat_planner.planner.measurement import measure_peak
+from remat_planner.planner.planning import Settings, schedule_step, trace_step
 
 Row = dict[str, Any]
 STEPS = 5  # timed, after one that warms up
@@ -69,12 +68,12 @@ class Bench:
         self._loss = case.loss or _own_loss
         self._step_of = functools.cache(lambda: trace_step(self.model, (), self.inputs, settings=self._settings))
 
-    def plan(self, budget: str | int) -> planner.Schedule:
+    def plan(self, budget: str | int) -> remat_planner.Schedule:
         """The schedule within ``budget``: a share, or bytes beside what is always there; the least budget's where none is."""
         step = self._step_of()
         try:
             return schedule_step(step, budget if isinstance(budget, str) else step.graph.constant_bytes + budget)
-        except planner.InfeasibleBudgetError as error:
+        except remat_planner.InfeasibleBudgetError as error:
             return schedule_step(step, error.minimum)
 
     def measured(self, called: Callable[..., Any]) -> Row:
@@ -144,9 +143,9 @@ class Bench:
         """Bytes of a training step at its highest, above what was there before; the gradients stay."""
         return measure_peak(functools.partial(self.step, called), self.device)
 
-    def bits(self, schedule: planner.Schedule) -> Row:
+    def bits(self, schedule: remat_planner.Schedule) -> Row:
         """Whether two planned steps have eager's bits; what differs, and what eager itself computes in two ways."""
-        found = planner.verify(self.model, schedule, (), self.inputs)
+        found = remat_planner.verify(self.model, schedule, (), self.inputs)
         return {"identical": found.identical, "differences": found.differences, "nondeterministic": found.nondeterministic}
 
     def step(self, called: Callable[..., Any]) -> torch.Tensor:
@@ -180,7 +179,7 @@ def rows_of(bench: Bench, case: Case, found: dict[str, Row]) -> list[tuple[str, 
     def planned(budget: str | int) -> Row:
         schedule = bench.plan(budget)
         constants = schedule.graph.constant_bytes
-        applied = planner.apply_schedule(bench.model, schedule)
+        applied = remat_planner.apply_schedule(bench.model, schedule)
         row = bench.measured(applied) | {
             "budget_above_constants": schedule.budget - constants,
             "predicted_peak_above_constants": schedule.peak_bytes - constants,
@@ -191,7 +190,7 @@ def rows_of(bench: Bench, case: Case, found: dict[str, Row]) -> list[tuple[str, 
         }
         if (reserved := reserved_by(schedule)) is not None:
             row |= {"predicted_reserved": reserved.bytes}
-        planner.remove_schedule(applied)
+        remat_planner.remove_schedule(applied)
         if isinstance(budget, str):  # eager fits, and so do two of its steps' gradients
             row |= bench.bits(schedule)
         return row

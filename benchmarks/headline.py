@@ -30,15 +30,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from planner.fake_build import built_without_memory
-from planner.plan import schedule_step
-from planner.step import Settings, Step, trace_step
-from planner.training_state import TrainingState
-from schedules import Graph, simulate
-from solvers.chain import Forward
-from solvers.just_in_time import just_in_time
-from solvers.problem import Problem
-from solvers.segments import kept_by_segments, module_segments
+from remat_planner.planner.model_loading import built_without_memory
+from remat_planner.planner.planning import Settings, Step, schedule_step, trace_step
+from remat_planner.planner.training_state import TrainingState
+from remat_planner.schedules import Graph, simulate
+from remat_planner.solvers.chain import Forward, just_in_time, kept_by_segments, module_segments
+from remat_planner.solvers.problem import Problem
 
 GB = 10**9
 _MATMULS = ("mm", "addmm", "bmm")

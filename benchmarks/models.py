@@ -19,10 +19,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from planner import InfeasibleBudgetError, Schedule, verify
-from planner.meter import measure_peak
-from planner.plan import schedule_step
-from planner.step import Settings, Step, trace_step
+from remat_planner.planner import InfeasibleBudgetError, Schedule, verify
+from remat_planner.planner.measurement import measure_peak
+from remat_planner.planner.planning import Settings, Step, schedule_step, trace_step
 from tests.zoo import ZOO, Case, loss_of
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-import planner
+import remat_planner
 
 Case = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Callable[[Any], torch.Tensor] | None]
 
@@ -120,8 +120,8 @@ def _mean_square_of_sample(output: Any) -> torch.Tensor:
 def measure(case: Case, *, seconds: float) -> tuple[float, float, float, int]:
     """Seconds of an eager step, of a planned one, the ratio, and how many ops the plan executes."""
     model, args, kwargs, loss = case
-    schedule = planner.plan(model, args, kwargs, budget="100%", loss=loss)
-    planned = planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(model, args, kwargs, budget="100%", loss=loss)
+    planned = remat_planner.apply_schedule(model, schedule)
 
     def step(called: nn.Module) -> float:
         model.zero_grad()

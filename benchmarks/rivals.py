@@ -13,7 +13,7 @@ and ratios of noise say nothing. Where nothing need be recomputed ("planned" is 
 by a plan with the rival's. The summary is the geometric mean of these ratios.
 
 Loss, gradients and buffers of one step are compared with eager's: "same" bits, "rounded" (further off than that by no more than
-``planner.verify`` calls close), or wrong. What eager itself computes otherwise a second time is left out.
+``remat_planner.verify`` calls close), or wrong. What eager itself computes otherwise a second time is left out.
 
 Exits with 1 where ours takes more than the rival's peak or has other bits than eager; never because of seconds.
 """
@@ -39,11 +39,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-import planner
+import remat_planner
 from benchmarks.gpu import Bench, Checkpointed, compiled, every_second_product
 from benchmarks.rivals_models import CASES, QUICK_CASES
-from planner.closeness import Closeness
-from planner.real_step import left_as_it_was, same_bits
+from remat_planner.planner.measurement import Closeness, left_as_it_was, same_bits
 
 FLOOR = 0.01  # the least overhead that these measurements tell from none
 BUDGETS = (0.75, 0.5, 0.25, 0.0)
@@ -142,7 +141,7 @@ def _rows(
             yield rival, f"{type(error).__name__}: {error}".splitlines()[0]
             continue
         schedule = plan(rival_peak)
-        ours = planner.apply_schedule(bench.model, schedule)
+        ours = remat_planner.apply_schedule(bench.model, schedule)
         our_peak = _warm_peak(bench, ours)
         our_bits = _bits(expected, unsteady, _results(bench, ours, restart))
         eager_seconds, rival_overhead, our_overhead = overheads(bench, called, ours, rounds)

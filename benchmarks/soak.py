@@ -29,7 +29,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import planner
+import remat_planner
 
 _LOOKS = 10  # at memory, in a run; the first ones are while programs are still being made
 _SETTLED = 4  # the look from which on nothing may grow
@@ -259,8 +259,8 @@ def _planned(
 ) -> tuple[Trained, list[str]]:
     eager = copy.deepcopy(model)
     forms = [make() for make in planned.values()]
-    schedule = planner.plan(model, shapes=forms, budget="90%", solver="greedy")
-    return Trained(name, planner.apply_schedule(model, schedule), eager, planned | new), list(planned)
+    schedule = remat_planner.plan(model, shapes=forms, budget="90%", solver="greedy")
+    return Trained(name, remat_planner.apply_schedule(model, schedule), eager, planned | new), list(planned)
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def _plans_counted(found: Soak) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
             found.plans += 1
 
-    log, handler = logging.getLogger("planner"), Counter()
+    log, handler = logging.getLogger("remat_planner"), Counter()
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     try:

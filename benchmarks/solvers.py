@@ -25,9 +25,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.captured import MODELS, Model, trace_model
-from schedules import Graph, simulate
-from solvers import available, solve
-from solvers.base import Solution
+from remat_planner.schedules import Graph, simulate
+from remat_planner.solvers import available, solve
+from remat_planner.solvers.interface import Solution
 
 INSTANCES = Path(__file__).resolve().parents[2] / "shared" / "instances"
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import planner
-from planner.meter import measure_peak
+import remat_planner
+from remat_planner.planner.measurement import measure_peak
 
 
 def build():
@@ -53,8 +53,8 @@ def main():
     model, inputs, loss = build()
     eager = copy.deepcopy(model)
 
-    schedule = planner.plan(model, (inputs,), loss=loss, budget="50%")
-    planned = planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(model, (inputs,), loss=loss, budget="50%")
+    planned = remat_planner.apply_schedule(model, schedule)
     predicted = (schedule.peak_bytes - schedule.graph.constant_bytes) / 1e6
 
     eager_losses, planned_losses = train(eager, inputs, loss), train(planned, inputs, loss)

@@ -1,8 +1,8 @@
 """What people touch: plan a training step within a number of bytes, put the schedule on the model, check that it holds."""
 
-from planner.apply import apply_schedule, remove_schedule
-from planner.compiled.backend import SavedSet, ScheduleBackend
-from planner.errors import (
+from remat_planner.planner.apply import apply_schedule, remove_schedule
+from remat_planner.planner.compile import SavedSet, ScheduleBackend
+from remat_planner.planner.errors import (
     BatchError,
     BudgetError,
     CompilerError,
@@ -14,12 +14,12 @@ from planner.errors import (
     ShapesError,
     TrainingStateError,
 )
-from planner.exports.export import export
-from planner.exports.form import Export
-from planner.fit import Fit, fit
-from planner.plan import plan, trace
-from planner.verify import Verification, verify
-from schedules import RegionSchedule, Schedule
+from remat_planner.planner.exports import Export, export
+from remat_planner.planner.measurement import Verification
+from remat_planner.planner.plan import plan, trace
+from remat_planner.planner.planning import Fit, fit
+from remat_planner.planner.verify import verify
+from remat_planner.schedules import RegionSchedule, Schedule
 
 __all__ = [
     "BatchError",

@@ -19,16 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from planner.compiled.compilers import check_compiler
-from planner.plan import schedule_step
-from planner.planned_call import PlannedCall, Replan
-from planner.regions.apply import apply_regions, remove_regions
-from planner.regions.module import RegionForward, planned_regions
-from planner.step import settings_of, state_signature, trace_step
-from planner.training_errors import AlreadyAppliedError, NotAppliedError
-from planner.twin import twin_of
-from schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
-from tracer.compiled import refuse_compiled, refuse_compiled_around
+from remat_planner.planner.compile import check_compiler
+from remat_planner.planner.errors import AlreadyAppliedError, NotAppliedError
+from remat_planner.planner.planning import schedule_step, settings_of, state_signature, trace_step
+from remat_planner.planner.regions import RegionForward, apply_regions, planned_regions, remove_regions
+from remat_planner.planner.runtime import PlannedCall, Replan, twin_of
+from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
+from remat_planner.tracer.refusals import refuse_compiled, refuse_compiled_around
 
 
 def apply_schedule(
@@ -69,7 +66,7 @@ def apply_schedule(
     if is_applied(model):
         raise AlreadyAppliedError(
             f"this {type(model).__name__} has a schedule already: apply the new one to the model itself, "
-            "planner.apply_schedule(planner.remove_schedule(model), schedule)"
+            "remat_planner.apply_schedule(remat_planner.remove_schedule(model), schedule)"
         )
     if compiler is not None:
         check_compiler(compiler, model.parameters())
@@ -127,7 +124,9 @@ def planned_call(model: nn.Module) -> PlannedCall:
         NotAppliedError: ``model`` has no schedule.
     """
     if not _is_twin(model):
-        raise NotAppliedError(f"this {type(model).__name__} has no schedule: it did not come out of planner.apply_schedule")
+        raise NotAppliedError(
+            f"this {type(model).__name__} has no schedule: it did not come out of remat_planner.apply_schedule"
+        )
     return model._planned  # type: ignore[return-value]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,24 +9,26 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from planner.budget import Budget, parse_budget
-from planner.capacity import budget_on_device, check_budget_on, check_offload, device_type
-from planner.errors import InfeasibleBudgetError, RegionError
-from planner.found import remember_found, schedules_found
-from planner.free_savings import is_free, save_for_free
-from planner.gpu_budget import Taken, allocator_bytes, solve_on_gpu
-from planner.optimizer import optimizer_needs
-from planner.regions.find import merged_names
-from planner.regions.module import planned_regions
-from planner.regions.plan import name_regions, plan_regions
-from planner.shapes import Form, forms_of
-from planner.step import Loss, Progress, Settings, Step, remember_capture, trace_step
-from planner.training_errors import AlreadyAppliedError
-from planner.training_state import TrainingState
-from schedules import Graph, RegionSchedule, Schedule, simulate
-from schedules.schedule import BudgetOn
-from solvers import Deadline, Reporter, Solution, solve
-from tracer import CaptureError
+from remat_planner.planner.errors import AlreadyAppliedError, InfeasibleBudgetError, RegionError
+from remat_planner.planner.planning import (
+    Budget,
+    Form,
+    Loss,
+    Progress,
+    Settings,
+    Step,
+    budget_on_device,
+    forms_of,
+    merged_names,
+    peak_without_recomputation,
+    remember_capture,
+    schedule_step,
+    settings_for,
+    trace_step,
+)
+from remat_planner.planner.regions import name_regions, plan_regions, planned_regions
+from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule
+from remat_planner.tracer import CaptureError
 
 
 def plan(
@@ -106,7 +107,7 @@ def plan(
     if isinstance(model, nn.Module) and (applied := planned_regions(model)):
         raise AlreadyAppliedError(
             f"regions of this {type(model).__name__} have schedules already ({merged_names(list(applied))}): plan the model "
-            "itself, planner.remove_schedule(model)"
+            "itself, remat_planner.remove_schedule(model)"
         )
     asked = budget_on_device(budget, model, costs)  # what means nothing is refused before the work, not after
     settings = settings_for(
@@ -194,117 +195,3 @@ def trace(
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
     return trace_step(model, args, kwargs, settings=Settings(loss=loss, costs=costs)).graph
-
-
-def settings_for(
-    model: nn.Module,
-    *,
-    solver: str = "auto",
-    time_limit: float = 60.0,
-    loss: Loss | None = None,
-    costs: str = "measure",
-    optimizer: str | Optimizer | None = None,
-    gradient_dtype: str | None = None,
-    master_weights: bool = False,
-    shard: int = 1,
-    zero_stage: int = 3,
-    optimizer_offload: bool = False,
-    accumulate: bool = False,
-    gradient_buckets: str | None = None,
-    budget_on: BudgetOn = "allocated",
-) -> Settings:
-    """The arguments of ``plan``, with what the optimizer takes counted.
-
-    Raises:
-        BudgetError: the budget is on reserved bytes, and the plan is for no GPU.
-        OptimizerError: the optimizer cannot be counted.
-        TrainingStateError: no such gradient dtype, number of ranks, stage or kind of buckets; an optimizer on the host of a
-            plan for a CPU.
-    """
-    check_budget_on(budget_on, model, costs)
-    if optimizer_offload:
-        check_offload(model, costs)
-    state = TrainingState(gradient_dtype, master_weights, shard, zero_stage, optimizer_offload, accumulate, gradient_buckets)
-    if optimizer is None:
-        return Settings(solver, time_limit, loss, costs, state=state, budget_on=budget_on)
-    name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
-    needs = optimizer_needs(optimizer, model.parameters(), device=device_type(model, costs), state=state)
-    return Settings(solver, time_limit, loss, costs, name, state, needs, budget_on)
-
-
-def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter | None = None) -> Schedule:
-    """Find a schedule for a traced step; ``plan`` says what it means and raises."""
-    graph = step.graph
-    solver, time_limit = step.settings.solver, step.settings.time_limit
-    taken = _allocator_bytes(step)
-    asked = budget if isinstance(budget, Budget) else parse_budget(budget)
-    limit = asked.resolve(peak_without_recomputation(step))
-    if graph.update and limit < graph.update_peak:
-        raise _too_small_for_the_update(graph, limit)
-    known = schedules_found(graph.fingerprint) if solver == "auto" else ()
-    deadline = Deadline(time_limit)
-    options: dict[str, Any] = {"solver": solver, "time_limit": time_limit, "reporter": reporter, "start": known}
-    solution = solve(graph, limit, **options) if taken is None else solve_on_gpu(graph, limit, taken, **options)
-    if solution.status == "infeasible":
-        remember_found(graph.fingerprint, solution.minimum_steps)
-        raise _infeasible(graph, solution, limit)
-    steps = solution.steps
-    if solver == "auto" and is_free(graph, solution.cost):
-        saving = save_for_free(graph, solution, deadline)
-        steps = saving if taken is None or taken(saving) <= limit else steps
-    remember_found(graph.fingerprint, steps)
-    schedule = Schedule(
-        graph=graph,
-        steps=steps,
-        budget=limit,
-        solver=solution.solver,
-        status="optimal" if solution.status == "optimal" else "feasible",
-        bound_seconds=solution.bound,
-        assumption=solution.assumption,
-        origin=step.origin,
-    )
-    remember_capture(schedule, step)
-    return schedule
-
-
-def peak_without_recomputation(step: Step) -> int:
-    """Bytes of the step in the framework's own order; on a GPU, those that its allocator hands out or reserves for it."""
-    taken, unplanned = _allocator_bytes(step), range(len(step.graph.ops))
-    return simulate(step.graph, unplanned).peak_bytes if taken is None else taken(unplanned)
-
-
-def _allocator_bytes(step: Step) -> Taken | None:
-    if step.origin.allocation_block == 1:
-        return None
-    return allocator_bytes(step.graph, reserved=step.settings.budget_on == "reserved")
-
-
-def _too_small_for_the_update(graph: Graph, budget: int) -> InfeasibleBudgetError:
-    shares = ", ".join(f"{name} {size:,}" for name, size in graph.constants.items() if size)
-    return InfeasibleBudgetError(
-        f"the optimizer's step alone takes {graph.update_peak:,} bytes, more than the budget of {budget:,}: {shares}, outputs "
-        f"and gradients {graph.lasting_bytes:,}, and its own intermediates {graph.update:,}. No recomputation changes that. "
-        "Raise the budget to that, or take an optimizer whose step needs less (fused=True, or foreach=False).",
-        budget=budget,
-        minimum=graph.update_peak,
-        bottleneck="optimizer step",
-        proven=True,
-    )
-
-
-def _infeasible(graph: Graph, solution: Solution, budget: int) -> InfeasibleBudgetError:
-    proven = math.isinf(solution.bound)
-    found = f"exists ({solution.assumption})" if proven else "was found"
-    reason = ""
-    if budget <= graph.constant_bytes:
-        shares = ", ".join(f"{name} {size:,}" for name, size in graph.constants.items() if size)
-        reason = f": {graph.constant_bytes:,} bytes are there all the time ({shares}), before any activation"
-    return InfeasibleBudgetError(
-        f"no schedule {found} within {budget:,} bytes{reason}. The least budget for which one "
-        f"was found is {solution.minimum:,} bytes, set by {solution.bottleneck}. Raise the budget to that, or make the batch "
-        "smaller.",
-        budget=budget,
-        minimum=solution.minimum,
-        bottleneck=solution.bottleneck or "",
-        proven=proven,
-    )

@@ -4,61 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from planner.apply import apply_schedule, compiler_of, is_applied, refuse_compiled_for, remove_schedule
-from planner.closeness import Closeness
-from planner.errors import TrainingStateError
-from planner.meter import measure_peak
-from planner.ranks import measurements
-from planner.real_step import detached, device_of, generator_states, left_as_it_was, one_step, run_backward, same_bits
-from planner.regions.discover import restored
-from planner.regions.module import planned_regions, put_back, take_off
-from planner.step import input_signature, settings_of
-from planner.training_state import VIEWS
-from schedules import RegionSchedule, Schedule
-from tracer.trees import flatten
+from remat_planner.planner.apply import apply_schedule, compiler_of, is_applied, refuse_compiled_for, remove_schedule
+from remat_planner.planner.distributed import measurements
+from remat_planner.planner.errors import TrainingStateError
+from remat_planner.planner.measurement import (
+    Closeness,
+    Verification,
+    detached,
+    device_of,
+    generator_states,
+    left_as_it_was,
+    measure_peak,
+    one_step,
+    restored,
+    run_backward,
+    same_bits,
+)
+from remat_planner.planner.planning import input_signature, settings_of
+from remat_planner.planner.regions import planned_regions, put_back, take_off
+from remat_planner.planner.training_state import VIEWS
+from remat_planner.schedules import RegionSchedule, Schedule
+from remat_planner.tracer.joint import flatten
 
 _STEPS = 2  # the second one starts from updated buffers, another random state, and gradients to accumulate onto
 _MORE_RUNS = 8  # of eager at the most, to see whether what differs is only what two runs of it had alike by chance
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What running the real steps showed.
-
-    Attributes:
-        identical: loss, outputs, every gradient, every buffer and the random state are eager's, bit for bit.
-        measured_peak_bytes: constants as planned, plus the highest bytes above them that one step really took.
-        predicted_peak_bytes: what the schedule says of forward and backward; the optimizer's step is not run.
-        budget_bytes: what the schedule was planned for.
-        differences: what differs from eager, one name each, as in "step 1: gradient of lm_head.weight".
-        nondeterministic: what eager itself does not compute the same way every time; left out of the comparison.
-        compiler: the compiler that the model was applied with; None without one.
-        largest_difference: the largest difference from eager of any element of any tensor, as a share of the tensor's largest
-            magnitude; 0.0 where bits are equal, infinite where what cannot be a little off (a form, a random state) differs.
-        close: whether no difference is more than the square root of the epsilon of the tensor's dtype.
-    """
-
-    identical: bool
-    measured_peak_bytes: int
-    predicted_peak_bytes: int
-    budget_bytes: int
-    differences: tuple[str, ...] = ()
-    nondeterministic: tuple[str, ...] = ()
-    compiler: str | None = None
-    largest_difference: float = 0.0
-    close: bool = True
-
-    @property
-    def within_budget(self) -> bool:
-        """Whether the measured step stayed within the budget."""
-        return self.measured_peak_bytes <= self.budget_bytes
 
 
 def verify(

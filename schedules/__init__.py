@@ -3,14 +3,18 @@
 No torch and no solver in here: everything else imports this package, and it imports nothing of theirs.
 """
 
-from schedules.compare import differences, origin_differences
-from schedules.errors import GraphError, InvalidScheduleError, ScheduleFileError, StaleScheduleError
-from schedules.graph import Graph, Op, Phase, Storage, Value
-from schedules.regions import RegionSchedule
-from schedules.schedule import Origin, Schedule, Status
-from schedules.simulate import Lifetimes, Simulation, lifetimes, simulate
+from remat_planner.schedules.atomic_write import write_text_atomically
+from remat_planner.schedules.differences import differences, origin_differences
+from remat_planner.schedules.errors import GraphError, InvalidScheduleError, ScheduleFileError, StaleScheduleError
+from remat_planner.schedules.files import load_schedule
+from remat_planner.schedules.graph import Graph, Op, Phase, Storage, Value
+from remat_planner.schedules.origin import BudgetOn, Origin, Status
+from remat_planner.schedules.region_schedule import RegionSchedule
+from remat_planner.schedules.schedule import Schedule
+from remat_planner.schedules.simulate import Lifetimes, Simulation, lifetimes, simulate
 
 __all__ = [
+    "BudgetOn",
     "Graph",
     "GraphError",
     "InvalidScheduleError",
@@ -28,6 +32,8 @@ __all__ = [
     "Value",
     "differences",
     "lifetimes",
+    "load_schedule",
     "origin_differences",
     "simulate",
+    "write_text_atomically",
 ]

@@ -18,7 +18,7 @@ from typing import Literal
 
 import networkx
 
-from schedules.errors import GraphError
+from remat_planner.schedules.errors import GraphError
 
 Phase = Literal["forward", "backward"]
 

@@ -7,66 +7,17 @@ a memory that it does not have.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
-from schedules.graph import Graph
-from schedules.simulate import Simulation, lifetimes, simulate
-
-Status = Literal["optimal", "feasible"]
-BudgetOn = Literal["allocated", "reserved"]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a schedule came from, enough to recognise the model and inputs it was made for.
-
-    Attributes:
-        model: class of the model.
-        parameters: "dtype[shape]" of each parameter and buffer, by its full name.
-        inputs: "dtype[shape]" of each tensor input and the repr of each other one, by its place.
-        modes: "training" or "evaluation" of each module that is not in the mode of the one it lies in, by its full name; none
-            for a model in training mode throughout.
-        autocast: the dtype of the ambient ``torch.autocast``, by type of device.
-        loss: what the backward starts from.
-        device: where the costs hold, "cpu" or a GPU's name.
-        costs: how the seconds were found, "measured on ..." or "roofline of ...".
-        optimizer: whose state is in the constants, or None.
-        gradient_dtype: in which gradients are kept, or None for that of the parameters.
-        master_weights: whether float32 copies of the parameters are in the constants.
-        shard: over how many ranks the training state is divided.
-        zero_stage: what of it is: 1 the optimizer's state, 2 gradients too, 3 parameters too.
-        optimizer_offload: whether the optimizer and its state are on the host.
-        accumulate: whether gradients are added to those that are there before the step.
-        gradient_buckets: how the buckets of DistributedDataParallel are counted: "copied", "views", or None for not at all.
-        allocation_block: bytes that the device's allocator hands memory out in: 512 on a GPU, 1 on a CPU.
-        budget_on: what the budget limits: "allocated" or "reserved" bytes.
-        versions: versions of Python, torch and the planner that made it.
-    """
-
-    model: str = ""
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    modes: Mapping[str, str] = field(default_factory=dict)
-    autocast: Mapping[str, str] = field(default_factory=dict)
-    loss: str = ""
-    device: str = ""
-    costs: str = ""
-    optimizer: str | None = None
-    gradient_dtype: str | None = None
-    master_weights: bool = False
-    shard: int = 1
-    zero_stage: int = 3
-    optimizer_offload: bool = False
-    accumulate: bool = False
-    gradient_buckets: str | None = None
-    allocation_block: int = 1
-    budget_on: BudgetOn = "allocated"
-    versions: Mapping[str, str] = field(default_factory=dict)
+from remat_planner.schedules._documents import FORMAT, FORMAT_VERSION, ScheduleDocument, parsed, validated
+from remat_planner.schedules.atomic_write import write_text_atomically
+from remat_planner.schedules.errors import InvalidScheduleError, ScheduleFileError
+from remat_planner.schedules.graph import Graph
+from remat_planner.schedules.origin import Origin, Status
+from remat_planner.schedules.simulate import Simulation, lifetimes, simulate
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +145,6 @@ class Schedule:
         Raises:
             OSError: the file cannot be written.
         """
-        from schedules.files import write_schedule
-
         write_schedule(self, path)
 
     @classmethod
@@ -206,6 +155,67 @@ class Schedule:
             OSError: the file cannot be read.
             ScheduleFileError: it is truncated, of another format version, or says what its own steps do not bear out.
         """
-        from schedules.files import read_schedule
-
         return read_schedule(path)
+
+
+def write_schedule(schedule: Schedule, path: str | os.PathLike[str]) -> None:
+    """Write ``schedule`` to ``path``, atomically: a reader finds the old file or the whole new one."""
+    write_text_atomically(path, document_of(schedule).model_dump_json(exclude_defaults=True) + "\n")
+
+
+def read_schedule(path: str | os.PathLike[str]) -> Schedule:
+    """Read a schedule file and judge its steps again; see ``Schedule.load``."""
+    content = parsed(path)
+    if content["format"] != FORMAT:
+        raise ScheduleFileError(f"{path}: a schedule by regions: read it with RegionSchedule.load")
+    return schedule_of(path, validated(path, content, ScheduleDocument))
+
+
+def document_of(schedule: Schedule) -> ScheduleDocument:
+    return ScheduleDocument(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        fingerprint=schedule.fingerprint,
+        budget_bytes=schedule.budget,
+        peak_bytes=schedule.peak_bytes,
+        seconds=schedule.seconds,
+        solver=schedule.solver,
+        status=schedule.status,
+        bound_seconds=schedule.bound_seconds,
+        assumption=schedule.assumption,
+        origin=schedule.origin,
+        steps=[schedule.graph.ops[i].name for i in schedule.steps],
+        graph=schedule.graph,
+        companions=[document_of(companion) for companion in schedule.companions],
+    )
+
+
+def schedule_of(path: str | os.PathLike[str], document: ScheduleDocument) -> Schedule:
+    graph = document.graph
+    if graph.fingerprint != document.fingerprint:
+        raise ScheduleFileError(
+            f"{path}: the graph does not match its own fingerprint; the file was edited or damaged: plan again"
+        )
+    unknown = [name for name in document.steps if name not in graph.by_name]
+    if unknown:
+        raise ScheduleFileError(f"{path}: the steps run {unknown[0]!r}, which the graph does not have: plan again")
+    schedule = Schedule(
+        graph=graph,
+        steps=tuple(graph.by_name[name] for name in document.steps),
+        budget=document.budget_bytes,
+        solver=document.solver,
+        status=document.status,
+        bound_seconds=document.bound_seconds,
+        assumption=document.assumption,
+        origin=document.origin,
+        companions=tuple(schedule_of(path, companion) for companion in document.companions),
+    )
+    try:
+        peak = schedule.peak_bytes
+    except InvalidScheduleError as error:
+        raise ScheduleFileError(f"{path}: the steps cannot run ({error}): plan again") from error
+    if peak != document.peak_bytes:
+        raise ScheduleFileError(
+            f"{path}: says that its peak is {document.peak_bytes:,} bytes, but its steps reach {peak:,}: plan again"
+        )
+    return schedule

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedules.errors import InvalidScheduleError
-from schedules.graph import Graph, Op
+from remat_planner.schedules.errors import InvalidScheduleError
+from remat_planner.schedules.graph import Graph, Op
 
 
 @dataclass(frozen=True, slots=True)

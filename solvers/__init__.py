@@ -4,11 +4,12 @@ One file per method behind one small interface (``base``), a registry that knows
 ``solve``, which lets the simulator judge every answer. No torch in here.
 """
 
-from solvers.base import Answer, Deadline, Reporter, Solution, Solver, Status, Task
-from solvers.curve import curve
-from solvers.errors import SolverMissingError, UnknownSolverError
-from solvers.registry import available
-from solvers.solving import solve
+from remat_planner.solvers.budget_curve import curve
+from remat_planner.solvers.deadline import Deadline
+from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
+from remat_planner.solvers.interface import Answer, Reporter, Solution, Solver, Status, Task
+from remat_planner.solvers.registry import available
+from remat_planner.solvers.solve import solve
 
 __all__ = [
     "Answer",

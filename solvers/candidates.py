@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schedules import Simulation
-from solvers.base import Answer, Task
+from remat_planner.schedules import Simulation
+from remat_planner.solvers.interface import Answer, Task
 
 
 class Candidates:

@@ -5,27 +5,27 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from solvers.base import Solver
-from solvers.errors import SolverMissingError, UnknownSolverError
+from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
+from remat_planner.solvers.interface import Solver
 
-_HOUSE = ("solvers", "schedules")
+_HOUSE = "remat_planner"
 
 # Name: module and class. Modules are imported when their solver is asked for, as some need libraries that others do not.
 _REGISTERED = {
-    "none": "solvers.keep_everything:KeepEverything",
-    "every-n": "solvers.every_n:EveryN",
-    "blocks": "solvers.blocks:Blocks",
-    "chen": "solvers.chen:Chen",
-    "revolve": "solvers.revolve:Revolve",
-    "treeverse": "solvers.treeverse:Treeverse",
-    "rotor": "solvers.rotor:Rotor",
-    "knapsack": "solvers.knapsack:Knapsack",
-    "greedy": "solvers.greedy:Greedy",
-    "ilp": "solvers.ilp:LazyMomentsSolver",
-    "checkmate": "solvers.checkmate:Checkmate",
-    "auto": "solvers.auto:Auto",
-    "twolevel": "solvers.twolevel:TwoLevel",
-    "anneal": "solvers.anneal:Anneal",
+    "none": "remat_planner.solvers.methods.none:KeepEverything",
+    "every-n": "remat_planner.solvers.methods.every_n:EveryN",
+    "blocks": "remat_planner.solvers.methods.blocks:Blocks",
+    "chen": "remat_planner.solvers.methods.chen:Chen",
+    "revolve": "remat_planner.solvers.methods.revolve:Revolve",
+    "treeverse": "remat_planner.solvers.methods.treeverse:Treeverse",
+    "rotor": "remat_planner.solvers.methods.rotor:Rotor",
+    "knapsack": "remat_planner.solvers.methods.knapsack:Knapsack",
+    "greedy": "remat_planner.solvers.methods.greedy:Greedy",
+    "ilp": "remat_planner.solvers.methods.ilp:LazyMomentsSolver",
+    "checkmate": "remat_planner.solvers.methods.checkmate:Checkmate",
+    "auto": "remat_planner.solvers.methods.auto:Auto",
+    "twolevel": "remat_planner.solvers.methods.twolevel:TwoLevel",
+    "anneal": "remat_planner.solvers.methods.anneal:Anneal",
 }
 
 
@@ -60,7 +60,7 @@ def get(name: str) -> Solver:
         solver: Solver = getattr(import_module(module), attribute)()
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if not library or library in _HOUSE:
+        if not library or library == _HOUSE:
             raise
         raise SolverMissingError(name, library) from error
     return solver

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from schedules import Graph, Op, Storage, Value
+from remat_planner.schedules import Graph, Op, Storage, Value
 
 
 @st.composite

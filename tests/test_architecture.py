@@ -1,57 +1,212 @@
-"""Who may import whom, read out of the source of every module."""
+"""Which room may import which, read out of the source of every module.
+
+A room is a folder inside one of the four packages, a file that lies directly in one, or ``schedules`` as a whole. A
+package's own ``__init__`` shows its public names to the other packages. CONTRIBUTING.md draws the rooms.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 _ROOT = Path(__file__).resolve().parent.parent
-_MAY_IMPORT = {
-    "schedules": set[str](),
-    "solvers": {"schedules"},
-    "tracer": {"schedules"},
-    "planner": {"schedules", "solvers", "tracer"},
+_PACKAGES = {
+    "schedules": {"schedules"},
+    "solvers": {"solvers", "schedules"},
+    "tracer": {"tracer", "schedules"},
+    "planner": {"planner", "solvers", "tracer", "schedules"},
 }
 _THIRD_PARTY = {
     "schedules": {"numpy", "networkx", "pydantic"},
     "solvers": {"numpy", "networkx", "pulp", "highspy", "numba"},
 }
-_MODULES = [path for package in _MAY_IMPORT for path in sorted((_ROOT / package).rglob("*.py"))]
+# Each room and the rooms that it imports, those of its own package without their prefix. A new arrow is a decision: write it
+# down here, and leave no circle.
+_TABLE = """
+schedules               -
+solvers.annealing       deadline problem
+solvers.budget_curve    deadline interface solve schedules
+solvers.candidates      interface schedules
+solvers.chain           candidates interface problem
+solvers.deadline        -
+solvers.errors          -
+solvers.interface       deadline problem schedules
+solvers.lazy_moments    deadline interface milp problem schedules
+solvers.methods         annealing candidates chain interface lazy_moments milp problem registry two_level
+solvers.milp            -
+solvers.problem         schedules
+solvers.registry        errors interface
+solvers.solve           deadline interface problem registry schedules
+solvers.two_level       deadline milp problem
+tracer.capture          joint passes record refusals torch_private
+tracer.costs            errors joint torch_private schedules
+tracer.errors           -
+tracer.joint            -
+tracer.lazy_types       -
+tracer.lower            costs joint torch_private schedules
+tracer.on_paper         errors record torch_private
+tracer.passes           errors joint record torch_private
+tracer.record           errors joint refusals torch_private
+tracer.refusals         errors joint lazy_types torch_private
+tracer.torch_private    -
+planner.apply           compile errors planning regions runtime schedules tracer.refusals
+planner.cli             errors exports formatting measurement model_loading plan planning regions reports training_state
+                        verify schedules solvers solvers.registry tracer tracer.costs
+planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
+planner.compile         codegen errors torch_private schedules tracer.joint
+planner.distributed     tracer.lazy_types
+planner.errors          formatting
+planner.exports         apply errors gpu_allocator planning runtime schedules tracer tracer.joint tracer.torch_private
+planner.formatting      -
+planner.gpu_allocator   schedules solvers tracer.costs
+planner.measurement     distributed tracer.costs tracer.errors tracer.joint tracer.record
+planner.model_loading   formatting tracer.errors tracer.joint tracer.on_paper tracer.record tracer.torch_private
+planner.plan            errors planning regions schedules tracer
+planner.planning        errors formatting gpu_allocator training_state schedules solvers tracer tracer.costs
+                        tracer.joint tracer.lower tracer.on_paper tracer.record tracer.torch_private
+planner.regions         distributed errors measurement planning runtime torch_private training_state schedules solvers
+                        solvers.milp tracer tracer.costs tracer.errors tracer.joint tracer.lazy_types tracer.record
+                        tracer.refusals tracer.torch_private
+planner.reports         errors formatting gpu_allocator measurement planning regions training_state schedules solvers
+                        tracer tracer.record
+planner.runtime         codegen compile distributed errors formatting planning torch_private training_state schedules
+                        tracer tracer.joint tracer.lower tracer.record
+planner.torch_private   -
+planner.training_state  distributed errors measurement torch_private schedules tracer tracer.costs
+planner.verify          apply distributed errors measurement planning regions training_state schedules tracer.joint
+"""
+_ROW = re.compile(r"^(\S+)((?:[^\n]|\n )*)", re.MULTILINE)
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and top-level package of every import, wherever in the file it stands."""
+def _full_name(room: str, other: str) -> str:
+    return other if other.partition(".")[0] in _PACKAGES else f"{room.partition('.')[0]}.{other}"
+
+
+_MAY_IMPORT = {
+    room: {_full_name(room, other) for other in others.split() if other != "-"} for room, others in _ROW.findall(_TABLE)
+}
+_MODULES = [path for package in _PACKAGES for path in sorted((_ROOT / package).rglob("*.py"))]
+_OUTSIDERS = [path for folder in ("benchmarks", "examples") for path in sorted((_ROOT / folder).rglob("*.py"))]
+_PREFIX = "remat_planner."
+_MOST_LINES = 400
+
+
+def module_of(path: Path) -> str:
+    """ "planner.reports.terminal" for its file, "planner.reports" for that folder's ``__init__``."""
+    parts = path.relative_to(_ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The room that a module lies in; for ``solvers``, ``tracer`` and ``planner`` themselves, their public names."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "schedules" else ".".join(parts[:2])
+
+
+def imported(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Line, module and names of every import, wherever in the file it stands."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+            yield from ((node.lineno, alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.lineno, "a relative import" if node.level else (node.module or "").partition(".")[0]
+            names = [alias.name for alias in node.names]
+            yield node.lineno, "a relative import" if node.level else node.module or "", names
+
+
+def is_file(module: str) -> bool:
+    return (_ROOT / module.replace(".", "/")).with_suffix(".py").exists()
+
+
+@cache
+def public_names(module: str) -> list[str]:
+    """What a room exports, by its ``__all__``."""
+    names: list[str] = import_module(module).__all__
+    return names
+
+
+def own_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and module, without the prefix, of every import of this project's own."""
+    for line, module, names in imported(path):
+        if module.startswith(_PREFIX):
+            inside = module.removeprefix(_PREFIX)
+            for name in names:  # "from remat_planner.solvers import registry" is an import of the file
+                hidden = inside in _PACKAGES and is_file(f"{inside}.{name}") and name not in public_names(module)
+                yield line, f"{inside}.{name}" if hidden else inside
 
 
 @pytest.mark.parametrize("path", _MODULES, ids=lambda path: str(path.relative_to(_ROOT)))
-def test_imports(path: Path) -> None:
-    package = path.relative_to(_ROOT).parts[0]
-    allowed = {package, *_MAY_IMPORT[package]}
+def test_a_room_imports_what_it_may(path: Path) -> None:
+    module = module_of(path)
+    package, room = module.partition(".")[0], room_of(module)
+    for line, name in own_imports(path):
+        assert name.partition(".")[0] in _PACKAGES[package], f"{path}:{line}: {package} must not import {name}"
+        if room not in _PACKAGES and room_of(name) != room:
+            assert room_of(name) in _MAY_IMPORT[room], f"{path}:{line}: {room} must not import {room_of(name)}"
     third_party = _THIRD_PARTY.get(package)
-    for line, name in imported(path):
-        if name in _MAY_IMPORT:
-            assert name in allowed, f"{path}:{line}: {package} must not import {name}"
-        elif third_party is not None:
-            known = third_party | set(sys.stdlib_module_names)
-            assert name in known, f"{path}:{line}: {package} must not import {name}"
+    for line, name, _ in imported(path):
+        top = name.partition(".")[0]
+        assert top not in {"tests", "examples", "benchmarks", "a relative import", *_PACKAGES}, f"{path}:{line}: imports {name}"
+        if third_party is not None and top != "remat_planner":
+            assert top in third_party | set(sys.stdlib_module_names), f"{path}:{line}: {package} must not import {name}"
+
+
+@pytest.mark.parametrize("path", [*_MODULES, *_OUTSIDERS], ids=lambda path: str(path.relative_to(_ROOT)))
+def test_outsiders_import_what_a_room_exports(path: Path) -> None:
+    room = room_of(module_of(path))
+    for line, module, names in imported(path):
+        inside = module.removeprefix(_PREFIX)
+        if not module.startswith(_PREFIX) or room_of(inside) == room:
+            continue
+        other = room_of(inside)
+        if other in _PACKAGES or (_ROOT / other.replace(".", "/")).is_dir():
+            assert inside == other, f"{path}:{line}: import from {_PREFIX}{other}, not from a file inside that room"
+            public = public_names(module)
+            unknown = [name for name in names if name not in public and not is_file(f"{inside}.{name}")]
+            assert not unknown, f"{path}:{line}: {module} does not export {', '.join(unknown)}"
         else:
-            assert name not in {"tests", "examples", "benchmarks", "a relative import"}, f"{path}:{line}: imports {name}"
+            private = [name for name in names if name.startswith("_")]
+            assert not private, f"{path}:{line}: {', '.join(private)} is private to {module}"
 
 
-def test_every_package_is_looked_at() -> None:
-    assert {path.relative_to(_ROOT).parts[0] for path in _MODULES} == set(_MAY_IMPORT)
+def test_there_are_no_circles() -> None:
+    rooms = nx.DiGraph([(room, other) for room, others in _MAY_IMPORT.items() for other in others])
+    assert list(nx.simple_cycles(rooms)) == []
+    files: nx.DiGraph[str] = nx.DiGraph()
+    for path in _MODULES:
+        files.add_edges_from((module_of(path), name) for _, name in own_imports(path) if name != module_of(path))
+    inits = [name for name in files if name in _MAY_IMPORT and not is_file(name)] + list(_PACKAGES)
+    files.remove_nodes_from(set(inits) & set(files))  # a room's __init__ only hands names on
+    assert list(nx.simple_cycles(files)) == []
+
+
+def test_the_table_is_the_house() -> None:
+    rooms = {room_of(module_of(path)) for path in _MODULES}
+    assert rooms - set(_PACKAGES) | {"schedules"} == set(_MAY_IMPORT)
+    used: dict[str, set[str]] = {room: set() for room in _MAY_IMPORT}
+    for path in _MODULES:
+        if (room := room_of(module_of(path))) in used:
+            used[room] |= {room_of(name) for _, name in own_imports(path)} - {room}
+    assert used == _MAY_IMPORT, "an arrow that nothing uses leaves the table"
+
+
+@pytest.mark.parametrize("path", _MODULES, ids=lambda path: str(path.relative_to(_ROOT)))
+def test_a_file_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= _MOST_LINES
 
 
 def test_the_rule_sees_an_import_inside_a_function(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
-    file.write_text("def f():\n    import torch.nn\n    from tracer.capture import capture\n    from . import sibling\n")
-    assert list(imported(file)) == [(2, "torch"), (3, "tracer"), (4, "a relative import")]
+    file.write_text("def f():\n    import torch.nn\n    from remat_planner.tracer.costs import x\n    from . import sibling\n")
+    assert list(imported(file)) == [
+        (2, "torch.nn", []),
+        (3, "remat_planner.tracer.costs", ["x"]),
+        (4, "a relative import", ["sibling"]),
+    ]

@@ -6,9 +6,9 @@ import ast
 import re
 from pathlib import Path
 
-import planner
-from planner.cli.command import WORDS
-from solvers.registry import names
+import remat_planner
+from remat_planner.planner.cli.command import WORDS
+from remat_planner.solvers.registry import names
 
 _README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -42,10 +42,10 @@ def test_the_python_uses_names_that_exist() -> None:
     used = {
         node.attr
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "planner"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "remat_planner"
     }
     assert used >= {"plan", "apply_schedule", "verify"}
-    assert all(hasattr(planner, name) for name in used)
+    assert all(hasattr(remat_planner, name) for name in used)
 
 
 def test_links_lead_somewhere() -> None:

@@ -11,26 +11,28 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from tracer.annotate import annotate
-from tracer.functional import make_functional
-from tracer.gradients import contributions, laid_out_as_owners
-from tracer.hooks import hooks_of
-from tracer.joint import CapturedLoss, Gradient, Joint, OutputLeaf
-from tracer.loss import LossChooser
-from tracer.next_step import lost_from_step_to_step
-from tracer.record import Call, Recording, record
-from tracer.refusals import (
+from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, OutputLeaf, plain_attributes, state_of
+from remat_planner.tracer.passes import annotate, contributions, laid_out_as_owners, make_functional, refuse_in_place, simplify
+from remat_planner.tracer.record import (
+    Call,
+    LossChooser,
+    Recording,
+    ambient_autocast,
+    hooks_of,
+    lost_from_step_to_step,
+    random_state_kept,
+    record,
+    without_autocast,
+)
+from remat_planner.tracer.refusals import (
     refuse_captured_state,
     refuse_frozen,
     refuse_hidden_tensors,
-    refuse_in_place,
     refuse_misplaced_arguments,
     refuse_python_state,
     refuse_wrapped,
 )
-from tracer.simplify import simplify
-from tracer.state import ambient_autocast, plain_attributes, random_state_kept, state_of, without_autocast
-from tracer.torch_private import (
+from remat_planner.tracer.torch_private import (
     FakeTensorMode,
     accepting_real_tensors,
     errors_not_logged,

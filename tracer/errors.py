@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CaptureError(RuntimeError):
     """The training step cannot be captured."""
@@ -110,3 +112,12 @@ class UnsupportedOperatorError(CaptureError):
         super().__init__(message)
         self.operator = operator
         self.source = source
+
+
+def reassigned_error(names: Sequence[str]) -> StateReassignedError:
+    """The error for tensors of the model that its forward replaces instead of updating them."""
+    return StateReassignedError(
+        f"the forward assigns a new tensor to {', '.join(names)}: a captured step cannot carry a reassigned tensor from one "
+        "step to the next. Update it in place (`self.x.copy_(new)` on a registered buffer) instead",
+        names=tuple(names),
+    )

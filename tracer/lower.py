@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from schedules import Graph, Op, Storage, Value
-from tracer.annotate import operator_name, tensors_of
-from tracer.joint import CapturedLoss, Joint
-from tracer.torch_private import storage_key
+from remat_planner.schedules import Graph, Op, Storage, Value
+from remat_planner.tracer.costs import rounded_up
+from remat_planner.tracer.joint import CapturedLoss, Joint, operator_name, tensors_of
+from remat_planner.tracer.torch_private import storage_key
 
 LOSS = "loss"
 # Bytes of a random generator's state: what a recomputed draw keeps from its first run (seed and offset on an accelerator).
@@ -236,11 +236,6 @@ class _Builder:
 def _replay_bytes(node: fx.Node) -> int:
     device = next((t.device.type for t in tensors_of(node)), "cpu")
     return _GENERATOR_STATE.get(device, _GENERATOR_STATE_ELSEWHERE)
-
-
-def rounded_up(size: int, block: int) -> int:
-    """``size`` bytes as a whole number of blocks."""
-    return -(-size // block) * block
 
 
 def _loss_workspace(loss: CapturedLoss | None, workspaces: Mapping[fx.Node, int], block: int) -> int:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from planner import Schedule
-from planner.meter import measure_peak
+from remat_planner.planner import Schedule
+from remat_planner.planner.measurement import measure_peak
 
 
 @dataclass(frozen=True)

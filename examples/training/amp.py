@@ -10,7 +10,7 @@ from _checked import Checked, check
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import planner
+import remat_planner
 
 
 def build() -> nn.Module:
@@ -46,8 +46,10 @@ def main() -> Checked:
     inputs, labels = batches(1)[0]
 
     with torch.autocast("cpu", dtype=torch.bfloat16):  # the ambient precision is part of the plan
-        schedule = planner.plan(model, (inputs,), loss=lambda output: cross_entropy(output, labels), budget="80%", time_limit=5)
-    planned = planner.apply_schedule(model, schedule)
+        schedule = remat_planner.plan(
+            model, (inputs,), loss=lambda output: cross_entropy(output, labels), budget="80%", time_limit=5
+        )
+    planned = remat_planner.apply_schedule(model, schedule)
     train(eager)
     train(planned)
 

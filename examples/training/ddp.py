@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import planner
-from planner.meter import measure_peak
+import remat_planner
+from remat_planner.planner.measurement import measure_peak
 
 STEPS = 20
 
@@ -39,9 +39,9 @@ def planned_by_the_first_rank(model, inputs):
     dist.broadcast_object_list(folder)
     path = Path(folder[0]) / "ddp.schedule.json"
     if dist.get_rank() == 0:
-        planner.plan(model, (inputs,), budget="65%", gradient_buckets="copied", time_limit=5).save(path)
+        remat_planner.plan(model, (inputs,), budget="65%", gradient_buckets="copied", time_limit=5).save(path)
     dist.barrier()
-    return planner.Schedule.load(path)
+    return remat_planner.Schedule.load(path)
 
 
 def train(model, inputs):
@@ -75,7 +75,7 @@ def main():
 
     model = build()
     schedule = planned_by_the_first_rank(model, inputs)
-    planned = DistributedDataParallel(planner.apply_schedule(model, schedule))
+    planned = DistributedDataParallel(remat_planner.apply_schedule(model, schedule))
     found = train(planned, inputs)
 
     same = all(map(torch.equal, expected, found))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-import planner
+import remat_planner
 
 
 def build() -> nn.Module:
@@ -54,8 +54,10 @@ def main() -> Checked:
     eager = copy.deepcopy(model)
     inputs, labels = batches(1)[0]
 
-    schedule = planner.plan(model, (inputs,), loss=lambda output: cross_entropy(output, labels), budget="85%", time_limit=5)
-    planned = planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(
+        model, (inputs,), loss=lambda output: cross_entropy(output, labels), budget="85%", time_limit=5
+    )
+    planned = remat_planner.apply_schedule(model, schedule)
     both_eager, both = nn.ModuleList([eager, train(eager)]), nn.ModuleList([planned, train(planned)])
     return check(both_eager, both, schedule, lambda: cross_entropy(planned(inputs), labels).backward())
 

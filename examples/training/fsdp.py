@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-import planner
+import remat_planner
 
 STEPS = 20
 
@@ -59,9 +59,9 @@ def main():
     expected = train(build(), inputs)
 
     model = build()
-    schedule = planner.plan(model, (inputs,), budget="70%", regions="layers.*", optimizer="adamw")
-    verified = planner.verify(model, schedule, (inputs,))
-    planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(model, (inputs,), budget="70%", regions="layers.*", optimizer="adamw")
+    verified = remat_planner.verify(model, schedule, (inputs,))
+    remat_planner.apply_schedule(model, schedule)
     found = train(model, inputs)
 
     same = all(map(torch.equal, expected, found))

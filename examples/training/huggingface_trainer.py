@@ -10,7 +10,7 @@ import torch
 from _checked import Checked, check
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
-import planner
+import remat_planner
 
 
 def build() -> LlamaForCausalLM:
@@ -63,8 +63,8 @@ def main() -> Checked:
     # What Trainer calls the model with: a batch of the collator, and the number of labels, for models that scale their loss.
     batch = {**default_data_collator(texts(4)), "num_items_in_batch": torch.tensor(1.0)}
 
-    schedule = planner.plan(model, (), batch, budget="75%", time_limit=5)
-    planned = planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(model, (), batch, budget="75%", time_limit=5)
+    planned = remat_planner.apply_schedule(model, schedule)
     with tempfile.TemporaryDirectory() as folder:
         train(eager, f"{folder}/eager")
         trainer = train(planned, f"{folder}/planned")

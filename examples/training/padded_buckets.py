@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import planner
-from planner.meter import measure_peak
+import remat_planner
+from remat_planner.planner.measurement import measure_peak
 
 BUCKETS = (32, 64, 128)
 BATCH, WIDTH, WORDS, PADDING = 8, 64, 200, 0
@@ -67,13 +67,13 @@ def main():
     data = list(batches(24))
     of_bucket = {batch["tokens"].shape[1]: batch for batch in data}
 
-    schedule = planner.plan(model, shapes=list(of_bucket.values()), budget="60%", time_limit=2)
-    planned = planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(model, shapes=list(of_bucket.values()), budget="60%", time_limit=2)
+    planned = remat_planner.apply_schedule(model, schedule)
 
     warnings = []
     handler = logging.Handler()
     handler.emit = warnings.append  # the planner says here when it plans for inputs that it does not know
-    logging.getLogger("planner").addHandler(handler)
+    logging.getLogger("remat_planner").addHandler(handler)
     losses, eager_losses = train(planned, data), train(eager, data)
 
     print(f"{len(data)} steps, losses {losses[0]:.3f} to {losses[-1]:.3f}, plans made while training: {len(warnings)}")

@@ -11,7 +11,7 @@ from _checked import Checked, check
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import planner
+import remat_planner
 
 STEPS = 6
 
@@ -40,9 +40,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[t
 
 def first_half(model: nn.Module, folder: Path) -> None:
     inputs, labels = batches()[0]
-    schedule = planner.plan(model, (inputs,), loss=loss_on(labels), budget="75%", time_limit=5)
+    schedule = remat_planner.plan(model, (inputs,), loss=loss_on(labels), budget="75%", time_limit=5)
     schedule.save(folder / "schedule.json")
-    planned = planner.apply_schedule(model, schedule)
+    planned = remat_planner.apply_schedule(model, schedule)
     optimizer = torch.optim.AdamW(planned.parameters(), lr=1e-3)
     data = batches()[: STEPS // 2]
     torch.manual_seed(2)
@@ -51,11 +51,11 @@ def first_half(model: nn.Module, folder: Path) -> None:
     torch.save(state, folder / "checkpoint.pt")
 
 
-def second_half(model: nn.Module, folder: Path) -> tuple[nn.Module, planner.Schedule]:
+def second_half(model: nn.Module, folder: Path) -> tuple[nn.Module, remat_planner.Schedule]:
     """As a new process would: nothing is left of the first but its two files."""
-    schedule = planner.Schedule.load(folder / "schedule.json")
+    schedule = remat_planner.Schedule.load(folder / "schedule.json")
     data = batches()[STEPS // 2 :]
-    planned = planner.apply_schedule(model, schedule, loss=loss_on(data[0][1]))
+    planned = remat_planner.apply_schedule(model, schedule, loss=loss_on(data[0][1]))
     optimizer = torch.optim.AdamW(planned.parameters(), lr=1e-3)
     state = torch.load(folder / "checkpoint.pt")
     planned.load_state_dict(state["model"])

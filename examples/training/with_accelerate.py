@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import planner
+import remat_planner
 
 STEPS = 8
 
@@ -61,8 +61,8 @@ def main() -> Checked:
         return cross_entropy(output, labels)
 
     with accelerator.autocast():  # the precision in which ``prepare`` will make it run
-        schedule = planner.plan(model, (inputs,), loss=loss, budget="80%", time_limit=5)
-    planned = planner.apply_schedule(model, schedule)
+        schedule = remat_planner.plan(model, (inputs,), loss=loss, budget="80%", time_limit=5)
+    planned = remat_planner.apply_schedule(model, schedule)
 
     eager, planned = train(accelerator, eager), train(accelerator, planned)
 

@@ -13,7 +13,7 @@ from _checked import Checked, check
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import planner
+import remat_planner
 
 
 class Planned(lightning.Callback):
@@ -25,16 +25,16 @@ class Planned(lightning.Callback):
 
     def __init__(self, name: str, budget: int | str, inputs: Callable[[Any], tuple], loss: Callable[[Any, Any], torch.Tensor]):
         self.name, self.budget, self.inputs, self.loss = name, budget, inputs, loss
-        self.schedule: planner.Schedule | None = None
+        self.schedule: remat_planner.Schedule | None = None
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, _: int) -> None:
         if self.schedule is None:
             inner = module.get_submodule(self.name)
             with trainer.precision_plugin.forward_context():
-                self.schedule = planner.plan(
+                self.schedule = remat_planner.plan(
                     inner, self.inputs(batch), loss=lambda output: self.loss(output, batch), budget=self.budget, time_limit=5
                 )
-            module.set_submodule(self.name, planner.apply_schedule(inner, self.schedule))
+            module.set_submodule(self.name, remat_planner.apply_schedule(inner, self.schedule))
 
 
 class Classifier(lightning.LightningModule):

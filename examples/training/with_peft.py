@@ -11,7 +11,7 @@ from _checked import Checked, check
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import planner
+import remat_planner
 
 
 def build() -> PeftModel:
@@ -52,8 +52,8 @@ def main() -> Checked:
     eager = copy.deepcopy(model)
     batch = batches(1)[0]
 
-    schedule = planner.plan(model, (), batch, budget="75%", time_limit=5)
-    planned = planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(model, (), batch, budget="75%", time_limit=5)
+    planned = remat_planner.apply_schedule(model, schedule)
     train(eager)
     train(planned)
 

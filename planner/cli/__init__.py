@@ -1,5 +1,5 @@
 """The command ``plan``: ``plan --budget 40GB model.py``, and words beside it (``plan verify``, ``plan show``, ...)."""
 
-from planner.cli.command import main
+from remat_planner.planner.cli.command import main
 
 __all__ = ["main"]

@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 import typer
 
-from planner.cli.export import export_command
-from planner.cli.fit import fit_command
-from planner.cli.interruptible import leave
-from planner.cli.memory import memory_command
-from planner.cli.outcome import ExitCode
-from planner.cli.plan import plan_command
-from planner.cli.profile import profile_command
-from planner.cli.words import devices_command, explain_command, show_command, solvers_command, verify_command
+from remat_planner.planner.cli.catalogue import devices_command, solvers_command
+from remat_planner.planner.cli.exit_codes import ExitCode
+from remat_planner.planner.cli.export import export_command
+from remat_planner.planner.cli.fit import fit_command
+from remat_planner.planner.cli.interruptible import leave
+from remat_planner.planner.cli.memory import memory_command
+from remat_planner.planner.cli.plan import plan_command
+from remat_planner.planner.cli.profile import profile_command
+from remat_planner.planner.cli.show import explain_command, show_command
+from remat_planner.planner.cli.verify import verify_command
 
 WORDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,

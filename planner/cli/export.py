@@ -8,15 +8,13 @@ from typing import Annotated
 
 import typer
 
-from planner.cli.interruptible import interruptibly
-from planner.cli.options import Json, ModelSpec
-from planner.cli.outcome import ExitCode, outcome, print_document
-from planner.cli.progress import Stages
-from planner.cli.words import ScheduleFile, loaded_schedule
-from planner.exports.export import FormName, export
-from planner.exports.form import Export
-from planner.loading import load_model
-from planner.units import format_bytes, format_percent
+from remat_planner.planner.cli.exit_codes import ExitCode, outcome, print_document
+from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.options import Json, ModelSpec, ScheduleFile, loaded_schedule
+from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.exports import Export, FormName, export
+from remat_planner.planner.formatting import format_bytes, format_percent
+from remat_planner.planner.model_loading import load_model
 
 
 def export_command(

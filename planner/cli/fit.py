@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from planner.cli.interruptible import interruptibly
-from planner.cli.options import (
+from remat_planner.planner.cli.checks import sheet_of
+from remat_planner.planner.cli.exit_codes import UsageError, outcome, print_document
+from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.options import (
     Accumulate,
     BudgetKind,
     Costs,
@@ -24,15 +26,12 @@ from planner.cli.options import (
     Solver,
     ZeroStage,
 )
-from planner.cli.outcome import UsageError, outcome, print_document
-from planner.cli.plan import sheet_of
-from planner.cli.progress import Stages
-from planner.fake_build import built_for
-from planner.fit import MOST, Fit, Try, fit
-from planner.loading import load_model
-from planner.units import format_bytes, format_percent, format_seconds
-from solvers.registry import get as get_solver
-from tracer.costs import MEASURE
+from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
+from remat_planner.planner.model_loading import built_for, load_model
+from remat_planner.planner.planning import MOST, Fit, Try, fit
+from remat_planner.solvers.registry import get as get_solver
+from remat_planner.tracer.costs import MEASURE
 
 
 def fit_command(

@@ -9,16 +9,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from planner.cli.interruptible import interruptibly
-from planner.cli.options import Costs, Device, Json, ModelSpec
-from planner.cli.outcome import outcome, print_document
-from planner.cli.plan import sheet_of
-from planner.cli.progress import Stages
-from planner.combinations import Combinations, Row, combinations
-from planner.fake_build import built_for
-from planner.loading import load_model
-from planner.units import format_bytes
-from tracer.costs import MEASURE
+from remat_planner.planner.cli.checks import sheet_of
+from remat_planner.planner.cli.exit_codes import outcome, print_document
+from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.options import Costs, Device, Json, ModelSpec
+from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.formatting import format_bytes
+from remat_planner.planner.model_loading import built_for, load_model
+from remat_planner.planner.reports import Combinations, Row, combinations
+from remat_planner.tracer.costs import MEASURE
 
 _COLUMNS = {
     "parameters": "parameters",

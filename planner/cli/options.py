@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from schedules.schedule import BudgetOn
+from remat_planner.planner.cli.exit_codes import UsageError
+from remat_planner.schedules import BudgetOn, RegionSchedule, Schedule, load_schedule
 
 MODEL_HELP = (
     "model.py, model.py:name or package.module:name; the function (build, unless named) takes nothing and returns "
@@ -74,3 +76,18 @@ BudgetKind = Annotated[
     typer.Option("--budget-on", help="the bytes that the budget limits on a GPU: those handed out, or those reserved for it"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of the report")]
+
+ScheduleFile = Annotated[Path, typer.Argument(metavar="SCHEDULE", help="a schedule file that plan wrote", show_default=False)]
+
+
+def loaded_schedule(path: Path) -> Schedule | RegionSchedule:
+    """The schedule in a file.
+
+    Raises:
+        UsageError: the file cannot be read.
+        schedules.ScheduleFileError: it holds no schedule.
+    """
+    try:
+        return load_schedule(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error

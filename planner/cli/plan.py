@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from planner.budget import AUTO, Budget, parse_budget
-from planner.capacity import budget_on_device
-from planner.cli.interruptible import interruptibly
-from planner.cli.options import (
+from remat_planner.planner.cli.checks import check_writable, sheet_of
+from remat_planner.planner.cli.exit_codes import ExitCode, UsageError, outcome, print_document
+from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.options import (
     Accumulate,
     BudgetKind,
     Costs,
@@ -29,22 +28,29 @@ from planner.cli.options import (
     Solver,
     ZeroStage,
 )
-from planner.cli.outcome import ExitCode, UsageError, outcome, print_document
-from planner.cli.progress import Stages
-from planner.fake_build import built_for
-from planner.loading import DEFAULT_NAME, LoadedModel, load_model
-from planner.plan import schedule_step, settings_for, trace_whole
-from planner.regions.plan import plan_regions
-from planner.reports.comparison import compare
-from planner.reports.document import plan_document
-from planner.reports.regions import region_document, region_hint, region_line, region_report
-from planner.reports.render import one_line, plan_report, usage_hint, verification_report
-from planner.training_state import VIEWS
-from planner.verify import Verification, verify
-from schedules import RegionSchedule, Schedule
-from solvers.registry import get as get_solver
-from tracer.costs import MEASURE
-from tracer.devices import device_named
+from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.measurement import Verification
+from remat_planner.planner.model_loading import DEFAULT_NAME, LoadedModel, built_for, load_model
+from remat_planner.planner.plan import trace_whole
+from remat_planner.planner.planning import AUTO, Budget, budget_on_device, parse_budget, schedule_step, settings_for
+from remat_planner.planner.regions import plan_regions
+from remat_planner.planner.reports import (
+    compare,
+    one_line,
+    plan_document,
+    plan_report,
+    region_document,
+    region_hint,
+    region_line,
+    region_report,
+    usage_hint,
+    verification_report,
+)
+from remat_planner.planner.training_state import VIEWS
+from remat_planner.planner.verify import verify
+from remat_planner.schedules import RegionSchedule, Schedule
+from remat_planner.solvers.registry import get as get_solver
+from remat_planner.tracer.costs import MEASURE
 
 
 def plan_command(
@@ -203,33 +209,6 @@ def _finish_regions(
             result.print(region_hint(written))
     if failed:
         raise typer.Exit(ExitCode.VERIFICATION_FAILED)
-
-
-def sheet_of(device: str, costs: str) -> str:
-    """The costs to ask for where ``--device`` names a GPU.
-
-    Raises:
-        UsageError: ``--costs`` names other ones.
-        UnknownDeviceError: no such GPU is known.
-    """
-    if costs != MEASURE:
-        raise UsageError(f"--device {device} takes the costs from its data sheet and --costs {costs} from elsewhere: give one")
-    return device_named(device).name
-
-
-def check_writable(path: Path) -> None:
-    """Find out before the work whether ``path`` can be written after it.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder: name a file for the schedule with -o")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}): name another file with -o") from error
 
 
 def _default_output(model: str) -> Path:

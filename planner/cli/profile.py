@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from planner.cli.interruptible import interruptibly
-from planner.cli.options import ModelSpec
-from planner.cli.outcome import UsageError, outcome
-from planner.cli.plan import check_writable
-from planner.cli.progress import Stages
-from planner.loading import load_model
-from planner.step import profile_step
-from tracer.costs import PROFILE_SUFFIX
+from remat_planner.planner.cli.checks import check_writable
+from remat_planner.planner.cli.exit_codes import UsageError, outcome
+from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.options import ModelSpec
+from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.model_loading import load_model
+from remat_planner.planner.planning import profile_step
+from remat_planner.tracer.costs import PROFILE_SUFFIX
 
 
 def profile_command(

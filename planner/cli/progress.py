@@ -9,9 +9,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from planner.units import format_percent, format_seconds
-from schedules import Graph
-from solvers import Reporter
+from remat_planner.planner.formatting import format_percent, format_seconds
+from remat_planner.schedules import Graph
+from remat_planner.solvers import Reporter
 
 
 class Stages(Reporter):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from planner.errors import ExportError
-from planner.exports.form import Request
-from planner.regions.find import merged_names, repeated_blocks
+from remat_planner.planner.errors import ExportError
+from remat_planner.planner.exports.result import Request
+from remat_planner.planner.planning import merged_names, repeated_blocks
 
 
 def blocks_of(request: Request, form: str) -> list[str]:
@@ -21,7 +21,7 @@ def blocks_of(request: Request, form: str) -> list[str]:
     if not found:
         raise ExportError(
             f"{type(request.model).__name__} has no blocks to checkpoint, that is modules in a list (nn.ModuleList, or alike "
-            "in an nn.Sequential): train with the schedule itself (planner.apply_schedule)",
+            "in an nn.Sequential): train with the schedule itself (remat_planner.apply_schedule)",
             form=form,
         )
     refuse_caches(request, found, form)
@@ -81,8 +81,8 @@ def refuse_obstacles(request: Request, modules: list[str], form: str) -> None:
     for module in modules:
         if (why := obstacle(request, module)) is not None:
             raise ExportError(
-                f"{form} would run {module} again, but {why}: train with the schedule itself (planner.apply_schedule), or "
-                "export to another form",
+                f"{form} would run {module} again, but {why}: train with the schedule itself (remat_planner.apply_schedule), "
+                "or export to another form",
                 form=form,
                 names=(module,),
             )
@@ -101,7 +101,7 @@ def nothing_to_checkpoint(why: Mapping[str, str | None], blocks: Sequence[str], 
     """The error where none of the blocks, nor a part of one, can be wrapped."""
     reason = next((why[block] for block in blocks if why[block]), "none of them holds anything for the backward")
     return ExportError(
-        f"no module can be checkpointed: {reason}. Train with the schedule itself (planner.apply_schedule)",
+        f"no module can be checkpointed: {reason}. Train with the schedule itself (remat_planner.apply_schedule)",
         form=form,
         names=tuple(blocks),
     )

@@ -1,4 +1,4 @@
-"""``planner.export``: a schedule in the form that another trainer takes."""
+"""``remat_planner.export``: a schedule in the form that another trainer takes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from planner.apply import check_state, is_applied, remove_schedule
-from planner.errors import ExportError
-from planner.exports.eager import EagerStep
-from planner.exports.form import Export, Request
-from planner.exports.gradient_checkpointing import export_transformers
-from planner.exports.megatron import export_megatron
-from planner.exports.modules import export_modules
-from planner.exports.sac import export_sac
-from planner.recapture import recapture
-from planner.step import remembered_capture
-from schedules import RegionSchedule, Schedule
+from remat_planner.planner.apply import check_state, is_applied, remove_schedule
+from remat_planner.planner.errors import ExportError
+from remat_planner.planner.exports.eager_checkpointing import EagerStep
+from remat_planner.planner.exports.hf_transformers import export_transformers
+from remat_planner.planner.exports.megatron import export_megatron
+from remat_planner.planner.exports.modules import export_modules
+from remat_planner.planner.exports.result import Export, Request
+from remat_planner.planner.exports.selective import export_sac
+from remat_planner.planner.planning import remembered_capture
+from remat_planner.planner.runtime import recapture
+from remat_planner.schedules import RegionSchedule, Schedule
 
 FormName = Literal["sac", "modules", "transformers", "megatron"]
 FORMS: dict[str, Callable[[Request], Export]] = {

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from planner.errors import ExportError
-from planner.exports.blocks import blocks_of, obstacle, refuse_obstacles
-from planner.exports.eager import Region
-from planner.exports.form import Export, Request, Tried, answer, best, least_that_fits
+from remat_planner.planner.errors import ExportError
+from remat_planner.planner.exports.blocks import blocks_of, obstacle, refuse_obstacles
+from remat_planner.planner.exports.eager_checkpointing import Region
+from remat_planner.planner.exports.result import Export, Request, Tried, answer, best, least_that_fits
 
 FORM = "megatron"
 _ATTENTION = ("attn", "attention")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from planner.exports.blocks import blocks_of, left_out, nothing_to_checkpoint, obstacle, parts_of
-from planner.exports.form import Export, Request, Tried, answer, best, least_that_fits
+from remat_planner.planner.exports.blocks import blocks_of, left_out, nothing_to_checkpoint, obstacle, parts_of
+from remat_planner.planner.exports.result import Export, Request, Tried, answer, best, least_that_fits
 
 FORM = "modules"
 

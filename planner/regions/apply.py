@@ -9,14 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from planner.budget import Budget
-from planner.errors import InfeasibleBudgetError
-from planner.plan import schedule_step
-from planner.planned_call import Replan
-from planner.ranks import shards_of
-from planner.regions.module import planned_regions, put_on, take_off
-from planner.step import settings_of, state_signature, trace_step
-from schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
+from remat_planner.planner.distributed import shards_of
+from remat_planner.planner.errors import InfeasibleBudgetError
+from remat_planner.planner.planning import Budget, schedule_step, settings_of, state_signature, trace_step
+from remat_planner.planner.regions.forward import planned_regions, put_on, take_off
+from remat_planner.planner.runtime import Replan
+from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
 
 _MOST_LINES = 8
 

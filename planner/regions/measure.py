@@ -11,15 +11,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from planner.errors import RegionError
-from planner.meter import measure_intervals
-from planner.planned_call import Replan
-from planner.ranks import measurements
-from planner.real_step import Loss, device_of, one_step
-from planner.regions.discover import restored
-from planner.regions.module import RegionForward, give_back_forward
-from planner.runtime import first_and_last_node
-from schedules import Schedule
+from remat_planner.planner.distributed import measurements
+from remat_planner.planner.errors import RegionError
+from remat_planner.planner.measurement import Loss, device_of, measure_intervals, one_step, restored
+from remat_planner.planner.regions.forward import RegionForward, give_back_forward
+from remat_planner.planner.runtime import Replan, first_and_last_node
+from remat_planner.schedules import Schedule
 
 Kind = Literal["between", "forward", "backward"]
 Mark = Callable[[str], None]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from schedules import Graph, lifetimes, simulate
-from solvers import Deadline, solve
+from remat_planner.schedules import Graph, lifetimes, simulate
+from remat_planner.solvers import Deadline, solve
 
 _HELD = (0.75, 0.5, 0.35, 0.25, 0.15, 0.08, 0.03, 0.0)  # shares of what the region holds without recomputation
 _PEAKS = (0.85, 0.7, 0.5, 0.3, 0.0)  # shares of its own peak above the least

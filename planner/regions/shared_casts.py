@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from planner.casts import shared_casts
-from planner.regions.discover import Region
+from remat_planner.planner.regions.capture import Region
+from remat_planner.planner.runtime import shared_casts
 
 
 def why_its_casts_are_shared(model: nn.Module, region: Region, read_outside: frozenset[int]) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from schedules import Graph, Schedule, lifetimes
+from remat_planner.schedules import Graph, Schedule, lifetimes
 
 Decision = Literal["kept", "recomputed", "deferred"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from planner.reports.activations import Decision, decisions
-from schedules import Graph, Schedule, lifetimes
+from remat_planner.planner.reports.activations import Decision, decisions
+from remat_planner.schedules import Graph, Schedule, lifetimes
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from planner.regions.find import merged_names
-from planner.regions.options import Part
-from planner.reports.document import REPORT_VERSION, verification_document
-from planner.units import format_bytes, format_percent, format_seconds
-from schedules import RegionSchedule
+from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
+from remat_planner.planner.planning import merged_names
+from remat_planner.planner.regions import Part
+from remat_planner.planner.reports.json_document import REPORT_VERSION, verification_document
+from remat_planner.schedules import RegionSchedule
 
 if TYPE_CHECKING:
-    from planner.verify import Verification
+    from remat_planner.planner.measurement import Verification
 
 _INDENT = (0, 0, 0, 2)
 
@@ -62,9 +62,9 @@ def region_line(schedule: RegionSchedule, verification: Verification | None = No
 def region_hint(path: str) -> RenderableType:
     """The lines that train with the schedule in ``path``."""
     lines = (
-        "import planner",
-        f"schedule = planner.RegionSchedule.load({path!r})",
-        "model = planner.apply_schedule(model, schedule)",
+        "import remat_planner",
+        f"schedule = remat_planner.RegionSchedule.load({path!r})",
+        "model = remat_planner.apply_schedule(model, schedule)",
     )
     return Group(
         Text.assemble("\nSchedule written to ", (path, "bold"), ". To train with it:"),

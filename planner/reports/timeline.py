@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules import Graph, Schedule, Simulation
+from remat_planner.schedules import Graph, Schedule, Simulation
 
 Column = NDArray[np.int64]
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import planner
-from tracer.errors import UnsupportedOperatorError
+import remat_planner
+from remat_planner.tracer.errors import UnsupportedOperatorError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
 Built = tuple[nn.Module, torch.Tensor]
@@ -94,10 +94,10 @@ def _keeps_its_promise(build: Callable[[], Built]) -> None:
     model, x = build()
     model, x = model.cuda(), x.cuda()
     try:
-        schedule = planner.plan(model, (x,), budget="80%", loss=_loss, time_limit=5)
-    except planner.InfeasibleBudgetError as error:
-        schedule = planner.plan(model, (x,), budget=error.minimum, loss=_loss, time_limit=5)
-    found = planner.verify(model, schedule, (x,), loss=_loss)
+        schedule = remat_planner.plan(model, (x,), budget="80%", loss=_loss, time_limit=5)
+    except remat_planner.InfeasibleBudgetError as error:
+        schedule = remat_planner.plan(model, (x,), budget=error.minimum, loss=_loss, time_limit=5)
+    found = remat_planner.verify(model, schedule, (x,), loss=_loss)
     assert found.identical, found.differences
     assert found.predicted_peak_bytes <= found.budget_bytes
     assert found.measured_peak_bytes <= found.budget_bytes
@@ -120,9 +120,9 @@ def test_cudnns_recurrent_layers_are_refused_and_left_to_eager_by_regions() -> N
     torch.manual_seed(0)
     model, x = Recurrent(dropout=0.0).cuda(), torch.randn(32, 256, 64, device="cuda")
     with pytest.raises(UnsupportedOperatorError, match="cuDNN"):
-        planner.plan(model, (x,), budget="80%", loss=_loss)
-    schedule = planner.plan(model, (x,), budget="100%", loss=_loss, regions="[ab]*", time_limit=5)
-    found = planner.verify(model, schedule, (x,), loss=_loss)
+        remat_planner.plan(model, (x,), budget="80%", loss=_loss)
+    schedule = remat_planner.plan(model, (x,), budget="100%", loss=_loss, regions="[ab]*", time_limit=5)
+    found = remat_planner.verify(model, schedule, (x,), loss=_loss)
     assert found.identical, found.differences
     assert found.measured_peak_bytes <= found.budget_bytes
 

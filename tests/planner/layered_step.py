@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedules import Graph, Op, Phase, Schedule, Storage, Value
+from remat_planner.schedules import Graph, Op, Phase, Schedule, Storage, Value
 
 _WIDTH = 1000  # bytes of an activation
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
-from planner.step import Settings, Step, remember_capture
-from schedules import Graph, Origin, Schedule
-from tracer import Joint, lower
+from remat_planner.planner.planning.captures import remember_capture
+from remat_planner.planner.planning.settings import Settings
+from remat_planner.planner.planning.step import Step
+from remat_planner.schedules import Graph, Origin, Schedule
+from remat_planner.tracer import Joint, lower
 
 
 def random_steps(graph: Graph, seed: int, *, evict: float = 0.6, evict_again: float = 0.05) -> tuple[int, ...]:

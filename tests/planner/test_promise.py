@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from planner import InfeasibleBudgetError, Schedule, verify
-from planner.plan import schedule_step
-from planner.step import Settings, Step, trace_step
+from remat_planner.planner import InfeasibleBudgetError, Schedule, verify
+from remat_planner.planner.planning.settings import Settings
+from remat_planner.planner.planning.solve_step import schedule_step
+from remat_planner.planner.planning.step import Step, trace_step
 from tests.tracer.cases import Written, linear, mean_square, noise
 from tests.zoo import ZOO, Case
 

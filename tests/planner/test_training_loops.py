@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-import planner
+import remat_planner
 
 _FOLDER = Path(__file__).resolve().parents[2] / "examples" / "training"
 _NEEDS = {
@@ -75,13 +75,13 @@ def test_the_check_finds_what_differs_and_what_is_over_the_budget(load: Any):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8))
     inputs = torch.randn(32, 8)
-    schedule = planner.plan(model, (inputs,), loss=torch.sum, budget="100%", costs="h100")
-    planned = planner.apply_schedule(model, schedule)
+    schedule = remat_planner.plan(model, (inputs,), loss=torch.sum, budget="100%", costs="h100")
+    planned = remat_planner.apply_schedule(model, schedule)
 
     def step() -> None:
         planned(inputs).sum().backward()
 
-    assert check(planner.remove_schedule(planned), planned, schedule, step).different == ()
+    assert check(remat_planner.remove_schedule(planned), planned, schedule, step).different == ()
     with pytest.raises(SystemExit):
         check(nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8)), planned, schedule, step)
     with pytest.raises(SystemExit):

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-import planner
-from planner import apply_schedule, verify
-from planner.planned_call import PlannedCall
-from schedules import Schedule, StaleScheduleError
+import remat_planner
+from remat_planner.planner import apply_schedule, verify
+from remat_planner.planner.runtime.planned_call import PlannedCall
+from remat_planner.schedules import Schedule, StaleScheduleError
+from remat_planner.tracer import capture, lower
 from tests.planner.random_schedules import random_steps, schedule_of
 from tests.zoo import ZOO, Case
-from tracer import capture, lower
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_a_plan_holds_when_run(name: str):
     case = case_of(name)
     for p in case.model.parameters():
         p.grad = torch.ones_like(p)
-    schedule = planner.plan(case.model, case.args, case.kwargs, budget="100%", loss=case.loss, time_limit=5)
+    schedule = remat_planner.plan(case.model, case.args, case.kwargs, budget="100%", loss=case.loss, time_limit=5)
     before = state_of(case.model)
     found = verify(case.model, schedule, case.args, case.kwargs)
     assert unchanged(before, state_of(case.model))
@@ -75,7 +75,7 @@ def test_a_planned_model_can_be_verified_too():
 @pytest.mark.parametrize("name", ["plain_sequential", "low_rank", "in_place_and_views", "channels_last"])
 def test_a_schedule_from_a_file_finds_what_its_loss_reads(name: str, tmp_path: Any):
     case = case_of(name)
-    planner.plan(case.model, case.args, budget="100%", loss=case.loss, costs="h100", time_limit=5).save(
+    remat_planner.plan(case.model, case.args, budget="100%", loss=case.loss, costs="h100", time_limit=5).save(
         tmp_path / "it.schedule.json"
     )
     loaded = Schedule.load(tmp_path / "it.schedule.json")
@@ -96,7 +96,9 @@ def test_a_loss_that_cannot_be_found_has_to_be_given(tmp_path: Any):
     def mixed(output: torch.Tensor) -> torch.Tensor:
         return output.t().contiguous().sum(0).pow(2).sum() + output.double().sum()  # a float64 loss of a float32 output
 
-    planner.plan(model, (x,), budget="100%", loss=lambda output: mixed(output)[None], costs="h100").save(tmp_path / "a.json")
+    remat_planner.plan(model, (x,), budget="100%", loss=lambda output: mixed(output)[None], costs="h100").save(
+        tmp_path / "a.json"
+    )
     loaded = Schedule.load(tmp_path / "a.json")
     with pytest.raises(StaleScheduleError, match="loss"):
         verify(model, loaded, (x,))
@@ -110,7 +112,7 @@ def test_the_loss_of_a_schedule_from_a_file_may_leave_its_result_in_a_large_buff
 
     torch.manual_seed(0)
     model, x = nn.Linear(32, 32), torch.randn(32, 32)
-    schedule = planner.plan(model, (x,), budget="100%", loss=loss)
+    schedule = remat_planner.plan(model, (x,), budget="100%", loss=loss)
     made = next(op for op in schedule.graph.ops if op.outside)
     scalar = next(value for value in map(schedule.graph.values.__getitem__, made.writes) if value.name == "loss")
     assert schedule.graph.storages[scalar.storage].bytes == x.nbytes, "as PyTorch does on the CPU"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schedules import Graph, Origin, Schedule, ScheduleFileError
+from remat_planner.schedules import Graph, Origin, Schedule, ScheduleFileError
 from tests.strategies import graphs, schedules
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from hypothesis import given
 
-from schedules import Graph, GraphError, Op, Storage, Value, simulate
+from remat_planner.schedules import Graph, GraphError, Op, Storage, Value, simulate
 from tests.instances import instance_path
 from tests.strategies import graphs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedules import Graph, Op, Schedule, Storage, Value
+from remat_planner.schedules import Graph, Op, Schedule, Storage, Value
 
 
 def _schedule(*, loss: bool) -> Schedule:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import Graph, InvalidScheduleError, Op, Storage, Value, simulate
+from remat_planner.schedules import Graph, InvalidScheduleError, Op, Storage, Value, simulate
 from tests.strategies import graphs, schedules
 
 

@@ -9,7 +9,7 @@ import heapq
 import math
 from dataclasses import dataclass
 
-from solvers.problem import Problem
+from remat_planner.solvers.problem.reduced_graph import Problem
 
 
 @dataclass(frozen=True, order=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from schedules import Graph, Op, Storage, Value, simulate
+from remat_planner.schedules import Graph, Op, Storage, Value, simulate
 from tests.instances import instance_path
 from tests.strategies import graphs
 

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from tracer import Joint
+from remat_planner.tracer import Joint
 
 
 @dataclass

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from schedules import simulate
+from remat_planner.schedules import simulate
+from remat_planner.tracer import capture, lower
+from remat_planner.tracer.errors import PythonStateError
 from tests.tracer.cases import CASES, Written, linear, mean_square, noise
 from tests.tracer.replay import replay
 from tests.zoo import Case, loss_of
-from tracer import capture, lower
-from tracer.errors import PythonStateError
 
 
 def build(name: str) -> Case:

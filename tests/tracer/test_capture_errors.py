@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tracer.cases import Written, linear, mean_square, noise
-from tracer import CaptureError, capture
-from tracer.errors import (
+from remat_planner.tracer import CaptureError, capture
+from remat_planner.tracer.errors import (
     DataDependentError,
     InputsDoNotFitError,
     LossError,
@@ -22,6 +21,7 @@ from tracer.errors import (
     StateReassignedError,
     UnsupportedOperatorError,
 )
+from tests.tracer.cases import Written, linear, mean_square, noise
 
 HERE = "tests/tracer/test_capture_errors.py:"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from schedules import simulate
-from tracer import capture, lower
+from remat_planner.schedules import simulate
+from remat_planner.tracer import capture, lower
 
 
 def test_layers_of_a_7b_model_are_captured_without_their_memory():

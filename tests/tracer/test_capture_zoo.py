@@ -13,13 +13,13 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from schedules import simulate
+from remat_planner.schedules import simulate
+from remat_planner.tracer import lower
+from remat_planner.tracer.capture import Recorded, assemble, record_step
+from remat_planner.tracer.joint.graph import Joint
+from remat_planner.tracer.joint.output_tree import flatten
 from tests.tracer.replay import replay
 from tests.zoo import ZOO, Case, loss_of
-from tracer import lower
-from tracer.capture import Recorded, assemble, record_step
-from tracer.joint import Joint
-from tracer.trees import flatten
 
 pytestmark = pytest.mark.parametrize("name", ZOO)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from schedules import simulate
+from remat_planner.schedules import simulate
+from remat_planner.tracer import capture, lower
 from tests.tracer.cases import Written, linear, mean_square, noise
 from tests.zoo import ZOO
-from tracer import capture, lower
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def test_routing_and_unknown_operators_are_pinned_with_a_reason():
 
 
 def test_unknown_operators_are_pinned_until_they_are_declared_pure():
-    from tracer import operators
+    from remat_planner.tracer.joint import operators
 
     @torch.library.custom_op("planner_test::sine", mutates_args=())
     def sine(x: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from planner import torch_private as planner_private
-from tracer import torch_private as private
+from remat_planner.planner import torch_private as planner_private
+from remat_planner.tracer import torch_private as private
 
 
 def test_fake_mode_gives_shapes_without_values():

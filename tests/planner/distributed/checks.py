@@ -17,13 +17,13 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 
-import planner
-from planner.meter import measure_peak
-from planner.ranks import own_part
-from planner.training_errors import ShardedError
-from schedules import RegionSchedule, Schedule, StaleScheduleError
+import remat_planner
+from remat_planner.planner.distributed.ranks import own_part
+from remat_planner.planner.errors import ShardedError
+from remat_planner.planner.measurement.peak import measure_peak
+from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError
+from remat_planner.tracer.errors import ModelNotSupportedError, UnsupportedOperatorError
 from tests.planner.distributed.models import MANY_STEPS, STEPS, WIDTH, Block, build, measured, rank, same, sharded, train
-from tracer.errors import ModelNotSupportedError, UnsupportedOperatorError
 
 TOLERANCE = 0.03
 
@@ -32,7 +32,7 @@ def planned_once(folder: Path, model: nn.Module, x: torch.Tensor, **options: obj
     """The schedule that the first rank finds, on every rank; a file for each kind of model and options."""
     path = folder / f"{type(model).__name__}{options}.json"
     if rank() == 0 and not path.exists():
-        planner.plan(model, (x,), solver="ilp", time_limit=2, **options).save(path)
+        remat_planner.plan(model, (x,), solver="ilp", time_limit=2, **options).save(path)
     torch.distributed.barrier()
     return Schedule.load(path)
 
@@ -43,7 +43,7 @@ def planned_blocks(folder: Path, model: nn.Module, x: torch.Tensor, name: str) -
     known = path.exists()
     torch.distributed.barrier()
     if not known and (rank() == 0 or name == "sharded"):
-        schedule = planner.plan(model, (x,), budget="80%", regions="layers.*", optimizer="adamw")
+        schedule = remat_planner.plan(model, (x,), budget="80%", regions="layers.*", optimizer="adamw")
         if name == "sharded":
             alike: list[object] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(alike, {name: region.steps for name, region in schedule.regions.items()})
@@ -78,7 +78,7 @@ def ddp(folder: Path) -> None:
         model, _ = build()
         buckets = "views" if views else "copied"
         schedule = planned_once(folder, model, x, budget="65%", gradient_buckets=buckets, accumulate=many())
-        planned = planner.apply_schedule(model, schedule)
+        planned = remat_planner.apply_schedule(model, schedule)
         wrapped = DistributedDataParallel(planned, gradient_as_bucket_view=views)
         assert same(train(wrapped, x, steps=steps()), expected)
         keeps_its_promise(schedule, schedule.graph.constant_bytes, wrapped, x)
@@ -89,8 +89,8 @@ def ddp_by_regions(folder: Path) -> None:
     model, x = build()
     expected = train(DistributedDataParallel(model), x, steps=steps())
     wrapped = DistributedDataParallel(build()[0])
-    schedule = planner.plan(wrapped, (x,), budget="75%", regions="module.layers.*")
-    assert planner.apply_schedule(wrapped, schedule) is wrapped
+    schedule = remat_planner.plan(wrapped, (x,), budget="75%", regions="module.layers.*")
+    assert remat_planner.apply_schedule(wrapped, schedule) is wrapped
     assert same(train(wrapped, x, steps=steps()), expected)
     keeps_its_promise(schedule, schedule.constant_bytes, wrapped, x)
 
@@ -105,10 +105,10 @@ def fsdp(folder: Path) -> None:
     assert parts <= schedule.constants["parameters"] < sum(p.numel() * 4 for p in model.parameters())
     assert 2 * parts <= schedule.constants["optimizer"] < 2.1 * schedule.constants["parameters"]
     if not many():  # it compares what each rank has, whatever their number
-        found = planner.verify(model, schedule, (x,))
+        found = remat_planner.verify(model, schedule, (x,))
         assert found.identical, found.differences
         assert found.within_budget
-    planner.apply_schedule(model, schedule)
+    remat_planner.apply_schedule(model, schedule)
     assert same(train(model, x, steps=steps()), expected)
     keeps_its_promise(schedule, schedule.constant_bytes, model, x)
 
@@ -119,13 +119,13 @@ def sharded_afterwards(folder: Path) -> None:
     expected = train(sharded(model), x)
     model, _ = build()
     by_regions = planned_blocks(folder, model, x, "blocks")
-    assert same(train(sharded(planner.apply_schedule(model, by_regions)), x), expected)
+    assert same(train(sharded(remat_planner.apply_schedule(model, by_regions)), x), expected)
     with pytest.raises(StaleScheduleError, match=r"planned for parameters that are not divided"):
-        planner.apply_schedule(sharded(build()[0]), by_regions)
+        remat_planner.apply_schedule(sharded(build()[0]), by_regions)
     expected = train(fully_shard(build()[0]), x)
     model, _ = build()
     whole = planned_once(folder, model, x, budget="65%")
-    assert same(train(fully_shard(planner.apply_schedule(model, whole)), x), expected)
+    assert same(train(fully_shard(remat_planner.apply_schedule(model, whole)), x), expected)
 
 
 def refusals(folder: Path) -> None:
@@ -133,28 +133,28 @@ def refusals(folder: Path) -> None:
     model, x = build()
     schedule = planned_once(folder, model, x, budget="65%")
     with pytest.raises(ShardedError, match=r"layers\.0\.norm\.weight is a DTensor.*by regions") as caught:
-        sharded(planner.apply_schedule(model, schedule))(x)
+        sharded(remat_planner.apply_schedule(model, schedule))(x)
     assert "layers.1.down.bias" in caught.value.names
     with pytest.raises(ModelNotSupportedError, match=r"wrapped by fully_shard.*regions="):
-        planner.plan(sharded(build()[0]), (x,), budget="65%")
+        remat_planner.plan(sharded(build()[0]), (x,), budget="65%")
     nested, _ = build()
     fully_shard(nested.layers[0].up)
     with pytest.raises(ModelNotSupportedError, match=r"region 'layers\.0': module 'up' is wrapped by fully_shard"):
-        planner.plan(sharded(nested), (x,), budget="80%", regions="layers.*")
+        remat_planner.plan(sharded(nested), (x,), budget="80%", regions="layers.*")
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     for budget in ({"budget": "65%"}, {"budget": "80%", "regions": "layers.*"}):
         parallel, _ = build()
         for layer in parallel.layers:
             parallelize_module(layer, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
         with pytest.raises(ModelNotSupportedError, match=r"up\.weight is a DTensor.*Tensor-parallel modules cannot be planned"):
-            planner.plan(parallel, (torch.ones_like(x),), **budget)
+            remat_planner.plan(parallel, (torch.ones_like(x),), **budget)
     model, _ = build()
-    planner.apply_schedule(model, planned_blocks(folder, model, x, "blocks"))
+    remat_planner.apply_schedule(model, planned_blocks(folder, model, x, "blocks"))
     parallelize_module(model.layers[1], mesh, {"up": ColwiseParallel()})
     with pytest.raises(ShardedError, match=r"up\.weight is a DTensor"):
         model(x)
     with pytest.raises(ModelNotSupportedError, match="DataParallel"):
-        planner.plan(nn.DataParallel(build()[0]), (x,), budget="80%", regions="module.layers.*")
+        remat_planner.plan(nn.DataParallel(build()[0]), (x,), budget="80%", regions="module.layers.*")
 
 
 def overlap(folder: Path) -> None:
@@ -187,14 +187,14 @@ def overlap(folder: Path) -> None:
 
     model, x = build()
     schedule = planned_once(folder, model, x, budget="65%")
-    eager, ours = ddp_order(build()[0], x), ddp_order(planner.apply_schedule(model, schedule), x)
+    eager, ours = ddp_order(build()[0], x), ddp_order(remat_planner.apply_schedule(model, schedule), x)
     buckets = [what for what in ours if what.startswith("bucket")]
     assert len(buckets) > 2
     assert buckets == [what for what in eager if what.startswith("bucket")]
     assert ours == eager
     assert ours.index(buckets[0]) < len(ours) / 2, "long before the last gradient"
     model = sharded(build()[0])
-    planner.apply_schedule(model, planned_blocks(folder, model, x, "sharded"))
+    remat_planner.apply_schedule(model, planned_blocks(folder, model, x, "sharded"))
     eager, ours = fsdp_order(sharded(build()[0]), x), fsdp_order(model, x)
     assert any("post_backward_reduce" in name for name in ours)
     assert ours == eager
@@ -228,10 +228,10 @@ def pinned_collectives(folder: Path) -> None:
     assert sum(schedule.graph.ops[i].phase == "forward" for i in pinned) == 2, "gathered, and waited for"
     assert len(schedule.steps) > len(schedule.graph.ops)
     assert all(schedule.steps.count(i) == 1 for i in pinned)
-    found = planner.verify(model, schedule, (x,))
+    found = remat_planner.verify(model, schedule, (x,))
     assert found.identical, found.differences
     with pytest.raises(UnsupportedOperatorError, match=r"c10d\.allreduce_.*communicates in place"):
-        planner.plan(Communicating(in_place=True), (x,), budget="70%")
+        remat_planner.plan(Communicating(in_place=True), (x,), budget="70%")
 
 
 def pipeline(folder: Path) -> None:
@@ -263,7 +263,7 @@ def pipeline(folder: Path) -> None:
 
     expected, eager_peak = run(stage())
     module = stage()
-    schedule = planner.plan(
+    schedule = remat_planner.plan(
         module,
         (piece.requires_grad_(rank() > 0),),
         loss=(lambda output: loss(output, piece.detach())) if rank() == stages - 1 else None,
@@ -271,7 +271,7 @@ def pipeline(folder: Path) -> None:
         solver="ilp",
         time_limit=2,
     )
-    found, peak = run(planner.apply_schedule(module, schedule))
+    found, peak = run(remat_planner.apply_schedule(module, schedule))
     assert same(found, expected)
     bound = schedule.peak_in_flight(microbatches)
     assert schedule.graph.constant_bytes + peak <= bound

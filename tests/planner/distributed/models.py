@@ -10,9 +10,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from planner.meter import measure_peak
-from planner.ranks import measurements, own_part
-from planner.real_step import one_step
+from remat_planner.planner.distributed.ranks import measurements, own_part
+from remat_planner.planner.measurement.peak import measure_peak
+from remat_planner.planner.measurement.real_step import one_step
 
 STEPS = 4
 MANY_STEPS = 20

@@ -1,0 +1,43 @@
+"""TODO: ."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from rich.table import Table
+
+from remat_planner.planner.cli.exit_codes import outcome, print_document
+from remat_planner.planner.cli.options import Json
+from remat_planner.planner.formatting import format_bytes
+from remat_planner.solvers import available
+from remat_planner.tracer.costs import DEVICES
+
+
+def devices_command(as_json: Json = False) -> None:
+    """List the GPUs that `plan --device` knows, with what their data sheets say."""
+    with outcome(as_json=as_json) as result:
+        if as_json:
+            print_document(result, {name: asdict(device) for name, device in DEVICES.items()})
+            return
+        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+        for title in ("name", "memory", "bandwidth", "bfloat16", "float32"):
+            table.add_column(title, justify="left" if title == "name" else "right", no_wrap=True)
+        for name, device in DEVICES.items():
+            rates = (f"{device.rate(dtype) / 1e12:,.0f} TFLOP/s" for dtype in (torch.bfloat16, torch.float32))
+            table.add_row(name, format_bytes(device.memory), f"{format_bytes(device.bandwidth)}/s", *rates)
+        result.print(table)
+
+
+def solvers_command(as_json: Json = False) -> None:
+    """List the solvers that can run here."""
+    with outcome(as_json=as_json) as result:
+        if as_json:
+            print_document(result, available())
+            return
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for name, description in available().items():
+            table.add_row(name, description)
+        result.print(table)

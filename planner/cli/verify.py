@@ -1,0 +1,33 @@
+"""TODO: ."""
+
+from __future__ import annotations
+
+import typer
+
+from remat_planner.planner.cli.exit_codes import ExitCode, outcome, print_document
+from remat_planner.planner.cli.options import Json, ModelSpec, ScheduleFile, loaded_schedule
+from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.model_loading import load_model
+from remat_planner.planner.reports import verification_document, verification_report
+from remat_planner.planner.verify import verify
+
+
+def verify_command(
+    schedule: ScheduleFile,
+    model: ModelSpec,
+    as_json: Json = False,
+) -> None:
+    """Run a schedule's real training step beside eager's: compare every bit and measure the peak."""
+    with outcome(as_json=as_json) as result:
+        planned = loaded_schedule(schedule)
+        with Stages(quiet=False) as stages:
+            stages.stage(f"Loading {model}")
+            loaded = load_model(model)
+            stages.stage("Verifying")
+            verification = verify(loaded.model, planned, loaded.args, loaded.kwargs, loss=loaded.loss)
+        if as_json:
+            print_document(result, verification_document(verification))
+        else:
+            result.print(verification_report(verification))
+        if not (verification.identical and verification.within_budget):
+            raise typer.Exit(ExitCode.VERIFICATION_FAILED)

@@ -1,1 +1,0 @@
-"""Having the graphs of a program compiled, without its recomputation being undone."""

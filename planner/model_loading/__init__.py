@@ -1,0 +1,14 @@
+"""TODO."""
+
+from remat_planner.planner.model_loading.fake_build import built_for, built_without_memory
+from remat_planner.planner.model_loading.load import DEFAULT_NAME, LoadedModel, ModelCodeError, ModelNotLoadedError, load_model
+
+__all__ = [
+    "DEFAULT_NAME",
+    "LoadedModel",
+    "ModelCodeError",
+    "ModelNotLoadedError",
+    "built_for",
+    "built_without_memory",
+    "load_model",
+]

@@ -1,0 +1,97 @@
+"""Budgets: what "40GB", "512MiB", "60%" or a whole number of bytes mean.
+
+GB is 10^9 and GiB is 2^30. The two differ by 7 %, so what was understood is always printed in both.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from remat_planner.planner.errors import BudgetError
+from remat_planner.planner.formatting import format_bytes_both
+
+AUTO = "auto"
+"""The budget that is a device's memory; ``planner.capacity`` knows how much that is."""
+
+_PATTERN = re.compile(r"\s*(?P<number>[+-]?(?:\d[\d_,]*)?(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>%|[a-zA-Z]*)\s*")
+_PREFIXES = "kmgtp"
+_EXPECTED = (
+    'write a number of bytes with its unit, such as "40GB" (10^9), "512MiB" (2^20) or "60%" of the peak without recomputation'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A budget as it was given: bytes, or a share of the peak without recomputation. Exactly one of the two is set.
+
+    Attributes:
+        origin: where the bytes come from, if they were not given as such.
+    """
+
+    bytes: int | None = None
+    share: Fraction | None = None
+    origin: str = ""
+
+    def resolve(self, baseline_peak: int) -> int:
+        """The budget in bytes where the step without recomputation peaks at ``baseline_peak`` bytes."""
+        if self.share is not None:
+            return int(self.share * baseline_peak)
+        return self.bytes or 0
+
+    def describe(self, resolved: int) -> str:
+        """What was understood, in decimal and binary units; ``resolved`` is the budget in bytes."""
+        understood = format_bytes_both(resolved)
+        if self.share is None:
+            return f"{understood}, {self.origin}" if self.origin else understood
+        return f"{understood}, {float(100 * self.share):g} % of the peak without recomputation"
+
+
+def parse_budget(budget: int | str) -> Budget:
+    """Read a budget.
+
+    Raises:
+        BudgetError: it is no number of bytes, zero or negative.
+    """
+    if isinstance(budget, str):
+        number, unit = _split(budget)
+    else:
+        number, unit = _whole(budget), "b"
+    if number <= 0:
+        raise BudgetError(f"a budget of {budget!r} leaves no memory at all: {_EXPECTED}")
+    if unit == "%":
+        return Budget(share=number / 100)
+    count = number * _factor(unit, budget)
+    if count < 1:
+        raise BudgetError(f"a budget of {budget!r} is less than one byte: {_EXPECTED}")
+    return Budget(bytes=int(count))
+
+
+def _split(budget: str) -> tuple[Fraction, str]:
+    match = _PATTERN.fullmatch(budget)
+    if match is None or not any(character.isdigit() for character in match["number"]):
+        raise BudgetError(f"the budget {budget!r} is no number of bytes: {_EXPECTED}")
+    return Fraction(match["number"].replace(",", "").replace("_", "")), match["unit"].lower()
+
+
+def _whole(budget: object) -> Fraction:
+    try:
+        if isinstance(budget, bool):
+            raise TypeError
+        return Fraction(operator.index(budget))  # type: ignore[arg-type]
+    except TypeError:
+        raise BudgetError(f"the budget {budget!r} is not a whole number of bytes: {_EXPECTED}") from None
+
+
+def _factor(unit: str, budget: int | str) -> int:
+    """Bytes in one of ``unit``: "", "b", "gb", "g", "gib" and the like."""
+    bare = unit.removesuffix("b")
+    if not bare:
+        return 1
+    base = 1024 if bare.endswith("i") and len(bare) > 1 else 1000
+    prefix = bare.removesuffix("i")
+    if len(prefix) != 1 or prefix not in _PREFIXES:
+        raise BudgetError(f"the budget {budget!r} has an unknown unit: {_EXPECTED}")
+    return int(base ** (_PREFIXES.index(prefix) + 1))

@@ -1,0 +1,55 @@
+"""TODO: ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+
+def state_signature(model: nn.Module) -> dict[str, str]:
+    """The form of every parameter and buffer by its full name, frozen parameters marked."""
+    forms = {
+        name: form_of(p) + ("" if p.requires_grad else " frozen") for name, p in model.named_parameters(remove_duplicate=False)
+    }
+    return forms | {name: form_of(b) for name, b in model.named_buffers(remove_duplicate=False)}
+
+
+def mode_signature(model: nn.Module) -> dict[str, str]:
+    """The mode of each module that is not in that of the one it lies in; the model itself, "", lies in nothing and trains."""
+    found: dict[str, str] = {}
+    above = {id(model): True}
+    for name, module in model.named_modules():
+        if module.training != above[id(module)]:
+            found[name] = "training" if module.training else "evaluation"
+        above |= {id(child): module.training for child in module.children()}
+    return found
+
+
+def input_signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """The form of every input by its place: "[0]" for the first positional one, "['labels']" for a named one.
+
+    Leaves of containers that were registered without names for their entries are numbered, "#0", "#1".
+    """
+    inputs = (tuple(args), dict(kwargs))
+    try:
+        named = [(pytree.keystr(path[1:]), leaf) for path, leaf in pytree.tree_flatten_with_path(inputs)[0]]
+    except ValueError:
+        named = [(f"#{k}", leaf) for k, leaf in enumerate(pytree.tree_leaves(inputs))]
+    return {place: _form_of_leaf(leaf) for place, leaf in named}
+
+
+def _form_of_leaf(leaf: Any) -> str:
+    if isinstance(leaf, torch.Tensor):
+        return form_of(leaf)
+    if leaf is None or isinstance(leaf, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
+        return repr(leaf)
+    return type(leaf).__qualname__  # the repr of an arbitrary object may name its address
+
+
+def form_of(tensor: torch.Tensor) -> str:
+    """Dtype and shape of a tensor, as in "float32[4, 8]"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

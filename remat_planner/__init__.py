@@ -1,0 +1,178 @@
+"""Plan the activation memory of a PyTorch training step within a number of bytes.
+
+    schedule = remat_planner.plan(model, (inputs,), budget="40GB")
+    model = remat_planner.apply_schedule(model, schedule)
+
+The public names are here. Each is imported when it is first used, so that ``import remat_planner`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from remat_planner.planner.apply import apply_schedule as apply_schedule
+    from remat_planner.planner.apply import remove_schedule as remove_schedule
+    from remat_planner.planner.compile import SavedSet as SavedSet
+    from remat_planner.planner.compile import ScheduleBackend as ScheduleBackend
+    from remat_planner.planner.errors import AlreadyAppliedError as AlreadyAppliedError
+    from remat_planner.planner.errors import BackwardError as BackwardError
+    from remat_planner.planner.errors import BackwardTwiceError as BackwardTwiceError
+    from remat_planner.planner.errors import BatchError as BatchError
+    from remat_planner.planner.errors import BudgetError as BudgetError
+    from remat_planner.planner.errors import ChangedInBetweenError as ChangedInBetweenError
+    from remat_planner.planner.errors import CompilerError as CompilerError
+    from remat_planner.planner.errors import DoubleBackwardError as DoubleBackwardError
+    from remat_planner.planner.errors import ExportError as ExportError
+    from remat_planner.planner.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from remat_planner.planner.errors import NotAppliedError as NotAppliedError
+    from remat_planner.planner.errors import OptimizerError as OptimizerError
+    from remat_planner.planner.errors import RegionError as RegionError
+    from remat_planner.planner.errors import SavedSetError as SavedSetError
+    from remat_planner.planner.errors import ShapesError as ShapesError
+    from remat_planner.planner.errors import ShardedError as ShardedError
+    from remat_planner.planner.errors import SharedCastError as SharedCastError
+    from remat_planner.planner.errors import TrainingStateError as TrainingStateError
+    from remat_planner.planner.errors import TransformError as TransformError
+    from remat_planner.planner.errors import UnexpectedGradientError as UnexpectedGradientError
+    from remat_planner.planner.exports import Export as Export
+    from remat_planner.planner.exports import export as export
+    from remat_planner.planner.measurement import Verification as Verification
+    from remat_planner.planner.plan import plan as plan
+    from remat_planner.planner.plan import trace as trace
+    from remat_planner.planner.planning import Fit as Fit
+    from remat_planner.planner.planning import fit as fit
+    from remat_planner.planner.verify import verify as verify
+    from remat_planner.schedules import Graph as Graph
+    from remat_planner.schedules import GraphError as GraphError
+    from remat_planner.schedules import InvalidScheduleError as InvalidScheduleError
+    from remat_planner.schedules import RegionSchedule as RegionSchedule
+    from remat_planner.schedules import Schedule as Schedule
+    from remat_planner.schedules import ScheduleFileError as ScheduleFileError
+    from remat_planner.schedules import StaleScheduleError as StaleScheduleError
+    from remat_planner.schedules import simulate as simulate
+    from remat_planner.solvers import Solver as Solver
+    from remat_planner.solvers import SolverMissingError as SolverMissingError
+    from remat_planner.solvers import UnknownSolverError as UnknownSolverError
+    from remat_planner.solvers import available as available
+    from remat_planner.tracer.costs import CostError as CostError
+    from remat_planner.tracer.costs import DeviceNotAtHandError as DeviceNotAtHandError
+    from remat_planner.tracer.costs import MeasurementError as MeasurementError
+    from remat_planner.tracer.costs import ProfileError as ProfileError
+    from remat_planner.tracer.costs import ProfileWarning as ProfileWarning
+    from remat_planner.tracer.costs import UnknownDeviceError as UnknownDeviceError
+    from remat_planner.tracer.errors import CaptureError as CaptureError
+    from remat_planner.tracer.errors import DataDependentError as DataDependentError
+    from remat_planner.tracer.errors import InputsDoNotFitError as InputsDoNotFitError
+    from remat_planner.tracer.errors import LossError as LossError
+    from remat_planner.tracer.errors import LostHookError as LostHookError
+    from remat_planner.tracer.errors import ModelNotSupportedError as ModelNotSupportedError
+    from remat_planner.tracer.errors import NothingToTrainError as NothingToTrainError
+    from remat_planner.tracer.errors import PythonStateError as PythonStateError
+    from remat_planner.tracer.errors import StateReassignedError as StateReassignedError
+    from remat_planner.tracer.errors import UnsupportedOperatorError as UnsupportedOperatorError
+
+_PUBLIC = {
+    "planner.apply": (
+        "apply_schedule",
+        "remove_schedule",
+    ),
+    "planner.compile": (
+        "SavedSet",
+        "ScheduleBackend",
+    ),
+    "planner.errors": (
+        "AlreadyAppliedError",
+        "BackwardError",
+        "BackwardTwiceError",
+        "BatchError",
+        "BudgetError",
+        "ChangedInBetweenError",
+        "CompilerError",
+        "DoubleBackwardError",
+        "ExportError",
+        "InfeasibleBudgetError",
+        "NotAppliedError",
+        "OptimizerError",
+        "RegionError",
+        "SavedSetError",
+        "ShapesError",
+        "SharedCastError",
+        "ShardedError",
+        "TrainingStateError",
+        "TransformError",
+        "UnexpectedGradientError",
+    ),
+    "planner.exports": (
+        "Export",
+        "export",
+    ),
+    "planner.measurement": ("Verification",),
+    "planner.plan": (
+        "plan",
+        "trace",
+    ),
+    "planner.planning": (
+        "Fit",
+        "fit",
+    ),
+    "planner.verify": ("verify",),
+    "schedules": (
+        "Graph",
+        "GraphError",
+        "InvalidScheduleError",
+        "RegionSchedule",
+        "Schedule",
+        "ScheduleFileError",
+        "StaleScheduleError",
+        "simulate",
+    ),
+    "solvers": (
+        "Solver",
+        "SolverMissingError",
+        "UnknownSolverError",
+        "available",
+    ),
+    "tracer.errors": (
+        "CaptureError",
+        "DataDependentError",
+        "InputsDoNotFitError",
+        "LossError",
+        "LostHookError",
+        "ModelNotSupportedError",
+        "NothingToTrainError",
+        "PythonStateError",
+        "StateReassignedError",
+        "UnsupportedOperatorError",
+    ),
+    "tracer.costs": (
+        "CostError",
+        "DeviceNotAtHandError",
+        "MeasurementError",
+        "ProfileError",
+        "ProfileWarning",
+        "UnknownDeviceError",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [*sorted(_MODULE_OF), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        try:
+            return version("remat-planner")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "unknown"
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,31 @@
+"""TODO."""
+
+from remat_planner.solvers.chain.actions import Action, sweep
+from remat_planner.solvers.chain.binomial import repetitions, split
+from remat_planner.solvers.chain.persistent_dp import Stages, steps, table
+from remat_planner.solvers.chain.saved_set_sequence import just_in_time
+from remat_planner.solvers.chain.segments import kept_by_segments, module_segments
+from remat_planner.solvers.chain.snapshot_search import SnapshotSolver
+from remat_planner.solvers.chain.stage_options import in_slots, measure
+from remat_planner.solvers.chain.stages import Chain, Forward, chain_at, chains, fixed_items
+
+__all__ = [
+    "Action",
+    "Chain",
+    "Forward",
+    "SnapshotSolver",
+    "Stages",
+    "chain_at",
+    "chains",
+    "fixed_items",
+    "in_slots",
+    "just_in_time",
+    "kept_by_segments",
+    "measure",
+    "module_segments",
+    "repetitions",
+    "split",
+    "steps",
+    "sweep",
+    "table",
+]

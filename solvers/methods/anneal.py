@@ -1,0 +1,33 @@
+"""TODO: ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from remat_planner.solvers.annealing import COMPILING, anneal, best_of, in_time, nodes_of
+from remat_planner.solvers.interface import Answer, Solver, Task
+
+
+class Anneal(Solver):
+    """Simulated annealing; see the module."""
+
+    name = "anneal"
+    description = "simulated annealing of the execution sequence, several times over (Kirkpatrick et al. 1983)"
+
+    def solve(self, task: Task) -> Answer:
+        """The best sequence found in the number of moves that the time limit stands for."""
+        problem = task.problem
+        starts = [nodes_of(problem, steps) for steps in task.start]
+        order = range(problem.n)
+        if problem.simulate(order).peak_bytes <= task.budget:
+            return Answer(steps=problem.expand(order))
+        if not in_time(task.deadline):
+            best = best_of(problem, task.budget, [order, *starts])
+            return Answer(steps=problem.expand(best.nodes), note=f"nothing annealed: compiling takes {COMPILING:g} s, once")
+
+        def improved(nodes: Sequence[int]) -> None:
+            simulation = problem.simulate(nodes)
+            task.reporter.improved(simulation.seconds, simulation.peak_bytes)
+
+        found = anneal(problem, task.budget, task.deadline, starts=starts, improved=improved)
+        return Answer(steps=problem.expand(found.nodes))

@@ -1,0 +1,127 @@
+"""Every operator of a step measured, on arguments of the forms that really arrive.
+
+Fake tensors get some results wrong: the statistics of a bfloat16 layer norm with float32 weights are bfloat16 there and float32
+on a CPU, which the backward then insists on; the seed of memory-efficient attention is on the GPU there and on the host in
+truth, where the backward reads it. So a result that turns out to have another dtype, device or other strides than its fake is
+corrected for those who read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.costs.errors import CostError, MeasurementError
+from remat_planner.tracer.costs.measure import Measured, TensorForm, measure, undisturbed
+from remat_planner.tracer.costs.op_call import OpCall, op_call
+from remat_planner.tracer.errors import UnsupportedOperatorError
+from remat_planner.tracer.torch_private import fake_mode_of
+
+
+def measured_calls(
+    nodes: Sequence[fx.Node], progress: Callable[[int, int], None] | None = None
+) -> dict[fx.Node, tuple[OpCall, Measured | None]]:
+    """Measure each node, producers before their readers; None for views. ``progress`` is called with (done, total).
+
+    Raises:
+        DeviceNotAtHandError: nothing can be measured on the tensors' device.
+        UnsupportedOperatorError: a result lies in memory so that it cannot be viewed as the capture does.
+        MeasurementError: some calls fail when run alone. The others have been measured and are remembered.
+    """
+    corrected: dict[fx.Node, Any] = {}
+    done: dict[fx.Node, tuple[OpCall, Measured | None]] = {}
+    failed: dict[str, str] = {}
+    with undisturbed({op_call(node).device for node in nodes}) as samples:
+        for i, node in enumerate(nodes):
+            call = op_call(node, corrected)
+            if call.is_view:
+                done[node] = (call, None)
+                if any(argument in corrected for argument in node.all_input_nodes):
+                    corrected[node] = _again(node, corrected)
+            elif call.key not in failed:
+                try:
+                    found = measure(call, samples)
+                except CostError:
+                    raise
+                except Exception as error:  # whatever an operator raises on arguments it does not like
+                    failed[call.key] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                else:
+                    done[node] = (call, found)
+                    if _differs(call, found):
+                        corrected[node] = _as_measured(node.meta["val"], found.results)
+            if progress is not None:
+                progress(i + 1, len(nodes))
+    if failed:
+        raise MeasurementError(failed)
+    return done
+
+
+def _differs(call: OpCall, found: Measured) -> bool:
+    """Whether a result has another dtype, kind of device or other strides than its fake; strides along a dimension of size 1
+    mean nothing.
+    """
+    if len(call.outputs) != len(found.results):
+        return False
+    return any(
+        fake is not None
+        and form is not None
+        and (
+            fake.dtype != form.dtype
+            or fake.device.type != form.device.type
+            or _telling(tuple(fake.shape), fake.stride()) != _telling(form.shape, form.stride)
+        )
+        for fake, form in zip(call.outputs, found.results, strict=True)
+    )
+
+
+def _telling(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(step for size, step in zip(shape, stride, strict=True) if size > 1)
+
+
+def _as_measured(value: Any, forms: Sequence[TensorForm | None]) -> Any:
+    """``value`` with each fake tensor replaced by one of the measured form."""
+    leaves, spec = pytree.tree_flatten(value)
+    mode = fake_mode_of([leaf for leaf in leaves if isinstance(leaf, torch.Tensor)])
+    if mode is None:
+        return value
+    with mode:
+        real = [
+            torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=form.device)
+            if isinstance(leaf, torch.Tensor) and form is not None
+            else leaf
+            for leaf, form in zip(leaves, forms, strict=True)
+        ]
+    return pytree.tree_unflatten(real, spec)
+
+
+def _again(node: fx.Node, corrected: dict[fx.Node, Any]) -> Any:
+    """The fake result of a view of what was corrected."""
+
+    def value(argument: fx.Node) -> Any:
+        return corrected.get(argument, argument.meta.get("val"))
+
+    args = fx.node.map_arg(node.args, value)
+    kwargs = fx.node.map_arg(node.kwargs, value)
+    assert callable(node.target)
+    try:
+        return node.target(*args, **kwargs)
+    except (RuntimeError, ValueError) as error:
+        viewed = node
+        while op_call(viewed).is_view:
+            viewed = next(argument for argument in viewed.all_input_nodes if argument in corrected)
+        source = node.meta.get("source", "")
+        raise UnsupportedOperatorError(
+            f"{source or 'the model'}: {node.target} was captured as a view of what {viewed.target} makes (at "
+            f"{viewed.meta.get('source', '') or 'the model'}), but that lies in memory otherwise than its fake tensor: strides "
+            f"{_strides(corrected[viewed])}, not {_strides(viewed.meta['val'])}. Make what that operator reads contiguous",
+            operator=str(viewed.target),
+            source=source,
+        ) from error
+
+
+def _strides(value: Any) -> list[tuple[int, ...]]:
+    return [leaf.stride() for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

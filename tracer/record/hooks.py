@@ -1,0 +1,133 @@
+"""Hooks while a step is captured: what they do to tensors is part of the step, what they do in Python is not.
+
+A hook of a module, or of a tensor in the forward, that changes nothing that the step computes with (it prints, stores, checks)
+would run when the step is captured and never again. Hooks of parameters are not meant: autograd runs them in every step.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.errors import LostHookError
+from remat_planner.tracer.joint import Hooks
+from remat_planner.tracer.record.provenance import user_line
+
+REGISTRIES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+# Where among the arguments of such a hook the value is that its result would replace.
+_REPLACEABLE = {"_forward_pre_hooks": 1, "_forward_hooks": -1, "_backward_pre_hooks": 1, "_backward_hooks": 1}
+# What these install serves their own forward, which has what it needs of them within the step (recorded outputs, weight norm).
+_PARTS_OF_THE_MODEL = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate"})
+"""Full name of the module, registry and key of each hook."""
+
+
+def hooks_of(model: nn.Module) -> Hooks:
+    """The hooks on modules of ``model`` that are no library's own."""
+    return tuple(
+        (path, registry, key)
+        for path, module in model.named_modules()
+        for registry in REGISTRIES
+        for key, hook in getattr(module, registry).items()
+        if not _is_part_of_the_model(hook)
+    )
+
+
+@contextmanager
+def watched_hooks(model: nn.Module) -> Iterator[None]:
+    """Refuse, at the end, the hooks that have run inside without having a part in what is computed.
+
+    Raises:
+        LostHookError: there are some.
+    """
+    buffers = list(model.buffers())
+    watched: list[_Watched] = []
+    replaced: list[tuple[dict[int, Any], int, Any]] = []
+    own_register_hook: Any = torch.Tensor.register_hook
+
+    def register_hook(tensor: torch.Tensor, hook: Callable[..., Any]) -> Any:
+        if isinstance(hook, _Watched):  # torch comes here a second time in a function mode
+            return own_register_hook(tensor, hook)
+        watched.append(_Watched(hook, f"hook of a tensor in {user_line(sys._getframe(1))}", 0, ()))
+        return own_register_hook(tensor, watched[-1])
+
+    modules = dict(model.named_modules())
+    try:
+        for path, registry, key in hooks_of(model):
+            hooks = getattr(modules[path], registry)
+            kind = registry.strip("_").removesuffix("s").replace("_", " ")
+            watched.append(_Watched(hooks[key], f"{kind} of {path or 'the model'}", _REPLACEABLE[registry], buffers))
+            replaced.append((hooks, key, hooks[key]))
+            hooks[key] = watched[-1]
+        torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
+        yield
+    finally:
+        torch.Tensor.register_hook = own_register_hook  # type: ignore[method-assign]
+        for hooks, key, hook in replaced:
+            if key in hooks:
+                hooks[key] = hook
+    lost = tuple(hook.name for hook in watched if hook.only_looks_on)
+    if lost:
+        raise LostHookError(
+            f"hooks that only look on would run when the step is captured and never again: {', '.join(lost)}. Remove them "
+            "(handle.remove()), put them on the planned module itself or on parameters, where they run in every step, or plan "
+            "by regions: the hooks of the blocks themselves run around them",
+            names=lost,
+        )
+
+
+class _Watched:
+    """A hook that says afterwards whether it did anything to tensors."""
+
+    def __init__(self, hook: Callable[..., Any], where: str, replaceable: int, buffers: Sequence[torch.Tensor]) -> None:
+        self.name = f"{where} ({_name(hook)})"
+        self.only_looks_on = False
+        self._takes_part = False
+        self._hook = hook
+        self._replaceable = replaceable
+        self._buffers = buffers
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = args[0] if isinstance(args[0], nn.Module) else None
+        tensors = [leaf for leaf in (*pytree.tree_leaves((args, kwargs)), *self._buffers) if isinstance(leaf, torch.Tensor)]
+        versions = [tensor._version for tensor in tensors]
+        attributes = dict(vars(module)) if module is not None else {}
+        result = self._hook(*args, **kwargs)
+        self._takes_part |= (
+            (result is not None and not _same_leaves(result, args[self._replaceable]))
+            or versions != [tensor._version for tensor in tensors]
+            or (module is not None and not _same_values(attributes, vars(module)))
+        )
+        self.only_looks_on = not self._takes_part
+        return result
+
+
+def _same_leaves(one: Any, other: Any) -> bool:
+    return list(map(id, pytree.tree_leaves(one))) == list(map(id, pytree.tree_leaves(other)))
+
+
+def _same_values(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[key] is other[key] for key in one)
+
+
+def _function(hook: Any) -> Any:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return hook
+
+
+def _is_part_of_the_model(hook: Any) -> bool:
+    function = _function(hook)
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return module.partition(".")[0] in _PARTS_OF_THE_MODEL
+
+
+def _name(hook: Any) -> str:
+    function = _function(hook)
+    return getattr(function, "__qualname__", type(function).__qualname__)

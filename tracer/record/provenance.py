@@ -1,0 +1,126 @@
+"""Where an operator comes from: the module whose forward called it and the line of code, also for the operators of the
+backward.
+
+The forward's modules are followed by global hooks. A backward operator runs inside an autograd node, and that node has the
+sequence number that was current when its forward operator ran.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from remat_planner.tracer.torch_private import backward_sequence_number, forward_sequence_number
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_TORCH_MODULES = os.path.join(_TORCH, "nn", "modules") + os.sep
+_CALL_MACHINERY = os.path.join(_TORCH_MODULES, "module.py")
+_PROJECT = str(Path(__file__).parents[2]) + os.sep  # remat_planner, whose parts all lie in it
+_INTERNAL = (_TORCH, _PROJECT, "<")
+_CALLERS = ("run_user_code", "run_backward")  # the recorder's calls: the frames above them are not the model's
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Module path ("" at the top) and "file:line"."""
+
+    module: str
+    source: str
+
+
+class Provenance:
+    """Follows the modules of ``model`` while ``following`` is entered and says where the running operator comes from.
+
+    Attributes:
+        calls: how often each module of the model was called, by its path.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._stack: list[str] = []
+        self.calls: Counter[str] = Counter()
+        self._forward_of: dict[int, Origin] = {}
+        self._latest = Origin("", "")
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Hold the hooks that follow modules being called."""
+        handles = [
+            register_module_forward_pre_hook(lambda module, _: self._enter(module)),
+            register_module_forward_hook(lambda _, __, ___: self._leave(), always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def of_running_operator(self, *, in_backward: bool) -> Origin:
+        """The origin of the operator that a dispatch mode is handling."""
+        if in_backward and not self._stack:
+            number = backward_sequence_number()
+            if number is not None:
+                self._latest = self._forward_of.get(number, Origin("", ""))
+            return self._latest
+        origin = Origin(self._stack[-1] if self._stack else "", user_line(sys._getframe(1)))
+        self._forward_of.setdefault(forward_sequence_number(), origin)
+        return origin
+
+    def _enter(self, module: nn.Module) -> None:
+        above = self._stack[-1] if self._stack else ""
+        path = self._paths.get(id(module))
+        if path is not None:
+            self.calls[path] += 1
+        self._stack.append(above if path is None else path)
+
+    def _leave(self) -> None:
+        self._stack.pop()
+
+
+def user_line(frame: Any) -> str:
+    """ "file:line" of the innermost frame outside of torch and this package, else of the innermost ``torch.nn`` one; or ""."""
+    fallback = ""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_INTERNAL):
+            return f"{shortened(name)}:{frame.f_lineno}"
+        if frame.f_code.co_name in _CALLERS and name.startswith(_PROJECT):
+            break
+        if not fallback and name.startswith(_TORCH_MODULES) and name != _CALL_MACHINERY:
+            fallback = f"{shortened(name)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return fallback
+
+
+def raising_line(error: BaseException) -> str:
+    """ "file:line" of the innermost frame of the user's or a library's code in the traceback of ``error``; "" for none."""
+    source = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if not name.startswith(_INTERNAL):
+            source = f"{shortened(name)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return source
+
+
+_PACKAGE_ROOTS = tuple(dict.fromkeys(sysconfig.get_paths()[key] + os.sep for key in ("purelib", "platlib", "stdlib")))
+
+
+def shortened(filename: str) -> str:
+    """A file's path relative to the packages' folder or the working directory, where it lies in one."""
+    for root in (*_PACKAGE_ROOTS, os.getcwd() + os.sep):
+        if filename.startswith(root):
+            return filename[len(root) :]
+    return filename
