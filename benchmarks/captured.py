@@ -15,8 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from remat_planner.planner.planning import Settings, trace_step
-from remat_planner.planner.training_state import TrainingState
-from remat_planner.schedules import Graph
+from remat_planner.schedules import Graph, TrainingState
 
 Step = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Callable[[Any], torch.Tensor] | None]
 
@@ -138,5 +137,5 @@ def trace_model(model: Model) -> Graph:
     with FakeTensorMode(allow_non_fake_inputs=True):
         module, args, kwargs, loss = model.build()
         module.train()
-    settings = Settings(loss=loss, costs="h100", state=TrainingState(shard=model.shard))
+    settings = Settings(loss=loss, costs="h100", training=TrainingState(shard=model.shard))
     return trace_step(module, args, kwargs, settings=settings).graph

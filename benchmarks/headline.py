@@ -32,8 +32,7 @@ from torch import nn
 
 from remat_planner.planner.model_loading import built_without_memory
 from remat_planner.planner.planning import Settings, Step, schedule_step, trace_step
-from remat_planner.planner.training_state import TrainingState
-from remat_planner.schedules import Graph, simulate
+from remat_planner.schedules import Graph, TrainingState, simulate
 from remat_planner.solvers.chain import Forward, just_in_time, kept_by_segments, module_segments
 from remat_planner.solvers.problem import Problem
 
@@ -145,7 +144,7 @@ def traced(case: Case, device: str, time_limit: float) -> Step:
     """The training step of ``case`` with the roofline of ``device``."""
     with built_without_memory():
         model, inputs = case.build()
-    settings = Settings(costs=device, time_limit=time_limit, state=TrainingState(shard=case.shard))
+    settings = Settings(costs=device, time_limit=time_limit, training=TrainingState(shard=case.shard))
     return trace_step(model, inputs, settings=settings)
 
 

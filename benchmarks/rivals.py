@@ -42,7 +42,7 @@ from torch import nn
 import remat_planner
 from benchmarks.gpu import Bench, Checkpointed, compiled, every_second_product
 from benchmarks.rivals_models import CASES, QUICK_CASES
-from remat_planner.planner.measurement import Closeness, left_as_it_was, same_bits
+from remat_planner.planner.measurement import ToleranceCheck, same_bits, state_restored
 
 FLOOR = 0.01  # the least overhead that these measurements tell from none
 BUDGETS = (0.75, 0.5, 0.25, 0.0)
@@ -121,8 +121,8 @@ def rivals_of(model: nn.Module, budgets: Sequence[float]) -> Iterator[tuple[str,
 
 def rows(name: str, bench: Bench, *, budgets: Sequence[float], rounds: int) -> Iterator[Row | tuple[str, str]]:
     """Every rival on one model, as its turn comes; of one that fails to run, its name and the error."""
-    with left_as_it_was(bench.model, list(bench.inputs.values())) as restart:
-        yield from _rows(name, bench, restart, budgets, rounds)
+    with state_restored(bench.model, kwargs=bench.inputs) as state:
+        yield from _rows(name, bench, state.restart, budgets, rounds)
 
 
 def _rows(
@@ -217,9 +217,9 @@ def _bits(expected: Named, unsteady: set[str], found: Named) -> Bits:
     for name, tensor in found.items():
         if name in unsteady or same_bits(expected[name], tensor):
             continue
-        closeness = Closeness(expected)
-        closeness.look_at(name, tensor)
-        if closeness.close:
+        check = ToleranceCheck(expected)
+        check.add(name, tensor)
+        if check.all_close:
             rounded += 1
         else:
             far.append(name.removeprefix("step 1: "))

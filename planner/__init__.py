@@ -1,4 +1,4 @@
-"""What people touch: plan a training step within a number of bytes, put the schedule on the model, check that it holds."""
+"""The planner: plan a training step within a number of bytes, apply the schedule to the model, verify it."""
 
 from remat_planner.planner.apply import apply_schedule, remove_schedule
 from remat_planner.planner.compile import SavedSet, ScheduleBackend
@@ -12,14 +12,13 @@ from remat_planner.planner.errors import (
     RegionError,
     SavedSetError,
     ShapesError,
-    TrainingStateError,
 )
 from remat_planner.planner.exports import Export, export
 from remat_planner.planner.measurement import Verification
 from remat_planner.planner.plan import plan, trace
 from remat_planner.planner.planning import Fit, fit
 from remat_planner.planner.verify import verify
-from remat_planner.schedules import RegionSchedule, Schedule
+from remat_planner.schedules import RegionSchedule, Schedule, TrainingState, TrainingStateError
 
 __all__ = [
     "BatchError",
@@ -37,6 +36,7 @@ __all__ = [
     "Schedule",
     "ScheduleBackend",
     "ShapesError",
+    "TrainingState",
     "TrainingStateError",
     "Verification",
     "apply_schedule",

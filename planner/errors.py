@@ -1,4 +1,4 @@
-"""What can go wrong between a model and its schedule. Every error says what to do next and carries its data."""
+"""The errors of planning, applying and exporting. Every error says what to do next and carries its data."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from remat_planner.planner.formatting import format_inputs
 
 
 class BudgetError(ValueError):
-    """A budget that is no number of bytes: "40XB", zero, negative, NaN."""
+    """The budget is not a number of bytes above zero, or means nothing on the plan's device."""
 
 
 class BatchError(ValueError):
-    """Inputs without a batch dimension to search."""
+    """The inputs have no batch dimension, which ``fit`` scales."""
 
 
 class ShapesError(ValueError):
-    """A form of input that a model cannot be called with.
+    """The model cannot be called with a form of input in ``shapes``.
 
     Attributes:
-        number: its place in the list; None where it is the list.
+        number: index of the form in the list; None if the list itself is wrong.
     """
 
     def __init__(self, message: str, *, number: int | None) -> None:
@@ -28,18 +28,14 @@ class ShapesError(ValueError):
 
 
 class OptimizerError(ValueError):
-    """An optimizer whose state cannot be counted: an unknown name, or one that needs more than gradients to step."""
-
-
-class TrainingStateError(ValueError):
-    """A gradient dtype or a number of shards that means nothing, or that cannot be had here."""
+    """The bytes of an optimizer cannot be counted: its name is unknown, or its step needs more than gradients."""
 
 
 class CompilerError(RuntimeError):
-    """A compiler that is not known, cannot be used here, or cannot compile the schedule.
+    """A compiler is unknown, cannot be used here, or cannot compile the schedule.
 
     Attributes:
-        compiler: its name.
+        compiler: name of the compiler.
     """
 
     def __init__(self, message: str, *, compiler: str) -> None:
@@ -48,10 +44,10 @@ class CompilerError(RuntimeError):
 
 
 class SavedSetError(ValueError):
-    """What a schedule keeps is not all in the graph that ``torch.compile`` captures of the model.
+    """The graph that ``torch.compile`` captures lacks activations that the schedule retains.
 
     Attributes:
-        ops: names of the ops of the schedule whose results are missing.
+        ops: names of the schedule's ops whose results it lacks.
     """
 
     def __init__(self, message: str, *, ops: tuple[str, ...]) -> None:
@@ -63,11 +59,11 @@ class InfeasibleBudgetError(ValueError):
     """No schedule was found within the budget.
 
     Attributes:
-        budget: the bytes asked for.
+        budget: the budget in bytes.
         minimum: the least budget, in bytes, for which a schedule was found.
         bottleneck: name of the op that sets the minimum.
-        proven: True where no schedule can exist within the budget, False where none was found in the time.
-        inputs: the form of input that it is about, by place, where there are several.
+        proven: True if no schedule can exist within the budget, False if none was found in the time.
+        inputs: the infeasible form of input, by place, if several forms were planned; else None.
     """
 
     def __init__(
@@ -87,10 +83,10 @@ class InfeasibleBudgetError(ValueError):
         self.proven = proven
         self.inputs = inputs
 
-    def of_form(self, inputs: Mapping[str, str], other: str = "") -> InfeasibleBudgetError:
-        """The same error, saying which form of input it is about, and ``other`` things."""
+    def of_form(self, inputs: Mapping[str, str], suffix: str = "") -> InfeasibleBudgetError:
+        """This error, with the form of input it is about in its message, and ``suffix`` at the end."""
         return InfeasibleBudgetError(
-            f"for inputs of the form {format_inputs(inputs)}, {self}{other}",
+            f"for inputs of the form {format_inputs(inputs)}, {self}{suffix}",
             budget=self.budget,
             minimum=self.minimum,
             bottleneck=self.bottleneck,
@@ -100,11 +96,11 @@ class InfeasibleBudgetError(ValueError):
 
 
 class ExportError(ValueError):
-    """A model or schedule that cannot be put into the form asked for, in whole or at all.
+    """A model or schedule cannot be exported to a form.
 
     Attributes:
-        form: what was asked for.
-        names: the modules that stand in the way, or the forms that there are.
+        form: name of the form.
+        names: the modules that prevent it, or the forms that exist.
     """
 
     def __init__(self, message: str, *, form: str, names: tuple[str, ...] = ()) -> None:
@@ -114,10 +110,10 @@ class ExportError(ValueError):
 
 
 class RegionError(ValueError):
-    """Regions that cannot be planned as asked: nothing has that name, one lies inside another, one is not called.
+    """Regions cannot be planned: no module has that name, one lies inside another, or the step does not call one.
 
     Attributes:
-        names: the regions that are meant, or what could have been.
+        names: the regions concerned, or the names that were possible.
     """
 
     def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
@@ -126,22 +122,22 @@ class RegionError(ValueError):
 
 
 class AlreadyAppliedError(ValueError):
-    """``apply_schedule`` was given a module that has a schedule already."""
+    """The module already has a schedule applied."""
 
 
 class NotAppliedError(ValueError):
-    """``remove_schedule`` was given a module without a schedule."""
+    """``remove_schedule`` was called on a module without a schedule."""
 
 
 class TransformError(RuntimeError):
-    """A planned module is called inside of a ``torch.func`` transform."""
+    """A planned module was called inside a ``torch.func`` transform."""
 
 
 class ShardedError(RuntimeError):
-    """A planned module is called while its parameters are DTensors.
+    """A planned module was called while its parameters are DTensors.
 
     Attributes:
-        names: those parameters.
+        names: full names of these parameters.
     """
 
     def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
@@ -154,18 +150,18 @@ class BackwardError(RuntimeError):
 
 
 class BackwardTwiceError(BackwardError):
-    """A second backward through the same forward, without ``retain_graph=True`` in the first."""
+    """A second backward ran through the same forward, without ``retain_graph=True`` in the first."""
 
 
 class DoubleBackwardError(BackwardError):
-    """A gradient of gradients (``create_graph=True``): a plan covers one forward and one backward."""
+    """Gradients of gradients (``create_graph=True``) were requested; a plan covers one forward and one backward."""
 
 
 class ChangedInBetweenError(BackwardError):
     """A tensor that the backward reads was changed in place after the forward.
 
     Attributes:
-        names: parameters, buffers, inputs and outputs that were changed.
+        names: the changed parameters, buffers, inputs and outputs.
     """
 
     def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
@@ -174,14 +170,14 @@ class ChangedInBetweenError(BackwardError):
 
 
 class SharedCastError(BackwardError):
-    """Two calls share casts of their parameters, and send their gradients in one backward."""
+    """Two calls share casts of their parameters, and one backward runs through both."""
 
 
 class UnexpectedGradientError(BackwardError):
-    """A gradient arrived at an output to which the planned loss sends none.
+    """A gradient arrived at an output that the planned loss sends none to.
 
     Attributes:
-        output: the output, as in "['logits']".
+        output: place of the output, as in "['logits']".
     """
 
     def __init__(self, message: str, *, output: str) -> None:

@@ -1,4 +1,4 @@
-"""Bytes, seconds, shares and forms of input as people read them."""
+"""Formats bytes, seconds, shares and forms of input for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def format_bytes(count: float) -> str:
-    """``count`` bytes with four digits in decimal units, as memory is sold: "245.5 MB"."""
+    """``count`` bytes with four digits in decimal units: "245.5 MB"."""
     return _scaled(count, 1000, _DECIMAL)
 
 
 def format_bytes_both(count: float) -> str:
-    """``count`` bytes in decimal and in binary units, as allocators count: "245.5 MB (234.1 MiB)"."""
+    """``count`` bytes in decimal and binary units: "245.5 MB (234.1 MiB)"."""
     if abs(count) < 1000:
         return format_bytes(count)
     return f"{format_bytes(count)} ({_scaled(count, 1024, _BINARY)})"
@@ -29,7 +29,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_percent(fraction: float) -> str:
-    """A share or an overhead in percent: two digits after the point below 10 %, one above: "7.56 %", "33.2 %"."""
+    """A fraction in percent, with two decimals below 10 % and one above: "7.56 %", "33.2 %"."""
     percent = 100 * fraction
     return f"{percent:.{2 if abs(percent) < 9.995 else 1}f} %"
 
@@ -48,6 +48,6 @@ def _scaled(count: float, base: int, units: tuple[str, ...]) -> str:
 
 
 def _digits(number: float, digits: int) -> str:
-    """``number`` with that many digits in all, never in exponents."""
+    """``number`` with that many digits in all, never in exponential notation."""
     whole = len(str(int(abs(number))))
     return f"{number:,.{max(0, digits - whole)}f}"

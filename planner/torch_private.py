@@ -1,4 +1,7 @@
-"""The private names of torch that the applier needs, in one place: a release that moves one breaks here and nowhere else."""
+"""All private names of torch that the planner uses.
+
+A PyTorch release that moves one of them breaks this file and no other.
+"""
 
 from __future__ import annotations
 
@@ -14,42 +17,52 @@ from torch.optim import optimizer as optimizers
 
 
 def below_autograd() -> AbstractContextManager[None]:
-    """Run operators without autograd's own layer, which has nothing to record here; in-place ops still bump versions."""
+    """A context in which operators skip autograd's layer. It would record nothing; in-place ops still bump version counters."""
     return torch._C._AutoDispatchBelowAutograd()
 
 
 def direct_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """``function.apply`` without what it does for ``torch.func`` transforms, at half the time; not for use inside of one."""
+    """``function.apply`` without its support for ``torch.func`` transforms, in half the time. Not for use inside of one."""
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def function_behind(node: object) -> type[torch.autograd.Function] | None:
-    """The custom function whose backward an autograd node is; None for an operator's node."""
+    """The custom function whose backward the autograd node runs; None for the node of an operator."""
     return getattr(node, "_forward_cls", None)
 
 
 def inside_transform() -> bool:
-    """True inside of a ``torch.func`` transform (``grad``, ``vmap``, ...)."""
+    """Whether the caller runs inside of a ``torch.func`` transform (``grad``, ``vmap``, ...)."""
     return torch._C._are_functorch_transforms_active()
 
 
+def coordinates_and_values(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The entries of a sparse COO tensor as they are, those of one place not yet summed."""
+    return tensor._indices(), tensor._values()
+
+
+def runs_hooks(parameter: torch.Tensor) -> bool:
+    """Whether a backward runs hooks of the user's for the gradient of ``parameter``: an optimizer's step may be in them."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
 def graph_is_kept() -> bool:
-    """True inside a backward that was called with ``retain_graph=True``."""
+    """Whether the running backward was called with ``retain_graph=True``."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def current_backward() -> int:
-    """Number of the backward that is running; -1 outside of one."""
+    """Number of the running backward; -1 outside of one."""
     return torch._C._current_graph_task_id()
 
 
 def binding_modules() -> tuple[object, ...]:
-    """Where the generated Python bindings of operators are found."""
+    """The modules that hold the generated Python bindings of operators."""
     return torch, torch._C._nn, torch._C._linalg, torch._C._fft, torch._C._special  # type: ignore[attr-defined]
 
 
 def is_view_operator(target: object) -> bool:
-    """True for an operator whose results alias its arguments and which writes nothing."""
+    """Whether ``target`` is an operator whose results alias its arguments and which writes nothing."""
     if not isinstance(target, torch._ops.OpOverload):
         return False
     returns = target._schema.returns
@@ -57,7 +70,7 @@ def is_view_operator(target: object) -> bool:
 
 
 def writes_to_argument(node: fx.Node, position: int) -> bool:
-    """True where the node's operator changes its argument at ``position`` in place."""
+    """Whether the node's operator changes its argument at ``position`` in place."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     arguments = node.target._schema.arguments
@@ -67,7 +80,7 @@ def writes_to_argument(node: fx.Node, position: int) -> bool:
 
 @contextmanager
 def meta_optimized_as(device: str) -> Iterator[None]:
-    """Within this, ``torch.optim`` chooses for parameters on the meta device what it would for those on ``device``."""
+    """A context in which ``torch.optim`` treats parameters on the meta device as if they were on ``device``."""
     names = ("_get_foreach_kernels_supported_devices", "_get_fused_kernels_supported_devices")
     originals = {name: getattr(optimizers, name) for name in names}
     for name, original in originals.items():
@@ -81,7 +94,7 @@ def meta_optimized_as(device: str) -> Iterator[None]:
 
 
 def inductor_supports(operator: torch._ops.OpOverload) -> bool:
-    """Whether inductor makes code of an operator, rather than calling the operator's own kernel."""
+    """Whether inductor generates code for an operator, instead of calling its kernel."""
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.lowering import fallbacks, lowerings
 
@@ -91,7 +104,7 @@ def inductor_supports(operator: torch._ops.OpOverload) -> bool:
 
 
 def inductor_missing(device: torch.device) -> str:
-    """What inductor needs for code on ``device`` and cannot find here; "" where it finds it."""
+    """What inductor needs to compile for ``device`` and this machine lacks; "" where it lacks nothing."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
     from torch.utils._triton import has_triton
@@ -106,9 +119,10 @@ def inductor_missing(device: torch.device) -> str:
 
 
 def compiled_by_inductor(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[[list[Any]], Any]:
-    """Code for a graph of operators on fake tensors: takes a list of tensors, which it empties, and returns a sequence.
+    """Inductor's code for a graph of operators: it takes a list of tensors, which it empties, and returns a sequence.
 
-    What it returns has the strides of the fakes in ``meta["val"]`` of the graph's results. ``module`` is changed.
+    ``inputs`` are fake tensors. The results have the strides of the fake tensors in ``meta["val"]`` of the graph's results.
+    ``module`` is changed.
     """
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
@@ -118,7 +132,7 @@ def compiled_by_inductor(module: fx.GraphModule, inputs: Sequence[torch.Tensor])
     graph = module.graph
     for node in graph.nodes:
         if node.target is torch.ops.aten.view.default:
-            # Decomposed operators may lay their results out in another way, in which another shape need not be a view.
+            # A decomposed operator may return other strides, and a view of these may be impossible.
             node.target = torch.ops.aten.reshape.default
     output = graph.output_node()
     with graph.inserting_before(output):
@@ -130,7 +144,7 @@ def compiled_by_inductor(module: fx.GraphModule, inputs: Sequence[torch.Tensor])
         )
     module.recompile()
     mode = next((tensor.fake_mode for tensor in inputs if isinstance(tensor, FakeTensor)), None) or FakeTensorMode()
-    with config.patch(fallback_random=True):  # draws, where there are any, are eager's
+    with config.patch(fallback_random=True):  # random draws are eager's
         with mode, torch.no_grad():
             traced = make_fx(module, decomposition_table=select_decomp_table())(*inputs)
         output = traced.graph.output_node()
@@ -140,8 +154,9 @@ def compiled_by_inductor(module: fx.GraphModule, inputs: Sequence[torch.Tensor])
 
 
 def ahead_of_time(partition: Callable[..., Any], compiler: Callable[..., Any] | None) -> Callable[..., Any]:
-    """A backend that captures forward and backward together, cuts them apart by ``partition`` and compiles them by
-    ``compiler``, or not where that is None.
+    """A backend that captures forward and backward in one graph, divides it by ``partition``, and compiles both halves.
+
+    Without a ``compiler`` they run by PyTorch's own kernels.
     """
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch.compilers import nop
@@ -151,7 +166,7 @@ def ahead_of_time(partition: Callable[..., Any], compiler: Callable[..., Any] | 
 
 
 def min_cut_partition(joint: fx.GraphModule, inputs: Any, settings: dict[str, Any]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Cut a joint graph where its nodes' ``meta["recompute"]`` says, without merging equal operators."""
+    """Divide a joint graph as ``meta["recompute"]`` of its nodes says, without merging equal operators."""
     from torch._functorch import config
     from torch._functorch.partitioners import min_cut_rematerialization_partition
 

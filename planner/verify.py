@@ -1,39 +1,57 @@
-"""Does the planned module train with eager's bits within the plan's bytes? Answered by running both."""
+"""Does the planned module train with eager's bits within the plan's bytes? Both are run, compared and measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.planner.apply import apply_schedule, compiler_of, is_applied, refuse_compiled_for, remove_schedule
-from remat_planner.planner.distributed import measurements
-from remat_planner.planner.errors import TrainingStateError
+from remat_planner.planner.apply import (
+    apply_schedule,
+    compiler_of,
+    is_applied,
+    refuse_compiled_for,
+    remove_schedule,
+    replan_like,
+)
+from remat_planner.planner.distributed import runs_to_measure_peak
 from remat_planner.planner.measurement import (
-    Closeness,
+    KeptState,
+    Loss,
+    ToleranceCheck,
     Verification,
+    arguments_snapshot,
+    compared_state,
     detached,
     device_of,
-    generator_states,
-    left_as_it_was,
+    kept_copy,
     measure_peak,
     one_step,
-    restored,
     run_backward,
-    same_bits,
+    same_value,
+    state_restored,
+    update_parameters,
 )
-from remat_planner.planner.planning import input_signature, settings_of
-from remat_planner.planner.regions import planned_regions, put_back, take_off
-from remat_planner.planner.training_state import VIEWS
-from remat_planner.schedules import RegionSchedule, Schedule
-from remat_planner.tracer.joint import flatten
+from remat_planner.planner.planning import planned_form, settings_of
+from remat_planner.planner.regions import planned_regions, without_regions
+from remat_planner.planner.training_state import beyond_one_process
+from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingStateError
 
-_STEPS = 2  # the second one starts from updated buffers, another random state, and gradients to accumulate onto
-_MORE_RUNS = 8  # of eager at the most, to see whether what differs is only what two runs of it had alike by chance
+_STEPS = 3
+"""Training steps that are compared. The second starts from the state that the first one left, and adds to its gradients. Before
+the last, the parameters change as by an optimizer, and gradients are cleared: a value kept from an earlier step shows then."""
+
+_EXTRA_EAGER_RUNS = 8
+"""Further runs of eager at most, once it is seen to be nondeterministic: a tensor may be equal in the first two by chance."""
+
+_MISSING = "not there"
+_Named = tuple[str, Any]
 
 
 def verify(
@@ -42,177 +60,204 @@ def verify(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Loss | None = None,
 ) -> Verification:
-    """Run two training steps of ``model`` in eager, twice, and by ``schedule``, and compare; then measure the peak of a
+    """Run three training steps of ``model`` in eager, twice, and by ``schedule``, and compare; then measure the peak of a
     planned step.
 
-    A model that was applied with a compiler is checked as it then runs: its bits may differ from eager's, which says nothing
-    against it as long as ``close`` is true, and its peak may differ from the predicted one.
+    Compared are loss, outputs, which gradients there are and their values, parameters, buffers, inputs, the containers and
+    objects that the forward is given, Python state that its code can reach (attributes, globals, variables around functions),
+    and the states of random generators. What eager itself does not repeat is left out, and named.
 
-    The model is left as it was: gradients, buffers, inputs and random generators. Its parameters are never changed.
+    A model that was applied with a compiler is checked as it then runs: its bits may differ from eager's, which is no fault
+    while ``close`` is true, and its peak may differ from the predicted one.
+
+    All that is compared is left as it was; copies of it are kept on the host meanwhile.
 
     Args:
-        model: what the schedule was planned for, planned or not.
-        schedule: the plan to check; of one for several forms of input, that of the form given.
+        model: the model that the schedule was planned for, planned or not.
+        schedule: the plan to check; a plan for several forms of input is checked for the form of these inputs.
         args: positional inputs.
         kwargs: named inputs.
-        loss: output -> scalar, as given to ``plan``; needed only where the schedule was loaded from a file and planned with
-            one.
+        loss: output -> scalar, as given to ``plan``; needed only if the schedule comes from a file and was planned with one.
 
     Raises:
-        schedules.StaleScheduleError: the schedule is for another model or other inputs.
+        schedules.StaleScheduleError: the schedule is for another model, or for no inputs of this form.
         tracer.CaptureError: the model is compiled.
-        TrainingStateError: it is for shards, or for gradients of another dtype, which this does not run.
+        TrainingStateError: the schedule is for shards, or for gradients of another dtype, which one process does not have.
     """
     if isinstance(schedule, Schedule):
-        _check_that_it_runs_here(schedule)
+        _refuse_state_beyond_one_process(schedule)
     refuse_compiled_for(model, schedule)
-    regions = planned_regions(model)
     compiler = compiler_of(model)
-    model = remove_schedule(model) if is_applied(model) else model
     kwargs = dict(kwargs or {})
     if loss is None and isinstance(schedule, Schedule):
         loss = settings_of(schedule).loss
-    inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    kept = left_as_it_was if isinstance(schedule, Schedule) else restored
-    try:
-        with kept(model, inputs) as restart:
-            eager = {name: _cloned(tensor) for name, tensor in _trial(model, model, args, kwargs, loss, restart)}
-            unsteady = [name for name, _ in _differing(eager, _trial(model, model, args, kwargs, loss, restart))]
-            planned = apply_schedule(model, schedule, loss=loss, compiler=compiler)
-            closeness = Closeness(eager)
-            differences = []
-            for name, tensor in _differing(eager, _trial(planned, model, args, kwargs, loss, restart)):
-                if name not in unsteady:
-                    differences.append(name)
-                    closeness.look_at(name, tensor)
-            for _ in range(_MORE_RUNS if unsteady else 0):
-                if not differences:
-                    break
-                with _without_regions(model):
-                    again = {name for name, _ in _differing(eager, _trial(model, model, args, kwargs, loss, restart))}
-                for name in again.intersection(differences):
-                    differences.remove(name)
-                    unsteady.append(name)
-                    closeness.forget(name)
-            furthest, close = closeness.largest, closeness.close
-            del eager, closeness
-            peak = _measured(planned, args, kwargs, loss, restart, accumulate=schedule.origin.accumulate)
-    finally:
-        for forward in planned_regions(model).values():
-            take_off(forward.block)
-        for forward in regions.values():
-            put_back(forward)
-    constant, predicted = _planned_bytes(_of_form(schedule, args, kwargs))
+    with without_regions(model):
+        model = remove_schedule(model) if is_applied(model) else model
+        form = planned_form(model, schedule, args, kwargs)
+        with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
+            steps = _Steps(model, args, kwargs, loss, state)
+            planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler))
+            peak = steps.peak(planned, accumulate=schedule.origin.training.accumulate)
+    constant, predicted = _planned_bytes(form)
     return Verification(
-        identical=not differences,
+        identical=not comparison.differences,
         measured_peak_bytes=constant + peak,
         predicted_peak_bytes=predicted,
         budget_bytes=schedule.budget,
-        differences=tuple(differences),
-        nondeterministic=tuple(unsteady),
+        differences=comparison.differences,
+        nondeterministic=comparison.nondeterministic,
         compiler=compiler,
-        largest_difference=furthest,
-        close=close,
+        largest_difference=comparison.largest_difference,
+        close=comparison.close,
     )
 
 
-@contextmanager
-def _without_regions(model: nn.Module) -> Iterator[None]:
-    """The model as eager runs it, whatever regions of it are planned."""
-    planned = planned_regions(model).values()
-    for forward in planned:
-        take_off(forward.block)
-    try:
-        yield
-    finally:
-        for forward in planned:
-            put_back(forward)
+@dataclass
+class _Steps:
+    """Training steps on the same inputs from the same start, which ``state`` keeps.
+
+    Attributes:
+        number: that of the step that runs, 0 outside of ``run``.
+    """
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    loss: Loss | None
+    state: KeptState
+    number: int = 0
+
+    def run(self, called: nn.Module) -> Iterator[_Named]:
+        """Run the steps with ``called`` in the place of the model, and yield everything to compare, by name.
+
+        A tensor has its value only until the next one is asked for.
+        """
+        self._restart()
+        for number in range(1, _STEPS + 1):
+            self.number = number
+            if number == _STEPS:
+                update_parameters(self.model)
+            torch.clear_autocast_cache()  # which training leaves between two steps
+            args, kwargs = detached(self.args, self.kwargs)
+            arguments = arguments_snapshot(args, kwargs)
+            with self._observed(called):
+                output = called(*args, **kwargs)
+                loss = run_backward(output, self.loss)
+            inputs = _tensors_of(args, kwargs)
+            yield from _numbered(number, compared_state(self.model, self.state, inputs, arguments, output, loss))
+            arguments.put_back()
+        self.number = 0
+
+    def differing(self, called: nn.Module, expected: Mapping[str, Any]) -> Iterator[_Named]:
+        """Run the steps as ``run`` does, and yield what is not as expected."""
+        missing = dict.fromkeys(expected, _MISSING)
+        for name, value in self.run(called):
+            missing.pop(name, None)
+            if not same_value(expected.get(name, _MISSING), value):
+                yield name, value
+        yield from missing.items()
+
+    def peak(self, called: nn.Module, *, accumulate: bool) -> int:
+        """Measured peak of one step, in bytes above the constant ones; with ``accumulate``, of one that adds to gradients."""
+        peaks = []
+        for _ in range(runs_to_measure_peak(called)):
+            self._restart()
+            if accumulate:
+                one_step(called, self.args, self.kwargs, self.loss)()
+            peaks.append(measure_peak(one_step(called, self.args, self.kwargs, self.loss), device_of(called)))
+        return min(peaks)
+
+    def _restart(self) -> None:
+        """Go back to the start, planned regions left on the model."""
+        planned = planned_regions(self.model)
+        self.state.restart()
+        for forward in planned.values():
+            forward.block.forward = forward
+
+    def _observed(self, called: nn.Module) -> AbstractContextManager[None]:
+        """In eager the model's own code runs, and shows which Python state it can reach."""
+        eager = called is self.model and not planned_regions(self.model)
+        return self.state.observed() if eager else nullcontext()
 
 
-def _measured(
-    planned: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    loss: Callable[[Any], torch.Tensor] | None,
-    restart: Callable[[], None],
-    *,
-    accumulate: bool,
-) -> int:
-    peaks = []
-    for _ in range(measurements(planned)):
-        restart()
-        if accumulate:
-            one_step(planned, args, kwargs, loss)()  # leaves gradients to add to
-        peaks.append(measure_peak(one_step(planned, args, kwargs, loss), device_of(planned)))
-    return min(peaks)
+@dataclass(frozen=True)
+class _Comparison:
+    """The fields of ``Verification`` that come from comparing the planned steps with eager's."""
+
+    differences: tuple[str, ...]
+    nondeterministic: tuple[str, ...]
+    largest_difference: float
+    close: bool
 
 
-def _of_form(
-    schedule: Schedule | RegionSchedule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Schedule | RegionSchedule:
-    """The schedule that these inputs run by."""
+def _compared(steps: _Steps, apply: Callable[[], nn.Module]) -> tuple[nn.Module, _Comparison]:
+    """Run eager twice, then the model that ``apply`` returns; that model, and how it compares with eager."""
+    expected = {name: kept_copy(value) if isinstance(value, torch.Tensor) else value for name, value in steps.run(steps.model)}
+    nondeterministic = dict.fromkeys(name for name, _ in steps.differing(steps.model, expected))
+    steps.state.restart()
+    planned = apply()
+    tolerance = ToleranceCheck(expected)
+    differences = []
+    for name, value in steps.differing(planned, expected):
+        if name not in nondeterministic:
+            differences.append(name)
+            tolerance.add(name, value)
+    for _ in range(_EXTRA_EAGER_RUNS if nondeterministic else 0):
+        if not differences:
+            break
+        with without_regions(steps.model):
+            unrepeated = {name for name, _ in steps.differing(steps.model, expected)}
+        for name in [name for name in differences if name in unrepeated]:
+            differences.remove(name)
+            nondeterministic[name] = None
+            tolerance.discard(name)
+    comparison = _Comparison(tuple(differences), tuple(nondeterministic), tolerance.largest_difference, tolerance.all_close)
+    return planned, comparison
+
+
+def _applied(steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str | None) -> nn.Module:
+    """The model by ``schedule``, which refuses to plan anew in the first step."""
     if isinstance(schedule, RegionSchedule):
-        return schedule
-    inputs = input_signature(args, kwargs)
-    return next((form for form in schedule.forms if form.origin.inputs == inputs), schedule)
+        return apply_schedule(steps.model, schedule, compiler=compiler)
+
+    def replan(called: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Schedule) -> Schedule:
+        if steps.number > 1:
+            return replan_like(called, args, kwargs, like, loss=steps.loss)
+        raise StaleScheduleError(
+            "the step of this call is not the planned one, although its inputs have the planned shapes and dtypes: strides or "
+            "devices of tensors, which of them require a gradient, hooks, or Python state that the forward reads are not as "
+            "they were. Plan again for this call",
+            differences=(),
+        )
+
+    return apply_schedule(steps.model, schedule, loss=steps.loss, replan=replan, compiler=compiler)
+
+
+def _numbered(number: int, named: Iterable[_Named]) -> Iterator[_Named]:
+    """With the number of the step, and of things of one name a number for all but the first."""
+    count: Counter[str] = Counter()
+    for name, value in named:
+        count[name] += 1
+        yield f"step {number}: {name}" + (f" ({count[name]})" if count[name] > 1 else ""), value
 
 
 def _planned_bytes(schedule: Schedule | RegionSchedule) -> tuple[int, int]:
-    """Bytes that are there all the time, and the peak of forward and backward as planned."""
+    """Bytes that are always allocated, and the planned peak of forward and backward."""
     if isinstance(schedule, RegionSchedule):
         return schedule.constant_bytes, schedule.peak_bytes
     constant = schedule.graph.constant_bytes
     return constant, int(schedule.simulation.bytes.max(initial=constant))
 
 
-def _check_that_it_runs_here(schedule: Schedule) -> None:
-    origin = schedule.origin
-    if origin.shard > 1:
-        what = f"parameters in shards over {origin.shard} ranks"
-    elif origin.gradient_dtype is not None:
-        what = f"gradients in {origin.gradient_dtype}"
-    elif origin.gradient_buckets == VIEWS:
-        what = "gradients in the buckets of DistributedDataParallel"
-    else:
-        return
-    raise TrainingStateError(
-        f"this schedule counts {what}, which a step in one process does not have: verify a plan of the same model without that"
-    )
+def _refuse_state_beyond_one_process(schedule: Schedule) -> None:
+    if (counted := beyond_one_process(schedule.origin.training)) is not None:
+        raise TrainingStateError(
+            f"this schedule counts {counted}, which a step in one process does not have: verify a plan of the same model "
+            "without that"
+        )
 
 
-Named = tuple[str, torch.Tensor | None]
-
-
-def _trial(
-    called: nn.Module,
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    loss: Callable[[Any], torch.Tensor] | None,
-    restart: Callable[[], None],
-) -> Iterator[Named]:
-    """Everything that the training steps compute, by name, when ``called`` stands for ``model``; to be looked at one by one."""
-    restart()
-    args, kwargs = detached(args, kwargs)
-    for number in range(1, _STEPS + 1):
-        output = called(*args, **kwargs)
-        value = run_backward(output, loss)
-        inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        named: dict[str, torch.Tensor | None] = {"loss": value}
-        named |= {f"output {k}": leaf for k, leaf in enumerate(flatten(output)[0]) if isinstance(leaf, torch.Tensor)}
-        named |= {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
-        named |= {f"gradient of input {k}": leaf.grad for k, leaf in enumerate(inputs) if leaf.requires_grad}
-        named |= {f"buffer {name}": buffer for name, buffer in model.named_buffers()}
-        named |= {f"random state {k}": state for k, state in enumerate(generator_states())}
-        for name, tensor in named.items():
-            yield f"step {number}: {name}", tensor
-
-
-def _cloned(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tensor is None else tensor.detach().clone()
-
-
-def _differing(expected: Mapping[str, torch.Tensor | None], found: Iterator[Named]) -> Iterator[Named]:
-    return ((name, tensor) for name, tensor in found if not same_bits(expected[name], tensor))
+def _tensors_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import ShapesError as ShapesError
     from remat_planner.planner.errors import ShardedError as ShardedError
     from remat_planner.planner.errors import SharedCastError as SharedCastError
-    from remat_planner.planner.errors import TrainingStateError as TrainingStateError
     from remat_planner.planner.errors import TransformError as TransformError
     from remat_planner.planner.errors import UnexpectedGradientError as UnexpectedGradientError
     from remat_planner.planner.exports import Export as Export
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
     from remat_planner.schedules import Schedule as Schedule
     from remat_planner.schedules import ScheduleFileError as ScheduleFileError
     from remat_planner.schedules import StaleScheduleError as StaleScheduleError
+    from remat_planner.schedules import TrainingState as TrainingState
+    from remat_planner.schedules import TrainingStateError as TrainingStateError
     from remat_planner.schedules import simulate as simulate
     from remat_planner.solvers import Solver as Solver
     from remat_planner.solvers import SolverMissingError as SolverMissingError
@@ -71,8 +72,14 @@ if TYPE_CHECKING:
     from remat_planner.tracer.errors import ModelNotSupportedError as ModelNotSupportedError
     from remat_planner.tracer.errors import NothingToTrainError as NothingToTrainError
     from remat_planner.tracer.errors import PythonStateError as PythonStateError
+    from remat_planner.tracer.errors import RandomStateError as RandomStateError
     from remat_planner.tracer.errors import StateReassignedError as StateReassignedError
     from remat_planner.tracer.errors import UnsupportedOperatorError as UnsupportedOperatorError
+    from remat_planner.tracer.operators import OpCall as OpCall
+    from remat_planner.tracer.operators import Roofline as Roofline
+    from remat_planner.tracer.operators import UnknownOperatorError as UnknownOperatorError
+    from remat_planner.tracer.operators import register_operator as register_operator
+    from remat_planner.tracer.operators import unregister_operator as unregister_operator
 
 _PUBLIC = {
     "planner.apply": (
@@ -101,7 +108,6 @@ _PUBLIC = {
         "ShapesError",
         "SharedCastError",
         "ShardedError",
-        "TrainingStateError",
         "TransformError",
         "UnexpectedGradientError",
     ),
@@ -127,6 +133,8 @@ _PUBLIC = {
         "Schedule",
         "ScheduleFileError",
         "StaleScheduleError",
+        "TrainingState",
+        "TrainingStateError",
         "simulate",
     ),
     "solvers": (
@@ -144,6 +152,7 @@ _PUBLIC = {
         "ModelNotSupportedError",
         "NothingToTrainError",
         "PythonStateError",
+        "RandomStateError",
         "StateReassignedError",
         "UnsupportedOperatorError",
     ),
@@ -154,6 +163,13 @@ _PUBLIC = {
         "ProfileError",
         "ProfileWarning",
         "UnknownDeviceError",
+    ),
+    "tracer.operators": (
+        "OpCall",
+        "Roofline",
+        "UnknownOperatorError",
+        "register_operator",
+        "unregister_operator",
     ),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

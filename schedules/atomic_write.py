@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writing a file so that it appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 
 
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``path``: a reader finds the old file or the whole new one. A device (/dev/null) is simply written to.
+    """Write ``text`` to ``path``: a reader sees the old file or the whole new one.
+
+    A symbolic link stays, and what it points to is replaced. A device such as /dev/null is written directly.
 
     Raises:
         OSError: the file cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file() and not target.is_dir():
-        target.write_text(text, encoding="utf-8")  # replacing it would put an ordinary file in the place of the device
+        target.write_text(text, encoding="utf-8")  # a rename would replace the device by an ordinary file
         return
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:
@@ -23,7 +25,7 @@ def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; this one is an ordinary result
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp creates private files; the result has the usual mode
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -1,17 +1,17 @@
-"""What can be wrong with a graph, a schedule or a schedule file. Every error carries its data."""
+"""Errors about graphs, schedules and schedule files. Each carries its data."""
 
 from __future__ import annotations
 
 
 class GraphError(ValueError):
-    """The graph is malformed: a cycle, an edge to nowhere, a cost that is no number."""
+    """A malformed graph: a cycle, an edge to a missing op, a cost that is not a finite number."""
 
 
 class InvalidScheduleError(ValueError):
     """A sequence of op executions that cannot run.
 
     Attributes:
-        step: position in the sequence, or None where the fault is an op that never runs.
+        step: position in the sequence, or None where an op never runs.
         op: name of the op.
     """
 
@@ -22,11 +22,11 @@ class InvalidScheduleError(ValueError):
 
 
 class ScheduleFileError(ValueError):
-    """A schedule file that cannot be read: truncated, of another format version, or inconsistent with itself."""
+    """A schedule file that cannot be used: truncated, of another format version, or inconsistent."""
 
 
 class StaleScheduleError(ValueError):
-    """A schedule that was made for another model, other inputs or another version of the graph.
+    """A schedule of another model, other inputs or another version of the graph.
 
     Attributes:
         differences: what differs, one line each.
@@ -35,3 +35,7 @@ class StaleScheduleError(ValueError):
     def __init__(self, message: str, *, differences: tuple[str, ...]) -> None:
         super().__init__(message)
         self.differences = differences
+
+
+class TrainingStateError(ValueError):
+    """An option of the training state has no such value, contradicts another one, or means nothing on this device."""

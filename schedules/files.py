@@ -1,12 +1,16 @@
-"""Schedule files: JSON with a format version, the graph, the steps by stable op names and where they came from."""
+"""Loading a schedule file of either kind.
+
+A file is JSON with a format version. It holds the graph, the steps by op name, and the origin. ``Schedule`` and
+``RegionSchedule`` read and write their own kind.
+"""
 
 from __future__ import annotations
 
 import os
 
-from remat_planner.schedules._documents import REGIONS_FORMAT, ScheduleDocument, parsed, validated
-from remat_planner.schedules.region_schedule import RegionSchedule, region_schedule_of
-from remat_planner.schedules.schedule import Schedule, schedule_of
+from remat_planner.schedules.file_format import REGIONS_FORMAT, ScheduleDocument, parsed, validated
+from remat_planner.schedules.region_schedule import RegionSchedule, regions_from_content
+from remat_planner.schedules.schedule import Schedule, schedule_from_document
 
 
 def load_schedule(path: str | os.PathLike[str]) -> Schedule | RegionSchedule:
@@ -14,11 +18,11 @@ def load_schedule(path: str | os.PathLike[str]) -> Schedule | RegionSchedule:
 
     Raises:
         OSError: the file cannot be read.
-        ScheduleFileError: it is damaged, or no schedule file.
+        ScheduleFileError: the file is damaged or not a schedule file.
     """
     content = parsed(path)
     return (
-        region_schedule_of(path, content)
+        regions_from_content(path, content)
         if content["format"] == REGIONS_FORMAT
-        else schedule_of(path, validated(path, content, ScheduleDocument))
+        else schedule_from_document(path, validated(path, content, ScheduleDocument))
     )

@@ -1,9 +1,9 @@
 """The training step as data: ops in execution order, the values they read and write, the storages those live in.
 
 Memory is counted in *storages* (allocations), not in values: a view has no bytes of its own and keeps its base alive, an
-op with several outputs may allocate several storages, an in-place result lives where its input lived. All three are the
-same rule here: a written value lives in the storage instance of the first read value on that storage, and in a fresh
-instance where the op reads none.
+op with several outputs may allocate several storages, and an in-place result uses the storage of its input. One rule covers
+all three: a written value lives in the storage instance of the first value that the op reads on that storage, or in a new
+instance if the op reads none.
 """
 
 from __future__ import annotations
@@ -45,12 +45,21 @@ class Value:
 class Op:
     """One execution unit of the step.
 
-    ``reads`` and ``writes`` index ``Graph.values``. ``seconds``, ``flops`` and ``workspace`` (bytes held only while the op
-    runs) are costs. ``phase`` is "backward" where the op depends on the incoming gradient. ``pinned`` says why an op must run
-    exactly once; ``auxiliary`` marks forward work that only the backward needs, so that it may first run anywhere before
-    its first reader; ``outside`` marks the caller's loss, which runs between the forward and the backward and is not ours to
-    move. ``replay_bytes`` is the random-generator state held from the first to the last execution of an op that runs more
-    than once. ``kind`` (the operator), ``module`` (path) and ``source`` (file:line) are for reports.
+    Attributes:
+        name: unique and stable across traces; schedule files refer to ops by name.
+        reads: the values it reads, as indices into ``Graph.values``.
+        writes: the values it computes, as indices into ``Graph.values``.
+        seconds: duration of one execution.
+        flops: floating-point operations of one execution.
+        workspace: bytes allocated only while the op runs.
+        phase: "backward" if the op depends on the incoming gradient.
+        pinned: why the op must run exactly once, or None.
+        auxiliary: forward work that only the backward needs; it may first run anywhere before its first reader.
+        outside: part of the caller's loss, which runs between the forward and the backward and cannot be moved.
+        replay_bytes: random-generator state held from the first to the last execution of an op that runs more than once.
+        kind: the operator, for reports.
+        module: path of the module, for reports.
+        source: file:line, for reports.
     """
 
     name: str
@@ -73,9 +82,13 @@ class Op:
 class Graph:
     """A training step. The index order of ``ops`` is a valid execution order, the one that the framework would run.
 
-    ``results`` are the values that outlive the step: model outputs (the caller holds them) and gradients. ``constants`` are the
-    bytes that are there all the time, by what they are ("parameters", "buffers", "inputs", "optimizer"). ``update`` are the
-    bytes that the optimizer's step takes beyond the constants and results, when the backward is over.
+    Attributes:
+        ops: in execution order.
+        values: the tensors that ops read and write.
+        storages: the allocations that values live in.
+        results: values that outlive the step, as indices: model outputs, which the caller holds, and gradients.
+        constants: bytes resident all the time, by kind ("parameters", "buffers", "inputs", "optimizer").
+        update: bytes that the optimizer's step takes after the backward, beyond the constants and results.
     """
 
     ops: tuple[Op, ...]
@@ -96,13 +109,13 @@ class Graph:
         edges: Iterable[tuple[int, int]],
         backward: Sequence[bool] | int | None = None,
     ) -> Graph:
-        """A plain instance: op ``i`` takes ``costs[i]`` seconds and writes one storage of ``sizes[i]`` bytes.
+        """A simple graph: op ``i`` takes ``costs[i]`` seconds and writes one storage of ``sizes[i]`` bytes.
 
-        Execution order is index order, so every edge ``(producer, consumer)`` must point upwards. ``backward`` marks the
-        backward ops: a flag per op, or the index of the first one. Nothing outlives the step.
+        Execution order is index order, so every edge ``(producer, consumer)`` must lead to a higher index. ``backward`` marks
+        the backward ops: one flag per op, or the index of the first. Nothing outlives the step.
 
         Raises:
-            GraphError: an edge to nowhere or against the order (a cycle), a negative or NaN cost or size.
+            GraphError: an edge to a missing op or against the order (a cycle), a negative or NaN cost or size.
         """
         n = len(costs)
         if len(sizes) != n:
@@ -141,12 +154,12 @@ class Graph:
 
     @cached_property
     def constant_bytes(self) -> int:
-        """Bytes that are there during the whole step."""
+        """Bytes resident during the whole step."""
         return sum(self.constants.values())
 
     @cached_property
     def lasting_bytes(self) -> int:
-        """Bytes of the results: what the step leaves beside the constants."""
+        """Bytes of the results, which stay allocated after the step."""
         lasting = {self.values[value].storage for value in self.results}
         return sum(self.storages[s].bytes for s in lasting if not self.storages[s].constant)
 
@@ -162,7 +175,7 @@ class Graph:
 
     @cached_property
     def producer(self) -> tuple[int | None, ...]:
-        """For each value the op that writes it; None for parameters, buffers and inputs."""
+        """The op that writes each value; None for parameters, buffers and inputs."""
         producer: list[int | None] = [None] * len(self.values)
         for i, op in enumerate(self.ops):
             for value in op.writes:
@@ -171,7 +184,7 @@ class Graph:
 
     @cached_property
     def allocated(self) -> tuple[tuple[int, ...], ...]:
-        """For each op the storages that it allocates; empty for views, in-place ops and updates of constants."""
+        """The storages that each op allocates; empty for views, in-place ops and updates of constants."""
         return tuple(_fresh_storages(self, op) for op in self.ops)
 
     @cached_property
@@ -181,7 +194,7 @@ class Graph:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what the step computes: ops, wiring, shapes, dtypes, aliasing, bytes; not of what it costs."""
+        """SHA-256 of what the step computes: ops, wiring, shapes, dtypes, aliasing, bytes; costs are left out."""
         content = {
             "ops": [
                 (o.name, o.kind, o.reads, o.writes, o.phase, o.pinned, o.auxiliary, o.outside, o.replay_bytes) for o in self.ops
@@ -193,7 +206,7 @@ class Graph:
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     def dag(self) -> networkx.DiGraph:
-        """Ops as nodes, an edge from the producer of a value to each op that reads it."""
+        """The ops as nodes, with an edge from the producer of each value to every op that reads it."""
         dag = networkx.DiGraph()
         dag.add_nodes_from(range(len(self.ops)))
         for i, op in enumerate(self.ops):

@@ -1,4 +1,4 @@
-"""A schedule by regions: some blocks of a model have a schedule each, and what lies between them runs as it does anyway."""
+"""A schedule by regions: some blocks of a model have a schedule each; the code between them runs eagerly."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from remat_planner.schedules._documents import FORMAT_VERSION, REGIONS_FORMAT, RegionScheduleDocument, parsed, validated
 from remat_planner.schedules.atomic_write import write_text_atomically
 from remat_planner.schedules.errors import ScheduleFileError
+from remat_planner.schedules.file_format import FORMAT_VERSION, REGIONS_FORMAT, RegionScheduleDocument, parsed, validated
 from remat_planner.schedules.origin import Origin
-from remat_planner.schedules.schedule import Schedule, document_of, schedule_of
+from remat_planner.schedules.schedule import Schedule, document_of, schedule_from_document
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RegionSchedule:
     """Schedules of blocks, chosen together so that the whole step stays within ``budget`` bytes.
 
-    What runs between the regions is in no graph, so the peak is not simulated: it was measured, by running the step.
+    No graph covers the code between the regions, so the peak is not simulated: it was measured by running the step.
 
     Attributes:
         regions: the schedule of each block, by the full name of its module.
-        calls: how many times the step calls each of them.
+        calls: how many times the step calls each block.
         budget: bytes that the whole step may take at its peak.
-        peak_bytes: what it was measured to take under these schedules, constants and the optimizer's step included.
-        baseline_peak_bytes: what is predicted where no region recomputes anything.
-        constants: bytes that are there all the time, by what they are ("parameters", "buffers", "inputs", "optimizer").
-        update: bytes that the optimizer's step takes beyond those, the gradients and the outputs.
-        origin: model, inputs, device and versions it was made for.
+        peak_bytes: measured peak under these schedules, constants and the optimizer's step included.
+        baseline_peak_bytes: predicted peak where no region recomputes anything.
+        constants: bytes resident all the time, by kind ("parameters", "buffers", "inputs", "optimizer").
+        update: bytes of the optimizer's step beyond the constants, the gradients and the outputs.
+        origin: the model, inputs, device and versions it was planned for.
     """
 
     regions: Mapping[str, Schedule]
@@ -40,14 +40,21 @@ class RegionSchedule:
     update: int = 0
     origin: Origin = field(default_factory=Origin)
 
+    def __repr__(self) -> str:
+        model = self.origin.model or "a model"
+        return (
+            f"<RegionSchedule of {len(self.regions):,} regions of {model}: budget {self.budget:,} bytes, "
+            f"measured peak {self.peak_bytes:,}>"
+        )
+
     @property
     def constant_bytes(self) -> int:
-        """Bytes that are there during the whole step."""
+        """Bytes resident during the whole step."""
         return sum(self.constants.values())
 
     @property
     def seconds(self) -> float:
-        """Seconds of the regions' ops in one step, recomputation included; what runs between them is not in it."""
+        """Seconds of the regions' ops in one step, recomputation included; code between the regions does not count."""
         return sum(self.calls[name] * region.seconds for name, region in self.regions.items())
 
     @property
@@ -57,7 +64,7 @@ class RegionSchedule:
 
     @property
     def overhead(self) -> float:
-        """Extra time as a fraction of the regions' own; of the whole step it is less."""
+        """Extra time as a fraction of the regions' ``baseline_seconds``; as a fraction of the whole step it is less."""
         return self.seconds / self.baseline_seconds - 1 if self.baseline_seconds else 0.0
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -66,31 +73,33 @@ class RegionSchedule:
         Raises:
             OSError: the file cannot be written.
         """
-        write_region_schedule(self, path)
+        write_text_atomically(path, _document_of(self).model_dump_json(exclude_defaults=True) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RegionSchedule:
-        """Read a schedule file.
+        """Read a schedule file and simulate the steps of each region again.
 
         Raises:
             OSError: the file cannot be read.
-            ScheduleFileError: it is truncated, of another kind or format version, or says what its steps do not bear out.
+            ScheduleFileError: it is truncated, of another kind or format version, or claims what its steps do not bear out.
         """
-        return read_region_schedule(path)
+        content = parsed(path)
+        if content["format"] != REGIONS_FORMAT:
+            raise ScheduleFileError(f"{path}: the schedule of a whole model, not one by regions: read it with Schedule.load")
+        return regions_from_content(path, content)
 
 
-def write_region_schedule(schedule: RegionSchedule, path: str | os.PathLike[str]) -> None:
-    """Write ``schedule`` to ``path``, atomically; a schedule that several regions have is written once."""
-    numbers: dict[tuple[str, tuple[int, ...]], int] = {}
+def _document_of(schedule: RegionSchedule) -> RegionScheduleDocument:
+    numbers: dict[tuple[Any, ...], int] = {}
     distinct: list[Schedule] = []
     regions: dict[str, int] = {}
     for name, region in schedule.regions.items():
-        key = (region.fingerprint, region.steps)
+        key = (region.fingerprint, region.steps, *sorted(region.origin.gradient_layouts.items()))
         if key not in numbers:
             numbers[key] = len(distinct)
             distinct.append(region)
         regions[name] = numbers[key]
-    document = RegionScheduleDocument(
+    return RegionScheduleDocument(
         format=REGIONS_FORMAT,
         format_version=FORMAT_VERSION,
         budget_bytes=schedule.budget,
@@ -103,22 +112,18 @@ def write_region_schedule(schedule: RegionSchedule, path: str | os.PathLike[str]
         regions=regions,
         schedules=[document_of(region) for region in distinct],
     )
-    write_text_atomically(path, document.model_dump_json(exclude_defaults=True) + "\n")
 
 
-def read_region_schedule(path: str | os.PathLike[str]) -> RegionSchedule:
-    """Read a file of a schedule by regions; see ``RegionSchedule.load``."""
-    content = parsed(path)
-    if content["format"] != REGIONS_FORMAT:
-        raise ScheduleFileError(f"{path}: the schedule of a whole model, not one by regions: read it with Schedule.load")
-    return region_schedule_of(path, content)
+def regions_from_content(path: str | os.PathLike[str], content: dict[str, Any]) -> RegionSchedule:
+    """The schedule in the JSON ``content`` of a file; ``path`` is for error messages.
 
-
-def region_schedule_of(path: str | os.PathLike[str], content: dict[str, Any]) -> RegionSchedule:
+    Raises:
+        ScheduleFileError: the content is damaged or contradicts itself.
+    """
     document = validated(path, content, RegionScheduleDocument)
-    schedules = [schedule_of(path, schedule) for schedule in document.schedules]
-    wrong = [name for name, number in document.regions.items() if not 0 <= number < len(schedules)]
-    if wrong or document.regions.keys() != document.calls.keys():
+    schedules = [schedule_from_document(path, schedule) for schedule in document.schedules]
+    missing = any(not 0 <= number < len(schedules) for number in document.regions.values())
+    if missing or document.regions.keys() != document.calls.keys():
         raise ScheduleFileError(f"{path}: regions without a schedule or a number of calls; the file is damaged: plan again")
     return RegionSchedule(
         regions={name: schedules[number] for name, number in document.regions.items()},

@@ -1,7 +1,7 @@
 """A schedule: a sequence of op executions, the graph it runs on, and where it came from.
 
-Only the sequence is stored. Time, peak and every byte in between are what the simulator says of it, so a schedule cannot claim
-a memory that it does not have.
+Only the sequence is stored. Seconds and bytes always come from the simulator, so a schedule cannot claim a peak that its steps
+do not have; a file that does is refused.
 """
 
 from __future__ import annotations
@@ -10,32 +10,30 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
-from remat_planner.schedules._documents import FORMAT, FORMAT_VERSION, ScheduleDocument, parsed, validated
 from remat_planner.schedules.atomic_write import write_text_atomically
 from remat_planner.schedules.errors import InvalidScheduleError, ScheduleFileError
+from remat_planner.schedules.file_format import FORMAT, FORMAT_VERSION, ScheduleDocument, parsed, validated
 from remat_planner.schedules.graph import Graph
+from remat_planner.schedules.in_flight import held_bytes, peak_in_flight
 from remat_planner.schedules.origin import Origin, Status
-from remat_planner.schedules.simulate import Simulation, lifetimes, simulate
+from remat_planner.schedules.simulate import Simulation, simulate
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
-    """What to compute when, within ``budget`` bytes.
+    """Which op runs when, planned for ``budget`` bytes.
 
     Attributes:
         graph: the training step.
         steps: op indices in the order of execution.
         budget: bytes that the step may take at its peak.
-        solver: name of the solver that found it.
-        status: "optimal" where it is proven that nothing faster exists (the planner counts 0.5 % of the step as nothing), else
-            "feasible".
+        solver: name of the solver that found the schedule.
+        status: "optimal" if a bound proves that none is faster (the planner ignores 0.5 % of the step), else "feasible".
         bound_seconds: no schedule within the budget takes less, under ``assumption``.
-        assumption: the class of schedules that the bound speaks of.
-        origin: model, inputs, device and versions it was made for.
-        companions: the schedules for other forms of input that were planned with it, within the same budget. All else here is
-            of this one, whose form has the highest peak without recomputation.
+        assumption: the class of schedules that the bound covers.
+        origin: the model, inputs, device and versions it was planned for.
+        companions: schedules for other input shapes, planned together within the same budget. All other attributes describe
+            this schedule, for the shape with the highest peak without recomputation.
     """
 
     graph: Graph
@@ -48,14 +46,20 @@ class Schedule:
     origin: Origin = field(default_factory=Origin)
     companions: tuple[Schedule, ...] = ()
 
+    def __repr__(self) -> str:
+        return (
+            f"<Schedule of {self.origin.model or 'a graph'}: {len(self.graph.ops):,} ops, {len(self.steps):,} steps, "
+            f"budget {self.budget:,} bytes, {self.status} by {self.solver}>"
+        )
+
     @property
     def forms(self) -> tuple[Schedule, ...]:
-        """This schedule and its companions: one for each form of input."""
+        """This schedule and its companions: one for each input shape."""
         return (self, *self.companions)
 
     @cached_property
     def simulation(self) -> Simulation:
-        """The schedule as the simulator judges it.
+        """Seconds and bytes of the schedule.
 
         Raises:
             InvalidScheduleError: the steps cannot run.
@@ -94,45 +98,17 @@ class Schedule:
 
     @property
     def bound_overhead(self) -> float:
-        """The least possible ``overhead`` that the bound allows."""
+        """The least ``overhead`` that the bound allows."""
         return self.bound_seconds / self.baseline_seconds - 1 if self.baseline_seconds else 0.0
 
     @property
     def held_bytes(self) -> int:
-        """Bytes from the end of the forward to the start of the backward that are not there all the time: what a forward whose
-        backward is still to come holds, its outputs included.
-        """
-        at = next((k for k, op in enumerate(self.steps) if self.graph.ops[op].outside), None)
-        if at is None:
-            return 0
-        pieces = lifetimes(self.graph, self.steps)
-        across = (pieces.birth < at) & (pieces.death > at)
-        results = [self.graph.values[value].storage for value in self.graph.results]
-        lasting = (pieces.birth == at) & np.isin(pieces.storage, results)  # the loss, which is computed here
-        return int(pieces.bytes[across | lasting].sum())
+        """Bytes that a forward holds until its backward starts, its outputs included and constants excluded."""
+        return held_bytes(self.graph, self.steps)
 
     def peak_in_flight(self, forwards: int) -> int:
-        """Bytes that are not exceeded where ``forwards`` forwards run before the first of their backwards, as in a stage of a
-        pipeline.
-
-        Each forward has inputs and a loss of its own. What that loss keeps for its backward is not known apart, and is counted
-        as all that it takes while it runs. From the second backward on there are gradients already, and each makes its own
-        before they are added. Not in it are the buffers that a pipeline makes once, to receive into.
-        """
-        if forwards < 2:
-            return self.peak_bytes
-        each = self.held_bytes + self.graph.constants.get("inputs", 0) + self._loss_bytes
-        return self.peak_bytes + (forwards - 2) * each + max(each, self.graph.lasting_bytes)
-
-    @property
-    def _loss_bytes(self) -> int:
-        """What the caller's loss takes beside its result; 0 where gradients arrive from elsewhere."""
-        taken = 0
-        for op in self.graph.ops:
-            if op.outside:
-                passing = {self.graph.values[value].storage for value in op.writes if value not in self.graph.results}
-                taken += op.workspace + sum(self.graph.storages[s].bytes for s in passing)
-        return taken
+        """An upper bound on the peak bytes when ``forwards`` forwards run before the first backward, as in a pipeline stage."""
+        return peak_in_flight(self.graph, self.steps, forwards)
 
     @property
     def fingerprint(self) -> str:
@@ -145,33 +121,24 @@ class Schedule:
         Raises:
             OSError: the file cannot be written.
         """
-        write_schedule(self, path)
+        write_text_atomically(path, document_of(self).model_dump_json(exclude_defaults=True) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:
-        """Read a schedule file.
+        """Read a schedule file and simulate its steps again.
 
         Raises:
             OSError: the file cannot be read.
-            ScheduleFileError: it is truncated, of another format version, or says what its own steps do not bear out.
+            ScheduleFileError: it is truncated, of another format version, or claims what its own steps do not bear out.
         """
-        return read_schedule(path)
-
-
-def write_schedule(schedule: Schedule, path: str | os.PathLike[str]) -> None:
-    """Write ``schedule`` to ``path``, atomically: a reader finds the old file or the whole new one."""
-    write_text_atomically(path, document_of(schedule).model_dump_json(exclude_defaults=True) + "\n")
-
-
-def read_schedule(path: str | os.PathLike[str]) -> Schedule:
-    """Read a schedule file and judge its steps again; see ``Schedule.load``."""
-    content = parsed(path)
-    if content["format"] != FORMAT:
-        raise ScheduleFileError(f"{path}: a schedule by regions: read it with RegionSchedule.load")
-    return schedule_of(path, validated(path, content, ScheduleDocument))
+        content = parsed(path)
+        if content["format"] != FORMAT:
+            raise ScheduleFileError(f"{path}: a schedule by regions: read it with RegionSchedule.load")
+        return schedule_from_document(path, validated(path, content, ScheduleDocument))
 
 
 def document_of(schedule: Schedule) -> ScheduleDocument:
+    """The document that ``Schedule.save`` writes."""
     return ScheduleDocument(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -190,7 +157,12 @@ def document_of(schedule: Schedule) -> ScheduleDocument:
     )
 
 
-def schedule_of(path: str | os.PathLike[str], document: ScheduleDocument) -> Schedule:
+def schedule_from_document(path: str | os.PathLike[str], document: ScheduleDocument) -> Schedule:
+    """The schedule in ``document``, checked against its fingerprint and the simulator; ``path`` is for error messages.
+
+    Raises:
+        ScheduleFileError: the document contradicts itself.
+    """
     graph = document.graph
     if graph.fingerprint != document.fingerprint:
         raise ScheduleFileError(
@@ -198,7 +170,7 @@ def schedule_of(path: str | os.PathLike[str], document: ScheduleDocument) -> Sch
         )
     unknown = [name for name in document.steps if name not in graph.by_name]
     if unknown:
-        raise ScheduleFileError(f"{path}: the steps run {unknown[0]!r}, which the graph does not have: plan again")
+        raise ScheduleFileError(f"{path}: the steps run {unknown[0]!r}, an op that its graph does not have: plan again")
     schedule = Schedule(
         graph=graph,
         steps=tuple(graph.by_name[name] for name in document.steps),
@@ -208,7 +180,7 @@ def schedule_of(path: str | os.PathLike[str], document: ScheduleDocument) -> Sch
         bound_seconds=document.bound_seconds,
         assumption=document.assumption,
         origin=document.origin,
-        companions=tuple(schedule_of(path, companion) for companion in document.companions),
+        companions=tuple(schedule_from_document(path, companion) for companion in document.companions),
     )
     try:
         peak = schedule.peak_bytes
@@ -216,6 +188,6 @@ def schedule_of(path: str | os.PathLike[str], document: ScheduleDocument) -> Sch
         raise ScheduleFileError(f"{path}: the steps cannot run ({error}): plan again") from error
     if peak != document.peak_bytes:
         raise ScheduleFileError(
-            f"{path}: says that its peak is {document.peak_bytes:,} bytes, but its steps reach {peak:,}: plan again"
+            f"{path}: claims a peak of {document.peak_bytes:,} bytes, but its steps reach {peak:,}: plan again"
         )
     return schedule

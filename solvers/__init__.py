@@ -1,13 +1,15 @@
-"""From a graph and a number of bytes to a schedule and a proof of how good it is.
+"""From a graph and a number of bytes to a schedule, and a bound that says how good it is.
 
-One file per method behind one small interface (``base``), a registry that knows which of them can run here, and one entrance,
-``solve``, which lets the simulator judge every answer. No torch in here.
+``solve`` is the entrance: it asks a solver and lets the simulator judge the answer. ``methods/`` holds the registered solvers,
+one file each; the other folders hold the machinery they share. Nothing here imports torch.
+
+For a solver of your own, derive from ``Solver``, turn a ``Task`` into an ``Answer``, and pass an instance to ``solve``.
 """
 
 from remat_planner.solvers.budget_curve import curve
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
-from remat_planner.solvers.interface import Answer, Reporter, Solution, Solver, Status, Task
+from remat_planner.solvers.interface import Answer, Reporter, Solution, Solver, Task
 from remat_planner.solvers.registry import available
 from remat_planner.solvers.solve import solve
 
@@ -18,7 +20,6 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverMissingError",
-    "Status",
     "Task",
     "UnknownSolverError",
     "available",

@@ -1,4 +1,4 @@
-"""The curve of time against memory: many budgets at once, each solve starting from what the others found."""
+"""Seconds against memory: many budgets at once, where schedules and bounds of one budget help the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from remat_planner.schedules import Graph
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Reporter, Solution, Task
+from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Reporter, Solution, Solver, Task
+from remat_planner.solvers.registry import resolve
 from remat_planner.solvers.solve import checked_budget, checked_time_limit, solve_task
 
 
@@ -16,34 +17,35 @@ def curve(
     graph: Graph,
     budgets: Sequence[float],
     *,
-    solver: str = "auto",
+    solver: str | Solver = "auto",
     time_limit: float = 60.0,
     reporter: Reporter | None = None,
 ) -> list[Solution]:
-    """``solve`` for each of ``budgets``, in their order. More budget is never slower, less budget never has the lower bound.
+    """``solve`` for each of ``budgets``, in the given order; cost and bound never rise with the budget.
 
-    A schedule that fits a budget fits every larger one, and is carried there; a bound that holds for a budget holds for every
-    smaller one, and is carried there. The reduced form of the graph is made once.
+    A schedule that fits a budget also fits every larger one, and is a candidate there. A bound that holds for a budget also
+    holds for every smaller one, and is carried there.
 
     Args:
         graph: the training step.
         budgets: bytes, each a whole number above zero.
-        solver: a name out of ``available()``.
-        time_limit: seconds for all budgets together; what one does not need the others have.
-        reporter: told about the progress of each.
+        solver: a name from ``available()``, or a solver of your own.
+        time_limit: seconds for all budgets together; time that one leaves is shared by the rest.
+        reporter: receives the progress of each solve.
 
     Raises:
-        UnknownSolverError, SolverMissingError, ValueError: as ``solve`` does.
+        UnknownSolverError, SolverMissingError, TypeError, ValueError: as ``solve`` does.
     """
+    method = resolve(solver)
     limits = [checked_budget(budget) for budget in budgets]
     ascending = sorted(set(limits))
     deadline = Deadline(checked_time_limit(time_limit))
     shared = Task(graph, 1, reporter=reporter or Reporter())
     solutions: dict[int, Solution] = {}
     start: tuple[tuple[int, ...], ...] = ()
-    for place, budget in enumerate(ascending):
-        part = deadline.part(1 / (len(ascending) - place))
-        solution = solve_task(shared.derive(budget=budget, deadline=part, start=start), solver)
+    for k, budget in enumerate(ascending):
+        part = deadline.part(1 / (len(ascending) - k))
+        solution = solve_task(shared.derive(budget=budget, deadline=part, start=start), method)
         solutions[budget] = solution
         start = (solution.steps or solution.minimum_steps,)
     for larger, smaller in pairwise(reversed(ascending)):
@@ -52,7 +54,7 @@ def curve(
 
 
 def _with_bound_of(solution: Solution, other: Solution, seconds: float) -> Solution:
-    """``solution`` with the bound of one that had more memory, where that is the higher."""
+    """``solution`` with the bound of ``other``, which had more memory, if that bound is higher."""
     if other.bound <= solution.bound or other.bound > solution.cost * (1 + OPTIMAL_TOLERANCE):
         return solution
     if solution.status == "infeasible":

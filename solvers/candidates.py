@@ -3,58 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from remat_planner.schedules import Simulation
+from remat_planner.schedules import Simulation, preference
 from remat_planner.solvers.interface import Answer, Task
 
 
 class Candidates:
-    """Remembers, of the sequences of nodes offered, the cheapest within the budget and the one with the lowest peak.
+    """Simulates sequences of nodes and remembers the best: the cheapest within the budget, or else the lowest peak.
 
     Ties go to the lower peak, then to the earlier offer, so that the same offers give the same answer.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._offered = 0.0  # when the last offer was judged, in seconds since the start of the deadline
-        self._longest = 0.0  # seconds from one offer to the next, at most
-        self._fit: tuple[tuple[float, int], list[int], str] | None = None
-        self._lowest: tuple[tuple[int, float], list[int], str] | None = None
+        self._best: _Candidate | None = None
+        self._last_offer = 0.0  # seconds since the start of the deadline
+        self._longest = 0.0  # seconds between two offers, at most
 
     def offer(self, nodes: Sequence[int], note: str = "") -> Simulation:
-        """Judge a sequence, remember it if it is the best so far, and tell what it costs."""
-        run = self._task.problem.simulate(nodes)
-        if run.peak_bytes <= self._task.budget:
-            key = (run.seconds, run.peak_bytes)
-            if self._fit is None or key < self._fit[0]:
-                self._fit = (key, list(nodes), note)
-                self._task.reporter.improved(run.seconds, run.peak_bytes)
-        lowest = (run.peak_bytes, run.seconds)
-        if self._lowest is None or lowest < self._lowest[0]:
-            self._lowest = (lowest, list(nodes), note)
+        """Simulate a sequence, and remember it if it is the best so far."""
+        simulation = self._task.problem.simulate(nodes)
+        rank = preference(simulation, self._task.budget)
+        if self._best is None or rank < self._best.rank:
+            fits = simulation.peak_bytes <= self._task.budget
+            self._best = _Candidate(rank, fits, list(nodes), note)
+            if fits:
+                self._task.reporter.improved(simulation.seconds, simulation.peak_bytes)
         elapsed = self._task.deadline.elapsed
-        self._longest = max(self._longest, elapsed - self._offered)
-        self._offered = elapsed
-        return run
+        self._longest = max(self._longest, elapsed - self._last_offer)
+        self._last_offer = elapsed
+        return simulation
 
     def fits(self, nodes: Sequence[int], note: str = "") -> bool:
-        """Offer a sequence; whether it is within the budget."""
+        """Offer a sequence and return whether it is within the budget."""
         return self.offer(nodes, note).peak_bytes <= self._task.budget
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the deadline may not leave time for another offer."""
+        """Whether another offer may take longer than the time left."""
         return self._task.deadline.remaining <= self._longest
 
     @property
     def feasible(self) -> bool:
-        """Whether one within the budget was offered."""
-        return self._fit is not None
+        """Whether a sequence within the budget was offered."""
+        return self._best is not None and self._best.fits
 
     def answer(self, note: str | None = None) -> Answer:
-        """The best one, with its note or another; at least one must have been offered."""
-        best = self._fit or self._lowest
-        if best is None:
+        """The best sequence, with ``note`` or else its own note.
+
+        Raises:
+            RuntimeError: no sequence was offered.
+        """
+        if self._best is None:
             raise RuntimeError("no sequence was offered")
-        _, nodes, own_note = best
-        return Answer(steps=self._task.problem.expand(nodes), note=own_note if note is None else note)
+        return Answer(steps=self._task.problem.expand(self._best.nodes), note=self._best.note if note is None else note)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    rank: tuple[bool, float, float]
+    fits: bool
+    nodes: list[int]
+    note: str

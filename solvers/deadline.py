@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""Time limits that nest: a method gets a part of its caller's time, and a part ends when the whole does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 
 
 class Deadline:
-    """A time limit that has begun to run.
+    """A time limit that starts when it is created.
 
     Args:
-        seconds: wall time from now; inf for none.
-        within: another one that ends this one too.
+        seconds: wall time from now; inf for no limit.
+        within: a deadline that ends this one too.
     """
 
     def __init__(self, seconds: float, within: Deadline | None = None) -> None:
@@ -26,12 +26,12 @@ class Deadline:
     @property
     def remaining(self) -> float:
         """Seconds left, never below zero."""
-        own = max(0.0, self.seconds - self.elapsed)
-        return own if self._within is None else min(own, self._within.remaining)
+        left = max(0.0, self.seconds - self.elapsed)
+        return left if self._within is None else min(left, self._within.remaining)
 
     @property
     def at_most(self) -> float:
-        """Seconds that may be left if it is extended."""
+        """Seconds left if this deadline is extended as far as the one around it allows."""
         return self.remaining if self._within is None else self._within.at_most
 
     @property
@@ -40,14 +40,14 @@ class Deadline:
         return self.elapsed >= self.seconds or (self._within is not None and self._within.expired)
 
     def end(self) -> None:
-        """Let it expire now, for work in another thread that watches it."""
+        """Expire now; this stops work in another thread that watches the deadline."""
         self.seconds = 0.0
 
     def extend_to(self, other: Deadline) -> None:
-        """Let it expire when ``other`` does, unless it was ended."""
+        """Expire together with ``other``; has no effect after ``end``."""
         if self.seconds:
             self.seconds = self.elapsed + other.remaining
 
     def part(self, fraction: float) -> Deadline:
-        """A deadline over this fraction of the time that is left, which ends with this one."""
+        """A deadline over this fraction of the remaining time, within this one."""
         return Deadline(fraction * self.remaining, within=self)

@@ -1,4 +1,4 @@
-"""What can be wrong with a question to the solvers. Every error carries its data."""
+"""Errors about the choice of a solver. Each carries its data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ class UnknownSolverError(ValueError):
     """No solver has this name.
 
     Attributes:
-        solver: the name asked for.
+        solver: the requested name.
         names: the names that exist.
     """
 
@@ -18,17 +18,17 @@ class UnknownSolverError(ValueError):
 
 
 class SolverMissingError(ImportError):
-    """A solver whose library is not installed.
+    """The solver exists, but its library is not installed.
 
     Attributes:
-        solver: the name asked for.
+        solver: the requested name.
         library: the distribution to install.
     """
 
     def __init__(self, solver: str, library: str) -> None:
         super().__init__(
             f"solver {solver!r} needs {library!r}, which is not installed: run `pip install {library}`, "
-            "or choose a solver out of solvers.available()"
+            "or choose a solver from solvers.available()"
         )
         self.solver = solver
         self.library = library

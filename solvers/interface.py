@@ -1,8 +1,7 @@
-"""The interface between the question (a graph, a budget, a time limit) and the methods that answer it.
+"""The interface between a question (graph, budget, time limit) and the methods that answer it.
 
-A solver is a small class with one method. It gets a ``Task`` and returns an ``Answer``: a sequence of ops, and what it claims
-to have proven. It need not judge itself: whether a sequence runs, what it costs and how much memory it takes is measured in one
-place, ``solvers.solving.solve``, for all of them, and a sequence over the budget is never passed on as a plan.
+A solver is a class with one method: it gets a ``Task`` and returns an ``Answer``, a sequence of ops with an optional bound. It
+need not check itself. ``solvers.solve`` simulates every answer and never returns a schedule over the budget.
 """
 
 from __future__ import annotations
@@ -20,53 +19,53 @@ from remat_planner.solvers.problem import Problem
 
 Status = Literal["optimal", "feasible", "infeasible"]
 
-# Assumptions under which bounds hold, widest class of schedules first: a bound over a wider class is the stronger statement.
+# Classes of schedules that a bound may cover, widest first. A bound over a wider class is the stronger statement.
 ANY_SCHEDULE = "any schedule"
 ORDER_GIVEN = "first executions in the given order"
 ORDER_GIVEN_FORWARD = "first executions in the given order, forward ops recomputed only"
 
-# A schedule counts as optimal where a proven bound is within this fraction of its own time.
+# A schedule counts as optimal if a proven bound is within this fraction of its seconds.
 OPTIMAL_TOLERANCE = 1e-6
 
 
 class Reporter:
-    """Hooks that are called while solving; they do nothing here. Override what is of interest.
+    """Hooks called while solving. They do nothing; override those of interest.
 
-    They run in the solver's thread. ``KeyboardInterrupt`` and every other exception raised in one ends the solve.
+    They run in the thread that called ``solve``. An exception raised in one, ``KeyboardInterrupt`` included, ends the solve.
     """
 
     def started(self, solver: str, graph: Graph, budget: int) -> None:
-        """A solver begins. Under ``auto`` several do."""
+        """A solver begins."""
 
     def improved(self, cost: float, peak: int) -> None:
-        """A better schedule within the budget was found: seconds of the step, bytes at its peak."""
+        """The solver has a better schedule within the budget: seconds of the step, bytes at its peak."""
 
     def bound(self, value: float) -> None:
         """No schedule takes less than ``value`` seconds, under the assumption that the solution will name."""
 
     def finished(self, solution: Solution) -> None:
-        """The answer, as it is about to be returned."""
+        """``solution`` is about to be returned."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """An answer that has been checked by the simulator.
+    """An answer that the simulator has checked.
 
     Attributes:
-        steps: op indices in the order of execution; empty where infeasible.
-        cost: seconds of the step, recomputation included; inf where infeasible.
-        peak_bytes: bytes at the peak of ``steps``; where infeasible, of the schedule that ``minimum`` speaks of.
-        bound: seconds; no schedule within the budget takes less, under ``assumption``. inf: there is none at all.
-        gap: (cost - bound) / seconds of the step without recomputation; inf where infeasible.
-        status: "optimal" (``bound`` is ``cost`` to 1e-6, under ``assumption``), "feasible", or "infeasible" (none was found;
-            it is proven that there is none where ``bound`` is inf).
+        steps: op indices in the order of execution; empty if infeasible.
+        cost: seconds of the step, recomputation included; inf if infeasible.
+        peak_bytes: bytes at the peak of ``steps``; if infeasible, at the peak of ``minimum_steps``.
+        bound: seconds; no schedule within the budget takes less, under ``assumption``. inf if provably none exists.
+        gap: (cost - bound) / seconds of the step without recomputation; inf if infeasible.
+        status: "optimal" (``bound`` equals ``cost`` to 1e-6, under ``assumption``), "feasible", or "infeasible" (the solver
+            found none; ``bound`` is inf if provably none exists).
         seconds: wall time of solving.
         solver: name of the solver.
-        minimum: the least bytes for which a schedule was found.
-        assumption: the class of schedules that ``bound`` speaks of.
-        bottleneck: name of the op at whose run ``minimum`` is reached; None unless infeasible.
-        note: what else there is to know, for instance how a chain solver cut a graph that is no chain.
-        minimum_steps: where infeasible, the schedule that ``minimum`` speaks of; empty otherwise.
+        minimum: the least peak in bytes among the schedules found.
+        assumption: the class of schedules that ``bound`` covers.
+        bottleneck: name of the op that runs when ``minimum`` is reached; None unless infeasible.
+        note: remarks, for instance how a chain solver cut a graph that is no chain.
+        minimum_steps: the schedule with peak ``minimum`` if infeasible; else empty.
     """
 
     steps: tuple[int, ...]
@@ -89,12 +88,12 @@ class Answer:
     """What a solver claims.
 
     Attributes:
-        steps: op indices: the cheapest schedule within the budget or, where none was found, the one with the lowest peak.
-        bound: seconds, safe against rounding; no schedule in the class of ``assumption`` within the budget takes less. inf
-            where there is provably none. None: nothing beyond what holds for every schedule.
-        assumption: the class of schedules, one of the constants of this module or words of the solver's own.
+        steps: op indices: the cheapest schedule within the budget or, if the solver found none, the one with the lowest peak.
+        bound: seconds, safe against rounding: no schedule within the budget and in the class of ``assumption`` takes less. inf
+            if provably none exists; None for no bound beyond the seconds of the step without recomputation.
+        assumption: the class of schedules: a constant of this module or a description in the solver's own words.
         note: for ``Solution.note``.
-        solver: the solver that found it, where the one asked only chose among others; else None.
+        solver: the name of the solver that found ``steps``, if a solver asked others; else None.
     """
 
     steps: Sequence[int]
@@ -106,15 +105,15 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is asked of a solver.
+    """What a solver is asked.
 
     Attributes:
         graph: the training step.
         budget: bytes at the peak, ``graph.constant_bytes`` included.
-        deadline: when to stop. A solver returns its best answer by then; once expired, it returns the cheapest it can make.
-        reporter: whom to tell about progress.
-        start: schedules that are known to run, to start from; may be empty.
-        enough: seconds of the step. A solver may stop once it is known whether a schedule takes at most that.
+        deadline: when to return the best answer so far. If it has expired already, return the cheapest answer to compute.
+        reporter: receives progress.
+        start: schedules known to run, to start from; may be empty.
+        enough: seconds of the step, or None. The solver may stop once it knows whether a schedule takes at most that.
     """
 
     graph: Graph
@@ -126,31 +125,37 @@ class Task:
 
     @cached_property
     def problem(self) -> Problem:
-        """The reduced form of ``graph``, made once."""
+        """The reduced form of ``graph``."""
         return Problem.of(self.graph)
 
     def derive(self, **changes: Any) -> Task:
-        """The same graph under another budget, deadline, reporter or start; the reduced form is shared."""
+        """The same graph with another budget, deadline, reporter, start or enough; shares ``problem``."""
         task = replace(self, **changes)
         task.__dict__["problem"] = self.problem
         return task
 
 
 class Solver(abc.ABC):
-    """A method. Stateless: everything about a question is in its task, and the same task gives the same answer.
+    """A method that answers tasks. It is stateless: the same task gives the same answer, unless the deadline cuts it short.
 
-    A solver's file may import the library it needs at its top: where that is missing, the registry says what to install.
+    A file in ``methods/`` may import the solver's library at its top: if it is missing, the registry says what to install.
 
     Attributes:
         name: what users type.
-        description: one line: the method and its source.
-        proves: one line: what its bound says, and under what assumption.
+        description: the method and its source, in one line.
+        proves: what the bound says and under which assumption, in one line.
+        source: the paper or other origin of the method.
+        quick: finishes in seconds on large graphs, so that ``auto`` may run it in a turn of its own.
+        anytime: improves its schedule until the time is over, so that the time limit, not only the task, decides the answer.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     proves: ClassVar[str] = "nothing"
+    source: ClassVar[str] = "this project"
+    quick: ClassVar[bool] = False
+    anytime: ClassVar[bool] = False
 
     @abc.abstractmethod
     def solve(self, task: Task) -> Answer:
-        """Find the cheapest schedule within the task's budget, or the one with the lowest peak where none fits."""
+        """The cheapest schedule found within the task's budget, or the one with the lowest peak if none fits."""

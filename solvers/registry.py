@@ -1,66 +1,81 @@
-"""Which solvers there are. Adding one is a file, a line here, a line in the tests' list and a line in docs/solvers.md."""
+"""The registered solvers: one for each file in ``methods/``.
+
+A solver is named like its file, with hyphens: ``methods/every_n.py`` holds the solver "every-n". A file is imported only when
+its solver is asked for, so that a missing library leaves the other solvers usable.
+"""
 
 from __future__ import annotations
 
+import pkgutil
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
 from remat_planner.solvers.interface import Solver
 
-_HOUSE = "remat_planner"
-
-# Name: module and class. Modules are imported when their solver is asked for, as some need libraries that others do not.
-_REGISTERED = {
-    "none": "remat_planner.solvers.methods.none:KeepEverything",
-    "every-n": "remat_planner.solvers.methods.every_n:EveryN",
-    "blocks": "remat_planner.solvers.methods.blocks:Blocks",
-    "chen": "remat_planner.solvers.methods.chen:Chen",
-    "revolve": "remat_planner.solvers.methods.revolve:Revolve",
-    "treeverse": "remat_planner.solvers.methods.treeverse:Treeverse",
-    "rotor": "remat_planner.solvers.methods.rotor:Rotor",
-    "knapsack": "remat_planner.solvers.methods.knapsack:Knapsack",
-    "greedy": "remat_planner.solvers.methods.greedy:Greedy",
-    "ilp": "remat_planner.solvers.methods.ilp:LazyMomentsSolver",
-    "checkmate": "remat_planner.solvers.methods.checkmate:Checkmate",
-    "auto": "remat_planner.solvers.methods.auto:Auto",
-    "twolevel": "remat_planner.solvers.methods.twolevel:TwoLevel",
-    "anneal": "remat_planner.solvers.methods.anneal:Anneal",
-}
+_PROJECT = "remat_planner"
+_METHODS = f"{_PROJECT}.solvers.methods"
+_FOLDERS = (str(Path(__file__).with_name("methods")),)
+# The order in which solvers are listed, and in which ``auto`` tries the quick ones. Solvers not named here come last, by name.
+_ORDER = (
+    *("none", "every-n", "blocks", "chen", "revolve", "treeverse", "rotor", "knapsack", "greedy"),
+    *("ilp", "checkmate", "auto", "twolevel", "anneal"),
+)
 
 
+@cache
 def names() -> tuple[str, ...]:
     """The names of all solvers, installed or not."""
-    return tuple(_REGISTERED)
+    by_name = sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(_FOLDERS))
+    return tuple(sorted(by_name, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)))
 
 
 def available() -> dict[str, str]:
-    """The solvers that can run here, by name, with a one-line description each."""
-    found = {}
-    for name in _REGISTERED:
+    """The solvers whose libraries are installed: one line of description, by name."""
+    descriptions = {}
+    for name in names():
         try:
-            found[name] = get(name).description
+            descriptions[name] = get(name).description
         except SolverMissingError:
             continue
-    return found
+    return descriptions
+
+
+def resolve(solver: str | Solver) -> Solver:
+    """``solver`` itself, or the registered solver of that name.
+
+    Raises:
+        TypeError: ``solver`` is neither a name nor an instance of ``Solver``.
+        UnknownSolverError, SolverMissingError: see ``get``.
+    """
+    if isinstance(solver, Solver):
+        return solver
+    if not isinstance(solver, str):
+        raise TypeError(f"the solver is {solver!r}: give a name from available(), or an instance of a subclass of Solver")
+    return get(solver)
 
 
 @cache
 def get(name: str) -> Solver:
-    """The solver of this name.
+    """The registered solver of this name.
 
     Raises:
-        UnknownSolverError: there is none.
-        SolverMissingError: its library is not installed.
+        UnknownSolverError: no solver has this name.
+        SolverMissingError: the solver's library is not installed.
     """
-    if name not in _REGISTERED:
+    if name not in names():
         raise UnknownSolverError(name, names())
-    module, _, attribute = _REGISTERED[name].partition(":")
     try:
-        solver: Solver = getattr(import_module(module), attribute)()
+        module = import_module(f"{_METHODS}.{name.replace('-', '_')}")
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if not library or library == _HOUSE:
+        if not library or library == _PROJECT:
             raise
         raise SolverMissingError(name, library) from error
-    return solver
+    (solver,) = (member for member in vars(module).values() if _is_solver_of(module.__name__, member))
+    return solver()
+
+
+def _is_solver_of(module: str, member: object) -> bool:
+    return isinstance(member, type) and issubclass(member, Solver) and member.__module__ == module

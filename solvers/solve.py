@@ -1,11 +1,12 @@
-"""From a question to a checked answer: the one way into every solver, and the one place where answers are judged."""
+"""From a question to a checked answer: every solve passes through here, and here the simulator judges every answer."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from numbers import Integral, Real
 
-from remat_planner.schedules import Graph, Simulation, simulate
+from remat_planner.schedules import Graph, Simulation, preference, simulate
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import (
     ANY_SCHEDULE,
@@ -14,13 +15,14 @@ from remat_planner.solvers.interface import (
     Answer,
     Reporter,
     Solution,
+    Solver,
     Status,
     Task,
 )
 from remat_planner.solvers.problem import least_peak, least_peak_forward
-from remat_planner.solvers.registry import get
+from remat_planner.solvers.registry import resolve
 
-# Sums of op times in different orders differ by rounding; this fraction of the step's time is far above that.
+# Sums of op times in different orders differ by rounding, by far less than this fraction of the step's seconds.
 _ROUNDING = 1e-9
 
 
@@ -28,7 +30,7 @@ def solve(
     graph: Graph,
     budget: float,
     *,
-    solver: str = "auto",
+    solver: str | Solver = "auto",
     time_limit: float = 60.0,
     reporter: Reporter | None = None,
     start: tuple[tuple[int, ...], ...] = (),
@@ -39,42 +41,43 @@ def solve(
     Args:
         graph: the training step.
         budget: bytes, ``graph.constant_bytes`` included; a whole number above zero.
-        solver: a name out of ``available()``.
-        time_limit: seconds of wall time; at 0 the answer is the cheapest that the solver can make.
-        reporter: told about progress.
-        start: schedules known to run (of another budget, say) for solvers that can improve on one. They are candidates too:
-            where one of them is within the budget and cheaper than what the solver found, it is the answer.
-        enough: seconds of the step; a solver may stop as soon as it is known whether a schedule takes at most that.
+        solver: a name from ``available()``, or a solver of your own: an instance of a subclass of ``Solver``.
+        time_limit: seconds of wall time; at 0 the answer is the cheapest to compute.
+        reporter: receives progress.
+        start: schedules known to run, for instance of another budget, for solvers that can improve on one. They are candidates
+            too: if one is within the budget and cheaper than the solver's schedule, it is the answer.
+        enough: seconds of the step; a solver may stop once it knows whether a schedule takes at most that.
 
     Raises:
-        UnknownSolverError: the names are listed.
+        UnknownSolverError: no solver has this name; the error lists the names.
         SolverMissingError: the solver's library is not installed.
-        ValueError: the budget or the time limit is no such number.
-        InvalidScheduleError: a schedule in ``start`` does not run.
+        TypeError: ``solver`` is neither a name nor an instance of ``Solver``.
+        ValueError: the budget or the time limit is not a valid number.
+        InvalidScheduleError: a schedule in ``start``, or one from a solver of your own, cannot run.
     """
+    method = resolve(solver)
     deadline = Deadline(checked_time_limit(time_limit))
-    return solve_task(Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough), solver)
+    return solve_task(Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough), method)
 
 
-def solve_task(task: Task, solver: str) -> Solution:
-    """``solve``, for a task that is made already.
+def solve_task(task: Task, solver: Solver) -> Solution:
+    """``solve`` for an existing task.
 
     Raises:
-        UnknownSolverError, SolverMissingError, InvalidScheduleError: as ``solve`` does.
+        InvalidScheduleError: as ``solve`` does.
     """
-    method = get(solver)
-    task.reporter.started(solver, task.graph, task.budget)
-    answer = method.solve(task) if task.graph.ops else Answer(steps=())
-    solution = _judge(task, answer, solver)
+    task.reporter.started(solver.name, task.graph, task.budget)
+    answer = solver.solve(task) if task.graph.ops else Answer(steps=())
+    solution = _judged(task, answer, answer.solver or solver.name)
     task.reporter.finished(solution)
     return solution
 
 
 def checked_budget(budget: float) -> int:
-    """The budget as an int.
+    """The budget in bytes as an int.
 
     Raises:
-        ValueError: it is not a whole number above zero.
+        ValueError: the budget is not a whole number above zero.
     """
     if isinstance(budget, bool) or not isinstance(budget, Real):
         raise ValueError(
@@ -88,99 +91,97 @@ def checked_budget(budget: float) -> int:
 
 
 def checked_time_limit(time_limit: float) -> float:
-    """The time limit as a float.
+    """The time limit in seconds as a float.
 
     Raises:
-        ValueError: it is not a number of seconds, zero or more.
+        ValueError: the time limit is negative or not a number.
     """
     if isinstance(time_limit, bool) or not isinstance(time_limit, Real) or math.isnan(time_limit) or time_limit < 0:
         raise ValueError(f"the time limit is {time_limit!r}: give seconds, zero or more")
     return float(time_limit)
 
 
-def _judge(task: Task, answer: Answer, solver: str) -> Solution:
-    """Measure what the solver claims, and say no more than what is measured or proven."""
+@dataclass(frozen=True)
+class _Candidate:
+    steps: tuple[int, ...]
+    simulation: Simulation
+
+
+def _judged(task: Task, answer: Answer, solver: str) -> Solution:
+    """The best of ``answer`` and ``task.start`` by the simulator, with the bound as far as it is valid."""
     graph = task.graph
-    offered = (tuple(answer.steps), *task.start)
-    runs = [(steps, simulate(graph, steps)) for steps in offered if _leaves_the_loss_whole(graph, steps)]
-    fitting = [run for run in runs if run[1].peak_bytes <= task.budget]
+    simulated = [_Candidate(steps, simulate(graph, steps)) for steps in (tuple(answer.steps), *task.start)]
+    candidates = [candidate for candidate in simulated if _keeps_loss_together(graph, candidate.steps)]
     bound, assumption = (graph.seconds, ANY_SCHEDULE) if answer.bound is None else (answer.bound, answer.assumption)
     if bound <= graph.seconds:
         bound, assumption = graph.seconds, ANY_SCHEDULE
-    if not fitting:
-        return _infeasible(task, runs, bound, assumption, answer, solver)
-    steps, run = min(fitting, key=lambda fit: (fit[1].seconds, fit[1].peak_bytes))
-    if bound > run.seconds + _ROUNDING * graph.seconds:
-        # The schedule lies outside of the class that the bound speaks of, so the bound says nothing about it.
+    best = min(candidates, key=lambda candidate: preference(candidate.simulation, task.budget), default=None)
+    if best is None or best.simulation.peak_bytes > task.budget:
+        return _infeasible(task, candidates, bound, assumption, answer.note, solver)
+    cost = best.simulation.seconds
+    if bound > cost + _ROUNDING * graph.seconds:
+        # The schedule lies outside the class that the bound covers, so the bound says nothing about it.
         bound, assumption = graph.seconds, ANY_SCHEDULE
-    bound = min(bound, run.seconds)
-    gap = (run.seconds - bound) / graph.seconds if graph.seconds else 0.0
-    status: Status = "optimal" if run.seconds - bound <= OPTIMAL_TOLERANCE * run.seconds else "feasible"
+    bound = min(bound, cost)
+    status: Status = "optimal" if cost - bound <= OPTIMAL_TOLERANCE * cost else "feasible"
     return Solution(
-        steps=steps,
-        cost=run.seconds,
-        peak_bytes=run.peak_bytes,
+        steps=best.steps,
+        cost=cost,
+        peak_bytes=best.simulation.peak_bytes,
         bound=bound,
-        gap=gap,
+        gap=(cost - bound) / graph.seconds if graph.seconds else 0.0,
         status=status,
         seconds=task.deadline.elapsed,
-        solver=answer.solver or solver,
-        minimum=run.peak_bytes,
+        solver=solver,
+        minimum=best.simulation.peak_bytes,
         assumption=assumption,
         note=answer.note,
     )
 
 
-def _leaves_the_loss_whole(graph: Graph, steps: tuple[int, ...]) -> bool:
-    """Whether nothing stands between the ops of the caller's loss: they run in one piece, in the caller's code."""
+def _keeps_loss_together(graph: Graph, steps: tuple[int, ...]) -> bool:
+    """Whether the ops of the caller's loss run in one piece, as they do in the caller's code."""
     places = [place for place, i in enumerate(steps) if graph.ops[i].outside]
     return not places or places[-1] - places[0] == len(places) - 1
 
 
-def _infeasible(
-    task: Task,
-    runs: list[tuple[tuple[int, ...], Simulation]],
-    bound: float,
-    assumption: str,
-    answer: Answer,
-    solver: str,
-) -> Solution:
+def _infeasible(task: Task, candidates: list[_Candidate], bound: float, assumption: str, note: str, solver: str) -> Solution:
     graph = task.graph
     order = tuple(range(len(graph.ops)))
-    runs = [*runs, (order, simulate(graph, order))]
-    steps, run = min(runs, key=lambda candidate: (candidate[1].peak_bytes, candidate[1].seconds))
+    candidates = [*candidates, _Candidate(order, simulate(graph, order))]
+    lowest = min(candidates, key=lambda candidate: (candidate.simulation.peak_bytes, candidate.simulation.seconds))
+    peak = lowest.simulation.peak_bytes
     bound, assumption, proof = _impossible(task, proven=bound == math.inf) or (bound, assumption, "")
-    note = "; ".join(words for words in (proof, answer.note) if words)
     return Solution(
         steps=(),
         cost=math.inf,
-        peak_bytes=run.peak_bytes,
+        peak_bytes=peak,
         bound=bound,
         gap=math.inf,
         status="infeasible",
         seconds=task.deadline.elapsed,
-        solver=answer.solver or solver,
-        minimum=run.peak_bytes,
+        solver=solver,
+        minimum=peak,
         assumption=assumption,
-        bottleneck=graph.ops[steps[run.peak_step]].name if steps else None,
-        note=note,
-        minimum_steps=steps,
+        bottleneck=graph.ops[lowest.steps[lowest.simulation.peak_step]].name if lowest.steps else None,
+        note="; ".join(part for part in (proof, note) if part),
+        minimum_steps=lowest.steps,
     )
 
 
 def _impossible(task: Task, *, proven: bool) -> tuple[float, str, str] | None:
-    """The bound, its assumption and the reason where one op and what must be beside it take more than the budget.
+    """Bound, assumption and reason if one op, with what must be resident beside it, needs more than the budget; else None.
 
-    Where it is ``proven`` already that there is no schedule, only what holds for more schedules is of interest.
+    If the solver has ``proven`` that no schedule exists, only a proof for a wider class of schedules is of interest.
     """
     graph, budget = task.graph, task.budget
-    floor, op = least_peak(graph)
-    if budget < floor:
-        reason = f"{floor:,} bytes stay" if op is None else f"{graph.ops[op].name!r} alone needs {floor:,} bytes"
-        return math.inf, ANY_SCHEDULE, reason
+    least, op = least_peak(graph)
+    if budget < least:
+        needs = "constants and results alone take" if op is None else f"{graph.ops[op].name!r} alone needs"
+        return math.inf, ANY_SCHEDULE, f"{needs} {least:,} bytes"
     if task.problem.n and not proven:
-        floor, node = least_peak_forward(task.problem)
-        if budget < floor:
+        least, node = least_peak_forward(task.problem)
+        if budget < least:
             name = graph.ops[int(task.problem.ops[node])].name
-            return math.inf, ORDER_GIVEN_FORWARD, f"{name!r} and what must wait beside it take {floor:,} bytes"
+            return math.inf, ORDER_GIVEN_FORWARD, f"{name!r} and what must be resident beside it take {least:,} bytes"
     return None

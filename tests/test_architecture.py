@@ -33,7 +33,7 @@ _THIRD_PARTY = {
 _TABLE = """
 schedules               -
 solvers.annealing       deadline problem
-solvers.budget_curve    deadline interface solve schedules
+solvers.budget_curve    deadline interface registry solve schedules
 solvers.candidates      interface schedules
 solvers.chain           candidates interface problem
 solvers.deadline        -
@@ -45,43 +45,48 @@ solvers.milp            -
 solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules
-solvers.two_level       deadline milp problem
-tracer.capture          joint passes record refusals torch_private
-tracer.costs            errors joint torch_private schedules
+solvers.two_level       deadline milp problem schedules
+tracer.capture          joint passes python_state record refusals torch_private
+tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
-tracer.joint            -
+tracer.joint            python_state
 tracer.lazy_types       -
 tracer.lower            costs joint torch_private schedules
-tracer.on_paper         errors record torch_private
-tracer.passes           errors joint record torch_private
-tracer.record           errors joint refusals torch_private
-tracer.refusals         errors joint lazy_types torch_private
+tracer.on_paper         record refusals torch_private
+tracer.operators        -
+tracer.passes           joint operators record refusals torch_private
+tracer.python_state     -
+tracer.record           errors joint operators python_state refusals torch_private
+tracer.refusals         errors joint lazy_types operators torch_private
 tracer.torch_private    -
 planner.apply           compile errors planning regions runtime schedules tracer.refusals
-planner.cli             errors exports formatting measurement model_loading plan planning regions reports training_state
-                        verify schedules solvers solvers.registry tracer tracer.costs
+planner.cli             errors exports formatting memory_table model_loading plan planning regions reports
+                        training_state verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
-planner.compile         codegen errors torch_private schedules tracer.joint
+planner.compile         codegen errors torch_private schedules tracer.joint tracer.operators
 planner.distributed     tracer.lazy_types
 planner.errors          formatting
-planner.exports         apply errors gpu_allocator planning runtime schedules tracer tracer.joint tracer.torch_private
+planner.exports         apply errors gpu_allocator module_paths planning runtime schedules tracer tracer.joint
+                        tracer.operators tracer.torch_private
 planner.formatting      -
-planner.gpu_allocator   schedules solvers tracer.costs
-planner.measurement     distributed tracer.costs tracer.errors tracer.joint tracer.record
-planner.model_loading   formatting tracer.errors tracer.joint tracer.on_paper tracer.record tracer.torch_private
-planner.plan            errors planning regions schedules tracer
-planner.planning        errors formatting gpu_allocator training_state schedules solvers tracer tracer.costs
-                        tracer.joint tracer.lower tracer.on_paper tracer.record tracer.torch_private
-planner.regions         distributed errors measurement planning runtime torch_private training_state schedules solvers
-                        solvers.milp tracer tracer.costs tracer.errors tracer.joint tracer.lazy_types tracer.record
-                        tracer.refusals tracer.torch_private
-planner.reports         errors formatting gpu_allocator measurement planning regions training_state schedules solvers
-                        tracer tracer.record
-planner.runtime         codegen compile distributed errors formatting planning torch_private training_state schedules
-                        tracer tracer.joint tracer.lower tracer.record
+planner.gpu_allocator   schedules solvers
+planner.measurement     distributed torch_private tracer.costs tracer.joint tracer.python_state tracer.record tracer.torch_private
+planner.memory_table    errors planning reports training_state schedules tracer tracer.record
+planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
+planner.module_paths    -
+planner.plan            errors module_paths planning regions schedules solvers tracer
+planner.planning        errors formatting gpu_allocator module_paths training_state schedules solvers tracer
+                        tracer.costs tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
+                        tracer.torch_private
+planner.regions         distributed errors measurement module_paths planning runtime torch_private training_state
+                        schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
+                        tracer.lazy_types tracer.record tracer.refusals tracer.torch_private
+planner.reports         formatting gpu_allocator measurement module_paths schedules solvers
+planner.runtime         codegen compile distributed errors planning torch_private training_state schedules
+                        tracer tracer.joint tracer.lower tracer.python_state tracer.record
 planner.torch_private   -
-planner.training_state  distributed errors measurement torch_private schedules tracer tracer.costs
-planner.verify          apply distributed errors measurement planning regions training_state schedules tracer.joint
+planner.training_state  distributed errors measurement module_paths torch_private schedules tracer tracer.costs
+planner.verify          apply distributed measurement planning regions training_state schedules
 """
 _ROW = re.compile(r"^(\S+)((?:[^\n]|\n )*)", re.MULTILINE)
 

@@ -5,8 +5,10 @@ The profile and the schedule are of ``dropout_model``; the schedule by regions i
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +65,52 @@ def test_an_old_schedule_trains() -> None:
     schedule = remat_planner.Schedule.load(_DATA / "schedule_format_1.json")
     assert schedule.peak_bytes <= schedule.budget
     assert remat_planner.verify(model, schedule, (inputs,)).identical
+
+
+def with_origin(file: str, folder: Path, **fields: Any) -> Path:
+    """A copy of the file in ``folder`` whose origin has these ``fields`` too."""
+    document = json.loads((_DATA / file).read_text(encoding="utf-8"))
+    document["origin"] |= fields
+    (folder / file).write_text(json.dumps(document), encoding="utf-8")
+    return folder / file
+
+
+# What version 0.1 wrote into the origin for each option of the training state that was not the default.
+TRAINING_OPTIONS = {
+    "sharded": {"gradient_dtype": "float32", "master_weights": True, "shard": 2, "zero_stage": 2, "optimizer_offload": True},
+    "in buckets": {"accumulate": True, "gradient_buckets": "views"},
+    "one option": {"shard": 4},
+}
+
+
+@pytest.mark.parametrize("options", TRAINING_OPTIONS.values(), ids=TRAINING_OPTIONS)
+@pytest.mark.parametrize("file", ["schedule_format_1.json", "region_schedule_format_1.json"])
+def test_the_training_options_of_an_old_schedule_are_its_training_state(
+    file: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    kind = remat_planner.RegionSchedule if file.startswith("region") else remat_planner.Schedule
+    schedule = kind.load(with_origin(file, tmp_path, **options))
+    assert schedule.origin.training == remat_planner.TrainingState(**options)
+    assert schedule.origin.model == kind.load(_DATA / file).origin.model
+    schedule.save(tmp_path / "written now.json")
+    assert kind.load(tmp_path / "written now.json").origin == schedule.origin
+    assert "training" in json.loads((tmp_path / "written now.json").read_text(encoding="utf-8"))["origin"]
+
+
+def test_an_old_schedule_without_training_options_has_the_default_training_state() -> None:
+    schedule = remat_planner.Schedule.load(_DATA / "schedule_format_1.json")
+    assert schedule.origin.training == remat_planner.TrainingState()
+
+
+def test_an_old_sharded_schedule_is_not_verified_in_one_process(tmp_path: Path) -> None:
+    schedule = remat_planner.Schedule.load(with_origin("schedule_format_1.json", tmp_path, shard=2))
+    with pytest.raises(remat_planner.TrainingStateError, match="shards over 2 ranks"):
+        remat_planner.verify(dropout_model(), schedule, (torch.randn(256, 16),))
+
+
+def test_training_options_that_mean_nothing_are_a_damaged_file(tmp_path: Path) -> None:
+    with pytest.raises(remat_planner.ScheduleFileError, match=r"origin\.training: .*0 is not a number of ranks"):
+        remat_planner.Schedule.load(with_origin("schedule_format_1.json", tmp_path, shard=0))
 
 
 def test_an_old_schedule_by_regions_trains() -> None:

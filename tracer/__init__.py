@@ -1,4 +1,4 @@
-"""The only package that looks inside PyTorch: capturing a training step, lowering it to a graph, costing its ops."""
+"""The package that looks inside PyTorch: capturing a training step, lowering it to a graph, and the costs of its ops."""
 
 from remat_planner.tracer.capture import capture
 from remat_planner.tracer.costs import op_costs

@@ -1,9 +1,13 @@
-"""One training step of a module, captured on fake tensors as a joint graph of forward and backward."""
+"""Capturing one training step of a module on fake tensors, as a joint graph of forward and backward.
+
+``record_step`` runs the step and writes down what eager runs; ``assemble`` makes a functional, simplified and annotated graph
+of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,26 +15,27 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, OutputLeaf, plain_attributes, state_of
-from remat_planner.tracer.passes import annotate, contributions, laid_out_as_owners, make_functional, refuse_in_place, simplify
+from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, state_of
+from remat_planner.tracer.passes import annotate, contributions, laid_out_as_owners, make_functional, simplify
+from remat_planner.tracer.python_state import PythonReads
 from remat_planner.tracer.record import (
-    Call,
+    CapturedCall,
     LossChooser,
+    RecordedEffects,
     Recording,
     ambient_autocast,
+    eager_gradients,
+    effects_from_step_to_step,
     hooks_of,
-    lost_from_step_to_step,
     random_state_kept,
     record,
     without_autocast,
 )
 from remat_planner.tracer.refusals import (
-    refuse_captured_state,
-    refuse_frozen,
-    refuse_hidden_tensors,
-    refuse_misplaced_arguments,
-    refuse_python_state,
-    refuse_wrapped,
+    refuse_call,
+    refuse_graph,
+    refuse_model,
+    refuse_without_backward,
 )
 from remat_planner.tracer.torch_private import (
     FakeTensorMode,
@@ -45,17 +50,6 @@ from remat_planner.tracer.torch_private import (
 )
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What eager runs, before anything is made functional or simplified."""
-
-    call: Call
-    mode: FakeTensorMode
-    recording: Recording
-    loss: CapturedLoss | None
-    autocast: Mapping[str, str]
-
-
 def capture(
     model: nn.Module,
     args: tuple[Any, ...] = (),
@@ -63,10 +57,10 @@ def capture(
     *,
     loss: Callable[[Any], torch.Tensor] | None = None,
 ) -> Joint:
-    """Capture one training step of ``model(*args, **kwargs)``: forward, the gradients that its loss sends, and backward.
+    """Capture one training step of ``model(*args, **kwargs)``: the forward, the gradients that its loss sends, the backward.
 
-    Nothing is computed and nothing allocated but fake tensors; ``model``, its gradients and the random generators are left as
-    they were. Parameters, buffers and inputs may be fake themselves.
+    Only fake tensors are computed and allocated; ``model``, its gradients and the random generators stay as they were.
+    Parameters, buffers and inputs may be fake themselves.
 
     Args:
         model: in the mode in which it trains.
@@ -81,48 +75,75 @@ def capture(
     try:
         return assemble(record_step(model, args, kwargs, loss))
     except BaseException:
-        # An ambient autocast remembers the casts of parameters: those of one that the code brought along would be fakes.
+        # An ambient autocast caches the casts of parameters, and an aborted recording leaves casts that are fakes there.
         torch.clear_autocast_cache()
         raise
 
 
-def assemble(recorded: Recorded) -> Joint:
-    """The second half of ``capture``: the recorded step as a pure, simplified and annotated graph."""
+@dataclass(frozen=True)
+class RecordedStep:
+    """What eager runs, before it is made functional and simplified.
+
+    Attributes:
+        call: the model and its inputs.
+        mode: of the fake tensors.
+        recording: the operators that ran.
+        loss: the caller's loss; None where the caller passes none.
+        autocast: what the ambient ``torch.autocast`` casts to, by device type.
+        effects: what the forward leaves behind in Python state.
+        reads: the Python state that the forward can read.
+    """
+
+    call: CapturedCall
+    mode: FakeTensorMode
+    recording: Recording
+    loss: CapturedLoss | None
+    autocast: Mapping[str, str]
+    effects: RecordedEffects
+    reads: PythonReads
+
+
+def record_step(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    loss: Callable[[Any], torch.Tensor] | None,
+) -> RecordedStep:
+    """The first half of ``capture``, with its arguments and errors."""
+    refuse_model(model)
+    refuse_call(args, kwargs)
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    refuse_without_backward(model, leaves)
+    call = CapturedCall(model, state_of(model), tuple(leaves), spec)
+    mode = fake_mode_of(call.tensors) or new_fake_mode()
+    chooser = LossChooser(mode, loss)
+    with _capturing(mode):
+        recording = record(call, mode, chooser.choose)
+        effects = effects_from_step_to_step(recording, lambda: record(call, mode, None, recording.changes))
+        reads = PythonReads.of(model, recording.executed, effects.written)
+    return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), effects, reads)
+
+
+def assemble(recorded: RecordedStep) -> Joint:
+    """The second half of ``capture``: from the recorded step to the joint graph.
+
+    Raises:
+        CaptureError: as ``capture``.
+    """
     call, mode, recording = recorded.call, recorded.mode, recorded.recording
-    with _capturing(mode), without_autocast():  # the casts are recorded: run again under it, their readers would cast once more
+    with _capturing(mode), without_autocast():  # the casts are recorded: under autocast their readers would cast once more
         module = make_functional(recording, mode, [to_fake(mode, t) for t in call.tensors])
     graph = module.graph
-    parameter_nodes, buffer_nodes, input_nodes, tangent_nodes = _split(
-        [node for node in graph.nodes if node.op == "placeholder"],
-        [len(call.state.parameters), len(call.state.buffers), len(call.inputs), len(recording.tangents)],
-    )
-    by_kind = {"parameter": parameter_nodes, "buffer": buffer_nodes, "input": input_nodes}
-    returned = pytree.tree_leaves(graph.output_node().args[0], is_leaf=lambda x: x is None)
-    n_outputs = len(recording.tensor_outputs)
-    own = [
-        by_kind[recording.same_as[i][0]][recording.same_as[i][1]] if i in recording.same_as else node
-        for i, node in zip(recording.tensor_outputs, returned[:n_outputs], strict=True)
-    ]
-    gradients = laid_out_as_owners(
-        graph,
-        returned[n_outputs:],
-        [(call.state.parameters if kind == "parameter" else call.inputs)[i] for kind, i in call.differentiated],
-        outside=[*own, *parameter_nodes, *buffer_nodes, *input_nodes, *tangent_nodes],
-    )
-    graph.output_node().args = ((tuple(own), tuple(gradients)),)
+    placeholders = _Placeholders.of(graph, call)
+    _return_as_autograd(graph, placeholders, call, recording)
+    outputs, gradients = _returned(graph)
     sums = [node for g, edges in zip(gradients, recording.edges, strict=True) for node in contributions(g, edges)[1]]
-    simplify(graph, keep=[*own, *sums])  # of equal gradients autograd makes one each
-    own, gradients = _returned(graph)
-    refuse_in_place(graph)
-    names = {
-        **{node: f"parameter {slot.name}" for node, slot in zip(parameter_nodes, call.state.parameter_slots, strict=True)},
-        **{node: f"buffer {slot.name}" for node, slot in zip(buffer_nodes, call.state.buffer_slots, strict=True)},
-        **{node: f"input {i}" for i, node in enumerate(input_nodes)},
-    }
-    annotate(graph, tangent_nodes, own, names)
-    refuse_captured_state(module, call.state, recording.effects.reassigned)
+    simplify(graph, keep=[*outputs, *sums])  # autograd makes one gradient for each owner, equal ones too
+    outputs, gradients = _returned(graph)
+    refuse_graph(module, call.state, recorded.effects.reassigned)
+    annotate(graph, placeholders.tangents, outputs, placeholders.in_words(call.state))
     module.recompile()
-    node_of = dict(zip(recording.tensor_outputs, own, strict=True))
+    node_of_leaf = dict(zip(recording.tensor_outputs, outputs, strict=True))
     return Joint(
         model=call.model,
         graph=module,
@@ -134,13 +155,13 @@ def assemble(recorded: Recorded) -> Joint:
         constant_leaves=tuple(None if isinstance(leaf, torch.Tensor) else leaf for leaf in call.leaves),
         output_spec=recording.output_spec,
         outputs=tuple(
-            OutputLeaf(node_of.get(i), constant, i in recording.differentiable)
+            OutputLeaf(node_of_leaf.get(i), constant, i in recording.differentiable)
             for i, constant in enumerate(recording.constants)
         ),
-        parameter_nodes=tuple(parameter_nodes),
-        buffer_nodes=tuple(buffer_nodes),
-        input_nodes=tuple(input_nodes),
-        tangent_nodes=tuple(tangent_nodes),
+        parameter_nodes=tuple(placeholders.parameters),
+        buffer_nodes=tuple(placeholders.buffers),
+        input_nodes=tuple(placeholders.inputs),
+        tangent_nodes=tuple(placeholders.tangents),
         tangent_outputs=tuple(tangent.output for _, tangent in recording.tangents),
         gradients=tuple(
             Gradient(kind, i, node, *contributions(node, edges))
@@ -152,70 +173,100 @@ def assemble(recorded: Recorded) -> Joint:
         autocast=recorded.autocast,
         guards=tuple(recording.known.guards),
         arrivals=recording.arrivals,
-        warnings=tuple(recording.effects.notes),
         hooks=hooks_of(call.model),
-        attributes=plain_attributes(call.model),
+        reads=recorded.reads,
+        effects=recorded.effects.effects,
+        returned=recording.returned,
+        argument_states=tuple(recorded.reads.argument_state(leaf) for leaf in call.leaves),
         operators=tuple(recording.operators),
         calls=recording.calls,
     )
 
 
-def record_step(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any] | None,
-    loss: Callable[[Any], torch.Tensor] | None,
-) -> Recorded:
-    """The first half of ``capture``: run the step on fake tensors and write down what eager runs."""
-    refuse_wrapped(model)
-    state = state_of(model)
-    refuse_frozen(model, state)
-    refuse_misplaced_arguments(args, kwargs)
-    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
-    refuse_hidden_tensors(leaves)
-    call = Call(model, state, tuple(leaves), spec)
-    mode = fake_mode_of(call.tensors) or new_fake_mode()
-    chooser = LossChooser(mode, loss)
-    with _capturing(mode):
-        recording = record(call, mode, chooser.choose)
-        refuse_python_state(lost_from_step_to_step(recording, lambda: record(call, mode, LossChooser(mode, loss).choose)))
-    return Recorded(call, mode, recording, chooser.captured, ambient_autocast())
-
-
 @contextmanager
 def _capturing(mode: FakeTensorMode) -> Iterator[None]:
-    fakes = (accepting_real_tensors(mode), grouped_products_of_any_dtype(), laid_out_as_on_a_cpu(mode), errors_not_logged())
-    with fakes[0], fakes[1], fakes[2], fakes[3], random_state_kept(), torch.enable_grad():
+    """Make fakes behave as the real tensors do, keep the random state, and let gradients be recorded."""
+    contexts = (
+        accepting_real_tensors(mode),
+        grouped_products_of_any_dtype(),
+        laid_out_as_on_a_cpu(mode),
+        eager_gradients(),
+        errors_not_logged(),
+        random_state_kept(),
+        torch.enable_grad(),
+    )
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
         yield
 
 
+@dataclass(frozen=True)
+class _Placeholders:
+    """The placeholders of the joint graph, by kind."""
+
+    parameters: list[fx.Node]
+    buffers: list[fx.Node]
+    inputs: list[fx.Node]
+    tangents: list[fx.Node]
+
+    @classmethod
+    def of(cls, graph: fx.Graph, call: CapturedCall) -> _Placeholders:
+        nodes = [node for node in graph.nodes if node.op == "placeholder"]
+        buffers = len(call.state.parameters)
+        inputs = buffers + len(call.state.buffers)
+        tangents = inputs + len(call.inputs)
+        return cls(nodes[:buffers], nodes[buffers:inputs], nodes[inputs:tangents], nodes[tangents:])
+
+    def of_kind(self, kind: str) -> list[fx.Node]:
+        """Those of kind "parameter", "buffer" or "input"."""
+        return {"parameter": self.parameters, "buffer": self.buffers, "input": self.inputs}[kind]
+
+    def in_words(self, state: ModuleState) -> dict[fx.Node, str]:
+        """What each holds, but for the tangents: "buffer norm.running_mean"."""
+        return {
+            **{node: f"parameter {slot.name}" for node, slot in zip(self.parameters, state.parameter_slots, strict=True)},
+            **{node: f"buffer {slot.name}" for node, slot in zip(self.buffers, state.buffer_slots, strict=True)},
+            **{node: f"input {i}" for i, node in enumerate(self.inputs)},
+        }
+
+
+def _return_as_autograd(graph: fx.Graph, placeholders: _Placeholders, call: CapturedCall, recording: Recording) -> None:
+    """Return outputs and gradients as eager does: inputs themselves rather than copies, gradients in their owners' layout."""
+    returned = pytree.tree_leaves(graph.output_node().args[0], is_leaf=lambda x: x is None)
+    n_outputs = len(recording.tensor_outputs)
+    outputs = [
+        placeholders.of_kind(recording.same_as[i][0])[recording.same_as[i][1]] if i in recording.same_as else node
+        for i, node in zip(recording.tensor_outputs, returned[:n_outputs], strict=True)
+    ]
+    gradients = laid_out_as_owners(
+        graph,
+        returned[n_outputs:],
+        [(call.state.parameters if kind == "parameter" else call.inputs)[i] for kind, i in call.differentiated],
+        outside=[*outputs, *(node for node in graph.nodes if node.op == "placeholder")],
+    )
+    graph.output_node().args = ((tuple(outputs), tuple(gradients)),)
+
+
 def _returned(graph: fx.Graph) -> tuple[list[fx.Node], list[fx.Node | None]]:
-    """The nodes of the tensor outputs and of the gradients, after the graph's rewriting."""
+    """The nodes of the tensor outputs and of the gradients."""
     pair: Any = graph.output_node().args[0]
     return list(pair[0]), list(pair[1])
 
 
-def _split(items: Sequence[Any], lengths: Sequence[int]) -> list[list[Any]]:
-    parts, start = [], 0
-    for length in lengths:
-        parts.append(list(items[start : start + length]))
-        start += length
-    return parts
-
-
-def _constant_bytes(call: Call, module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
-    """Bytes of the storages that are there before the step: each once, under the first kind that it is met as."""
-    attributes = [getattr(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"]
+def _constant_bytes(call: CapturedCall, module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
+    """Bytes of the storages that are resident before the step: each once, under the first kind in which it occurs."""
     kinds: dict[str, Sequence[torch.Tensor]] = {
         "parameters": call.state.parameters,
         "buffers": call.state.buffers,
         "inputs": call.inputs,
-        "constants": attributes,
+        "constants": [getattr(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"],
     }
-    seen: set[int] = set()
-    counted: dict[str, tuple[int, ...]] = {}
+    counted: set[int] = set()
+    sizes: dict[str, tuple[int, ...]] = {}
     for kind, tensors in kinds.items():
-        fresh = {storage_key(t): t.untyped_storage().nbytes() for t in tensors if storage_key(t) not in seen}
-        seen |= fresh.keys()
-        counted[kind] = tuple(fresh.values())
-    return counted if counted["constants"] else {kind: sizes for kind, sizes in counted.items() if kind != "constants"}
+        fresh = {storage_key(t): t.untyped_storage().nbytes() for t in tensors if storage_key(t) not in counted}
+        counted |= fresh.keys()
+        if fresh or kind != "constants":
+            sizes[kind] = tuple(fresh.values())
+    return sizes

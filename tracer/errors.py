@@ -1,8 +1,9 @@
-"""What cannot be captured. Every error derives from ``CaptureError``, says what to do, and carries its data."""
+"""The errors of a capture. Each derives from ``CaptureError``, says what to do next, and carries its data.
+
+``tracer.refusals`` builds most of them.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 
 class CaptureError(RuntimeError):
@@ -13,7 +14,7 @@ class ModelNotSupportedError(CaptureError):
     """The model is wrapped (DDP, FSDP), compiled, sharded, or is no module.
 
     Attributes:
-        kind: what it is.
+        kind: which of these.
     """
 
     def __init__(self, message: str, *, kind: str) -> None:
@@ -38,11 +39,11 @@ class InputsDoNotFitError(CaptureError):
 
 
 class DataDependentError(CaptureError):
-    """The forward reads a number from a tensor that depends on parameters, on random draws, or on inputs without values.
+    """The code reads a number from a tensor that depends on parameters, on random draws, or on inputs without values.
 
     Attributes:
         source: "file:line" that reads it.
-        operator: the operator that would have read it.
+        operator: the operator that would read it.
     """
 
     def __init__(self, message: str, *, source: str, operator: str) -> None:
@@ -52,8 +53,7 @@ class DataDependentError(CaptureError):
 
 
 class StateReassignedError(CaptureError):
-    """The forward puts another tensor in the place of a parameter or buffer (``self.b = x``), which a captured graph would
-    lose.
+    """The forward replaces a parameter or buffer by another tensor (``self.b = x``), which a captured step would lose.
 
     Attributes:
         names: full names of the parameters and buffers.
@@ -65,7 +65,7 @@ class StateReassignedError(CaptureError):
 
 
 class PythonStateError(CaptureError):
-    """The forward changes Python state from step to step (``self.count += 1``), which a captured graph takes as it was once.
+    """The forward changes Python state from step to step (``self.count += 1``), which a captured step keeps as planned.
 
     Attributes:
         names: full names of the attributes.
@@ -76,11 +76,25 @@ class PythonStateError(CaptureError):
         self.names = names
 
 
-class LostHookError(CaptureError):
-    """Hooks that only look on (print, store, check), which a captured step would not run.
+class RandomStateError(CaptureError):
+    """The code reads or sets the state of a random generator of torch (``manual_seed``), which a captured step would lose.
 
     Attributes:
-        names: where each is and what it is called.
+        call: the function that it calls.
+        source: "file:line" that calls it; "" where it is not known.
+    """
+
+    def __init__(self, message: str, *, call: str, source: str) -> None:
+        super().__init__(message)
+        self.call = call
+        self.source = source
+
+
+class LostHookError(CaptureError):
+    """Hooks that only observe (print, store, check), which a captured step would not run.
+
+    Attributes:
+        names: kind and place of each hook, with the name of its function.
     """
 
     def __init__(self, message: str, *, names: tuple[str, ...]) -> None:
@@ -92,7 +106,7 @@ class LossError(CaptureError):
     """The loss is not a differentiable scalar.
 
     Attributes:
-        shape: the loss's shape, where it is a tensor.
+        shape: the loss's shape; None where it is no tensor.
     """
 
     def __init__(self, message: str, *, shape: tuple[int, ...] | None) -> None:
@@ -101,23 +115,14 @@ class LossError(CaptureError):
 
 
 class UnsupportedOperatorError(CaptureError):
-    """An operator or tensor that the joint graph cannot hold (sparse gradients, nested tensors, an in-place op that stays).
+    """An operator or tensor that the joint graph cannot hold (sparse gradients, in-place ops without another form).
 
     Attributes:
         operator: the operator.
-        source: "file:line" that called it.
+        source: "file:line" that calls it.
     """
 
     def __init__(self, message: str, *, operator: str, source: str) -> None:
         super().__init__(message)
         self.operator = operator
         self.source = source
-
-
-def reassigned_error(names: Sequence[str]) -> StateReassignedError:
-    """The error for tensors of the model that its forward replaces instead of updating them."""
-    return StateReassignedError(
-        f"the forward assigns a new tensor to {', '.join(names)}: a captured step cannot carry a reassigned tensor from one "
-        "step to the next. Update it in place (`self.x.copy_(new)` on a registered buffer) instead",
-        names=tuple(names),
-    )

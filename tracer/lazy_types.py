@@ -1,4 +1,7 @@
-"""Classes of modules that ``import torch`` does not load: a model can have no instance of them before something else has."""
+"""Classes of modules that ``import torch`` does not load.
+
+Where such a module is not loaded, no object can be an instance of its classes, so nothing has to load it to ask.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,6 @@ def loaded(module: str, name: str) -> Any:
 
 
 def is_instance(value: object, module: str, name: str) -> bool:
-    """Whether ``value`` is an instance of the class ``name`` of ``module``, which is not loaded for the question."""
+    """Whether ``value`` is an instance of the class ``name`` of ``module``; does not load the module."""
     kind = loaded(module, name)
     return kind is not None and isinstance(value, kind)

@@ -1,6 +1,6 @@
-"""Every name of PyTorch that is not public, in one place: when a release moves one, this is the file to mend.
+"""The private names of PyTorch that the tracer uses, in one place: when a release moves one, mend it here.
 
-``tests/tracer/test_torch_private.py`` tries each of them apart and says which one broke.
+``tests/tracer/test_torch_private.py`` tries each by itself and says which one broke.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, Literal
 
@@ -34,20 +35,25 @@ __all__ = [
     "TorchDispatchMode",
     "accepting_real_tensors",
     "autocast_asks_for_gpu",
+    "autograd_replaced",
     "backward_sequence_number",
     "compiled_by",
     "composites_replaced",
     "errors_not_logged",
     "fake_mode_of",
     "forward_sequence_number",
+    "generator_key",
     "grouped_products_of_any_dtype",
     "in_checkpoint_replaying_draws",
     "is_fake",
     "laid_out_as_on_a_cpu",
     "new_fake_mode",
+    "newest_node",
+    "nodes_after",
     "recorded_graph",
     "single_threaded_backward",
     "storage_key",
+    "swaps_tensors",
     "to_fake",
     "trace",
     "truncated_normals_not_drawn",
@@ -55,26 +61,27 @@ __all__ = [
     "without_recording",
 ]
 
-# What fake tensors say when their values are asked for behind the dispatcher's back.
+# Messages of fake tensors whose values are read without the dispatcher.
 READS_OF_FAKES = ("numpy() is not supported for tensor subclasses",)
-# What torch.compile says when a function that it has compiled is called under a trace.
+# Message of torch.compile when a compiled function is called under a trace.
 CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
 _CHECKPOINT = torch.utils.checkpoint.__file__
+_AUTOGRAD = ("AutogradCPU", "AutogradCUDA")  # the dispatch keys of autograd, by device
 
 
 def new_fake_mode() -> FakeTensorMode:
-    """A mode under which ops run on shapes alone; real tensors that the code brings along are taken as constants."""
+    """A mode in which operators run on shapes alone; real tensors among their arguments count as constants."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def fake_mode_of(tensors: Iterable[torch.Tensor]) -> FakeTensorMode | None:
-    """The mode that the fakes among ``tensors`` belong to, or None where all are real."""
+    """The mode of the fakes among ``tensors``, or None where all are real."""
     return next((t.fake_mode for t in tensors if isinstance(t, FakeTensor)), None)
 
 
 @contextmanager
 def accepting_real_tensors(mode: FakeTensorMode) -> Iterator[None]:
-    """Let a caller's own fake mode take the real tensors that the model's code brings along."""
+    """Let a fake mode that the caller made accept the real tensors of the model's code."""
     before = mode.allow_non_fake_inputs
     mode.allow_non_fake_inputs = True
     try:
@@ -85,7 +92,7 @@ def accepting_real_tensors(mode: FakeTensorMode) -> Iterator[None]:
 
 @contextmanager
 def grouped_products_of_any_dtype() -> Iterator[None]:
-    """Let fakes multiply groups of matrices (experts) in every dtype, as the CPU's kernel does; theirs asks for bfloat16."""
+    """Let fakes multiply groups of matrices (experts) in every dtype, as the CPU's kernel does; theirs requires bfloat16."""
     registrations: Any = _meta_registrations
     common, shaped = registrations._meta_grouped_mm_common, registrations._create_grouped_mm_output_tensor
 
@@ -103,13 +110,13 @@ def grouped_products_of_any_dtype() -> Iterator[None]:
 
 @contextmanager
 def laid_out_as_on_a_cpu(mode: FakeTensorMode) -> Iterator[None]:
-    """Give results of batch and group normalisation on a CPU the strides that the kernels give them.
+    """Give the fake results of batch and group normalisation on a CPU the strides of the real ones.
 
-    Fakes of the first follow the input's strides; those of the second are contiguous from torch 2.14 on.
+    Fakes of batch normalisation follow the input's strides; those of group normalisation are contiguous from torch 2.14 on.
     """
     aten = torch.ops.aten
-    # The argument whose format the first result has: channels last where it is suggested, contiguous otherwise.
-    like = {
+    # Position of the argument whose memory format the first result has: channels last where suggested, else contiguous.
+    formatted_like = {
         aten.native_batch_norm.default: 0,
         aten.native_batch_norm_backward.default: 1,
         aten.native_group_norm.default: 0,
@@ -119,23 +126,23 @@ def laid_out_as_on_a_cpu(mode: FakeTensorMode) -> Iterator[None]:
 
     def corrected(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results: Any = dispatch(func, types, args, kwargs)
-        place = like.get(func)
-        if place is None or not isinstance(results[0], torch.Tensor) or results[0].device.type != "cpu":
+        position = formatted_like.get(func)
+        if position is None or not isinstance(results[0], torch.Tensor) or results[0].device.type != "cpu":
             return results
         with mode:
-            laid_out = torch.empty_like(results[0], memory_format=suggest_memory_format(args[place]))
+            laid_out = torch.empty_like(results[0], memory_format=suggest_memory_format(args[position]))
         return (laid_out, *results[1:])
 
     mode.dispatch = corrected  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del mode.dispatch  # that of the class again
+        del mode.dispatch  # restores the method of the class
 
 
 @contextmanager
 def errors_not_logged() -> Iterator[None]:
-    """Fake tensors log a traceback of each operator that refuses its arguments; the exception says it too."""
+    """Stop fake tensors from logging a traceback when an operator refuses its arguments; the exception has it too."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before = logger.disabled
     logger.disabled = True
@@ -147,7 +154,7 @@ def errors_not_logged() -> Iterator[None]:
 
 @contextmanager
 def truncated_normals_not_drawn() -> Iterator[None]:
-    """Let fakes be initialised with ``nn.init.trunc_normal_``, which from torch 2.13 on draws again until all is in range."""
+    """Leave fakes as they are in ``nn.init.trunc_normal_``, which from torch 2.13 on draws until all values are in range."""
     init: Any = nn.init
     original = init._no_grad_trunc_normal_
 
@@ -163,7 +170,7 @@ def truncated_normals_not_drawn() -> Iterator[None]:
 
 @contextmanager
 def composites_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., Any]]) -> Iterator[None]:
-    """Call these for operators that PyTorch breaks down into others, on fakes on the CPU; what gives None is broken down."""
+    """Call ``kernels`` for composite operators on fakes on the CPU; where one returns None, PyTorch decomposes the operator."""
 
     def replaced(operator: torch._ops.OpOverload, kernel: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -179,29 +186,72 @@ def composites_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., An
         yield
 
 
+@contextmanager
+def autograd_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., Any]]) -> Iterator[None]:
+    """Call ``kernels`` where autograd handles an operator on a fake: ``kernel(original, *args, **kwargs)``.
+
+    ``original`` is PyTorch's own kernel, which also handles real tensors.
+    """
+
+    def replaced(operator: torch._ops.OpOverload, kernel: Callable[..., Any], key: str) -> Callable[..., Any]:
+        original = torch.library.get_kernel(operator, key)
+
+        def call(keys: Any, *args: Any, **kwargs: Any) -> Any:
+            if not isinstance(args[0], FakeTensor):
+                return original.call_boxed(keys, *args, **kwargs)
+            return kernel(partial(original.call_boxed, keys), *args, **kwargs)
+
+        return call
+
+    with _scoped_library("aten", "IMPL") as library, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel")
+        for operator, kernel in kernels.items():
+            for key in _AUTOGRAD:
+                library.impl(operator, replaced(operator, kernel, key), key, with_keyset=True)
+        yield
+
+
 def is_fake(tensor: torch.Tensor) -> bool:
     """Whether ``tensor`` has a shape but no values."""
     return isinstance(tensor, FakeTensor)
 
 
 def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
-    """The fake of ``tensor`` with its static shape, strides, dtype and device; a fake of this mode is returned as it is."""
+    """The fake of ``tensor`` with its shape, strides, dtype and device; a fake of this mode is returned as it is."""
     if isinstance(tensor, FakeTensor) and tensor.fake_mode is mode:
         return tensor
     return mode.from_tensor(tensor, static_shapes=True)
 
 
 def trace(function: Callable[..., Any], *args: Any) -> fx.GraphModule:
-    """Record the operators that ``function(*args)`` runs, those of its backward too; ``args`` are fakes."""
+    """Record the operators that ``function(*args)`` runs, forward and backward; ``args`` are fakes."""
     return make_fx(function, _allow_non_fake_inputs=True)(*args)
 
 
 def recorded_graph() -> fx.Graph:
-    """The graph that the trace under way appends to."""
+    """The graph to which the running trace appends.
+
+    Raises:
+        RuntimeError: no trace is under way.
+    """
     mode = get_proxy_mode()
     if mode is None:
         raise RuntimeError("no trace is under way")
     return mode.tracer.graph
+
+
+def newest_node(graph: fx.Graph) -> fx.Node:
+    """The last node of ``graph``, or its root, which stands before the first node, where it is empty."""
+    return graph._root.prev
+
+
+def nodes_after(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes behind ``node`` in its graph, in order."""
+    root = node.graph._root
+    node = node.next
+    while node is not root:
+        yield node
+        node = node.next
 
 
 def without_recording() -> AbstractContextManager[Any]:
@@ -210,23 +260,23 @@ def without_recording() -> AbstractContextManager[Any]:
 
 
 def without_modes() -> AbstractContextManager[Any]:
-    """Run operators for real, whatever modes are active."""
+    """Run operators on real tensors, whatever modes are active."""
     return _disable_current_modes()
 
 
 def forward_sequence_number() -> int:
-    """Number of the newest autograd node of this thread; in a dispatch mode: the one that the running operator made."""
+    """Number of this thread's newest autograd node; in a dispatch mode, the node of the running operator."""
     return int(torch._C._autograd._get_sequence_nr()) - 1
 
 
 def backward_sequence_number() -> int | None:
-    """Number of the autograd node whose backward is running, or None outside of one."""
+    """Number of the autograd node whose backward is running; None outside of a backward."""
     node = torch._C._current_autograd_node()
     return None if node is None else node._sequence_nr()
 
 
 def in_checkpoint_replaying_draws() -> bool:
-    """Whether the caller's own ``torch.utils.checkpoint`` is recomputing, with the generator's state of the first run."""
+    """Whether the caller's own ``torch.utils.checkpoint`` is recomputing with the generator's state of the first run."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == _CHECKPOINT:
@@ -238,18 +288,18 @@ def in_checkpoint_replaying_draws() -> bool:
 
 
 def single_threaded_backward() -> AbstractContextManager[Any]:
-    """Run the backward in the calling thread, where the modes are active, for every device."""
+    """Run the backward of every device in the calling thread, where the modes are active."""
     return torch.autograd.set_multithreading_enabled(False)
 
 
 def storage_key(tensor: torch.Tensor) -> int:
-    """Identity of the storage that ``tensor`` views; another one may get it once this one is freed."""
+    """Identity of the storage that ``tensor`` views; a later storage may get it once this one is freed."""
     return tensor.untyped_storage()._cdata
 
 
 @contextmanager
 def autocast_asks_for_gpu(absent: Callable[[], Any]) -> Iterator[None]:
-    """Call ``absent`` where ``torch.autocast("cuda")`` asks whether there is a GPU; for use where there is none."""
+    """Call ``absent`` when ``torch.autocast("cuda")`` checks for a GPU; for machines without one."""
     common = torch.cuda.amp.common
     original = common.amp_definitely_not_available
 
@@ -266,8 +316,8 @@ def autocast_asks_for_gpu(absent: Callable[[], Any]) -> Iterator[None]:
 
 
 def compiled_by(module: nn.Module) -> Literal["torch.compile(module)", "module.compile()", "a compiled forward"] | None:
-    """How ``torch.compile`` has taken over the calls of ``module``; None where it has not."""
-    # It can have only where it is loaded, and that takes seconds.
+    """How the calls of ``module`` are compiled by ``torch.compile``; None where they are not."""
+    # Dynamo takes seconds to load, and where it is not loaded it has compiled nothing.
     wrapper = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
     if wrapper is None:
         return None
@@ -279,3 +329,13 @@ def compiled_by(module: nn.Module) -> Literal["torch.compile(module)", "module.c
     if hasattr(forward, "_torchdynamo_orig_callable") and not getattr(forward, "_torchdynamo_disable", False):
         return "a compiled forward"
     return None
+
+
+def swaps_tensors(function: object) -> bool:
+    """Whether ``function`` exchanges two tensors below ``torch.utils.swap_tensors``."""
+    return function is torch._C._swap_tensor_impl
+
+
+def generator_key(generator: torch.Generator) -> int:
+    """Identity of a random generator; in a dispatch mode, operators get another Python object for it."""
+    return generator._cdata

@@ -39,7 +39,8 @@ def planned_by_the_first_rank(model, inputs):
     dist.broadcast_object_list(folder)
     path = Path(folder[0]) / "ddp.schedule.json"
     if dist.get_rank() == 0:
-        remat_planner.plan(model, (inputs,), budget="65%", gradient_buckets="copied", time_limit=5).save(path)
+        training = remat_planner.TrainingState(gradient_buckets="copied")
+        remat_planner.plan(model, (inputs,), budget="65%", training=training, time_limit=5).save(path)
     dist.barrier()
     return remat_planner.Schedule.load(path)
 

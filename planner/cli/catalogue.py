@@ -1,15 +1,17 @@
-"""TODO: ."""
+"""``plan solvers`` and ``plan devices``: what ``--solver`` and ``--device`` can name."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 import torch
-from rich.table import Table
+from rich.text import Text
 
-from remat_planner.planner.cli.exit_codes import outcome, print_document
 from remat_planner.planner.cli.options import Json
+from remat_planner.planner.cli.outcome import outcome
+from remat_planner.planner.cli.output import print_document
 from remat_planner.planner.formatting import format_bytes
+from remat_planner.planner.reports import plain_table
 from remat_planner.solvers import available
 from remat_planner.tracer.costs import DEVICES
 
@@ -20,7 +22,7 @@ def devices_command(as_json: Json = False) -> None:
         if as_json:
             print_document(result, {name: asdict(device) for name, device in DEVICES.items()})
             return
-        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+        table = plain_table()
         for title in ("name", "memory", "bandwidth", "bfloat16", "float32"):
             table.add_column(title, justify="left" if title == "name" else "right", no_wrap=True)
         for name, device in DEVICES.items():
@@ -35,9 +37,9 @@ def solvers_command(as_json: Json = False) -> None:
         if as_json:
             print_document(result, available())
             return
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        table = plain_table(header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
         for name, description in available().items():
-            table.add_row(name, description)
+            table.add_row(name, Text(description))
         result.print(table)

@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""Checks of options before any work is done."""
 
 from __future__ import annotations
 
@@ -6,23 +6,38 @@ import tempfile
 from pathlib import Path
 
 from remat_planner.planner.cli.exit_codes import UsageError
+from remat_planner.solvers.registry import get as get_solver
 from remat_planner.tracer.costs import MEASURE, device_named
 
 
-def sheet_of(device: str, costs: str) -> str:
-    """The costs to ask for where ``--device`` names a GPU.
+def check_solver(solver: str, time_limit: float) -> None:
+    """Check the name of a solver and the seconds that it gets.
 
     Raises:
-        UsageError: ``--costs`` names other ones.
-        UnknownDeviceError: no such GPU is known.
+        UnknownSolverError, SolverMissingError: no such solver can run here.
+        UsageError: the time limit is negative or NaN.
     """
+    get_solver(solver)
+    if not time_limit >= 0:  # NaN too
+        raise UsageError(f"the time limit is {time_limit:g} seconds: give zero or more")
+
+
+def costs_for(device: str | None, costs: str) -> str:
+    """The source of costs that ``--costs`` and ``--device`` mean together.
+
+    Raises:
+        UsageError: they contradict each other.
+        UnknownDeviceError: ``--device`` is not a known GPU.
+    """
+    if device is None:
+        return costs
     if costs != MEASURE:
         raise UsageError(f"--device {device} takes the costs from its data sheet and --costs {costs} from elsewhere: give one")
     return device_named(device).name
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether ``path`` can be written after it.
+    """Check before the work that ``path`` can be written after it.
 
     Raises:
         UsageError: it cannot.

@@ -1,4 +1,4 @@
-"""``plan export``: a schedule in the form that another trainer takes, as text to put into its code or command line."""
+"""``plan export``: a schedule as the setting of another trainer, printed as code or as command-line options."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from remat_planner.planner.cli.exit_codes import ExitCode, outcome, print_document
+from remat_planner.planner.cli.exit_codes import ExitCode
 from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.options import Json, ModelSpec, ScheduleFile, loaded_schedule
+from remat_planner.planner.cli.outcome import outcome
+from remat_planner.planner.cli.output import print_document, printable
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.exports import Export, FormName, export
 from remat_planner.planner.formatting import format_bytes, format_percent
@@ -37,26 +39,24 @@ def export_command(
             stages.stage(f"Loading {model}")
             loaded = load_model(model)
             stages.stage("Exporting")
-            found = interruptibly(lambda: export(loaded.model, planned, loaded.args, loaded.kwargs, to=to, loss=loaded.loss))
+            exported = interruptibly(lambda: export(loaded.model, planned, loaded.args, loaded.kwargs, to=to, loss=loaded.loss))
         if as_json:
-            kept = {"within_budget": found.within_budget, "loss": found.loss}
-            print_document(result, asdict(found) | kept)
+            print_document(result, asdict(exported) | {"within_budget": exported.within_budget, "loss": exported.loss})
         else:
-            for line in _comments(found):
-                result.file.write(f"# {line}\n")
-            result.file.write(found.code)
-        if not found.within_budget:
+            comments = "".join(f"# {printable(line)}\n" for line in _comments(exported))
+            result.write(comments + exported.code)
+        if not exported.within_budget:
             raise typer.Exit(ExitCode.INFEASIBLE)
 
 
-def _comments(found: Export) -> Iterator[str]:
-    """What it costs, in lines that Python and a shell both pass over."""
-    verdict = "met" if found.within_budget else "EXCEEDED: no setting of this form meets it, this one has the lowest peak"
-    yield f"Budget    {format_bytes(found.budget)}, {verdict}"
+def _comments(exported: Export) -> Iterator[str]:
+    """The cost, in lines that are comments to Python and to a shell."""
+    verdict = "met" if exported.within_budget else "EXCEEDED: no setting of this form meets it, this one has the lowest peak"
+    yield f"Budget    {format_bytes(exported.budget)}, {verdict}"
     rows = (
-        ("This form", found.peak_bytes, found.overhead),
-        ("Schedule ", found.schedule_peak_bytes, found.schedule_overhead),
+        ("This form", exported.peak_bytes, exported.overhead),
+        ("Schedule ", exported.schedule_peak_bytes, exported.schedule_overhead),
     )
     for name, peak, overhead in rows:
         yield f"{name} {format_bytes(peak)} at the peak, +{format_percent(overhead)} a step, predicted"
-    yield from (f"Note      {note}" for note in found.notes)
+    yield from (f"Note      {note}" for note in exported.notes)

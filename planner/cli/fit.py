@@ -1,4 +1,4 @@
-"""``plan fit``: the largest batch within a budget, and how many samples a second each batch is predicted to make."""
+"""``plan fit``: the largest batch within a budget, and the predicted samples a second of each batch."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from remat_planner.planner.cli.checks import sheet_of
-from remat_planner.planner.cli.exit_codes import UsageError, outcome, print_document
+from remat_planner.planner.cli.checks import check_solver, costs_for
 from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.options import (
-    Accumulate,
     BudgetKind,
     Costs,
     Device,
-    GradientBuckets,
-    GradientDtype,
     Json,
-    MasterWeights,
     ModelSpec,
-    OffloadOptimizer,
     OptimizerName,
-    Shard,
     Solver,
-    ZeroStage,
 )
+from remat_planner.planner.cli.outcome import outcome
+from remat_planner.planner.cli.output import print_document
 from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.cli.training_options import NO_OPTIONS, TrainingOptions, with_training_options
 from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
 from remat_planner.planner.model_loading import built_for, load_model
-from remat_planner.planner.planning import MOST, Fit, Try, fit
-from remat_planner.solvers.registry import get as get_solver
+from remat_planner.planner.planning import LARGEST_BATCH, Fit, Try, fit
+from remat_planner.planner.reports import plain_table
+from remat_planner.schedules import TrainingState
 from remat_planner.tracer.costs import MEASURE
 
 
+@with_training_options
 def fit_command(
     model: ModelSpec,
     budget: Annotated[
@@ -43,29 +40,21 @@ def fit_command(
     costs: Costs = MEASURE,
     solver: Solver = "auto",
     optimizer: OptimizerName = None,
-    gradient_dtype: GradientDtype = None,
-    master_weights: MasterWeights = False,
-    shard: Shard = 1,
-    zero_stage: ZeroStage = 3,
-    offload_optimizer: OffloadOptimizer = False,
-    accumulate: Accumulate = False,
-    gradient_buckets: GradientBuckets = None,
+    training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0,
     as_json: Json = False,
 ) -> None:
     """Find the largest batch whose training step fits a budget; the batch is the first dimension of the inputs."""
     with outcome(as_json=as_json) as result:
-        get_solver(solver)
-        if not time_limit >= 0:  # NaN too
-            raise UsageError(f"the time limit is {time_limit:g} seconds: give zero or more")
-        if device is not None:
-            costs = sheet_of(device, costs)
+        check_solver(solver, time_limit)
+        costs = costs_for(device, costs)
+        training = TrainingState(**training_options)
         with Stages(quiet=False) as stages:
             stages.stage(f"Loading {model}")
             with built_for(device):
                 loaded = load_model(model)
-            found = interruptibly(
+            fitted = interruptibly(
                 lambda: fit(
                     loaded.model,
                     loaded.args,
@@ -76,42 +65,38 @@ def fit_command(
                     loss=loaded.loss,
                     costs=costs,
                     optimizer=optimizer,
-                    gradient_dtype=gradient_dtype,
-                    master_weights=master_weights,
-                    shard=shard,
-                    zero_stage=zero_stage,
-                    optimizer_offload=offload_optimizer,
-                    accumulate=accumulate,
-                    gradient_buckets=gradient_buckets,
+                    training=training,
                     budget_on=budget_on,
                     trying=lambda batch: stages.stage(f"Planning a batch of {batch:,}"),
                 )
             )
         if as_json:
-            print_document(result, _document(found))
+            print_document(result, _document(fitted))
             return
-        result.print(f"Budget  {found.budget.describe(found.budget.resolve(0))}")
-        result.print(f"Batch   first dimension of {', '.join(found.batches.scaled)}; {found.batches.size:,} as given")
-        result.print(_table(found))
-        result.print(_conclusion(found))
+        result.print(f"Budget  {fitted.budget.describe(fitted.budget.resolve(0))}")
+        result.print(f"Batch   first dimension of {', '.join(fitted.batches.scaled)}; {fitted.batches.size:,} as given")
+        result.print(_table(fitted))
+        result.print(_conclusion(fitted))
 
 
-def _conclusion(found: Fit) -> str:
-    largest, fastest = found.largest, found.fastest
-    next_one = min((t.batch for t in found.tries if t.schedule is None), default=None)
-    limit = f"; larger ones than {MOST:,} are not tried" if next_one is None else f"; {next_one:,} was not found to"
+def _conclusion(fitted: Fit) -> str:
+    largest, fastest = fitted.largest, fitted.fastest
+    next_batch = min((t.batch for t in fitted.tries if t.schedule is None), default=None)
+    limit = (
+        f"; larger ones than {LARGEST_BATCH:,} are not tried" if next_batch is None else f"; {next_batch:,} was not found to"
+    )
     conclusion = f"A batch of {largest.batch:,} fits{limit}."
     if fastest.batch != largest.batch:
         conclusion += f" A batch of {fastest.batch:,} makes more samples a second."
     return conclusion
 
 
-def _table(found: Fit) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    tokens = found.batches.tokens
+def _table(fitted: Fit) -> Table:
+    table = plain_table()
+    tokens = fitted.batches.tokens
     for title in ("batch", "peak", "extra time", "step", "samples/s", *(("tokens/s",) if tokens else ())):
         table.add_column(title, justify="right", no_wrap=True)
-    for tried in found.tries:
+    for tried in fitted.tries:
         if (schedule := tried.schedule) is None:
             needed = f"needs {format_bytes(tried.minimum or 0)}"
             table.add_row(f"{tried.batch:,}", needed, *["-"] * (len(table.columns) - 2))
@@ -123,13 +108,13 @@ def _table(found: Fit) -> Table:
     return table
 
 
-def _document(found: Fit) -> dict[str, Any]:
+def _document(fitted: Fit) -> dict[str, Any]:
     return {
-        "budget_bytes": found.budget.bytes,
-        "batch_inputs": list(found.batches.scaled),
-        "largest_batch": found.largest.batch,
-        "fastest_batch": found.fastest.batch,
-        "tries": [_try_document(tried, found.batches.tokens) for tried in found.tries],
+        "budget_bytes": fitted.budget.bytes,
+        "batch_inputs": list(fitted.batches.scaled),
+        "largest_batch": fitted.largest.batch,
+        "fastest_batch": fitted.fastest.batch,
+        "tries": [_try_document(tried, fitted.batches.tokens) for tried in fitted.tries],
     }
 
 

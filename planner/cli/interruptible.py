@@ -1,7 +1,7 @@
 """Long compiled work that Ctrl-C ends at once.
 
-Python sees a signal only between two of its own instructions, and a mixed-integer program may run for many seconds within one.
-So such work runs in a thread of its own, and the main thread, which gets the signals, does nothing but wait for it.
+Python handles a signal only between two of its own instructions, and a mixed-integer program may run for many seconds within
+one. So such work runs in its own thread, and the main thread, which receives the signals, only waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAME = "plan-work"
 
 
 def interruptibly(work: Callable[[], _T]) -> _T:
-    """The result of ``work()``, or what it raises.
+    """The result of ``work()``, or the exception that it raises.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; ``work`` goes on in its thread until ``leave`` ends the process.
@@ -36,10 +36,10 @@ def interruptibly(work: Callable[[], _T]) -> _T:
 
 
 def leave(code: int) -> None:
-    """End the process with ``code``, and with it any abandoned work, which an ordinary exit would wait for.
+    """End the process with ``code`` without waiting for abandoned work, as an ordinary exit would.
 
     Raises:
-        SystemExit: where no work was abandoned.
+        SystemExit: no work was abandoned.
     """
     if any(thread.name == _NAME for thread in threading.enumerate()):
         sys.stdout.flush()

@@ -9,14 +9,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from remat_planner.planner.cli.checks import sheet_of
-from remat_planner.planner.cli.exit_codes import outcome, print_document
+from remat_planner.planner.cli.checks import costs_for
 from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.options import Costs, Device, Json, ModelSpec
+from remat_planner.planner.cli.outcome import outcome
+from remat_planner.planner.cli.output import print_document
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.formatting import format_bytes
+from remat_planner.planner.memory_table import MemoryRow, MemoryTable, memory_table
 from remat_planner.planner.model_loading import built_for, load_model
-from remat_planner.planner.reports import Combinations, Row, combinations
+from remat_planner.planner.reports import plain_table
 from remat_planner.tracer.costs import MEASURE
 
 _COLUMNS = {
@@ -45,14 +47,13 @@ def memory_command(
 ) -> None:
     """Show what a step takes in float32 and bfloat16, with master weights, ZeRO, accumulation, the optimizer on the host."""
     with outcome(as_json=as_json) as result:
-        if device is not None:
-            costs = sheet_of(device, costs)
+        costs = costs_for(device, costs)
         with Stages(quiet=False) as stages:
             stages.stage(f"Loading {model}")
             with built_for(device):
                 loaded = load_model(model)
-            found = interruptibly(
-                lambda: combinations(
+            table = interruptibly(
+                lambda: memory_table(
                     loaded.model,
                     loaded.args,
                     loaded.kwargs,
@@ -64,16 +65,16 @@ def memory_command(
                 )
             )
         if as_json:
-            print_document(result, _document(found))
+            print_document(result, _document(table))
             return
-        result.print(_table(found.rows))
+        result.print(_table(table.rows))
         result.print(Text(f"\n{_NOTE}", style="dim"))
-        for name, reason in found.left_out.items():
+        for name, reason in table.left_out.items():
             result.print(Text(f"left out: {name} ({reason})", style="dim"))
 
 
-def _table(rows: tuple[Row, ...]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+def _table(rows: tuple[MemoryRow, ...]) -> Table:
+    table = plain_table()
     table.add_column("trained in", overflow="fold", min_width=16)
     shown = {title: name for title, name in _COLUMNS.items() if any(getattr(row, name) for row in rows)}
     for title in shown:
@@ -83,11 +84,11 @@ def _table(rows: tuple[Row, ...]) -> Table:
     return table
 
 
-def _document(found: Combinations) -> dict[str, Any]:
-    return {"combinations": [_row_document(row) for row in found.rows], "left_out": dict(found.left_out)}
+def _document(table: MemoryTable) -> dict[str, Any]:
+    return {"combinations": [_row_document(row) for row in table.rows], "left_out": dict(table.left_out)}
 
 
-def _row_document(row: Row) -> dict[str, Any]:
+def _row_document(row: MemoryRow) -> dict[str, Any]:
     sizes = {f"{name}_bytes": size for name, size in asdict(row).items() if name != "combination"}
     dtype = str(row.combination.dtype).removeprefix("torch.")
     return {"name": row.combination.name, "dtype": dtype, "options": dict(row.combination.options), **sizes}

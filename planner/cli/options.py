@@ -1,4 +1,4 @@
-"""Options that several words share, each declared once."""
+"""Options and arguments that several commands share, each declared once."""
 
 from __future__ import annotations
 
@@ -37,37 +37,11 @@ OptimizerName = Annotated[
         show_default=False,
     ),
 ]
-GradientDtype = Annotated[
-    str | None,
-    typer.Option(metavar="DTYPE", help="keep gradients in this dtype: float32, bfloat16", show_default=False),
-]
-MasterWeights = Annotated[
-    bool, typer.Option("--master-weights", help="count float32 copies of the parameters, which the optimizer steps on")
-]
 Regions = Annotated[
     str | None,
     typer.Option(
         metavar="PATTERN",
         help='plan these modules and run the rest as it is: names ("model.layers.*"), a class, or auto for the repeated blocks',
-        show_default=False,
-    ),
-]
-Shard = Annotated[int, typer.Option(metavar="N", help="divide the training state over N ranks, as FSDP and ZeRO do")]
-ZeroStage = Annotated[
-    int,
-    typer.Option("--zero", metavar="STAGE", help="what --shard divides: 1 optimizer state, 2 gradients too, 3 parameters too"),
-]
-OffloadOptimizer = Annotated[
-    bool, typer.Option("--offload-optimizer", help="the optimizer, its state and the master weights are on the host")
-]
-Accumulate = Annotated[
-    bool, typer.Option("--accumulate", help="gradients are added to those of the steps before, which are there all the time")
-]
-GradientBuckets = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND",
-        help="count the buckets of DistributedDataParallel: copied, or views where gradients are kept in them",
         show_default=False,
     ),
 ]
@@ -81,7 +55,7 @@ ScheduleFile = Annotated[Path, typer.Argument(metavar="SCHEDULE", help="a schedu
 
 
 def loaded_schedule(path: Path) -> Schedule | RegionSchedule:
-    """The schedule in a file.
+    """Read a schedule file.
 
     Raises:
         UsageError: the file cannot be read.

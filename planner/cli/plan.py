@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
-from rich.console import Console
 
-from remat_planner.planner.cli.checks import check_writable, sheet_of
-from remat_planner.planner.cli.exit_codes import ExitCode, UsageError, outcome, print_document
+import remat_planner
+from remat_planner.planner.cli.checks import check_solver, check_writable, costs_for
+from remat_planner.planner.cli.exit_codes import ExitCode, UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.options import (
-    Accumulate,
     BudgetKind,
     Costs,
     Device,
-    GradientBuckets,
-    GradientDtype,
     Json,
-    MasterWeights,
     ModelSpec,
-    OffloadOptimizer,
     OptimizerName,
     Regions,
-    Shard,
     Solver,
-    ZeroStage,
 )
+from remat_planner.planner.cli.outcome import outcome, tell_error
+from remat_planner.planner.cli.output import SafeConsole, print_document
 from remat_planner.planner.cli.progress import Stages
-from remat_planner.planner.measurement import Verification
+from remat_planner.planner.cli.training_options import NO_OPTIONS, TrainingOptions, with_training_options
 from remat_planner.planner.model_loading import DEFAULT_NAME, LoadedModel, built_for, load_model
 from remat_planner.planner.plan import trace_whole
-from remat_planner.planner.planning import AUTO, Budget, budget_on_device, parse_budget, schedule_step, settings_for
+from remat_planner.planner.planning import AUTO, Budget, Settings, budget_on_device, parse_budget, schedule_step, settings_for
 from remat_planner.planner.regions import plan_regions
 from remat_planner.planner.reports import (
+    PolicyCost,
+    RegionSummary,
+    WholeSummary,
     compare,
     one_line,
     plan_document,
     plan_report,
-    region_document,
-    region_hint,
-    region_line,
-    region_report,
+    summarize,
+    summarize_regions,
     usage_hint,
     verification_report,
 )
-from remat_planner.planner.training_state import VIEWS
+from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.planner.verify import verify
-from remat_planner.schedules import RegionSchedule, Schedule
-from remat_planner.solvers.registry import get as get_solver
+from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
 from remat_planner.tracer.costs import MEASURE
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"remat_planner {remat_planner.__version__} (torch {torch.__version__})")
+        raise typer.Exit
+
+
+@with_training_options
 def plan_command(
     model: ModelSpec,
     budget: Annotated[
@@ -75,13 +79,7 @@ def plan_command(
     costs: Costs = MEASURE,
     device: Device = None,
     optimizer: OptimizerName = None,
-    gradient_dtype: GradientDtype = None,
-    master_weights: MasterWeights = False,
-    shard: Shard = 1,
-    zero_stage: ZeroStage = 3,
-    offload_optimizer: OffloadOptimizer = False,
-    accumulate: Accumulate = False,
-    gradient_buckets: GradientBuckets = None,
+    training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
     regions: Regions = None,
     verify_it: Annotated[bool, typer.Option("--verify", help="run the real steps: compare bits and measure the peak")] = False,
@@ -90,26 +88,25 @@ def plan_command(
     ] = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print one line, and no progress")] = False,
+    version: Annotated[  # noqa: ARG001  (its callback answers)
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the versions and exit")
+    ] = False,
 ) -> None:
     """Keep a model's training step within a number of bytes at the least extra time, and prove how near to the best that is."""
     with outcome(as_json=as_json) as result:
         if budget != AUTO:
-            parse_budget(budget)  # what means nothing is refused before the model is loaded
-        get_solver(solver)
-        if not time_limit >= 0:  # NaN too
-            raise UsageError(f"the time limit is {time_limit:g} seconds: give zero or more")
-        if device is not None:
-            if verify_it:
-                raise UsageError(
-                    f"--verify runs the step, which a plan for {device} on paper cannot: verify on the device itself"
-                )
-            costs = sheet_of(device, costs)
+            parse_budget(budget)  # a bad budget is refused before the model is loaded
+        check_solver(solver, time_limit)
+        if device is not None and verify_it:
+            raise UsageError(f"--verify runs the step, which a plan for {device} on paper cannot: verify on the device itself")
+        costs = costs_for(device, costs)
         if regions is not None and require_optimal:
             raise UsageError("a plan by regions proves no bound: leave out --require-optimal")
-        if verify_it and (shard > 1 or gradient_dtype is not None or gradient_buckets == VIEWS):
+        training = TrainingState(**training_options)
+        if verify_it and beyond_one_process(training) is not None:
             raise UsageError(
                 "--verify runs the step in one process as PyTorch does: leave out --shard, --gradient-dtype and "
-                f"--gradient-buckets {VIEWS}"
+                "--gradient-buckets views"
             )
         target = output or _default_output(model)
         check_writable(target)
@@ -117,7 +114,7 @@ def plan_command(
             stages.stage(f"Loading {model}")
             with built_for(device):
                 loaded = load_model(model)
-            asked = budget_on_device(budget, loaded.model, costs)
+            limit = budget_on_device(budget, loaded.model, costs)
             stages.stage("Capturing the training step and its costs")
             settings = settings_for(
                 loaded.model,
@@ -126,96 +123,72 @@ def plan_command(
                 loss=loaded.loss,
                 costs=costs,
                 optimizer=optimizer,
-                gradient_dtype=gradient_dtype,
-                master_weights=master_weights,
-                shard=shard,
-                zero_stage=zero_stage,
-                optimizer_offload=offload_optimizer,
-                accumulate=accumulate,
-                gradient_buckets=gradient_buckets,
+                training=training,
                 budget_on=budget_on,
             )
-            if regions is not None:
-                by_regions = interruptibly(
-                    lambda: plan_regions(
-                        loaded.model,
-                        loaded.args,
-                        loaded.kwargs,
-                        budget=asked,
-                        regions=regions,
-                        settings=settings,
-                        stage=stages.stage,
-                    )
-                )
-                verification = None
-                if verify_it:
-                    stages.stage("Verifying")
-                    verification = _verified(loaded, by_regions)
-                _finish_regions(result, by_regions, verification, target, asked, as_json=as_json, quiet=quiet)
-                return
-            step = trace_whole(loaded.model, loaded.args, loaded.kwargs, settings=settings, progress=stages.done)
-            stages.stage("Solving")
-            schedule = interruptibly(lambda: schedule_step(step, asked, reporter=stages))
-            stages.stage("Comparing with the usual policies")
-            comparison = interruptibly(lambda: compare(schedule))
+            schedule = _planned(loaded, limit, regions, settings, stages)
+            comparison: list[PolicyCost] = []
+            if isinstance(schedule, Schedule):
+                stages.stage("Comparing with the usual policies")
+                comparison = interruptibly(partial(compare, schedule))
             verification = None
             if verify_it:
                 stages.stage("Verifying")
-                verification = _verified(loaded, schedule)
+                verification = verify(loaded.model, schedule, loaded.args, loaded.kwargs, loss=loaded.loss)
         failed = verification is not None and not (verification.identical and verification.within_budget)
-        if not failed:
-            schedule.save(target)
-        written = None if failed else str(target)
-        if as_json:
-            print_document(result, plan_document(schedule, comparison=comparison, verification=verification, path=written))
-        elif quiet:
-            result.print(one_line(schedule, verification), soft_wrap=True)
+        not_saved = None if failed else _save(schedule, target)
+        path = None if failed or not_saved else str(target)
+        summary: WholeSummary | RegionSummary
+        if isinstance(schedule, RegionSchedule):
+            summary = summarize_regions(schedule, verification=verification, path=path)
         else:
-            result.print(plan_report(schedule, comparison, understood=asked.describe(schedule.budget)))
-            if verification is not None:
-                result.print(verification_report(verification))
-            if written is not None:
-                result.print(usage_hint(schedule, written))
+            summary = summarize(schedule, comparison=comparison, verification=verification, path=path)
+        _show(result, summary, limit.describe(schedule.budget), as_json=as_json, quiet=quiet)
         if failed:
             raise typer.Exit(ExitCode.VERIFICATION_FAILED)
-        if require_optimal and schedule.status != "optimal":
+        if not_saved is not None:
+            tell_error(f"{target} cannot be written ({not_saved}): make room or name another file with -o, and plan again")
+            raise typer.Exit(ExitCode.USAGE)
+        if require_optimal and isinstance(schedule, Schedule) and schedule.status != "optimal":
             raise typer.Exit(ExitCode.NOT_PROVEN)
 
 
-def _finish_regions(
-    result: Console,
-    schedule: RegionSchedule,
-    verification: Verification | None,
-    target: Path,
-    asked: Budget,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Write the schedule and say what it does, as for a whole model."""
-    failed = verification is not None and not (verification.identical and verification.within_budget)
-    if not failed:
+def _planned(
+    loaded: LoadedModel, limit: Budget, regions: str | None, settings: Settings, stages: Stages
+) -> Schedule | RegionSchedule:
+    model, args, kwargs = loaded.model, loaded.args, loaded.kwargs
+    if regions is not None:
+        return interruptibly(
+            lambda: plan_regions(model, args, kwargs, budget=limit, regions=regions, settings=settings, stage=stages.stage)
+        )
+    step = trace_whole(model, args, kwargs, settings=settings, progress=stages.done)
+    stages.stage("Solving")
+    return interruptibly(lambda: schedule_step(step, limit, reporter=stages))
+
+
+def _save(schedule: Schedule | RegionSchedule, target: Path) -> str | None:
+    """Write the schedule; why it could not be written, else None. The report is worth printing without the file."""
+    try:
         schedule.save(target)
-    written = None if failed else str(target)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _show(result: SafeConsole, summary: WholeSummary | RegionSummary, understood: str, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        print_document(result, region_document(schedule, verification=verification, path=written))
+        print_document(result, plan_document(summary))
     elif quiet:
-        result.print(region_line(schedule, verification), soft_wrap=True)
+        result.print(one_line(summary), soft_wrap=True)
     else:
-        result.print(region_report(schedule, understood=asked.describe(schedule.budget)))
-        if verification is not None:
-            result.print(verification_report(verification))
-        if written is not None:
-            result.print(region_hint(written))
-    if failed:
-        raise typer.Exit(ExitCode.VERIFICATION_FAILED)
+        result.print(plan_report(summary, understood=understood))
+        if summary.verification is not None:
+            result.print(verification_report(summary.verification))
+        if summary.schedule is not None:
+            result.print(usage_hint(summary))
 
 
 def _default_output(model: str) -> Path:
     place, _, name = model.rpartition(":") if ":" in model else (model, "", DEFAULT_NAME)
     stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
     return Path(f"{stem}.schedule.json" if name == DEFAULT_NAME else f"{stem}-{name}.schedule.json")
-
-
-def _verified(loaded: LoadedModel, schedule: Schedule | RegionSchedule) -> Verification:
-    return verify(loaded.model, schedule, loaded.args, loaded.kwargs, loss=loaded.loss)

@@ -1,4 +1,4 @@
-"""``plan profile``: what every operator of a training step takes on this device, as a file to plan with elsewhere."""
+"""``plan profile``: the seconds and workspace of every operator of a training step on this device, to plan with elsewhere."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from remat_planner.planner.cli.checks import check_writable
-from remat_planner.planner.cli.exit_codes import UsageError, outcome
+from remat_planner.planner.cli.exit_codes import UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.options import ModelSpec
+from remat_planner.planner.cli.outcome import outcome
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.model_loading import load_model
 from remat_planner.planner.planning import profile_step

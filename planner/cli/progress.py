@@ -1,4 +1,4 @@
-"""What goes on while a plan is made: a bar on a terminal, a line per stage elsewhere, both on stderr."""
+"""The progress of a plan on stderr: a bar on a terminal, a line per stage elsewhere."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from remat_planner.planner.cli.output import SafeConsole
 from remat_planner.planner.formatting import format_percent, format_seconds
 from remat_planner.schedules import Graph
 from remat_planner.solvers import Reporter
@@ -18,10 +19,10 @@ class Stages(Reporter):
     """The stages of a run, and the solver's progress within the last of them."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = SafeConsole(stderr=True, quiet=quiet)
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             console=self._console,
@@ -68,10 +69,10 @@ class Stages(Reporter):
 
     def _show_gap(self) -> None:
         if self._baseline:
-            found = "?" if self._cost is None else f"+{format_percent(self._cost / self._baseline - 1)}"
+            best = "?" if self._cost is None else f"+{format_percent(self._cost / self._baseline - 1)}"
             least = "" if self._bound is None else f", at least +{format_percent(max(0.0, self._bound / self._baseline - 1))}"
-            self._bar.update(self._task, description=f"{self._stage}: {found}{least}")
+            self._bar.update(self._task, description=f"{self._stage}: {best}{least}")
 
     def _close_stage(self) -> None:
         if self._stage:
-            self._console.print(f"[dim]{self._stage}: {format_seconds(time.monotonic() - self._began)}[/dim]")
+            self._console.print(Text(f"{self._stage}: {format_seconds(time.monotonic() - self._began)}", style="dim"))

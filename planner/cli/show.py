@@ -1,4 +1,4 @@
-"""The words beside the main job: ``plan verify``, ``plan show``, ``plan explain``, ``plan solvers``, ``plan devices``."""
+"""``plan show`` and ``plan explain``: what a schedule file says, without its model."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ from typing import Annotated
 
 import typer
 
-from remat_planner.planner.cli.exit_codes import UsageError, outcome, print_document
+from remat_planner.planner.cli.exit_codes import UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.options import Json, ScheduleFile, loaded_schedule
+from remat_planner.planner.cli.outcome import outcome
+from remat_planner.planner.cli.output import print_document
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.reports import (
+    RegionSummary,
+    WholeSummary,
     compare,
     explain,
     explanation_report,
     pinned_report,
     plan_document,
     plan_report,
-    region_document,
-    region_report,
+    summarize,
+    summarize_regions,
 )
-from remat_planner.schedules import RegionSchedule
+from remat_planner.schedules import RegionSchedule, Schedule
 
 
 def show_command(schedule: ScheduleFile, as_json: Json = False) -> None:
     """Print the report of a schedule file again."""
     with outcome(as_json=as_json) as result:
         planned = loaded_schedule(schedule)
+        summary: WholeSummary | RegionSummary
         if isinstance(planned, RegionSchedule):
-            if as_json:
-                print_document(result, region_document(planned, path=str(schedule)))
-            else:
-                result.print(region_report(planned, understood=format_bytes_both(planned.budget)))
-            return
-        comparison = interruptibly(lambda: compare(planned))
-        if as_json:
-            print_document(result, plan_document(planned, comparison=comparison, path=str(schedule)))
+            summary = summarize_regions(planned, path=str(schedule))
         else:
-            result.print(plan_report(planned, comparison, understood=format_bytes_both(planned.budget)))
-            result.print(pinned_report(planned))
+            summary = summarize(planned, comparison=interruptibly(lambda: compare(planned)), path=str(schedule))
+        if as_json:
+            print_document(result, plan_document(summary))
+            return
+        result.print(plan_report(summary, understood=format_bytes_both(planned.budget)))
+        if isinstance(summary, WholeSummary):
+            result.print(pinned_report(summary))
 
 
 def explain_command(
@@ -55,12 +58,16 @@ def explain_command(
             raise UsageError(f"{schedule} is a schedule by regions, of which `plan show` tells; explain is for whole models")
         explanations = explain(planned, what)
         if not explanations:
-            near = get_close_matches(
-                what, {text for op in planned.graph.ops for text in (op.name, op.module, op.kind)}, cutoff=0.3
+            raise UsageError(
+                f"no op that takes memory has {what!r} in its name, module, operator or source{_near(planned, what)}"
             )
-            hint = f"; near it: {', '.join(near)}" if near else ""
-            raise UsageError(f"no op that takes memory has {what!r} in its name, module, operator or source{hint}")
         if as_json:
             print_document(result, {"explanations": [asdict(explanation) for explanation in explanations]})
         else:
             result.print(explanation_report(planned, explanations))
+
+
+def _near(planned: Schedule, what: str) -> str:
+    names = {text for op in planned.graph.ops for text in (op.name, op.module, op.kind)}
+    near = get_close_matches(what, names, cutoff=0.3)
+    return f"; near it: {', '.join(near)}" if near else ""

@@ -1,12 +1,11 @@
-"""TODO."""
+"""Code generation: a schedule on a captured step becomes torch.fx graphs that run it.
+
+``emit`` returns a ``Program``: the forward, and the backward in segments. ``TensorLayout`` describes how an incoming gradient
+lies in memory.
+"""
 
 from remat_planner.planner.codegen.program import Code, Program
 from remat_planner.planner.codegen.segments import emit
-from remat_planner.planner.codegen.tensor_layout import IncomingForm
+from remat_planner.planner.codegen.tensor_layout import TensorLayout
 
-__all__ = [
-    "Code",
-    "IncomingForm",
-    "Program",
-    "emit",
-]
+__all__ = ["Code", "Program", "TensorLayout", "emit"]

@@ -1,9 +1,9 @@
-"""A gradient that is a sum, as the parts that autograd adds up.
+"""A gradient that is a sum, split into the parts that autograd adds up.
 
-Where a call of the model is one of several things that send a gradient to a parameter (two calls before one backward, a loss of
-the parameters, modules outside of a region), eager adds each part to the sum of all that came before. To add up the parts of
-one call first would give other bits, so they leave one by one. Autograd adds them in place, or takes what the plan's own
-additions would.
+Several readers may send a gradient to one parameter: two calls of the model before one backward, a penalty on the parameters, a
+module outside of a region. Eager then adds each part to the sum of all earlier ones. Adding the parts of one call first would
+change bits, so each part goes to autograd by itself. Autograd adds in place, or takes the memory that the plan's additions
+would take.
 """
 
 from __future__ import annotations
@@ -18,55 +18,58 @@ from remat_planner.tracer.joint import Gradient, Joint
 
 
 @dataclass(frozen=True)
-class Parts:
-    """How a gradient is handed to autograd.
+class GradientParts:
+    """How one gradient goes to autograd.
 
     Attributes:
-        instances: what autograd adds up, in order: one where it is no sum, none where there is no gradient.
-        made: for each the call from which on autograd has it: the plan's addition, or that which makes it where there is none;
-            -1 for what is there before.
-        sums: the calls in which the plan adds them up and lays the sum out. Autograd does that instead.
+        instances: the parts in the order in which autograd adds them; one where the gradient is no sum, none where there is no
+            gradient.
+        owned_after: for each part, index of the execution after which autograd owns it: the plan's addition of the part, or its
+            producer where the plan adds nothing; -1 for a part that no execution produces.
+        skipped: the executions in which the plan adds the parts and lays out the sum. Autograd does both instead.
     """
 
     instances: tuple[int, ...] = ()
-    made: tuple[int, ...] = ()
-    sums: tuple[int, ...] = ()
+    owned_after: tuple[int, ...] = ()
+    skipped: tuple[int, ...] = ()
 
     @classmethod
-    def whole(cls, instance: int | None, line: StraightLine) -> Parts:
+    def whole(cls, instance: int | None, line: StraightLine) -> GradientParts:
         """The gradient ``instance`` in one piece."""
-        return cls() if instance is None else cls((instance,), (line.instances[instance].made,))
+        return cls() if instance is None else cls((instance,), (line.instances[instance].producer,))
 
 
-def parts_of_gradients(joint: Joint, line: StraightLine) -> list[Parts]:
-    """Each gradient of ``joint`` in parts; in one piece where something else reads its sums."""
+def parts_of_gradients(joint: Joint, line: StraightLine) -> list[GradientParts]:
+    """Each gradient of ``joint`` in parts; in one piece where another op reads a partial sum."""
     readers: dict[int, set[int]] = defaultdict(set)
-    for position, call in enumerate(line.calls):
-        for instance in call.reads.values():
+    for position, execution in enumerate(line.executions):
+        for instance in execution.reads.values():
             readers[instance].add(position)
-    for kept in (*line.outputs, *line.gradients):
-        if kept is not None:
-            readers[kept].add(-1)
+    for returned in (*line.outputs, *line.gradients):
+        if returned is not None:
+            readers[returned].add(-1)
     return [_parts(gradient, i, line, readers) for gradient, i in zip(joint.gradients, line.gradients, strict=True)]
 
 
-def _parts(gradient: Gradient, instance: int | None, line: StraightLine, readers: Mapping[int, set[int]]) -> Parts:
+def _parts(gradient: Gradient, instance: int | None, line: StraightLine, readers: Mapping[int, set[int]]) -> GradientParts:
     if instance is None or not gradient.sums:
-        return Parts.whole(instance, line)
+        return GradientParts.whole(instance, line)
     total = instance
-    arrived, calls = [], []
-    if gradient.node is not gradient.sums[0]:  # a copy of the sum, laid out as the parameter
-        calls.append(line.instances[total].made)
-        total = line.calls[calls[-1]].reads[gradient.sums[0]]
+    addends, skipped = [], []
+    if gradient.node is not gradient.sums[0]:  # a copy of the sum in the parameter's layout
+        skipped.append(line.instances[total].producer)
+        total = line.executions[skipped[-1]].reads[gradient.sums[0]]
+    # From the last sum to the first: each adds one part to the rest.
     for node, rest in pairwise((*gradient.sums, gradient.contributions[0])):
-        calls.append(line.instances[total].made)
-        reads = line.calls[calls[-1]].reads
-        arrived.append(reads[next((argument for argument in node.all_input_nodes if argument is not rest), rest)])
+        skipped.append(line.instances[total].producer)
+        reads = line.executions[skipped[-1]].reads
+        addends.append(reads[next((argument for argument in node.all_input_nodes if argument is not rest), rest)])
         total = reads[rest]
-    if any(readers[line.calls[call].result] - {*calls, -1} for call in calls) or any(
-        -1 in readers[line.calls[call].result] for call in calls[1:]
-    ):
-        return Parts.whole(instance, line)
-    additions = calls[-len(arrived) :]
-    made = (additions[-1], *reversed(additions[1:]), calls[0])
-    return Parts((total, *reversed(arrived)), made, tuple(calls))
+    results = [line.executions[position].result for position in skipped]
+    read_by_others = any(readers[result] - {*skipped, -1} for result in results)
+    partial_sum_returned = any(-1 in readers[result] for result in results[1:])
+    if read_by_others or partial_sum_returned:
+        return GradientParts.whole(instance, line)
+    additions = skipped[-len(addends) :]
+    owned_after = (additions[-1], *reversed(additions[1:]), skipped[0])
+    return GradientParts((total, *reversed(addends)), owned_after, tuple(skipped))

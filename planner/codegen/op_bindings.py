@@ -1,9 +1,8 @@
-"""The fastest way to call each operator that provably is that operator.
+"""The fastest call of each operator that provably reaches it.
 
-``torch.mul(a, b)`` reaches a kernel in half the time of ``torch.ops.aten.mul.Tensor(a, b)``, because its arguments are
-parsed in C. But which operator it reaches depends on its arguments. So a candidate is tried on stand-ins without data, with
-a recorder in the place of the kernels, and taken only where exactly the wanted operator arrives with exactly the wanted
-arguments.
+``torch.mul(a, b)`` reaches a kernel in half the time of ``torch.ops.aten.mul.Tensor(a, b)``, because C code parses its
+arguments. But the arguments decide which operator it reaches. So each candidate is tried on tensors without data while a
+recorder replaces the kernels, and accepted only if it reaches exactly this operator with exactly these arguments.
 """
 
 from __future__ import annotations
@@ -29,23 +28,24 @@ class Binding:
 
 
 class Binder:
-    """Finds the binding of each node; equal calls are tried once."""
+    """Finds the binding of each node, and tries equal calls once."""
 
     def __init__(self) -> None:
-        self._found: dict[Any, Binding] = {}
+        self._bindings: dict[Any, Binding] = {}
 
     def binding(self, node: fx.Node) -> Binding:
-        """The binding for ``node``, whose arguments are nodes with ``meta["val"]``; the operator itself where nothing
-        faster is it.
+        """The binding of ``node``: the operator itself where nothing faster reaches it.
+
+        The arguments of ``node`` are nodes with fake tensors in ``meta["val"]``.
         """
         target = node.target
         assert callable(target)
         if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
             return Binding(target)
         key = (target, _call_form(node.args), _call_form(node.kwargs))
-        if key not in self._found:
-            self._found[key] = _fastest(target, node)
-        return self._found[key]
+        if key not in self._bindings:
+            self._bindings[key] = _fastest(target, node)
+        return self._bindings[key]
 
 
 def _fastest(target: torch._ops.OpOverload, node: fx.Node) -> Binding:
@@ -60,7 +60,7 @@ def _fastest(target: torch._ops.OpOverload, node: fx.Node) -> Binding:
                     candidate.function(*args, **kwargs)
                 else:
                     getattr(args[0], candidate.method)(*args[1:], **kwargs)
-        except Exception:  # one that cannot take these arguments is no candidate
+        except Exception:  # it does not take these arguments
             continue
         if len(recorder.calls) == 1 and recorder.calls[0][0] is target and _same(_complete(*recorder.calls[0]), wanted):
             return candidate
@@ -71,7 +71,7 @@ def _candidates(target: torch._ops.OpOverload, args: tuple[Any, ...]) -> Iterato
     name = target._schema.name.removeprefix("aten::")
     for home in binding_modules():
         function = getattr(home, name, None)
-        # Python functions decide things themselves; only the generated bindings are transparent.
+        # A function written in Python may do more than call the operator; a generated binding does not.
         if type(function).__name__ == "builtin_function_or_method":
             yield Binding(function)
     if args and isinstance(args[0], torch.Tensor) and type(getattr(torch.Tensor, name, None)).__name__ == "method_descriptor":
@@ -79,6 +79,8 @@ def _candidates(target: torch._ops.OpOverload, args: tuple[Any, ...]) -> Iterato
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the operators that are called, and returns tensors without data."""
+
     def __init__(self, result: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]] = []
@@ -100,7 +102,7 @@ def _meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _call_form(arguments: Any) -> Any:
-    """The arguments as the C parsers tell them apart: dimensions and dtypes of tensors, the very values of all else."""
+    """The arguments as C parsers distinguish them: number of dimensions and dtype of a tensor, the value of anything else."""
     leaves, spec = pytree.tree_flatten(arguments)
     return spec, tuple(_leaf_form(leaf) for leaf in leaves)
 
@@ -114,9 +116,9 @@ def _leaf_form(leaf: Any) -> Any:
 
 
 def _complete(target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Every argument by its name in the schema, defaults filled in."""
-    given = dict(zip((a.name for a in target._schema.arguments), args, strict=False)) | kwargs
-    return {a.name: given.get(a.name, a.default_value) for a in target._schema.arguments}
+    """All arguments by their names in the schema, with defaults."""
+    passed = dict(zip((a.name for a in target._schema.arguments), args, strict=False)) | kwargs
+    return {a.name: passed.get(a.name, a.default_value) for a in target._schema.arguments}
 
 
 def _same(one: Any, other: Any) -> bool:

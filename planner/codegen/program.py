@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""What code generation produces: the forward and the segments of the backward, as functions on a store of values."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 from torch import fx
 
 Code = Callable[[list[Any]], tuple[tuple[Any, ...], tuple[Any, ...]]]
+"""Generated code: takes a list of values, which it empties; returns (what leaves, what goes into the store)."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of the backward.
+    """One segment of the backward.
 
     Attributes:
         module: its graph.
-        run: takes a list of values (and empties it), returns (gradients, values for the store).
-        reads: places in the store that the list is filled from.
-        clears: those of them that no later segment reads.
-        writes: places in the store for the values returned.
-        gradients: which of the joint graph's gradients it returns, in whole or in part.
+        run: takes a list of values, which it empties; returns (gradients, values to store).
+        reads: places in the store that fill this list.
+        clears: those of ``reads`` that no later segment reads.
+        writes: places in the store for the values to store.
+        gradients: indices, in the joint graph's gradients, of those that it returns in whole or in part.
     """
 
     module: fx.GraphModule
@@ -34,18 +35,18 @@ class Segment:
 
 @dataclass(frozen=True)
 class Program:
-    """A schedule, ready to run on any model of the captured form.
+    """A schedule as code that runs on any model with the captured step.
 
     Attributes:
         forward: graph of the forward; its ``forward`` takes the list [parameters, buffers, inputs] and empties it.
-        run_forward: that function.
-        writes: places in the store for the second value that it returns.
+        run_forward: this function, or a compiled one in its place.
+        writes: places in the store for the values that the forward stores.
         store_size: number of places in the store.
-        tangents: place in the store of each incoming gradient, None where nothing reads it.
-        outputs: for each output leaf its position among the tensors that the forward returns; None: not computed by the
-            forward.
+        tangents: place of each incoming gradient, None where no segment reads it.
+        outputs: for each output leaf its position among the tensors that the forward returns; None where the forward does not
+            compute it.
         segments: the backward, in order.
-        unchanged: (place in the store, joint node or output leaf behind it) of what must not change between forward and
+        unchanged: (place, joint node or output leaf) of each of the caller's tensors that must not change between forward and
             backward.
     """
 

@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""How a tensor lies in memory, and bringing an incoming gradient into the captured layout."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import torch
 
 
 @dataclass(frozen=True)
-class IncomingForm:
-    """The strided form of an incoming gradient in the captured step; ``dense`` where every element has its own place
-    without gaps.
-    """
+class TensorLayout:
+    """Shape, strides, dtype and device of a tensor; ``dense`` where its elements lie without gaps or overlap."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -20,8 +18,8 @@ class IncomingForm:
     dense: bool
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> IncomingForm:
-        """The form of ``tensor``, which may be fake."""
+    def of(cls, tensor: torch.Tensor) -> TensorLayout:
+        """The layout of ``tensor``, which may be fake."""
         expected = 1
         dense = True
         for size, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda pair: pair[1]):
@@ -30,12 +28,26 @@ class IncomingForm:
                 expected *= size
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, dense)
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether elements may share memory, as in an expanded tensor."""
+        end = 0
+        for size, stride in sorted(zip(self.shape, self.stride, strict=True), key=lambda pair: pair[1]):
+            if size > 1:
+                if stride <= end:
+                    return True
+                end += (size - 1) * stride
+        return False
+
     def fit(self, gradient: torch.Tensor | None) -> torch.Tensor:
-        """``gradient`` in this form: as it is where it fits, zeros where none arrived."""
+        """``gradient`` in this layout: itself where it fits, a copy where it does not, zeros where none arrived.
+
+        A layout whose elements overlap cannot be written to; then the copy is contiguous.
+        """
         if gradient is None:
             return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         if gradient.stride() == self.stride:
             return gradient
-        if not self.dense:
+        if self.overlapping:
             return gradient.contiguous()
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device).copy_(gradient)

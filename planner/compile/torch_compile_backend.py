@@ -1,4 +1,4 @@
-"""A backend for ``torch.compile`` that saves for the backward what a schedule keeps."""
+"""A backend for ``torch.compile`` that saves for the backward what a schedule retains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from remat_planner.planner.compile.compilers import check_compiler
-from remat_planner.planner.compile.saved_set import matched
+from remat_planner.planner.compile.graph_alignment import retained_nodes
 from remat_planner.planner.errors import SavedSetError
 from remat_planner.planner.torch_private import ahead_of_time, compiled_by_inductor, min_cut_partition
 from remat_planner.schedules import Schedule
@@ -20,17 +20,17 @@ from remat_planner.schedules import Schedule
 
 @dataclass(frozen=True)
 class SavedSet:
-    """What ``torch.compile`` saves between forward and backward, in bytes, beside what the schedule keeps.
+    """What ``torch.compile`` saves between forward and backward, in bytes, beside what the schedule retains.
 
-    Parameters and inputs, which are there anyway, are not counted.
+    Parameters and inputs do not count, because they are resident anyway.
 
     Attributes:
-        kept_bytes: what the schedule keeps.
-        honoured_bytes: as much of that as is saved, by the schedule's sizes.
-        saved_bytes: all that is saved, by the sizes of what is saved (a mask of a dropout is saved as booleans).
-        beyond_plan: names of the nodes that are saved and not kept: results of what may draw random numbers or updates running
-            statistics, which is not repeated here.
-        not_needed: names of the nodes that are kept and not saved: the backward does without them, given what is saved.
+        kept_bytes: what the schedule retains.
+        honoured_bytes: as much of it as is saved, by the schedule's sizes.
+        saved_bytes: all that is saved, by its own sizes (a dropout's mask is saved as booleans).
+        beyond_plan: names of nodes that are saved and not retained by the schedule: results of operators that may draw random
+            numbers or update running statistics, which ``torch.compile`` does not repeat.
+        not_needed: names of nodes that the schedule retains and that are not saved, because the backward needs others only.
     """
 
     kept_bytes: int
@@ -43,25 +43,26 @@ class SavedSet:
 class ScheduleBackend:
     """``torch.compile(model, backend=ScheduleBackend(schedule))``: the schedule's choice, by the compiler's partitioner.
 
-    The partitioner is told what to save and what to recompute. It cannot be told when and how often to recompute, so the
-    schedule's peak and its budget are not promised; gradients are those of ``torch.compile``.
+    The partitioner is told what to save and what to recompute, but cannot be told when or how often to recompute. So the
+    schedule's peak and budget are not promised. The gradients are those of ``torch.compile``.
 
     Args:
         schedule: of the whole model.
-        compiler: "inductor" to have both graphs compiled; None to run them by PyTorch's own kernels, as "aot_eager" does.
+        compiler: "inductor" to compile both graphs; None to run them by PyTorch's own kernels, as "aot_eager" does.
 
     Attributes:
-        saved: what was saved; None until the model is compiled, which its first call does.
+        saved: what was saved; None until the first call of the model compiles it.
 
     Raises:
-        SavedSetError: ``schedule`` is one by regions.
-        CompilerError: there is no such compiler.
+        SavedSetError: ``schedule`` is by regions.
+        CompilerError: the compiler is unknown.
     """
 
     def __init__(self, schedule: Schedule, *, compiler: str | None = None) -> None:
         if not isinstance(schedule, Schedule):
             raise SavedSetError(
-                f"a {type(schedule).__name__} has one schedule for each block: give that of a whole model, without regions",
+                f"a {type(schedule).__name__} has one schedule for each block: pass the schedule of a whole model, planned "
+                "without regions",
                 ops=(),
             )
         if compiler is not None:
@@ -74,8 +75,8 @@ class ScheduleBackend:
         """Compile a graph; ``torch.compile`` calls it.
 
         Raises:
-            SavedSetError: the graph is not the schedule's step. ``torch.compile`` wraps it in an error of its own.
-            CompilerError: the compiler cannot be used here; wrapped too.
+            SavedSetError: the graph is not the schedule's step. ``torch.compile`` wraps this error in one of its own.
+            CompilerError: the compiler cannot be used here. Wrapped too.
         """
         if self.compiler is None:
             return ahead_of_time(self._partition, None)(module, inputs)
@@ -84,29 +85,34 @@ class ScheduleBackend:
 
     def _partition(self, joint: fx.GraphModule, inputs: Any, **settings: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         _refuse_symbolic(joint.graph)
-        forward = _independent_of_tangents(joint.graph)
-        kept = matched(self.schedule, forward)
-        returned = joint.graph.output_node().all_input_nodes
-        saved = _needed([node for node in returned if node not in set(forward)], set(forward), kept)
-        for node in forward:
-            if node in saved:
-                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-            elif not _of_what_runs_once(node):
-                node.meta["recompute"] = CheckpointPolicy.MUST_RECOMPUTE
-            else:
-                node.meta.pop("recompute", None)  # of a torch.utils.checkpoint in the model
-        names = {node.name for node in kept}
-        sizes = {node.name: size for node, size in kept.items()}
+        forward = _forward_nodes(joint.graph)
+        retained = retained_nodes(self.schedule, forward)
+        _mark(joint.graph, forward, retained)
+        sizes = {node.name: size for node, size in retained.items()}  # the partition replaces the nodes, not their names
         graphs = min_cut_partition(joint, inputs, settings)
-        found = _saved_by(graphs[0], settings["num_fwd_outputs"])
+        saved = _saved_by(graphs[0], settings["num_fwd_outputs"])
         self.saved = SavedSet(
             kept_bytes=sum(sizes.values()),
-            honoured_bytes=sum(size for name, size in sizes.items() if name in found),
-            saved_bytes=sum(found.values()),
-            beyond_plan=tuple(name for name in found if name not in names),
-            not_needed=tuple(name for name in sizes if name not in found),
+            honoured_bytes=sum(size for name, size in sizes.items() if name in saved),
+            saved_bytes=sum(saved.values()),
+            beyond_plan=tuple(name for name in saved if name not in sizes),
+            not_needed=tuple(name for name in sizes if name not in saved),
         )
         return graphs
+
+
+def _mark(graph: fx.Graph, forward: Sequence[fx.Node], retained: dict[fx.Node, int]) -> None:
+    """Tell the partitioner, node by node, what to save and what to recompute."""
+    inside = set(forward)
+    backward_results = [node for node in graph.output_node().all_input_nodes if node not in inside]
+    saved = _needed(backward_results, inside, retained)
+    for node in forward:
+        if node in saved:
+            node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+        elif not _is_of_unrepeatable(node):
+            node.meta["recompute"] = CheckpointPolicy.MUST_RECOMPUTE
+        else:
+            node.meta.pop("recompute", None)  # set by a torch.utils.checkpoint in the model
 
 
 def _refuse_symbolic(graph: fx.Graph) -> None:
@@ -116,18 +122,18 @@ def _refuse_symbolic(graph: fx.Graph) -> None:
             isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape)
         ):
             raise SavedSetError(
-                "torch.compile captured the model for shapes that may change, and a schedule is for those that it was planned "
-                "with: torch.compile(model, backend=..., dynamic=False)",
+                "torch.compile captured the model for shapes that may change, and a schedule holds only for the planned ones: "
+                "torch.compile(model, backend=..., dynamic=False)",
                 ops=(),
             )
 
 
-def _of_what_runs_once(node: fx.Node) -> bool:
-    return _runs_once(node) or (node.target is operator.getitem and any(map(_runs_once, node.all_input_nodes)))
+def _is_of_unrepeatable(node: fx.Node) -> bool:
+    return _is_unrepeatable(node) or (node.target is operator.getitem and any(map(_is_unrepeatable, node.all_input_nodes)))
 
 
-def _runs_once(node: fx.Node) -> bool:
-    """Whether the partitioner could not repeat it: another draw, or statistics that have been updated by then."""
+def _is_unrepeatable(node: fx.Node) -> bool:
+    """Whether the partitioner could not repeat it: it would draw anew, or read statistics that have been updated by then."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return False
@@ -135,7 +141,8 @@ def _runs_once(node: fx.Node) -> bool:
     return updates or torch.Tag.nondeterministic_seeded in target.tags
 
 
-def _independent_of_tangents(graph: fx.Graph) -> list[fx.Node]:
+def _forward_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """The operators that do not depend on incoming gradients, in order."""
     dependent = {node for node in graph.nodes if node.op == "placeholder" and "tangents" in node.name}
     forward = []
     for node in graph.nodes:
@@ -148,17 +155,17 @@ def _independent_of_tangents(graph: fx.Graph) -> list[fx.Node]:
     return forward
 
 
-def _needed(wanted: list[fx.Node], forward: set[fx.Node], kept: dict[fx.Node, int]) -> set[fx.Node]:
-    """What is saved so that ``wanted`` can be computed from it, from parameters and from inputs: kept nodes, and draws."""
+def _needed(results: list[fx.Node], forward: set[fx.Node], retained: dict[fx.Node, int]) -> set[fx.Node]:
+    """The nodes to save so that ``results`` follow from them, from parameters and from inputs: retained ones, and draws."""
     saved: set[fx.Node] = set()
     seen: set[fx.Node] = set()
-    stack = list(wanted)
+    stack = list(results)
     while stack:
         node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
-        if node in forward and (node in kept or _of_what_runs_once(node)):
+        if node in forward and (node in retained or _is_of_unrepeatable(node)):
             saved.add(node)
         else:
             stack.extend(node.all_input_nodes)
@@ -166,7 +173,7 @@ def _needed(wanted: list[fx.Node], forward: set[fx.Node], kept: dict[fx.Node, in
 
 
 def _saved_by(forward: fx.GraphModule, outputs: int) -> dict[str, int]:
-    """The bytes of each node that a forward graph hands on to its backward, by name; placeholders left out."""
+    """By name, the bytes of each node that a forward graph passes to its backward, placeholders left out."""
     returned: Any = forward.graph.output_node().args[0]
     saved = [node for node in returned[outputs:] if isinstance(node, fx.Node) and node.op != "placeholder"]
     return {node.name: node.meta["val"].nbytes for node in saved}

@@ -1,4 +1,4 @@
-"""From a schedule to what other trainers take: one file for each form, and what the coarser form costs."""
+"""A schedule in the forms that other trainers take, each in a file of its own, and the predicted cost of the coarser form."""
 
 from remat_planner.planner.exports.export import FormName, export
 from remat_planner.planner.exports.result import Export

@@ -1,4 +1,4 @@
-"""The modules of a model that can be checkpointed, and why others cannot."""
+"""The modules of a model that a checkpoint can wrap, and why it cannot wrap others."""
 
 from __future__ import annotations
 
@@ -8,42 +8,34 @@ from torch import nn
 
 from remat_planner.planner.errors import ExportError
 from remat_planner.planner.exports.result import Request
-from remat_planner.planner.planning import merged_names, repeated_blocks
+from remat_planner.planner.module_paths import merged_names
+from remat_planner.planner.planning import repeated_blocks
 
 
 def blocks_of(request: Request, form: str) -> list[str]:
-    """The blocks of the model that its step runs: those that repeat, or else all that stand in lists.
+    """Paths of the blocks that the step runs: the repeated ones, or else all that stand in lists.
 
     Raises:
-        ExportError: there are none, or their forward does more than to compute.
+        ExportError: the model has no blocks, or their forward has side effects.
     """
-    found = [name for name in repeated_blocks(request.model) or _listed(request.model) if request.step.ops_of(name)]
-    if not found:
+    blocks = [name for name in repeated_blocks(request.model) or _listed(request.model) if request.step.ops_of(name)]
+    if not blocks:
         raise ExportError(
             f"{type(request.model).__name__} has no blocks to checkpoint, that is modules in a list (nn.ModuleList, or alike "
             "in an nn.Sequential): train with the schedule itself (remat_planner.apply_schedule)",
             form=form,
         )
-    refuse_caches(request, found, form)
-    return found
-
-
-def _listed(model: nn.Module) -> list[str]:
-    """The outermost modules that stand in an ``nn.ModuleList``."""
-    found: list[str] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in found):
-            found += [f"{name}.{child}" if name else child for child, _ in module.named_children()]
-    return found
+    refuse_caches(request, blocks, form)
+    return blocks
 
 
 def refuse_caches(request: Request, blocks: list[str], form: str) -> None:
-    """A block that fills a cache of keys and values would append to it again when it is computed again.
+    """Refuse a block that fills a cache of keys and values: its recomputation would append to the cache again.
 
-    Whether it does cannot be seen in the step's graph, so the models of transformers that are configured to are refused.
+    The step's graph does not show a cache, so the configuration of transformers' models decides.
 
     Raises:
-        ExportError: it is configured to.
+        ExportError: a model is configured to fill one.
     """
     for name, module in request.model.named_modules():
         if getattr(getattr(module, "config", None), "use_cache", False):
@@ -62,7 +54,7 @@ def obstacle(request: Request, module: str) -> str | None:
     step = request.step
     calls = step.joint.calls.get(module, 0)
     if calls != 1:
-        return f"{module} is called {calls} times in a step, and can be told apart by its name only if it is called once"
+        return f"{module} is called {calls} times in a step, and a name tells its calls apart only if there is one"
     for i in step.ops_of(module):
         op = step.graph.ops[i]
         if op.pinned is not None:
@@ -73,7 +65,7 @@ def obstacle(request: Request, module: str) -> str | None:
 
 
 def refuse_obstacles(request: Request, modules: list[str], form: str) -> None:
-    """Make sure that all of ``modules`` can be checkpointed, where the form leaves no choice.
+    """Refuse ``modules`` of which one cannot be checkpointed, for a form that offers no choice.
 
     Raises:
         ExportError: one cannot.
@@ -89,7 +81,7 @@ def refuse_obstacles(request: Request, modules: list[str], form: str) -> None:
 
 
 def parts_of(model: nn.Module, blocks: Sequence[str]) -> dict[str, list[str]]:
-    """The blocks and what lies inside of them, by its name relative to the block: "" for the blocks themselves."""
+    """Paths of the blocks and of all modules inside them, by the name relative to the block: "" for the blocks themselves."""
     parts: dict[str, list[str]] = {}
     for block in blocks:
         for relative, _ in model.get_submodule(block).named_modules():
@@ -97,9 +89,9 @@ def parts_of(model: nn.Module, blocks: Sequence[str]) -> dict[str, list[str]]:
     return parts
 
 
-def nothing_to_checkpoint(why: Mapping[str, str | None], blocks: Sequence[str], form: str) -> ExportError:
-    """The error where none of the blocks, nor a part of one, can be wrapped."""
-    reason = next((why[block] for block in blocks if why[block]), "none of them holds anything for the backward")
+def nothing_to_checkpoint(obstacles: Mapping[str, str | None], blocks: Sequence[str], form: str) -> ExportError:
+    """The error for a model of which no block, nor a part of one, can be wrapped; ``obstacles`` says why, by path."""
+    reason = next((why for block in blocks if (why := obstacles[block])), "none of them holds anything for the backward")
     return ExportError(
         f"no module can be checkpointed: {reason}. Train with the schedule itself (remat_planner.apply_schedule)",
         form=form,
@@ -107,7 +99,16 @@ def nothing_to_checkpoint(why: Mapping[str, str | None], blocks: Sequence[str], 
     )
 
 
-def left_out(why: Mapping[str, str | None], blocks: Sequence[str]) -> list[str]:
-    """A note on the blocks that cannot be wrapped whole, where there are any."""
-    out = [block for block in blocks if why[block] is not None]
-    return [f"blocks that are not wrapped whole: {merged_names(out)}, as {why[out[0]]}"] if out else []
+def left_out(obstacles: Mapping[str, str | None], blocks: Sequence[str]) -> list[str]:
+    """A note on the blocks that cannot be wrapped whole, if any."""
+    out = [block for block in blocks if obstacles[block] is not None]
+    return [f"blocks that are not wrapped whole: {merged_names(out)}, as {obstacles[out[0]]}"] if out else []
+
+
+def _listed(model: nn.Module) -> list[str]:
+    """The outermost modules that stand in an ``nn.ModuleList``."""
+    listed: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in listed):
+            listed += [f"{name}.{child}" if name else child for child, _ in module.named_children()]
+    return listed

@@ -40,20 +40,20 @@ def export(
 ) -> Export:
     """The setting of another trainer that comes nearest to ``schedule``: within its budget at the least extra time.
 
-    Nothing is run. The answer says what it costs beside the schedule, and whether it meets the budget; where no setting does,
-    it is the one with the lowest peak, and ``within_budget`` is False.
+    Nothing is run. The export says what it costs beside the schedule and whether it meets the budget. Where no setting of the
+    form does, it is the one with the lowest peak, and ``within_budget`` is False.
 
     Args:
-        model: what the schedule was planned for; it is left as it was.
+        model: the model that the schedule was planned for; it is left as it was.
         schedule: from ``plan`` or ``Schedule.load``, for the whole model.
-        args: positional inputs, as planned; only for a loaded schedule.
+        args: positional inputs, as planned; needed only for a loaded schedule.
         kwargs: named inputs, likewise.
         to: "sac" (a policy for selective checkpointing), "modules" (names to wrap with ``torch.utils.checkpoint``),
             "transformers" (every n layers) or "megatron" (a line of ``--recompute-*`` options).
-        loss: output -> scalar, as given to ``plan``; only for a loaded schedule that was planned with one.
+        loss: output -> scalar, as given to ``plan``; needed only for a loaded schedule that was planned with one.
 
     Raises:
-        ExportError: no such form, or this model or schedule cannot be put into it.
+        ExportError: no such form, or the form cannot express this model or schedule.
         schedules.StaleScheduleError: the schedule is for another model or other inputs.
         tracer.CaptureError: the step of a loaded schedule cannot be captured.
     """

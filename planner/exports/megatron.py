@@ -1,11 +1,11 @@
 """Megatron-LM's ``--recompute-*`` options, for a transformer of repeated layers.
 
-What Megatron-LM runs is its own model, so the bytes here are those of the given one with the same parts checkpointed:
+Megatron-LM runs layers of its own; the predicted bytes are those of the given model with the same parts checkpointed:
 
     full, block, N       each of the first N layers
-    full, uniform, N     N layers at a time, all of them
-    selective, modules   in every layer: core_attn from the product of queries and keys to that with the values, mlp; layernorm
-                         frees the outputs of the norms as well
+    full, uniform, N     all layers, N in one checkpoint
+    selective, modules   in every layer: core_attn (from the product of queries and keys to that with the values), mlp, and
+                         layernorm, which also frees the outputs of the norms
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from itertools import combinations
 
 from remat_planner.planner.errors import ExportError
 from remat_planner.planner.exports.blocks import blocks_of, obstacle, refuse_obstacles
-from remat_planner.planner.exports.eager_checkpointing import Region
-from remat_planner.planner.exports.result import Export, Request, Tried, answer, best, least_that_fits
+from remat_planner.planner.exports.eager_checkpointing import CheckpointRegion
+from remat_planner.planner.exports.result import Export, Request, Trial, answer, best, least_that_fits
 
 FORM = "megatron"
 _ATTENTION = ("attn", "attention")
@@ -28,24 +28,24 @@ def export_megatron(request: Request) -> Export:
     """The cheapest line of options that fits.
 
     Raises:
-        ExportError: the model is no stack of equal layers; a layer must not run twice.
+        ExportError: the model is not one stack of equal layers; a layer must not run twice.
     """
     layers = blocks_of(request, FORM)
     _refuse_other_stacks(request, layers)
     refuse_obstacles(request, layers, FORM)
     step, budget = request.step, request.budget
 
-    def block(n: int) -> Tried:
-        return Tried(_full("block", n), step.run([step.region(layer) for layer in layers[:n]]))
+    def block(n: int) -> Trial:
+        return Trial(_full("block", n), step.cost([step.region(layer) for layer in layers[:n]]))
 
-    tried = [Tried({}, step.run())]
-    if tried[0].run.peak_bytes > budget:
-        tried += least_that_fits(len(layers), block, budget)
+    trials = [Trial({}, step.cost())]
+    if trials[0].cost.peak_bytes > budget:
+        trials += least_that_fits(len(layers), block, budget)
         for n in range(1, len(layers) + 1):
             groups = [layers[k : k + n] for k in range(0, len(layers), n)]
-            tried.append(Tried(_full("uniform", n), step.run([step.region(*group) for group in groups])))
-        tried += _selective(request, layers)
-    chosen = best(tried, budget)
+            trials.append(Trial(_full("uniform", n), step.cost([step.region(*group) for group in groups])))
+        trials += _selective(request, layers)
+    chosen = best(trials, budget)
     notes = (
         f"bytes and seconds are those of {type(request.model).__name__}, not of Megatron-LM's own layers and kernels",
         "the count of layers is that of one pipeline stage that holds them all",
@@ -57,22 +57,24 @@ def _full(method: str, layers: int) -> dict[str, object]:
     return {"recompute_granularity": "full", "recompute_method": method, "recompute_num_layers": layers}
 
 
-def _selective(request: Request, layers: Sequence[str]) -> Iterator[Tried]:
+def _selective(request: Request, layers: Sequence[str]) -> Iterator[Trial]:
     by_module = {name: regions for name in _REGIONS if (regions := _REGIONS[name](request, layers))}
     for size in range(1, len(by_module) + 1):
         for names in combinations(by_module, size):
             setting = {"recompute_granularity": "selective", "recompute_modules": list(names)}
-            yield Tried(setting, request.step.run([region for name in names for region in by_module[name]]))
+            yield Trial(setting, request.step.cost([region for name in names for region in by_module[name]]))
 
 
-def _core_attention(request: Request, layers: Sequence[str]) -> list[Region]:
-    step, regions = request.step, []
+def _core_attention(request: Request, layers: Sequence[str]) -> list[CheckpointRegion]:
+    step = request.step
+    regions: list[CheckpointRegion] = []
     for name in _children(request, layers, _ATTENTION):
-        own = [i for i in step.ops_of(name) if step.graph.ops[i].module == name]
-        core = [i for i in own if _is_attention(step.graph.ops[i].kind)]
+        ops = [i for i in step.ops_of(name) if step.graph.ops[i].module == name]
+        core = [i for i in ops if _is_attention(step.graph.ops[i].kind)]
         if core:
-            region = Region(tuple(i for i in own if core[0] <= i <= core[-1]))
-            regions += [region] if step.stop(region) >= 0 else []
+            region = CheckpointRegion(tuple(i for i in ops if core[0] <= i <= core[-1]))
+            if step.last_recomputed(region) is not None:
+                regions.append(region)
     return regions
 
 
@@ -80,25 +82,25 @@ def _is_attention(kind: str) -> bool:
     return "scaled_dot_product" in kind or kind in _PRODUCTS
 
 
-def _mlp(request: Request, layers: Sequence[str]) -> list[Region]:
+def _mlp(request: Request, layers: Sequence[str]) -> list[CheckpointRegion]:
     return [request.step.region(name) for name in _children(request, layers, _MLP)]
 
 
-def _norms(request: Request, layers: Sequence[str]) -> list[Region]:
+def _norms(request: Request, layers: Sequence[str]) -> list[CheckpointRegion]:
     names = [
         f"{layer}.{name}"
         for layer in layers
         for name, child in request.model.get_submodule(layer).named_children()
         if "norm" in type(child).__name__.lower()
     ]
-    return [Region(request.step.ops_of(name), discards=True) for name in names]
+    return [CheckpointRegion(request.step.ops_of(name), discards=True) for name in names]
 
 
 _REGIONS = {"core_attn": _core_attention, "layernorm": _norms, "mlp": _mlp}
 
 
 def _children(request: Request, layers: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The children of the layers that are called so and are no norms, where they can run twice."""
+    """The children of the layers with one of ``words`` in their name that are not norms and can run twice."""
     return [
         full
         for layer in layers
@@ -127,7 +129,7 @@ def _refuse_other_stacks(request: Request, layers: Sequence[str]) -> None:
         )
 
 
-def _line(chosen: Tried) -> str:
+def _line(chosen: Trial) -> str:
     if not chosen.setting:
         return "# the step fits without recomputation: no option\n"
     words = []

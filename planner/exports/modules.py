@@ -1,11 +1,12 @@
-"""The modules to wrap with ``torch.utils.checkpoint``: whole blocks, or one part of each, as many as it takes."""
+"""The modules to wrap with ``torch.utils.checkpoint``: whole blocks, or one part of each, as many as the budget needs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from remat_planner.planner.exports.blocks import blocks_of, left_out, nothing_to_checkpoint, obstacle, parts_of
-from remat_planner.planner.exports.result import Export, Request, Tried, answer, best, least_that_fits
+from remat_planner.planner.exports.result import Export, Request, Trial, answer, best, least_that_fits
 
 FORM = "modules"
 
@@ -28,45 +29,46 @@ def export_modules(request: Request) -> Export:
         ExportError: no module can be checkpointed.
     """
     blocks = blocks_of(request, FORM)
-    why = {name: obstacle(request, name) for names in parts_of(request.model, blocks).values() for name in names}
-    chosen = best(choices(request, blocks, why), request.budget)
-    if not chosen.setting["modules"] and chosen.run.peak_bytes > request.budget:
-        raise nothing_to_checkpoint(why, blocks, FORM)
-    return answer(request, FORM, chosen, _code(chosen.setting["modules"]), left_out(why, blocks))
+    obstacles = {name: obstacle(request, name) for names in parts_of(request.model, blocks).values() for name in names}
+    chosen = best(trials_of_modules(request, blocks, obstacles), request.budget)
+    if not chosen.setting["modules"] and chosen.cost.peak_bytes > request.budget:
+        raise nothing_to_checkpoint(obstacles, blocks, FORM)
+    return answer(request, FORM, chosen, _code(chosen.setting["modules"]), left_out(obstacles, blocks))
 
 
-def choices(request: Request, blocks: Sequence[str], why: Mapping[str, str | None]) -> list[Tried]:
+def trials_of_modules(request: Request, blocks: Sequence[str], obstacles: Mapping[str, str | None]) -> list[Trial]:
     """No module; the first q blocks, or one part of the first q blocks; that part of all and the first q blocks whole.
 
-    ``why`` says of each block and part what keeps it from being wrapped.
+    ``obstacles`` says why a block or part cannot be wrapped, by path.
     """
     parts = {
         relative: able
         for relative, names in parts_of(request.model, blocks).items()
-        if (able := [name for name in names if why[name] is None and request.step.stop(request.step.region(name)) >= 0])
+        if (able := [name for name in names if obstacles[name] is None and request.step.recomputes(name)])
     }
 
-    def run(names: Sequence[str]) -> Tried:
-        return Tried({"modules": list(names)}, request.step.run([request.step.region(name) for name in names]))
+    def wrapping(names: Sequence[str]) -> Trial:
+        return Trial({"modules": list(names)}, request.step.cost([request.step.region(name) for name in names]))
 
-    def promoted(q: int, names: Sequence[str]) -> Tried:
+    def wrapping_whole(q: int, names: Sequence[str]) -> Trial:
         inside = tuple(f"{block}." for block in parts[""][:q])
-        return run([*parts[""][:q], *(name for name in names if not name.startswith(inside))])
+        return wrapping([*parts[""][:q], *(name for name in names if not name.startswith(inside))])
 
-    tried = [run(())]
-    if tried[0].run.peak_bytes <= request.budget:
-        return tried
+    trials = [wrapping(())]
+    if trials[0].cost.peak_bytes <= request.budget:
+        return trials
     for relative, names in parts.items():
-        found = least_that_fits(len(names), lambda q, names=names: run(names[:q]), request.budget)  # type: ignore[misc]
-        tried += found
-        if relative and "" in parts and found[0].run.peak_bytes > request.budget:
+        first_q = least_that_fits(len(names), lambda q, names=names: wrapping(names[:q]), request.budget)  # type: ignore[misc]
+        trials += first_q
+        part_everywhere = first_q[0]
+        if relative and "" in parts and part_everywhere.cost.peak_bytes > request.budget:
             most = len(parts[""])
-            tried += least_that_fits(most, lambda q, names=names: promoted(q, names), request.budget)  # type: ignore[misc]
-    return tried
+            trials += least_that_fits(most, lambda q, names=names: wrapping_whole(q, names), request.budget)  # type: ignore[misc]
+    return trials
 
 
 def _code(names: Sequence[str]) -> str:
     if not names:
         return "MODULES = []  # the step fits without recomputation\n"
-    listed = "".join(f"    {name!r},\n" for name in names).replace("'", '"')
+    listed = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in names)
     return _CODE.format(names=f"[\n{listed}]")

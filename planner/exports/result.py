@@ -1,4 +1,4 @@
-"""What an export is asked with and what it answers: the setting, its text, and what it costs beside the schedule."""
+"""The question that every form answers, the answer, and the search for the best setting."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from remat_planner.planner.exports.eager_checkpointing import EagerStep, Run
-from remat_planner.schedules import Schedule
+from remat_planner.planner.exports.eager_checkpointing import EagerStep, StepCost
+from remat_planner.schedules import Schedule, preference
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One setting of a form, and the step under it."""
+class Trial:
+    """One setting of a form, and the cost of the step under it."""
 
     setting: Mapping[str, Any]
-    run: Run
+    cost: StepCost
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Export:
 
     Attributes:
         form: one out of ``FORMS``.
-        setting: what is set, as data; empty values where nothing need be.
-        code: the same as text: Python that defines what to call, or a line of options.
+        setting: the setting as data; empty where the step fits without checkpointing.
+        code: the setting as text: Python that defines what to call, or a line of options.
         budget: bytes that the schedule was planned for.
         peak_bytes: predicted for the step in this form.
         overhead: extra time in this form, as a fraction of the step without recomputation.
         schedule_peak_bytes: predicted for the schedule itself.
         schedule_overhead: extra time of the schedule itself.
-        notes: what else to know before it is used.
+        notes: what else to know before using it.
     """
 
     form: str
@@ -62,7 +62,7 @@ class Export:
 
     @property
     def within_budget(self) -> bool:
-        """Whether this form meets the budget; where it is False, this is the setting with the lowest peak."""
+        """Whether this form meets the budget; if not, this is the setting with the lowest peak."""
         return self.peak_bytes <= self.budget
 
     @property
@@ -71,46 +71,40 @@ class Export:
         return self.overhead - self.schedule_overhead
 
 
-def answer(request: Request, form: str, chosen: Tried, code: str, notes: Iterable[str] = ()) -> Export:
-    """The export of ``request`` as ``chosen``."""
-    own, baseline = request.step.run_of(request.schedule), request.schedule.graph.seconds
-    if chosen.run.peak_bytes <= request.budget and chosen.run.seconds < own.seconds:
+def answer(request: Request, form: str, chosen: Trial, code: str, notes: Iterable[str] = ()) -> Export:
+    """The export of ``request`` with the chosen setting."""
+    planned, baseline = request.step.cost_of(request.schedule), request.schedule.graph.seconds
+    if chosen.cost.peak_bytes <= request.budget and chosen.cost.seconds < planned.seconds:
         notes = (*notes, "this form is predicted to be cheaper than the schedule: plan again with more time or solver='auto'")
     return Export(
         form=form,
         setting=chosen.setting,
         code=code,
         budget=request.budget,
-        peak_bytes=chosen.run.peak_bytes,
-        overhead=chosen.run.seconds / baseline - 1 if baseline else 0.0,
-        schedule_peak_bytes=own.peak_bytes,
-        schedule_overhead=own.seconds / baseline - 1 if baseline else 0.0,
+        peak_bytes=chosen.cost.peak_bytes,
+        overhead=chosen.cost.seconds / baseline - 1 if baseline else 0.0,
+        schedule_peak_bytes=planned.peak_bytes,
+        schedule_overhead=planned.seconds / baseline - 1 if baseline else 0.0,
         notes=tuple(notes),
     )
 
 
-def best(tried: Iterable[Tried], budget: int) -> Tried:
-    """The cheapest that fits the budget; where none does, the one with the lowest peak."""
-    return min(
-        tried,
-        key=lambda one: (
-            one.run.peak_bytes > budget,
-            (one.run.seconds, one.run.peak_bytes) if one.run.peak_bytes <= budget else (one.run.peak_bytes, one.run.seconds),
-        ),
-    )
+def best(trials: Iterable[Trial], budget: int) -> Trial:
+    """The cheapest that fits the budget; the one with the lowest peak where none does."""
+    return min(trials, key=lambda trial: preference(trial.cost, budget))
 
 
-def least_that_fits(most: int, run: Callable[[int], Tried], budget: int) -> list[Tried]:
-    """Bisect for the least q out of 1 to ``most`` whose ``run(q)`` fits; all that was tried, ``run(most)`` among it."""
-    tried = {most: run(most)}
-    few, many = 1, most
-    while few < many:
-        q = (few + many) // 2
-        tried[q] = run(q)
-        if tried[q].run.peak_bytes <= budget:
-            many = q
+def least_that_fits(most: int, run: Callable[[int], Trial], budget: int) -> list[Trial]:
+    """Bisect for the least q out of 1 to ``most`` whose ``run(q)`` fits; returns every trial, ``run(most)`` among them."""
+    trials = {most: run(most)}
+    low, high = 1, most
+    while low < high:
+        q = (low + high) // 2
+        trials[q] = run(q)
+        if trials[q].cost.peak_bytes <= budget:
+            high = q
         else:
-            few = q + 1
-    if few not in tried:
-        tried[few] = run(few)
-    return list(tried.values())
+            low = q + 1
+    if low not in trials:
+        trials[low] = run(low)
+    return list(trials.values())

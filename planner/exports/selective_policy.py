@@ -1,4 +1,4 @@
-"""A policy for PyTorch's selective checkpointing. It needs nothing but PyTorch: its source is part of what is exported."""
+"""A policy for PyTorch's selective checkpointing. The export contains the source of this file, so it needs only PyTorch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 
 class SavedCalls:
-    """Saves some calls of operators in one region, by operator and place among its calls there; all others run again.
+    """Saves some calls in one run of one region, by operator and place among its calls there; all others are recomputed.
 
-    PyTorch asks at every operator of the forward, and, depending on its release, at every one that runs again too: each
-    is counted for itself. One of these serves one run of one region.
+    PyTorch asks at every operator of the forward and, in some releases, at every recomputed one too, so the two are counted
+    separately.
     """
 
     def __init__(self, saved: Mapping[str, Collection[int]]) -> None:

@@ -1,10 +1,11 @@
-"""PyTorch's caching allocator for GPUs on paper: what it reserves from the driver for a sequence of allocations and frees.
+"""A model of PyTorch's caching allocator for GPUs: what it reserves from the driver for a sequence of allocations and frees.
 
-The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings, for one stream and a device large enough
-that nothing cached is given back. Requests are rounded up to 512 bytes. Up to 1 MiB they are cut from segments of 2 MiB, below
-10 MiB from segments of 20 MiB, and larger ones get a segment of their own, rounded up to 2 MiB. The smallest free block that is
-large enough is taken; what is left of it stays usable where it is at least 512 bytes (small) or more than 1 MiB (large).
-Neighbours that are free become one. With expandable segments each pool is one segment that grows by pages of 2 or 20 MiB.
+The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings, for one stream and a device so large that
+the allocator never returns cached segments. It rounds requests up to 512 bytes, cuts those of up to 1 MiB from segments of
+2 MiB and those below 10 MiB from segments of 20 MiB, and gives larger ones a segment of their own, rounded up to 2 MiB. A
+request gets the smallest free block that is large enough. The allocator splits that block if the remainder is at least 512
+bytes (small requests) or more than 1 MiB (large ones), and otherwise hands it out whole. Free neighbours merge. With expandable
+segments each pool is one segment that grows by pages of 2 or 20 MiB.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, field
 
-from remat_planner.tracer.costs import BLOCK
-
 MIB = 2**20
-SMALL = MIB  # largest request of the small pool
-SMALL_SEGMENT = 2 * MIB
-LARGE_SEGMENT = 20 * MIB
-OWN_SEGMENT = 10 * MIB  # from this size a request has a segment of its own
-SEGMENT_ROUNDING = 2 * MIB
+SMALL = MIB
+"""Largest request of the small pool in bytes (kSmallSize), and the largest remainder that a large block is not split for."""
+
+_GRANULARITY = 512  # bytes that every request is rounded up to (kMinBlockSize)
+_SMALL_SEGMENT = 2 * MIB  # kSmallBuffer
+_LARGE_SEGMENT = 20 * MIB  # kLargeBuffer
+_OWN_SEGMENT = 10 * MIB  # requests of this size or more have a segment of their own (kMinLargeAlloc)
+_SEGMENT_ROUNDING = 2 * MIB  # of these segments (kRoundLarge)
 
 
 @dataclass(eq=False)
 class Block:
-    """A piece of a segment; ``before`` and ``after`` are its neighbours in it."""
+    """A contiguous part of a segment, ``size`` bytes at ``address``; ``before`` and ``after`` are its neighbours there."""
 
     address: int
     size: int
@@ -41,12 +43,12 @@ class _Pool:
 
 
 class CachingAllocator:
-    """One device's allocator.
+    """The allocator of one device.
 
     Attributes:
-        reserved: bytes taken from the driver so far; nothing is given back, so this is also their peak.
-        allocated: bytes handed out now, in multiples of 512.
-        peak_allocated: highest ``allocated``.
+        reserved: bytes reserved from the driver; this is also their peak, since the allocator returns nothing.
+        allocated: bytes of the blocks in use, a multiple of 512.
+        peak_allocated: highest ``allocated`` so far.
     """
 
     def __init__(self, *, expandable_segments: bool = False) -> None:
@@ -58,12 +60,14 @@ class CachingAllocator:
         self._next_address = 0
 
     def allocate(self, size: int) -> Block:
-        """Hand out ``size`` bytes."""
-        size = max(_up(size, BLOCK), BLOCK)
+        """Hand out a block of at least ``size`` bytes."""
+        size = max(_rounded_up(size, _GRANULARITY), _GRANULARITY)
         small = size <= SMALL
-        block = self._taken(size, small) or (self._grown(size, small) if self._expandable else self._segment(size, small))
+        block = self._cached(size, small) or (
+            self._expanded(size, small) if self._expandable else self._in_new_segment(size, small)
+        )
         rest = block.size - size
-        if rest >= BLOCK if small or self._expandable else rest > SMALL:
+        if rest >= _GRANULARITY if small or self._expandable else rest > SMALL:
             self._split(block, size)
         block.free = False
         self.allocated += block.size
@@ -71,13 +75,13 @@ class CachingAllocator:
         return block
 
     def free(self, block: Block) -> None:
-        """Take back what ``allocate`` handed out."""
+        """Free a block from ``allocate``, and merge it with its free neighbours."""
         self.allocated -= block.size
         block.free = True
         pool = self._pools[block.small]
         for neighbour in (block.before, block.after):
             if neighbour is not None and neighbour.free:
-                self._forget(neighbour)
+                self._remove_from_pool(neighbour)
                 block.address = min(block.address, neighbour.address)
                 block.size += neighbour.size
                 if neighbour is block.before:
@@ -86,33 +90,33 @@ class CachingAllocator:
                     self._link(block, neighbour.after)
                 if pool.last is neighbour:
                     pool.last = block
-        self._remember(block)
+        self._add_to_pool(block)
 
-    def _taken(self, size: int, small: bool) -> Block | None:
+    def _cached(self, size: int, small: bool) -> Block | None:
         free = self._pools[small].free
         place = bisect.bisect_left(free, (size, -1), key=lambda entry: entry[:2])
         return free.pop(place)[2] if place < len(free) else None
 
-    def _segment(self, size: int, small: bool) -> Block:
-        whole = SMALL_SEGMENT if small else LARGE_SEGMENT if size < OWN_SEGMENT else _up(size, SEGMENT_ROUNDING)
-        return self._mapped(whole, small)
+    def _in_new_segment(self, size: int, small: bool) -> Block:
+        whole = _SMALL_SEGMENT if small else _LARGE_SEGMENT if size < _OWN_SEGMENT else _rounded_up(size, _SEGMENT_ROUNDING)
+        return self._reserve(whole, small)
 
-    def _grown(self, size: int, small: bool) -> Block:
-        """The last block of the pool's segment, made large enough."""
-        pool, page = self._pools[small], SMALL_SEGMENT if small else LARGE_SEGMENT
+    def _expanded(self, size: int, small: bool) -> Block:
+        """The last block of the pool's expandable segment, grown to ``size``."""
+        pool, page = self._pools[small], _SMALL_SEGMENT if small else _LARGE_SEGMENT
         last = pool.last
         if last is not None and last.free:
-            self._forget(last)
-            more = _up(size - last.size, page)
+            self._remove_from_pool(last)
+            more = _rounded_up(size - last.size, page)
             last.size += more
             self.reserved += more
             return last
-        block = self._mapped(_up(size, page), small)
+        block = self._reserve(_rounded_up(size, page), small)
         self._link(last, block)
         pool.last = block
         return block
 
-    def _mapped(self, size: int, small: bool) -> Block:
+    def _reserve(self, size: int, small: bool) -> Block:
         block = Block(self._next_address, size, small)
         self._next_address += size
         self.reserved += size
@@ -126,7 +130,7 @@ class CachingAllocator:
         pool = self._pools[block.small]
         if pool.last is block:
             pool.last = rest
-        self._remember(rest)
+        self._add_to_pool(rest)
 
     def _link(self, one: Block | None, other: Block | None) -> None:
         if one is not None:
@@ -134,13 +138,13 @@ class CachingAllocator:
         if other is not None:
             other.before = one
 
-    def _remember(self, block: Block) -> None:
+    def _add_to_pool(self, block: Block) -> None:
         bisect.insort(self._pools[block.small].free, (block.size, block.address, block), key=lambda entry: entry[:2])
 
-    def _forget(self, block: Block) -> None:
+    def _remove_from_pool(self, block: Block) -> None:
         free = self._pools[block.small].free
         del free[bisect.bisect_left(free, (block.size, block.address), key=lambda entry: entry[:2])]
 
 
-def _up(size: int, unit: int) -> int:
+def _rounded_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit

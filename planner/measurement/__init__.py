@@ -1,33 +1,33 @@
-"""TODO."""
+"""Running real training steps: measuring their peaks, comparing their tensors, and leaving the model as it was."""
 
-from remat_planner.planner.measurement.closeness import Closeness
-from remat_planner.planner.measurement.peak import StorageMeter, measure_intervals, measure_peak
-from remat_planner.planner.measurement.real_step import (
-    Loss,
-    detached,
-    device_of,
-    generator_states,
-    left_as_it_was,
-    one_step,
-    restored,
-    run_backward,
-    same_bits,
-)
+from remat_planner.planner.measurement.compared_state import compared_state
+from remat_planner.planner.measurement.comparison import ToleranceCheck, same_bits, same_value
+from remat_planner.planner.measurement.kept_state import KeptState, arguments_snapshot
+from remat_planner.planner.measurement.kept_tensors import kept_copy
+from remat_planner.planner.measurement.parameter_update import update_parameters
+from remat_planner.planner.measurement.peak import measure_intervals, measure_peak
+from remat_planner.planner.measurement.real_step import Loss, detached, device_of, one_step, run_backward
+from remat_planner.planner.measurement.state_restored import state_restored
+from remat_planner.planner.measurement.storage_meter import StorageMeter
 from remat_planner.planner.measurement.verification import Verification
 
 __all__ = [
-    "Closeness",
+    "KeptState",
     "Loss",
     "StorageMeter",
+    "ToleranceCheck",
     "Verification",
+    "arguments_snapshot",
+    "compared_state",
     "detached",
     "device_of",
-    "generator_states",
-    "left_as_it_was",
+    "kept_copy",
     "measure_intervals",
     "measure_peak",
     "one_step",
-    "restored",
     "run_backward",
     "same_bits",
+    "same_value",
+    "state_restored",
+    "update_parameters",
 ]

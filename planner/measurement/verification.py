@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""The result of ``verify``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verification:
-    """What running the real steps showed.
+    """How a planned step compares with eager and with its plan.
 
     Attributes:
-        identical: loss, outputs, every gradient, every buffer and the random state are eager's, bit for bit.
-        measured_peak_bytes: constants as planned, plus the highest bytes above them that one step really took.
-        predicted_peak_bytes: what the schedule says of forward and backward; the optimizer's step is not run.
-        budget_bytes: what the schedule was planned for.
-        differences: what differs from eager, one name each, as in "step 1: gradient of lm_head.weight".
-        nondeterministic: what eager itself does not compute the same way every time; left out of the comparison.
+        identical: loss, outputs, gradients, buffers and random state equal eager's, bit for bit.
+        measured_peak_bytes: the plan's constant bytes, plus the measured peak of one step above them.
+        predicted_peak_bytes: the plan's peak of forward and backward; the optimizer's step is not run.
+        budget_bytes: the plan's budget.
+        differences: names of tensors that differ from eager, as in "step 1: gradient of lm_head.weight".
+        nondeterministic: names of tensors that eager itself does not repeat; left out of the comparison.
         compiler: the compiler that the model was applied with; None without one.
         largest_difference: the largest difference from eager of any element of any tensor, as a share of the tensor's largest
-            magnitude; 0.0 where bits are equal, infinite where what cannot be a little off (a form, a random state) differs.
-        close: whether no difference is more than the square root of the epsilon of the tensor's dtype.
+            magnitude; 0.0 where all bits are equal, infinite where shapes, integers or random states differ.
+        close: no difference exceeds the square root of the epsilon of the tensor's dtype.
     """
 
     identical: bool

@@ -1,6 +1,7 @@
-"""Loading what ``plan`` is given (``model.py``, ``model.py:name``, ``package.module:name``): a model, its inputs and its loss.
+"""Loading the model, inputs and loss that the command names: ``model.py``, ``model.py:name`` or ``package.module:name``.
 
-The function named (``build`` unless said otherwise) takes nothing and returns ``(model, inputs)`` or ``(model, inputs, loss)``.
+The name is that of a function (by default ``build``) that takes no arguments and returns ``(model, inputs)`` or
+``(model, inputs, loss)``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _EXPECTED = "return (model, inputs) or (model, inputs, loss): inputs a tensor, a
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What to plan: ``model(*args, **kwargs)``, trained on ``loss(output)`` or on the loss that the output carries."""
+    """The step to plan: ``model(*args, **kwargs)``, trained on ``loss(output)``, or on the output's loss if it is None."""
 
     model: nn.Module
     args: tuple[Any, ...]
@@ -34,10 +35,10 @@ class LoadedModel:
 
 
 class ModelNotLoadedError(Exception):
-    """There is no such file, module or function, or the function returned something else.
+    """The file, module or function does not exist, or the function returned something else.
 
     Attributes:
-        candidates: what could be named instead, in the form that the command takes.
+        candidates: names to use instead, in the form that the command takes.
     """
 
     def __init__(self, message: str, *, candidates: tuple[str, ...] = ()) -> None:
@@ -49,7 +50,7 @@ class ModelCodeError(Exception):
     """The user's own code raised while its file was imported or its function ran; that exception is the ``__cause__``.
 
     Attributes:
-        traceback: of that exception, from the first frame that is the user's.
+        traceback: the exception's traceback from the user's first frame on.
     """
 
     def __init__(self, message: str, *, traceback: TracebackType | None) -> None:
@@ -58,20 +59,20 @@ class ModelCodeError(Exception):
 
 
 def load_model(spec: str) -> LoadedModel:
-    """Import what ``spec`` names and call it.
+    """Import the file or module that ``spec`` names, and call its function.
 
-    The folder of the file (for a module, the current folder) is put on ``sys.path`` first, and stays there.
+    The folder of the file (for a module, the current folder) goes to the front of ``sys.path`` and stays there.
 
     Raises:
-        ModelNotLoadedError: nothing there has that name, or it does not return a model and inputs.
+        ModelNotLoadedError: nothing has that name, or the function does not return a model and inputs.
         ModelCodeError: the user's code raised.
     """
     place, separator, name = spec.rpartition(":")
     if not separator:
         place, name = spec, DEFAULT_NAME
     module = _import_file(Path(place)) if _is_path(place) else _import_module(place)
-    found = _find(module, place, name)
-    returned = _run(found, f"{name}()") if callable(found) else found
+    target = _find(module, place, name)
+    returned = _run(target, f"{name}()") if callable(target) else target
     return _checked(returned, f"{place}:{name}")
 
 
@@ -85,7 +86,7 @@ def _import_file(path: Path) -> ModuleType:
         near = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ModelNotLoadedError(f"{path}: {what}", candidates=tuple(map(str, near)))
     sys.path.insert(0, str(path.parent.resolve()))
-    # A file named like a module that is loaded already must not take its place.
+    # A file must not replace a loaded module of the same name.
     name = path.stem if path.stem not in sys.modules else f"_{path.stem}_to_plan"
     module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or module_spec.loader is None:
@@ -119,29 +120,30 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _find(module: ModuleType, place: str, name: str) -> Any:
-    found: Any = module
+    """The attribute ``name`` of the module, which may be dotted."""
+    target: Any = module
+    candidates = tuple(f"{place}:{candidate}" for candidate in _candidates(module))
     for part in name.split("."):
-        if not hasattr(found, part):
-            names = _candidates(module)
+        if not hasattr(target, part):
             raise ModelNotLoadedError(
-                f"{place} has no {name!r}; write a function {name}() there that must {_EXPECTED}"
-                if not names
-                else f"{place} has no {name!r}, but other functions that take no arguments: name one",
-                candidates=tuple(f"{place}:{candidate}" for candidate in names),
+                f"{place} has no {name!r}, but it has other functions that take no arguments: name one of them"
+                if candidates
+                else f"{place} has no {name!r}; write a function {name}() there that must {_EXPECTED}",
+                candidates=candidates,
             )
-        found = getattr(found, part)
-    if isinstance(found, nn.Module) or (inspect.isclass(found) and issubclass(found, nn.Module)):
+        target = getattr(target, part)
+    if isinstance(target, nn.Module) or (inspect.isclass(target) and issubclass(target, nn.Module)):
         raise ModelNotLoadedError(f"{place}:{name} is a model without inputs; name a function there that must {_EXPECTED}")
-    if callable(found) and not _takes_nothing(found):
+    if callable(target) and not _takes_nothing(target):
         raise ModelNotLoadedError(
-            f"{place}:{name}{inspect.signature(found)} needs arguments, but it is called with none: give them defaults",
-            candidates=tuple(f"{place}:{candidate}" for candidate in _candidates(module)),
+            f"{place}:{name}{inspect.signature(target)} needs arguments, but it is called with none: give them defaults",
+            candidates=candidates,
         )
-    return found
+    return target
 
 
 def _candidates(module: ModuleType) -> list[str]:
-    """The functions that the module itself defines and that can be called with nothing, those that look like builders first."""
+    """Functions that the module defines itself and that need no arguments; names with "build" come first, private ones last."""
     names = [
         name
         for name, value in vars(module).items()
@@ -155,13 +157,13 @@ def _takes_nothing(function: Callable[..., Any]) -> bool:
         inspect.signature(function).bind()
     except TypeError:
         return False
-    except ValueError:  # a builtin that does not tell its signature
+    except ValueError:  # a builtin without a signature
         return True
     return True
 
 
 def _run(function: Callable[[], Any], doing: str) -> Any:
-    """Call the user's code; whatever it raises is theirs, ``sys.exit`` included."""
+    """Call the user's code; an exception, ``sys.exit`` included, becomes a ``ModelCodeError``."""
     try:
         return function()
     except (Exception, SystemExit) as error:
@@ -169,7 +171,7 @@ def _run(function: Callable[[], Any], doing: str) -> Any:
 
 
 def _users_part(traceback: TracebackType | None) -> TracebackType | None:
-    """Without our own frames and the import system's, which come first."""
+    """The traceback without its first frames, which are this file's and the import system's."""
     while traceback is not None:
         filename = traceback.tb_frame.f_code.co_filename
         if filename != __file__ and not filename.startswith("<frozen importlib") and filename != importlib.__file__:
@@ -180,22 +182,20 @@ def _users_part(traceback: TracebackType | None) -> TracebackType | None:
 
 def _checked(returned: Any, name: str) -> LoadedModel:
     if not isinstance(returned, tuple) or len(returned) not in (2, 3):
-        size = f" of {len(returned)}" if isinstance(returned, tuple) else ""
-        raise ModelNotLoadedError(f"{name} returned a {type(returned).__name__}{size}; it must {_EXPECTED}")
+        size = f" of {len(returned)} entries" if isinstance(returned, tuple) else ""
+        raise ModelNotLoadedError(f"{name} returned {_of_type(returned)}{size}; it must {_EXPECTED}")
     model, inputs, loss = returned if len(returned) == 3 else (*returned, None)
     if not isinstance(model, nn.Module):
-        raise ModelNotLoadedError(
-            f"{name} returned a {type(model).__name__} for the model, not an nn.Module; it must {_EXPECTED}"
-        )
+        raise ModelNotLoadedError(f"{name} returned {_of_type(model)} for the model, not an nn.Module; it must {_EXPECTED}")
     if loss is not None and not callable(loss):
-        raise ModelNotLoadedError(f"{name} returned a {type(loss).__name__} for the loss; it must {_EXPECTED}")
+        raise ModelNotLoadedError(f"{name} returned {_of_type(loss)} for the loss; it must {_EXPECTED}")
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(inputs, Mapping):
         if not all(isinstance(key, str) for key in inputs):
             raise ModelNotLoadedError(
-                f"{name} returned a dict of inputs with keys that are no names; its entries are passed by name: "
-                "wrap it as ({...},) if the model takes the dict itself"
+                f"{name} returned a dict of inputs whose keys are not strings; its entries are passed by name. "
+                "If the model takes the dict itself, wrap it: ({...},)"
             )
         kwargs = dict(inputs)
     elif isinstance(inputs, (tuple, list)):
@@ -203,5 +203,11 @@ def _checked(returned: Any, name: str) -> LoadedModel:
     elif isinstance(inputs, torch.Tensor):
         args = (inputs,)
     else:
-        raise ModelNotLoadedError(f"{name} returned a {type(inputs).__name__} for the inputs; it must {_EXPECTED}")
+        raise ModelNotLoadedError(f"{name} returned {_of_type(inputs)} for the inputs; it must {_EXPECTED}")
     return LoadedModel(model=model, args=args, kwargs=kwargs, loss=loss, name=name)
+
+
+def _of_type(value: Any) -> str:
+    """ "an int", "a str": the type of a value with its article."""
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

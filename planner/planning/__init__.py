@@ -1,24 +1,30 @@
-"""TODO."""
+"""Planning a whole model: budgets, settings, traced steps, and solving for a schedule.
 
-from remat_planner.planner.planning.batch_search import MOST, Fit, Try, fit
+``settings_for`` checks the arguments of ``plan``, ``trace_step`` captures and costs a step, and ``schedule_step`` solves it.
+``fit`` repeats that for several batches. The signatures and ``BoundSignature`` tell whether a later call is the captured one.
+"""
+
+from remat_planner.planner.planning.batch_search import LARGEST_BATCH, Fit, Try, fit
 from remat_planner.planner.planning.budget import AUTO, Budget, parse_budget
 from remat_planner.planner.planning.call_guards import BoundSignature
 from remat_planner.planner.planning.captures import remember_capture, remembered_capture, settings_of
 from remat_planner.planner.planning.device_budget import budget_on_device
-from remat_planner.planner.planning.input_forms import Form, forms_of
-from remat_planner.planner.planning.repeated_blocks import merged_names, repeated_blocks
+from remat_planner.planner.planning.input_forms import InputForm, input_forms
+from remat_planner.planner.planning.origin import new_origin
+from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
+from remat_planner.planner.planning.repeated_blocks import repeated_blocks
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
 from remat_planner.planner.planning.solve_step import peak_without_recomputation, schedule_step
-from remat_planner.planner.planning.step import Step, costed_step, own_origin, profile_step, trace_step, with_settings
+from remat_planner.planner.planning.step import Step, costed_step, profile_step, trace_step, with_settings
 
 __all__ = [
     "AUTO",
-    "MOST",
+    "LARGEST_BATCH",
     "BoundSignature",
     "Budget",
     "Fit",
-    "Form",
+    "InputForm",
     "Loss",
     "Progress",
     "Settings",
@@ -26,14 +32,16 @@ __all__ = [
     "Try",
     "budget_on_device",
     "costed_step",
+    "describe_call",
     "fit",
-    "forms_of",
+    "input_forms",
     "input_signature",
-    "merged_names",
+    "is_form_of",
     "mode_signature",
-    "own_origin",
+    "new_origin",
     "parse_budget",
     "peak_without_recomputation",
+    "planned_form",
     "profile_step",
     "remember_capture",
     "remembered_capture",

@@ -1,4 +1,4 @@
-"""The largest batch that fits a budget, found by planning the step for one batch after the other."""
+"""``fit``: searches for the largest batch that fits a budget, by planning the step for one batch after the other."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from remat_planner.planner.planning.settings import Loss, settings_for
 from remat_planner.planner.planning.signatures import input_signature
 from remat_planner.planner.planning.solve_step import schedule_step
 from remat_planner.planner.planning.step import trace_step
-from remat_planner.schedules import BudgetOn, Schedule
+from remat_planner.schedules import BudgetOn, Schedule, TrainingState
+from remat_planner.solvers import Solver
 
-MOST = 65_536
-"""Batches beyond this are not tried."""
+LARGEST_BATCH = 65_536
+"""Samples; larger batches are not tried."""
 
-_PRECISION = 32  # the search ends where the next batch to try is within a 32nd of one that fits
-_KINDS_OF_TOKENS = (torch.int64, torch.int32)
+_PRECISION = 32  # the search ends once the next batch to try is within a 32nd of one that fits
+_TOKEN_DTYPES = (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Inputs whose first dimension is the batch, at any size of it.
+    """Inputs whose first dimension is the batch, which can be scaled to any number of samples.
 
     Attributes:
-        size: samples in the inputs as they were given.
+        args: positional inputs, as the caller passed them.
+        kwargs: named inputs, as the caller passed them.
+        size: samples in these inputs.
         scaled: places of the tensors that grow with the batch, as ``input_signature`` names them.
-        tokens: tokens in one sample, where an input is integers of shape [batch, tokens]; else None.
+        tokens: tokens in one sample if an input is integers of shape [batch, tokens], else None.
     """
 
     args: tuple[Any, ...]
@@ -45,10 +48,10 @@ class Batches:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Batches:
-        """The batch is the first dimension of the first tensor; every tensor with as many rows grows with it.
+        """Take the first dimension of the first tensor as the batch; every tensor with as many rows grows with it.
 
         Raises:
-            BatchError: no input is a tensor with a dimension.
+            BatchError: no input is a tensor with at least one dimension.
         """
         inputs = (tuple(args), dict(kwargs))
         places = dict(zip(input_signature(*inputs), pytree.tree_leaves(inputs), strict=True))
@@ -57,11 +60,11 @@ class Batches:
             raise BatchError("no input is a tensor with a batch dimension: fit needs inputs whose first dimension is the batch")
         size = next(iter(tensors.values())).shape[0]
         scaled = {place: leaf for place, leaf in tensors.items() if leaf.shape[0] == size}
-        tokens = (t.shape[1] for t in scaled.values() if t.dim() == 2 and t.dtype in _KINDS_OF_TOKENS)
+        tokens = (t.shape[1] for t in scaled.values() if t.dim() == 2 and t.dtype in _TOKEN_DTYPES)
         return cls(*inputs, size, tuple(scaled), next(tokens, None))
 
     def inputs(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and named inputs with ``batch`` samples: those given, repeated in turn."""
+        """Positional and named inputs with ``batch`` samples, which repeat the caller's samples in turn."""
 
         def scale(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor) or not leaf.dim() or leaf.shape[0] != self.size:
@@ -76,12 +79,12 @@ class Batches:
 
 @dataclass(frozen=True)
 class Try:
-    """One batch that was tried.
+    """One batch that the search tried.
 
     Attributes:
         batch: samples.
-        schedule: the plan for it, or None where none was found within the budget.
-        minimum: least budget in bytes for which a schedule was found, where none was within the budget.
+        schedule: the plan for it, or None if none was found within the budget.
+        minimum: the least budget in bytes for which a schedule was found; None if ``schedule`` is one.
     """
 
     batch: int
@@ -90,13 +93,13 @@ class Try:
 
     @property
     def samples_per_second(self) -> float:
-        """Predicted, of the whole step without the optimizer; 0 where the batch does not fit."""
+        """Predicted samples per second of the step without the optimizer; 0 if the batch does not fit."""
         return self.batch / self.schedule.seconds if self.schedule is not None else 0.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits: the batches tried, in rising order, and the budget in bytes."""
+    """The result of ``fit``: the budget in bytes, the scalable inputs, and the batches tried in rising order."""
 
     budget: Budget
     batches: Batches
@@ -109,7 +112,7 @@ class Fit:
 
     @property
     def fastest(self) -> Try:
-        """The batch with the most samples per second; it need not be the largest."""
+        """The batch with the most samples per second, which need not be the largest."""
         return max(self.tries, key=lambda t: t.samples_per_second)
 
 
@@ -119,35 +122,28 @@ def fit(
     kwargs: Mapping[str, Any] | None = None,
     *,
     budget: int | str,
-    solver: str = "auto",
+    solver: str | Solver = "auto",
     time_limit: float = 20.0,
     loss: Loss | None = None,
     costs: str = "measure",
     optimizer: str | Optimizer | None = None,
-    gradient_dtype: str | None = None,
-    master_weights: bool = False,
-    shard: int = 1,
-    zero_stage: int = 3,
-    optimizer_offload: bool = False,
-    accumulate: bool = False,
-    gradient_buckets: str | None = None,
+    training: TrainingState | None = None,
     budget_on: BudgetOn = "allocated",
     trying: Callable[[int], None] | None = None,
 ) -> Fit:
-    """Search for the largest batch whose training step fits ``budget``, recomputing what it must.
+    """Search for the largest batch whose training step fits ``budget``, with as much recomputation as needed.
 
-    The batch is doubled or halved from the one given until it stops fitting or fits, then bisected to within a 32nd. The inputs
-    given are repeated along their first dimension.
+    Starting from the batch of the inputs, the search doubles it until it no longer fits, or halves it until it fits, and then
+    bisects to within a 32nd. Larger batches repeat the inputs along their first dimension.
 
     Args:
-        model, args, kwargs, solver, loss, costs, optimizer, gradient_dtype, master_weights, shard, zero_stage,
-            optimizer_offload, accumulate, gradient_buckets, budget_on: as in ``remat_planner.plan``.
-        budget: bytes, or "auto"; a share has no meaning, since the peak without recomputation grows with the batch.
+        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on: as in ``remat_planner.plan``.
+        budget: bytes, or "auto". A share means nothing here, since the peak without recomputation grows with the batch.
         time_limit: seconds that solving may take for each batch.
-        trying: called with each batch before it is planned.
+        trying: receives each batch before it is planned.
 
     Raises:
-        BudgetError: the budget is no number of bytes, or a share.
+        BudgetError: the budget is a share, or not a number of bytes.
         BatchError: the inputs have no batch dimension.
         InfeasibleBudgetError: not even one sample fits.
         tracer.CaptureError: the model cannot be captured.
@@ -163,29 +159,23 @@ def fit(
         loss=loss,
         costs=costs,
         optimizer=optimizer,
-        gradient_dtype=gradient_dtype,
-        master_weights=master_weights,
-        shard=shard,
-        zero_stage=zero_stage,
-        optimizer_offload=optimizer_offload,
-        accumulate=accumulate,
-        gradient_buckets=gradient_buckets,
+        training=training,
         budget_on=budget_on,
     )
     tries: dict[int, Try] = {}
-    fits, too_large, batch = 0, MOST + 1, batches.size
-    while batch <= MOST:
+    fits, too_large, batch = 0, LARGEST_BATCH + 1, batches.size
+    while batch <= LARGEST_BATCH:
         if trying is not None:
             trying(batch)
-        args_of, kwargs_of = batches.inputs(batch)
+        step_args, step_kwargs = batches.inputs(batch)
         try:
-            found = schedule_step(trace_step(model, args_of, kwargs_of, settings=settings), asked)
-            tries[batch], fits = Try(batch, found), batch
+            schedule = schedule_step(trace_step(model, step_args, step_kwargs, settings=settings), asked)
+            tries[batch], fits = Try(batch, schedule), batch
         except InfeasibleBudgetError as error:
             if batch == 1:
                 raise
             tries[batch], too_large = Try(batch, None, error.minimum), batch
-        if too_large > MOST:
+        if too_large > LARGEST_BATCH:
             batch *= 2
         elif not fits:
             batch //= 2

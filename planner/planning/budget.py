@@ -1,6 +1,6 @@
 """Budgets: what "40GB", "512MiB", "60%" or a whole number of bytes mean.
 
-GB is 10^9 and GiB is 2^30. The two differ by 7 %, so what was understood is always printed in both.
+GB is 10^9 bytes and GiB is 2^30. The two differ by 7 %, so reports print a budget in both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from remat_planner.planner.errors import BudgetError
 from remat_planner.planner.formatting import format_bytes_both
 
 AUTO = "auto"
-"""The budget that is a device's memory; ``planner.capacity`` knows how much that is."""
+"""The budget that means the device's memory; ``device_budget`` knows how much that is."""
 
 _PATTERN = re.compile(r"\s*(?P<number>[+-]?(?:\d[\d_,]*)?(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>%|[a-zA-Z]*)\s*")
 _PREFIXES = "kmgtp"
@@ -25,10 +25,12 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A budget as it was given: bytes, or a share of the peak without recomputation. Exactly one of the two is set.
+    """Bytes, or a share of the peak without recomputation; exactly one of the two is set.
 
     Attributes:
-        origin: where the bytes come from, if they were not given as such.
+        bytes: the budget in bytes.
+        share: the budget as a share, 1 for the whole peak.
+        origin: where the bytes come from, if the user did not write them.
     """
 
     bytes: int | None = None
@@ -36,24 +38,24 @@ class Budget:
     origin: str = ""
 
     def resolve(self, baseline_peak: int) -> int:
-        """The budget in bytes where the step without recomputation peaks at ``baseline_peak`` bytes."""
+        """The budget in bytes of a step that peaks at ``baseline_peak`` bytes without recomputation."""
         if self.share is not None:
             return int(self.share * baseline_peak)
         return self.bytes or 0
 
     def describe(self, resolved: int) -> str:
-        """What was understood, in decimal and binary units; ``resolved`` is the budget in bytes."""
-        understood = format_bytes_both(resolved)
+        """The budget in words, with ``resolved`` (its bytes) in decimal and binary units."""
+        both_units = format_bytes_both(resolved)
         if self.share is None:
-            return f"{understood}, {self.origin}" if self.origin else understood
-        return f"{understood}, {float(100 * self.share):g} % of the peak without recomputation"
+            return f"{both_units}, {self.origin}" if self.origin else both_units
+        return f"{both_units}, {float(100 * self.share):g} % of the peak without recomputation"
 
 
 def parse_budget(budget: int | str) -> Budget:
     """Read a budget.
 
     Raises:
-        BudgetError: it is no number of bytes, zero or negative.
+        BudgetError: it is not a number of bytes, or not above zero.
     """
     if isinstance(budget, str):
         number, unit = _split(budget)
@@ -72,7 +74,7 @@ def parse_budget(budget: int | str) -> Budget:
 def _split(budget: str) -> tuple[Fraction, str]:
     match = _PATTERN.fullmatch(budget)
     if match is None or not any(character.isdigit() for character in match["number"]):
-        raise BudgetError(f"the budget {budget!r} is no number of bytes: {_EXPECTED}")
+        raise BudgetError(f"the budget {budget!r} is not a number of bytes: {_EXPECTED}")
     return Fraction(match["number"].replace(",", "").replace("_", "")), match["unit"].lower()
 
 

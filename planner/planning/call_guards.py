@@ -1,7 +1,6 @@
-"""Whether a call still is the one that was captured: the model's tensors and structure, the inputs, the ambient modes, the
-guards.
+"""Checks that a call is the captured one: the model's tensors and structure, the inputs, the ambient modes, the guards.
 
-This runs before every step, so it asks only for what decides the captured graph, in the cheapest way, and stops at the
+The checks run before every step. So they look only at what determines the captured graph, in the cheapest way, and stop at the
 first difference.
 """
 
@@ -14,13 +13,14 @@ import torch
 from torch import nn
 
 from remat_planner.tracer.joint import Joint
-from remat_planner.tracer.record import REGISTRIES, hooks_of
+from remat_planner.tracer.python_state import Roots, Watch, described_value
+from remat_planner.tracer.record import HOOK_REGISTRIES, hooks_of
 
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
-class _Form(NamedTuple):
-    """What decides the kernels that run on a tensor."""
+class _TensorForm(NamedTuple):
+    """What determines the kernels that run on a tensor."""
 
     shape: torch.Size
     stride: tuple[int, ...]
@@ -33,8 +33,8 @@ class BoundSignature:
     """The signature of a captured step on one model object.
 
     Args:
-        joint: the captured step; of this model or of one of the same form.
-        model: the model whose tensors the step will run on.
+        joint: the captured step, of this model or of another one of the same form.
+        model: the model on whose tensors the step will run.
     """
 
     def __init__(self, joint: Joint, model: nn.Module) -> None:
@@ -47,11 +47,10 @@ class BoundSignature:
             for key, child in parent._modules.items()
         ]
         self._modes = [(module, module.training) for module in dict.fromkeys(modules.values())]
-        self._hooks = [getattr(module, registry) for module in dict.fromkeys(modules.values()) for registry in REGISTRIES]
+        self._hooks = [getattr(module, registry) for module in dict.fromkeys(modules.values()) for registry in HOOK_REGISTRIES]
         self._hooks_seen: list[tuple[int, ...]] = [()] * len(self._hooks)
-        self._attributes = [
-            (vars(modules[path]), path, tuple(values), tuple(values.values())) for path, values in joint.attributes.items()
-        ]
+        self._python_state = Watch(joint.reads, model)
+        self._modules = modules
         slots = (*joint.parameters, *joint.buffers)
         self._slots = [_slot(modules, slot.name, slot.kind) for slot in slots]
         self._ties = [
@@ -60,6 +59,7 @@ class BoundSignature:
         self._forms = [_form(owner[key]) for owner, key in self._slots]
         self._kinds = [type(owner[key]) for owner, key in self._slots]
         self._leaves = joint.constant_leaves
+        self._leaf_states = joint.argument_states
         trained = {gradient.index for gradient in joint.gradients if gradient.owner == "input"}
         self._input_forms = {
             position: _form(node.meta["val"])._replace(requires_grad=k in trained)
@@ -68,9 +68,7 @@ class BoundSignature:
         self._spec = joint.input_spec
 
     def state(self) -> list[torch.Tensor] | None:
-        """The parameters and buffers in the order of the joint graph; None where the model is not the captured one any
-        more.
-        """
+        """The parameters and buffers in the order of the joint graph; None if the model differs from the captured one."""
         for modules, key, child in self._children:
             if modules.get(key) is not child:
                 return None
@@ -80,7 +78,7 @@ class BoundSignature:
         if not self._same_hooks():
             return None
         tensors = [owner.get(key) for owner, key in self._slots]
-        # Written out, as this loop is most of what a planned call costs beside its kernels.
+        # Inlined, since this loop is most of a planned call's overhead.
         forms = zip(tensors, self._kinds, self._forms, strict=True)
         for tensor, kind, (shape, stride, dtype, requires_grad, device) in forms:
             if (
@@ -98,24 +96,20 @@ class BoundSignature:
                 return None
         return tensors  # type: ignore[return-value]
 
-    def changed_attributes(self) -> tuple[str, ...]:
-        """Full names of the Python values in modules' attributes that are not those of the capture."""
-        changed = []
-        for attributes, path, keys, values in self._attributes:
-            if tuple(map(attributes.get, keys)) != values:
-                prefix = f"{path}." if path else ""
-                pairs = zip(keys, values, strict=True)
-                changed += [f"{prefix}{key}" for key, value in pairs if attributes.get(key) != value]
-        return tuple(changed)
+    def roots_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Roots:
+        """What the places of Python state start from in this call."""
+        return Roots(self._modules, args, kwargs)
 
-    def accept_attributes(self) -> None:
-        """Take the Python values in modules' attributes that are there now as those of the capture."""
-        self._attributes = [
-            (attributes, path, keys, tuple(map(attributes.get, keys))) for attributes, path, keys, _ in self._attributes
-        ]
+    def changed_python_state(self) -> tuple[str, ...]:
+        """Names of the Python values that the forward can read and that differ from those of the capture."""
+        return self._python_state.changed()
+
+    def accept_python_state(self) -> None:
+        """Take the present Python values as those of the capture."""
+        self._python_state.accept()
 
     def _same_hooks(self) -> bool:
-        """Whether the hooks that the capture saw are there, and no others."""
+        """Whether the model has exactly the hooks that the capture saw."""
         if not self.joint.hooks and not any(self._hooks):
             return True
         keys = [tuple(hooks) for hooks in self._hooks]
@@ -126,21 +120,24 @@ class BoundSignature:
         return True
 
     def inputs(self, leaves: Sequence[Any], spec: Any) -> list[torch.Tensor] | None:
-        """The tensor inputs in the order of the joint graph; None where the inputs are not of the captured form."""
+        """The tensor inputs in the order of the joint graph; None if the inputs have another form than the captured ones."""
         if len(leaves) != len(self._leaves) or spec != self._spec:
             return None
-        forms = self._input_forms
+        forms, states, names = self._input_forms, self._leaf_states, self.joint.reads.names
         for position, (leaf, known) in enumerate(zip(leaves, self._leaves, strict=True)):
             form = forms.get(position)
             if form is not None:
                 if type(leaf) not in _TENSOR_TYPES or _form(leaf) != form:
+                    return None
+            elif (held := states[position]) is not None:
+                if described_value(leaf, names) != held:
                     return None
             elif leaf is not known and not _equal(leaf, known):
                 return None
         return [leaves[position] for position in self.joint.input_leaves]
 
     def holds(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], autocast: Mapping[str, str]) -> bool:
-        """Whether the ambient autocast and the numbers that the capture took as given are the same."""
+        """Whether the ambient autocast and the numbers that the capture took as constants are the same."""
         if autocast != self.joint.autocast:
             return False
         buffers = state[len(self.joint.parameters) :]
@@ -154,9 +151,9 @@ def _slot(modules: Mapping[str, nn.Module], name: str, kind: str) -> tuple[dict[
     return tensors, key
 
 
-def _form(tensor: torch.Tensor | None) -> _Form:
+def _form(tensor: torch.Tensor | None) -> _TensorForm:
     assert tensor is not None
-    return _Form(tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, tensor.device)
+    return _TensorForm(tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, tensor.device)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -164,5 +161,5 @@ def _equal(one: Any, other: Any) -> bool:
         return False
     try:
         return bool(one == other)
-    except Exception:  # an object that cannot be compared is another one
+    except Exception:  # objects that cannot be compared count as different
         return False

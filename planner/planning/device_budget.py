@@ -1,4 +1,4 @@
-"""What a device has: the budget that "auto" means, and whether its allocator reserves memory."""
+"""What depends on the device of a plan: the budget "auto", budgets on reserved bytes, and optimizers on the host."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import get_args
 import torch
 from torch import nn
 
-from remat_planner.planner.errors import BudgetError, TrainingStateError
+from remat_planner.planner.errors import BudgetError
 from remat_planner.planner.formatting import format_bytes
 from remat_planner.planner.planning.budget import AUTO, Budget, parse_budget
-from remat_planner.schedules import BudgetOn
+from remat_planner.schedules import BudgetOn, TrainingStateError
 from remat_planner.tracer.costs import DEVICES, is_for_gpu
 
 CONTEXT_BYTES = 10**9
-"""Bytes that the driver's context, libraries and their handles take beside PyTorch's allocator."""
+"""Bytes that the driver's context and libraries take outside of PyTorch's allocator."""
 
 FRAGMENTATION = 0.05
-"""Share of the rest that the caching allocator may reserve without handing it out."""
+"""Share of the remaining memory that the caching allocator may reserve without handing it out."""
 
 
 def budget_on_device(budget: int | str, model: nn.Module, costs: str) -> Budget:
-    """Read a budget; "auto" is the memory of the device that the plan is for, less a reserve that its description states.
+    """Parse a budget; "auto" is the memory of the plan's device less a reserve, which the budget's description states.
 
     Args:
         budget: as ``parse_budget`` takes it, or "auto".
-        model: whose parameters are on the device, unless ``costs`` names one.
+        model: its parameters are on the device, unless ``costs`` names one.
         costs: "measure", the name of a GPU, or a profile file.
 
     Raises:
-        BudgetError: it is no number of bytes; "auto", and the plan is for no GPU of a known size.
+        BudgetError: it is not a number of bytes, or "auto" for a plan that is not for a GPU of known size.
     """
     if budget != AUTO:
         return parse_budget(budget)
@@ -40,7 +40,7 @@ def budget_on_device(budget: int | str, model: nn.Module, costs: str) -> Budget:
 
 
 def check_budget_on(budget_on: str, model: nn.Module, costs: str) -> None:
-    """Refuse a budget on what the plan's device does not have.
+    """Refuse a budget on bytes that the plan's device does not count.
 
     Raises:
         BudgetError: neither "allocated" nor "reserved"; or "reserved" for a device without a caching allocator.
@@ -50,13 +50,13 @@ def check_budget_on(budget_on: str, model: nn.Module, costs: str) -> None:
         raise BudgetError(f"a budget can be on {' or '.join(get_args(BudgetOn))} bytes, not on {budget_on!r}")
     if budget_on == "reserved" and device_type(model, costs) != "cuda" and not is_for_gpu(costs):
         raise BudgetError(
-            "a budget on reserved bytes is one for a GPU's caching allocator, and this plan is for a CPU, which has none: name "
-            "a GPU (--device, or costs='h100'), or leave the budget on allocated bytes"
+            "a budget on reserved bytes is for a GPU's caching allocator, and this plan is for a CPU, which has none: name a "
+            "GPU (--device, or costs='h100'), or leave the budget on allocated bytes"
         )
 
 
 def check_offload(model: nn.Module, costs: str) -> None:
-    """Refuse an optimizer on the host where that is the device that trains.
+    """Refuse an optimizer on the host if the host is the device that trains.
 
     Raises:
         TrainingStateError: the plan is for a CPU.
@@ -64,13 +64,13 @@ def check_offload(model: nn.Module, costs: str) -> None:
     """
     if device_type(model, costs) == "cpu" and not is_for_gpu(costs):
         raise TrainingStateError(
-            "an optimizer on the host takes the same memory as the rest of a plan for a CPU: name a GPU (--device, or "
-            "costs='h100'), or leave the optimizer where it is"
+            "an optimizer on the host shares the same memory with the rest of a plan for a CPU: name a GPU (--device, or "
+            "costs='h100'), or leave optimizer_offload out"
         )
 
 
 def device_type(model: nn.Module, costs: str) -> str:
-    """The type of the device that the plan is for: "cuda" for a GPU named by ``costs``, else where the parameters are."""
+    """The type of the plan's device: "cuda" if ``costs`` names a GPU, else that of the parameters."""
     if costs.lower() in DEVICES:
         return "cuda"
     return next((p.device.type for p in model.parameters()), "cpu")
@@ -82,8 +82,8 @@ def _device_memory(model: nn.Module, costs: str) -> tuple[str, int]:
     devices = {p.device for p in model.parameters()}
     if len(devices) != 1 or (device := devices.pop()).type != "cuda":
         raise BudgetError(
-            "a budget of 'auto' is the memory of one GPU, and this model is on none: name one (--device, or costs='h100'), or "
-            "give the budget in bytes"
+            "a budget of 'auto' is the memory of one GPU, and this model is not on one: name it (--device, or costs='h100'), "
+            "or give the budget in bytes"
         )
     properties = torch.cuda.get_device_properties(device)
     return properties.name, properties.total_memory

@@ -1,9 +1,8 @@
-"""Memory that costs next to no time, saved even where the budget does not ask for it.
+"""Saves memory that costs next to no time, even if the budget does not ask for it.
 
-Recomputing a few cheap ops often takes a tenth off the peak within the noise of a step's time. Overheads up to
-``FREE_OVERHEAD`` count as none, and the schedule with the lowest peak among those is taken. It depends on the graph alone and
-not on the budget, so that more budget still never gives a slower plan: budgets that it fits all get it, and smaller ones cost
-more than it.
+Recomputing a few cheap ops often lowers the peak by a tenth, within the noise of a step's time. So overheads up to
+``FREE_OVERHEAD`` count as none, and the plan is the schedule with the lowest peak among these. That schedule depends on the
+graph alone, so a larger budget still never gives a slower plan: all budgets that it fits get it, and smaller ones cost more.
 """
 
 from __future__ import annotations
@@ -13,22 +12,23 @@ from collections import OrderedDict
 from remat_planner.schedules import Graph, simulate
 from remat_planner.solvers import Deadline, Solution, solve
 
-# A fraction of the step's time.
 FREE_OVERHEAD = 0.005
-# Savings are looked for at these hundredths of the peak without recomputation.
-_GRID = 100
-_GRAPHS = 16
+"""Overhead that counts as none, as a fraction of the step's time: the noise of measured steps."""
+
+_GRID = 100  # the search tries budgets that are hundredths of the peak without recomputation
+_SEARCH_SHARE = 1 / 4  # of the remaining time, for each budget that the search tries
+_MOST_GRAPHS = 16  # whose result is remembered
 
 _known: OrderedDict[str, tuple[int, ...]] = OrderedDict()
 
 
 def is_free(graph: Graph, seconds: float) -> bool:
-    """Whether a step of ``seconds`` counts as no slower than one without recomputation."""
+    """Whether a step of ``seconds`` counts as no slower than without recomputation."""
     return seconds <= (1 + FREE_OVERHEAD) * graph.seconds
 
 
 def save_for_free(graph: Graph, solution: Solution, deadline: Deadline) -> tuple[int, ...]:
-    """The steps with the lowest peak that still are free, at most ``solution``'s peak; ``solution`` is free itself."""
+    """The free steps with the lowest peak found; ``solution`` is free itself, and the result never exceeds its peak."""
     known = _known.get(graph.fingerprint)
     if known is not None:
         run = simulate(graph, known)
@@ -43,13 +43,13 @@ def save_for_free(graph: Graph, solution: Solution, deadline: Deadline) -> tuple
         if budget >= best.peak_bytes:
             high = middle
             continue
-        lower = solve(graph, budget, time_limit=deadline.remaining / 4, enough=free)
+        lower = solve(graph, budget, time_limit=_SEARCH_SHARE * deadline.remaining, enough=free)
         if lower.status != "infeasible" and is_free(graph, lower.cost):
             high, best = middle, lower
         else:
             low = middle
     _known[graph.fingerprint] = best.steps
     _known.move_to_end(graph.fingerprint)
-    while len(_known) > _GRAPHS:
+    while len(_known) > _MOST_GRAPHS:
         _known.popitem(last=False)
     return best.steps

@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""Signatures: the form of a model's tensors, the modes of its modules and the form of inputs, as text in an ``Origin``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 
 def state_signature(model: nn.Module) -> dict[str, str]:
-    """The form of every parameter and buffer by its full name, frozen parameters marked."""
+    """The form of each parameter and buffer by its full name; " frozen" follows that of a parameter without a gradient."""
     forms = {
         name: form_of(p) + ("" if p.requires_grad else " frozen") for name, p in model.named_parameters(remove_duplicate=False)
     }
@@ -19,20 +19,20 @@ def state_signature(model: nn.Module) -> dict[str, str]:
 
 
 def mode_signature(model: nn.Module) -> dict[str, str]:
-    """The mode of each module that is not in that of the one it lies in; the model itself, "", lies in nothing and trains."""
-    found: dict[str, str] = {}
-    above = {id(model): True}
+    """The mode of each module that differs from its parent's, by its full name; the parent of the model itself, "", trains."""
+    modes: dict[str, str] = {}
+    parent_mode = {id(model): True}
     for name, module in model.named_modules():
-        if module.training != above[id(module)]:
-            found[name] = "training" if module.training else "evaluation"
-        above |= {id(child): module.training for child in module.children()}
-    return found
+        if module.training != parent_mode[id(module)]:
+            modes[name] = "training" if module.training else "evaluation"
+        parent_mode |= {id(child): module.training for child in module.children()}
+    return modes
 
 
 def input_signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """The form of every input by its place: "[0]" for the first positional one, "['labels']" for a named one.
+    """The form of each input by its place: "[0]" for the first positional one, "['labels']" for a named one.
 
-    Leaves of containers that were registered without names for their entries are numbered, "#0", "#1".
+    Leaves of pytree containers that name no entries are numbered, "#0", "#1".
     """
     inputs = (tuple(args), dict(kwargs))
     try:

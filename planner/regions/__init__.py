@@ -1,19 +1,19 @@
-"""Planning some blocks of a model and running the rest as it is."""
+"""Plans some blocks of a model and leaves the rest as it is, for models that cannot be captured whole.
+
+``plan_regions`` plans, ``apply_regions`` and ``remove_regions`` replace and restore the forwards of the blocks.
+"""
 
 from remat_planner.planner.regions.apply import apply_regions, remove_regions
-from remat_planner.planner.regions.called import name_regions
-from remat_planner.planner.regions.forward import RegionForward, planned_regions, put_back, take_off
-from remat_planner.planner.regions.options import Part
+from remat_planner.planner.regions.forward import RegionForward, planned_regions, without_regions
 from remat_planner.planner.regions.plan import plan_regions
+from remat_planner.planner.regions.suggest import suggest_regions
 
 __all__ = [
-    "Part",
     "RegionForward",
     "apply_regions",
-    "name_regions",
     "plan_regions",
     "planned_regions",
-    "put_back",
     "remove_regions",
-    "take_off",
+    "suggest_regions",
+    "without_regions",
 ]

@@ -1,74 +1,87 @@
-"""Putting a schedule by regions on a model, and taking it off: the forwards of its blocks are replaced, in place."""
+"""Puts a schedule by regions on a model and takes it off: replaces the forwards of its blocks, in place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
 from torch import nn
 
-from remat_planner.planner.distributed import shards_of
+from remat_planner.planner.distributed import shard_count
 from remat_planner.planner.errors import InfeasibleBudgetError
 from remat_planner.planner.planning import Budget, schedule_step, settings_of, state_signature, trace_step
 from remat_planner.planner.regions.forward import planned_regions, put_on, take_off
 from remat_planner.planner.runtime import Replan
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
+from remat_planner.tracer.record import EveryOutput
 
 _MOST_LINES = 8
+"""Differences that an error lists."""
 
 
 def apply_regions(
     model: nn.Module, schedule: RegionSchedule, *, replan: Replan | None = None, compiler: str | None = None
 ) -> nn.Module:
-    """Replace the forward of each of the schedule's regions; ``model`` itself comes back.
+    """Replace the forward of each of the schedule's regions, and return ``model`` itself.
 
-    Each is compiled by ``compiler``, where that is given, when it is first called.
+    ``compiler``, if given, compiles each region at its first call. ``replan`` makes a schedule for inputs of another form.
 
     Raises:
-        schedules.StaleScheduleError: the model has no such regions; it is left as it was.
+        schedules.StaleScheduleError: the model has no such regions, or is sharded otherwise; it is left as it was.
     """
     blocks = dict(model.named_modules())
-    what = [line for name, region in schedule.regions.items() for line in _differences(name, region, blocks)]
-    if what:
-        raise StaleScheduleError(
-            f"the schedule was made for another model ({schedule.origin.model}): {'; '.join(what[:_MOST_LINES])}. Plan again "
-            "for this one",
-            differences=tuple(what),
-        )
-    if (shards := shards_of(model)) > 1 and shards != schedule.origin.shard:
-        planned = f"{schedule.origin.shard} ranks" if schedule.origin.shard > 1 else "parameters that are not divided"
-        raise StaleScheduleError(
-            f"the schedule was planned for {planned}, and the parameters of this {type(model).__name__} are divided over "
-            f"{shards} ranks: its step takes other bytes. Plan this model, as it is wrapped, on every rank",
-            differences=(f"shards: planned for {schedule.origin.shard}, found {shards}",),
-        )
+    _refuse_another_model(blocks, schedule)
+    _refuse_other_shards(model, schedule)
     for name, region in schedule.regions.items():
         put_on(blocks[name], region, replan or replan_region, compiler)
     return model
 
 
 def remove_regions(model: nn.Module) -> None:
-    """Give the blocks their own forwards back."""
+    """Restore the blocks' own forwards."""
     for forward in planned_regions(model).values():
         take_off(forward.block)
+
+
+def _refuse_another_model(blocks: Mapping[str, nn.Module], schedule: RegionSchedule) -> None:
+    differences = tuple(line for name, region in schedule.regions.items() for line in _differences(name, region, blocks))
+    if differences:
+        raise StaleScheduleError(
+            f"the schedule was made for another model ({schedule.origin.model}): {'; '.join(differences[:_MOST_LINES])}. Plan "
+            "again for this one",
+            differences=differences,
+        )
 
 
 def _differences(name: str, region: Schedule, blocks: Mapping[str, nn.Module]) -> list[str]:
     if name not in blocks:
         near = get_close_matches(name, blocks, n=2)
         return [f"no module {name}" + (f" (near it: {', '.join(near)})" if near else "")]
-    found = origin_differences(Origin(parameters=region.origin.parameters), Origin(parameters=state_signature(blocks[name])))
-    return [f"{name}: {line}" for line in found]
+    actual = Origin(parameters=state_signature(blocks[name]))
+    return [f"{name}: {line}" for line in origin_differences(Origin(parameters=region.origin.parameters), actual)]
+
+
+def _refuse_other_shards(model: nn.Module, schedule: RegionSchedule) -> None:
+    ranks = schedule.origin.training.shard
+    if (shards := shard_count(model)) > 1 and shards != ranks:
+        planned = f"{ranks} ranks" if ranks > 1 else "parameters that are not divided"
+        raise StaleScheduleError(
+            f"the schedule was planned for {planned}, and the parameters of this {type(model).__name__} are divided over "
+            f"{shards} ranks: its step takes other bytes. Plan this model, as it is wrapped, on every rank",
+            differences=(f"shards: planned for {ranks}, found {shards}",),
+        )
 
 
 def replan_region(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Schedule) -> Schedule:
-    """Plan a region for inputs of another form: it may take the same share of its peak without recomputation as before.
+    """Plan a region for inputs of another form, with the same share of its peak without recomputation as ``like`` has.
 
-    What the whole step takes with them is not known, so its budget is not promised.
+    The step with these inputs is not measured, so it may exceed the budget.
     """
-    step = trace_step(block, args, kwargs, settings=settings_of(like))
+    settings = replace(settings_of(like), loss=EveryOutput(like.origin.gradient_layouts))
+    step = trace_step(block, args, kwargs, settings=settings)
     try:
         return schedule_step(step, Budget(share=Fraction(like.peak_bytes, like.baseline_peak_bytes)))
     except InfeasibleBudgetError as error:

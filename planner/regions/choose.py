@@ -1,17 +1,20 @@
-"""TODO: ."""
+"""Chooses a schedule for each region, by measured steps and a knapsack, so that the whole step stays within the budget.
+
+A measured step gives the peak of each interval under one choice of options. Under another choice, the peak changes by what the
+regions then retain, or take in their own forward and backward, which the simulator knows. So each interval is one constraint of
+a multiple-choice knapsack. Its cheapest answer is measured in turn, which adds constraints, until a measured step fits.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from remat_planner.planner.distributed import Ranks, own_part, parallel_wrapper, shards_of
+from remat_planner.planner.distributed import Ranks, parallel_wrapper, shard_count
 from remat_planner.planner.errors import InfeasibleBudgetError, RegionError
 from remat_planner.planner.measurement import device_of
 from remat_planner.planner.planning import (
@@ -19,116 +22,129 @@ from remat_planner.planner.planning import (
     Settings,
     Step,
     input_signature,
-    own_origin,
+    new_origin,
     remember_capture,
     state_signature,
 )
-from remat_planner.planner.regions.capture import Region
+from remat_planner.planner.regions.arriving_gradients import ArrivingGradients
+from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
 from remat_planner.planner.regions.measure import MeasuredStep, highest_of, measure_step
-from remat_planner.planner.regions.options import Option, Part
-from remat_planner.planner.training_state import ACCUMULATED, BUCKETS, MASTER, bucket_bytes
+from remat_planner.planner.regions.options import RegionOption
+from remat_planner.planner.regions.resident_bytes import resident_bytes
 from remat_planner.schedules import RegionSchedule, Schedule
-from remat_planner.solvers import Deadline
 from remat_planner.solvers.milp import Moment, select, select_lowest
-from remat_planner.tracer.costs import BLOCK, rounded_up
+from remat_planner.tracer.costs import BLOCK
 from remat_planner.tracer.record import ambient_autocast
-from remat_planner.tracer.torch_private import storage_key
 
-_MEASUREMENTS = 8
+_MOST_MEASUREMENTS = 8
+"""Measured steps. The constraints of two or three nearly always suffice; each step costs real time."""
+
 Choice = tuple[int, ...]
-
-
-@dataclass
-class _Distinct:
-    """Regions with the same graph are solved once."""
-
-    options: dict[str, tuple[Option, ...]]
-
-    @classmethod
-    def of(cls, steps: Mapping[str, Step], deadline: Deadline) -> _Distinct:
-        graphs = {step.graph.fingerprint: step.graph for step in steps.values()}
-        known = {fingerprint: Part.of(graph).options(deadline) for fingerprint, graph in graphs.items()}
-        return cls({name: known[step.graph.fingerprint] for name, step in steps.items()})
+"""The index of an option for each region."""
 
 
 class ScheduleChooser:
-    """The choice of one option for each region."""
+    """Measures steps of ``model`` and chooses one option for each region.
+
+    Args:
+        model: the model that is trained.
+        args: its positional inputs.
+        kwargs: its named inputs.
+        regions: the captured regions.
+        steps: the costed step of each region, by name.
+        options: the options of each region, by name.
+        settings: what the schedules are planned with.
+        ranks: the processes that train together.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        regions: Sequence[Region],
+        regions: Sequence[CapturedRegion],
         steps: Mapping[str, Step],
+        options: Mapping[str, Sequence[RegionOption]],
         settings: Settings,
         ranks: Ranks,
     ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
-        self.settings = settings
-        self.ranks = ranks
-        self.steps = steps
-        self.calls = {region.name: region.calls for region in regions}
-        self.names = tuple(self.calls)
-        self.deadline = Deadline(settings.time_limit)
-        self.options = ranks.agreed(lambda: _Distinct.of(steps, self.deadline).options)
-        self.constants = _highest(ranks.everyones(_constants(model, args, kwargs, settings)))
-        self.update = max(ranks.everyones(settings.optimizer_needs.transient))
-        self.moments: list[Moment] = []
-        self.measured: dict[Choice, MeasuredStep] = {}
+        self._model, self._args, self._kwargs = model, args, kwargs
+        self._steps, self._options = steps, options
+        self._settings = settings
+        self._ranks = ranks
+        self._calls = {region.name: region.calls for region in regions}
+        self._names = tuple(self._calls)
+        self._costs = [[self._calls[name] * option.seconds for option in options[name]] for name in self._names]
+        self._constants = _highest(ranks.gathered(resident_bytes(model, args, kwargs, settings)))
+        self._update = max(ranks.gathered(settings.optimizer_needs.transient))
+        self._arriving = ArrivingGradients()
+        self._moments: list[Moment] = []
+        self._measured: dict[Choice, MeasuredStep] = {}
+
+    def measure_lightest(self) -> Mapping[str, GradientLayouts]:
+        """Run the step with the options that retain least; returns how gradients arrive at each region."""
+        self._measure(tuple(self._lightest(name) for name in self._names))
+        return self._ranks.agreed(self._arriving.layouts)
 
     def within(self, budget: Budget, stage: Callable[[str], None]) -> RegionSchedule:
-        stage("Running the step with its regions")
-        choice = tuple(self._lightest(name) for name in self.names)
-        self._measure(choice)
-        baseline = max(moment.bytes([0] * len(self.names)) for moment in self.moments)
+        """The schedules of the fastest measured step within ``budget``, after ``measure_lightest``.
+
+        Raises:
+            InfeasibleBudgetError: no measured step stays within the budget.
+        """
+        baseline = max(moment.bytes([0] * len(self._names)) for moment in self._moments)
         limit = budget.resolve(baseline)
-        costs = [[self.calls[name] * option.seconds for option in self.options[name]] for name in self.names]
-        while len(self.measured) < _MEASUREMENTS:
-            following = self.ranks.agreed(lambda: select(costs, self.moments, limit))
-            if following is None or following in self.measured:
-                break
-            stage("Running the step with the schedules chosen")
-            self._measure(following)
-            if self._peak(following) <= limit:
-                break
-        fitting = [choice for choice in self.measured if self._peak(choice) <= limit]
-        if not fitting:
-            self._measure(self.ranks.agreed(lambda: select_lowest(costs, self.moments)))
-            fitting = [choice for choice in self.measured if self._peak(choice) <= limit]
+        self._measure_cheapest(limit, stage)
+        if not self._fitting(limit):
+            self._measure(self._ranks.agreed(lambda: select_lowest(self._costs, self._moments)))
+        fitting = self._fitting(limit)
         if not fitting:
             raise self._infeasible(limit)
-        best = min(fitting, key=lambda choice: sum(of[o] for of, o in zip(costs, choice, strict=True)))
+        best = min(fitting, key=lambda choice: sum(costs[o] for costs, o in zip(self._costs, choice, strict=True)))
+        block = BLOCK if device_of(self._model).type == "cuda" else 1
+        inputs = input_signature(self._args, self._kwargs)
+        origin = new_origin(
+            self._model,
+            state_signature(self._model),
+            inputs,
+            ambient_autocast(),
+            "the step that was run",
+            self._settings,
+            block,
+        )
         return RegionSchedule(
             regions=self._schedules(best),
-            calls=self.calls,
+            calls=self._calls,
             budget=limit,
             peak_bytes=self._peak(best),
             baseline_peak_bytes=baseline,
-            constants=self.constants,
-            update=self.update,
-            origin=replace(
-                own_origin(
-                    self.model,
-                    state_signature(self.model),
-                    input_signature(self.args, self.kwargs),
-                    ambient_autocast(),
-                    "the step that was run",
-                    self.settings,
-                    BLOCK if device_of(self.model).type == "cuda" else 1,
-                ),
-                shard=shards_of(self.model),
-            ),
+            constants=self._constants,
+            update=self._update,
+            origin=replace(origin, training=replace(self._settings.training, shard=shard_count(self._model))),
         )
 
+    def _measure_cheapest(self, limit: int, stage: Callable[[str], None]) -> None:
+        """Measure the cheapest choice that should fit, again with what its measurement has shown, until one does."""
+        while len(self._measured) < _MOST_MEASUREMENTS:
+            choice = self._ranks.agreed(lambda: select(self._costs, self._moments, limit))
+            if choice is None or choice in self._measured:
+                return
+            stage("Running the step with the schedules chosen")
+            self._measure(choice)
+            if self._peak(choice) <= limit:
+                return
+
+    def _fitting(self, limit: int) -> list[Choice]:
+        return [choice for choice in self._measured if self._peak(choice) <= limit]
+
     def _lightest(self, name: str) -> int:
-        options = self.options[name]
+        options = self._options[name]
         return min(range(len(options)), key=lambda o: (options[o].held, options[o].backward, options[o].seconds))
 
     def _schedules(self, choice: Choice) -> dict[str, Schedule]:
         schedules = {}
-        for name, number in zip(self.names, choice, strict=True):
-            step, option = self.steps[name], self.options[name][number]
+        for name, number in zip(self._names, choice, strict=True):
+            step, option = self._steps[name], self._options[name][number]
             schedule = Schedule(
                 graph=step.graph,
                 steps=option.steps,
@@ -144,53 +160,56 @@ class ScheduleChooser:
         return schedules
 
     def _measure(self, choice: Choice) -> None:
-        """Run the step with these options; what it took bounds what it takes with any others."""
-        measured = measure_step(
-            self.model,
-            self.args,
-            self.kwargs,
-            self.settings.loss,
+        """Run the step with these options, and add a constraint for each of its intervals."""
+        on_this_rank = measure_step(
+            self._model,
+            self._args,
+            self._kwargs,
+            self._settings.loss,
             self._schedules(choice),
-            replan=_no_other_form,
-            accumulate=self.settings.state.accumulate,
+            replan=_refuse_another_form,
+            arriving=self._arriving,
+            accumulate=self._settings.training.accumulate,
             rehearsals=self._rehearsals(),
         )
-        step = highest_of(self.ranks.everyones(measured))
-        self.measured[choice] = step
-        base = sum(self.constants.values())
-        place = {name: k for k, name in enumerate(self.names)}
-        taken = {name: self.options[name][o] for name, o in zip(self.names, choice, strict=True)}
+        step = highest_of(self._ranks.gathered(on_this_rank))
+        self._measured[choice] = step
+        constants = sum(self._constants.values())
+        place = {name: k for k, name in enumerate(self._names)}
+        taken = {name: self._options[name][o] for name, o in zip(self._names, choice, strict=True)}
         for interval in step.intervals:
-            sizes: dict[str, list[int]] = {}
+            changes: dict[str, list[int]] = {}  # by region, bytes of each option above the one that was measured
             for name, calls in Counter(interval.holding).items():
-                sizes[name] = [calls * (option.held - taken[name].held) for option in self.options[name]]
+                changes[name] = [calls * (option.held - taken[name].held) for option in self._options[name]]
             if interval.kind != "between":
-                name = interval.region
-                own = [getattr(option, interval.kind) - getattr(taken[name], interval.kind) for option in self.options[name]]
-                sizes[name] = [a + b for a, b in zip(sizes.get(name, [0] * len(own)), own, strict=True)]
-            self.moments.append(Moment(base + interval.peak, {place[name]: of for name, of in sizes.items()}))
-        self.moments.append(Moment(base + step.held + self.update, {}))
+                name, kind = interval.region, interval.kind
+                inside = [getattr(option, kind) - getattr(taken[name], kind) for option in self._options[name]]
+                changes[name] = [a + b for a, b in zip(changes.get(name, [0] * len(inside)), inside, strict=True)]
+            self._moments.append(Moment(constants + interval.peak, {place[name]: of for name, of in changes.items()}))
+        self._moments.append(Moment(constants + step.held + self._update, {}))
 
     def _rehearsals(self) -> int:
-        """Steps to run before one that is measured: what libraries take once and keep is not the step's, nor are the buckets
-        that DDP makes anew when its first step has shown it their order."""
-        if not self.measured and parallel_wrapper(self.model) is not None:
+        """Steps to run before the measured one.
+
+        On a GPU, libraries allocate workspaces once and keep them. DDP rebuilds its buckets when its first step has shown it
+        their order.
+        """
+        if not self._measured and parallel_wrapper(self._model) is not None:
             return 2
-        return 1 if device_of(self.model).type == "cuda" else 0
+        return 1 if device_of(self._model).type == "cuda" else 0
 
     def _peak(self, choice: Choice) -> int:
-        step = self.measured[choice]
-        taken = max(step.highest.peak, step.held + self.update)
-        return sum(self.constants.values()) + taken
+        step = self._measured[choice]
+        return sum(self._constants.values()) + max(step.highest.peak, step.held + self._update)
 
     def _infeasible(self, limit: int) -> InfeasibleBudgetError:
-        best = min(self.measured, key=self._peak)
-        minimum, highest = self._peak(best), self.measured[best].highest
-        where = f"the {highest.kind} of {highest.region}" if highest.region else "what runs between the regions"
+        lowest = min(self._measured, key=self._peak)
+        minimum, highest = self._peak(lowest), self._measured[lowest].highest
+        where = f"the {highest.kind} of {highest.region}" if highest.region else "the code between the regions"
         return InfeasibleBudgetError(
-            f"no choice of schedules for the {len(self.names)} regions was found within {limit:,} bytes. The least that the "
-            f"step was measured to take is {minimum:,} bytes, in {where}. Raise the budget to that, make the batch smaller, "
-            "or plan more of the model by regions.",
+            f"no choice of schedules for the {len(self._names)} regions was found within {limit:,} bytes. The least peak that "
+            f"was measured is {minimum:,} bytes, in {where}. Raise the budget to that, make the batch smaller, or plan more of "
+            "the model by regions.",
             budget=limit,
             minimum=minimum,
             bottleneck=highest.region or "between the regions",
@@ -198,40 +217,14 @@ class ScheduleChooser:
         )
 
 
-def _no_other_form(_model: nn.Module, args: Any, kwargs: Any, like: Schedule) -> Schedule:
-    found, planned = dict(input_signature(args, kwargs)), dict(like.origin.inputs)
+def _refuse_another_form(_model: nn.Module, args: Any, kwargs: Any, like: Schedule) -> Schedule:
     raise RegionError(
-        f"a region ({like.origin.model}) is called with {found} when the step is run, and with {planned} when it was captured: "
-        "the step is not the same from run to run, and cannot be planned",
+        f"a region ({like.origin.model}) was captured with inputs of the form {dict(like.origin.inputs)}, and another run of "
+        f"the step calls it with {dict(input_signature(args, kwargs))}: the step changes from run to run and cannot be "
+        "planned. Give inputs with which it does not, or leave the region out",
         names=(),
     )
 
 
 def _highest(ranks: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    return {kind: max(one[kind] for one in ranks) for kind in ranks[0]}
-
-
-def _constants(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], settings: Settings) -> dict[str, int]:
-    """Bytes of the storages that are there before the step, each once, and of the optimizer's state; on this rank."""
-    kinds: dict[str, list[torch.Tensor]] = {
-        "parameters": list(model.parameters()),
-        "buffers": list(model.buffers()),
-        "inputs": [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)],
-    }
-    seen: set[int] = set()
-    counted: dict[str, int] = {}
-    for kind, tensors in kinds.items():
-        fresh = {storage_key(t): t for t in map(own_part, tensors) if storage_key(t) not in seen}
-        seen |= fresh.keys()
-        counted[kind] = sum(rounded_up(t.untyped_storage().nbytes(), BLOCK if t.is_cuda else 1) for t in fresh.values())
-    wrapper = parallel_wrapper(model)
-    if wrapper is not None:
-        counted[BUCKETS] = bucket_bytes(wrapper.module.parameters())
-    state = settings.state
-    if masters := sum(4 * state.local_numel(p) for p in model.parameters() if state.has_master(p)):
-        counted[MASTER] = 0 if state.optimizer_offload else masters
-    if state.accumulate and not (wrapper is not None and wrapper.gradient_as_bucket_view):
-        counted[ACCUMULATED] = sum(state.gradient_bytes(p) for p in model.parameters() if p.requires_grad)
-    if settings.optimizer is not None:
-        counted["optimizer"] = settings.optimizer_needs.state
-    return counted
+    return {kind: max(resident[kind] for resident in ranks) for kind in ranks[0]}

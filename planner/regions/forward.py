@@ -1,12 +1,15 @@
-"""The forward of one block, by its schedule. Only ``forward`` is replaced: the block's own hooks run around it as before.
+"""The planned forward of one block. Only ``forward`` is replaced: the block's own hooks run around it as before.
 
-Parameters are looked up when the forward is called, after the hooks that come before it: what they put there is what is used.
+Each call looks the parameters up after the pre-hooks have run, and uses those that the hooks have put there (as ``fully_shard``
+does).
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,36 +17,21 @@ from torch import nn
 
 from remat_planner.planner.distributed import is_fully_sharded, unsharded_class
 from remat_planner.planner.planning import remembered_capture
-from remat_planner.planner.runtime import PlannedCall, Replan, not_traced, twin_of
+from remat_planner.planner.runtime import PlannedCall, Replan, hidden_from_torch_compile, module_view_of
 from remat_planner.schedules import Schedule
-from remat_planner.tracer.record import every_output
+from remat_planner.tracer.record import EveryOutput
 
 _log = logging.getLogger("remat_planner")
 
 
-@functools.cache  # once for all blocks of a kind
-def _warn_of_sharding(kind: str) -> None:
-    _log.warning(
-        "a region (%s) was planned before fully_shard, which takes and frees other bytes than were measured: the budget is not "
-        "promised. Call fully_shard first and plan the sharded model, on every rank",
-        kind,
-    )
-
-
-def without_hooks(block: nn.Module) -> nn.Module:
-    """The block as a module that runs its own forward and none of its hooks, on the same parameters and submodules."""
-    own = block.forward.own if isinstance(block.forward, RegionForward) else block.forward
-    return twin_of(block, {"forward": property(lambda _: own)}, base=unsharded_class(block))
-
-
 class RegionForward:
-    """What stands in the place of ``block.forward``.
+    """Replaces ``block.forward``; ``own`` is the forward that it replaces.
 
     Args:
         block: the module.
-        schedule: of its training step, a gradient arriving at each of its outputs.
+        schedule: of its training step, in which a gradient arrives at each of its outputs.
         replan: makes a schedule for inputs of another form.
-        compiler: what compiles it; None for PyTorch's own kernels.
+        compiler: compiles the program; None for PyTorch's own kernels.
     """
 
     def __init__(self, block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None = None) -> None:
@@ -59,7 +47,7 @@ class RegionForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The block's output."""
         if torch.compiler.is_dynamo_compiling():
-            return not_traced(self._run)(args, kwargs)
+            return hidden_from_torch_compile(self._run)(args, kwargs)
         return self._run(args, kwargs)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -67,17 +55,18 @@ class RegionForward:
 
     @property
     def planned(self) -> PlannedCall:
-        """The programs, made at the first call."""
+        """The programs, which the first call emits."""
         if self._call is None:
             if is_fully_sharded(self.block) and not self.sharded:
                 _warn_of_sharding(self.schedule.origin.model)
             joint = remembered_capture(self.schedule)
             bare = joint.model if joint is not None and vars(joint.model) is vars(self.block) else without_hooks(self.block)
-            self._call = PlannedCall(bare, self.schedule, loss=every_output, replan=self.replan, compiler=self.compiler)
+            loss = EveryOutput(self.schedule.origin.gradient_layouts)
+            self._call = PlannedCall(bare, self.schedule, loss=loss, replan=self.replan, compiler=self.compiler)
         return self._call
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # Inside of a copy of the block, which is in the memo by then. It captures again at its first call.
+        # The copy of the block is in the memo by now. The new forward captures again at its first call.
         copied = memo.get(id(self.block))
         if copied is None:
             raise TypeError("the forward of a planned region is copied with its module: copy.deepcopy(module)")
@@ -88,24 +77,34 @@ class RegionForward:
 
 
 def put_on(block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None) -> None:
-    """Replace the forward of ``block``."""
+    """Replace the forward of ``block`` by a planned one."""
     block.forward = RegionForward(block, schedule, replan, compiler)
 
 
-def put_back(forward: RegionForward) -> None:
-    """Put a forward that was taken off in its place again."""
-    forward.block.forward = forward
+@contextmanager
+def without_regions(model: nn.Module) -> Iterator[None]:
+    """Take the planned regions off the model inside; afterwards exactly these are on it again."""
+    planned = planned_regions(model)
+    for forward in planned.values():
+        take_off(forward.block)
+    try:
+        yield
+    finally:
+        for forward in planned_regions(model).values():
+            take_off(forward.block)
+        for forward in planned.values():
+            forward.block.forward = forward
 
 
 def take_off(block: nn.Module) -> None:
     """Put the block's own forward back."""
     planned = block.forward
     assert isinstance(planned, RegionForward)
-    give_back_forward(block, planned.own)
+    restore_forward(block, planned.own)
 
 
-def give_back_forward(block: nn.Module, own: Any) -> None:
-    """Make ``own`` the block's forward, as an attribute only where it is not that of its class anyway."""
+def restore_forward(block: nn.Module, own: Any) -> None:
+    """Make ``own`` the block's forward again, as an attribute only where it is not the one of its class."""
     del block.__dict__["forward"]
     if getattr(block.forward, "__func__", None) is not getattr(own, "__func__", own):
         block.forward = own
@@ -115,3 +114,18 @@ def planned_regions(model: nn.Module) -> dict[str, RegionForward]:
     """The forwards of the model's planned regions, by the names of their blocks."""
     forwards = ((name, vars(module).get("forward")) for name, module in model.named_modules())
     return {name: forward for name, forward in forwards if isinstance(forward, RegionForward)}
+
+
+def without_hooks(block: nn.Module) -> nn.Module:
+    """A module that runs the block's own forward and none of its hooks, on the same parameters and submodules."""
+    own = block.forward.own if isinstance(block.forward, RegionForward) else block.forward
+    return module_view_of(block, {"forward": property(lambda _: own)}, base=unsharded_class(block))
+
+
+@functools.cache  # once for all blocks of a kind
+def _warn_of_sharding(kind: str) -> None:
+    _log.warning(
+        "a region (%s) was planned before fully_shard, which allocates and frees other bytes than the measured step did: the "
+        "step may exceed the budget. Call fully_shard first and plan the sharded model, on every rank",
+        kind,
+    )

@@ -1,4 +1,4 @@
-"""What a step takes when its regions run by given schedules: measured, interval by interval, on the device itself."""
+"""Measures a real step whose regions run by given schedules: the peaks inside the regions' calls and between them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.planner.distributed import measurements
+from remat_planner.planner.distributed import runs_to_measure_peak
 from remat_planner.planner.errors import RegionError
-from remat_planner.planner.measurement import Loss, device_of, measure_intervals, one_step, restored
-from remat_planner.planner.regions.forward import RegionForward, give_back_forward
+from remat_planner.planner.measurement import Loss, device_of, measure_intervals, one_step, state_restored
+from remat_planner.planner.regions.arriving_gradients import ArrivingGradients
+from remat_planner.planner.regions.forward import RegionForward, restore_forward
 from remat_planner.planner.runtime import Replan, first_and_last_node
 from remat_planner.schedules import Schedule
 
 Kind = Literal["between", "forward", "backward"]
-Mark = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,10 @@ class Interval:
     """A stretch of the step.
 
     Attributes:
-        kind: a region's forward or backward, or what lies between them.
-        region: whose; "" between them.
-        holding: the regions that hold something for a backward that is still to come, one entry for each call, this one's own
-            not among them.
-        peak: highest bytes above those from before the step.
+        kind: the forward or backward of a region, or the code between the regions.
+        region: name of the region; "" between regions.
+        holding: the other calls of regions that retain activations meanwhile, each as the name of its region.
+        peak: highest bytes above those before the step.
     """
 
     kind: Kind
@@ -42,14 +41,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class MeasuredStep:
-    """One step. ``held`` are the bytes at its end above those before it: gradients and outputs."""
+    """One measured step.
+
+    Attributes:
+        intervals: its stretches, in order.
+        held: bytes at its end above those before it: gradients and outputs.
+    """
 
     intervals: tuple[Interval, ...]
     held: int
 
     @property
     def highest(self) -> Interval:
-        """Where the peak is reached."""
+        """The interval with the peak."""
         return max(self.intervals, key=lambda interval: interval.peak)
 
 
@@ -61,41 +65,50 @@ def measure_step(
     schedules: Mapping[str, Schedule],
     *,
     replan: Replan,
+    arriving: ArrivingGradients,
     accumulate: bool = False,
     rehearsals: int = 0,
 ) -> MeasuredStep:
-    """Run forward, loss and backward of ``model``, its regions by ``schedules``, with gradients to add to where it is to
-    ``accumulate``. The model is left as it was.
+    """Run forward, loss and backward of ``model``, its regions by ``schedules``. The model is left as it was.
 
-    ``rehearsals`` are steps before the one that is measured, for what is made once and kept.
+    Args:
+        model: the model that is trained.
+        args: its positional inputs.
+        kwargs: its named inputs.
+        loss: output -> scalar; None for the model's own.
+        schedules: of each region, by the full name of its module.
+        replan: called if a region gets inputs of another form than the planned one.
+        arriving: notes the layouts of the gradients that arrive at the regions' outputs.
+        accumulate: whether the measured step adds to the gradients of a step before it.
+        rehearsals: steps to run before, for what libraries allocate once and keep.
 
     Raises:
         RegionError: the step is not the same from run to run.
     """
-    inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     marker = _Marker()
     device = device_of(model)
     with ExitStack() as stack:
-        restart = stack.enter_context(restored(model, inputs))
         for name, schedule in schedules.items():
             block = model.get_submodule(name)
-            stack.enter_context(_marked(block, RegionForward(block, schedule, replan), name, marker))
+            stack.enter_context(_marked(block, RegionForward(block, schedule, replan), name, marker, arriving))
+        # With the marked forwards in place, which a restart then leaves there.
+        state = stack.enter_context(state_restored(model, args, kwargs, others=() if loss is None else (loss,)))
         for _ in range(rehearsals):
-            restart()
+            state.restart()
             one_step(model, tuple(args), dict(kwargs), loss)()
         runs = []
-        for _ in range(measurements(model)):
-            restart()
+        for _ in range(runs_to_measure_peak(model)):
+            state.restart()
             if accumulate:
                 one_step(model, tuple(args), dict(kwargs), loss)()
             marker.step = one_step(model, tuple(args), dict(kwargs), loss)
-            found, held = measure_intervals(marker.during, device)
-            runs.append(MeasuredStep(tuple(_intervals(found)), held))
+            peaks, held = measure_intervals(marker.run_step, device)
+            runs.append(MeasuredStep(tuple(_intervals(peaks)), held))
     return _merged(runs, min)
 
 
 def highest_of(ranks: Sequence[MeasuredStep]) -> MeasuredStep:
-    """The same step as several ranks measured it: in each interval the most that any of them took.
+    """The same step as several ranks measured it: in each interval the highest peak of any rank.
 
     Raises:
         RegionError: the ranks did not run the same step.
@@ -105,27 +118,27 @@ def highest_of(ranks: Sequence[MeasuredStep]) -> MeasuredStep:
 
 def _merged(steps: Sequence[MeasuredStep], which: Callable[[Iterable[int]], int]) -> MeasuredStep:
     first = steps[0]
-    if any([replace(i, peak=0) for i in one.intervals] != [replace(i, peak=0) for i in first.intervals] for one in steps):
+    if any([replace(i, peak=0) for i in step.intervals] != [replace(i, peak=0) for i in first.intervals] for step in steps):
         raise RegionError(
-            "the regions are not called in the same order on every rank or in every run, so that one schedule cannot serve: "
-            "plan with inputs on which the forward always takes the same way",
+            "the step does not call its regions in the same order in every run and on every rank, so one schedule cannot serve "
+            "all of them: plan with inputs on which the forward always takes the same path",
             names=tuple(dict.fromkeys(interval.region for interval in first.intervals if interval.region)),
         )
-    together = zip(*(one.intervals for one in steps), strict=True)
+    together = zip(*(step.intervals for step in steps), strict=True)
     intervals = tuple(replace(same[0], peak=which(interval.peak for interval in same)) for same in together)
-    return MeasuredStep(intervals, which(one.held for one in steps))
+    return MeasuredStep(intervals, which(step.held for step in steps))
 
 
 class _Marker:
-    """Marks where the calls of regions begin and end; each call has a number."""
+    """Marks the begins and ends of the regions' calls, which it numbers, while a step is measured."""
 
     def __init__(self) -> None:
         self.step: Callable[[], Any] = lambda: None
-        self._mark: Mark | None = None
+        self._mark: Callable[[str], None] | None = None
         self._calls = 0
 
-    def during(self, mark: Mark) -> Any:
-        """Run the step, marking with ``mark``."""
+    def run_step(self, mark: Callable[[str], None]) -> Any:
+        """Run the step; ``mark(label)`` begins an interval."""
         self._mark, self._calls = mark, 0
         return self.step()
 
@@ -139,8 +152,10 @@ class _Marker:
 
 
 @contextmanager
-def _marked(block: nn.Module, planned: RegionForward, name: str, marker: _Marker) -> Iterator[None]:
-    own = block.forward
+def _marked(
+    block: nn.Module, planned: RegionForward, name: str, marker: _Marker, arriving: ArrivingGradients
+) -> Iterator[None]:
+    own_forward = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         call = marker.new_call()
@@ -149,20 +164,23 @@ def _marked(block: nn.Module, planned: RegionForward, name: str, marker: _Marker
         marker("between")
         ends = first_and_last_node([leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)])
         if ends is not None:
-            ends[0].register_prehook(lambda _: marker("backward", call, name))
-            ends[1].register_hook(lambda *_: marker("between"))
+            first, last = ends
+            arriving.watch(name, output)
+            first.register_prehook(lambda _: marker("backward", call, name))
+            last.register_hook(lambda *_: marker("between"))
         return output
 
     block.forward = forward
     try:
         yield
     finally:
-        give_back_forward(block, own)
+        restore_forward(block, own_forward)
 
 
-def _intervals(found: Sequence[tuple[str, int]]) -> Iterator[Interval]:
+def _intervals(peaks: Sequence[tuple[str, int]]) -> Iterator[Interval]:
+    """The intervals of a step from their labels and highest bytes."""
     holding: dict[int, str] = {}
-    for label, peak in found:
+    for label, peak in peaks:
         kind, call, region = label.split("/", 2) if label else ("between", "0", "")
         number = int(call)
         holding.pop(number, None)

@@ -1,7 +1,7 @@
-"""What can be kept of one region and what it costs: options, each a schedule of its ops.
+"""The ways to run one region, from retaining everything to retaining as little as possible: schedules of its ops.
 
-Of a region it matters to the others how many bytes it holds from its forward to its backward, and to the moment of its own
-backward how many it takes there. So the budgets that it is solved for bound the one with the other left free, and both.
+Two numbers of a region matter to the rest of the step: the bytes that it retains from its forward to its backward, and its peak
+in its own backward. We solve under limits on the retained bytes alone and on the peak.
 """
 
 from __future__ import annotations
@@ -12,14 +12,21 @@ from functools import cached_property
 from remat_planner.schedules import Graph, lifetimes, simulate
 from remat_planner.solvers import Deadline, solve
 
-_HELD = (0.75, 0.5, 0.35, 0.25, 0.15, 0.08, 0.03, 0.0)  # shares of what the region holds without recomputation
-_PEAKS = (0.85, 0.7, 0.5, 0.3, 0.0)  # shares of its own peak above the least
-_SECONDS_PER_OP = 0.005  # for one option; where nothing fits, a solver looks for as long as it may
+_RETAINED_SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.08, 0.03, 0.0)
+"""Limits on the retained bytes, as shares of those without recomputation; finer where recomputation is dear."""
+
+_PEAK_SHARES = (0.85, 0.7, 0.5, 0.3, 0.0)
+"""Limits on the peak, as shares of the way from the least to the one without recomputation."""
+
+_SECONDS_PER_OP = 0.005
+"""Seconds for one solve, per op of the region. A limit that nothing fits takes all of them, and a plan makes 13 solves."""
+
 _SOLVER = "ilp"
+"""Regions are small enough for the exact solver."""
 
 
 @dataclass(frozen=True)
-class Option:
+class RegionOption:
     """One schedule of a region, in bytes beyond its parameters and inputs.
 
     Attributes:
@@ -38,83 +45,75 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The graph of a region as part of a larger step: outputs and arriving gradients are not its own to hold."""
+class RegionGraph:
+    """The graph of a region as a part of the step: what it returns and the gradients that arrive belong to the rest."""
 
     graph: Graph
 
     @classmethod
-    def of(cls, graph: Graph) -> Part:
-        """``graph`` was captured with a gradient arriving at every output."""
+    def of(cls, graph: Graph) -> RegionGraph:
+        """From ``graph``, which was captured with a gradient arriving at every output."""
         boundary = next(i for i, op in enumerate(graph.ops) if op.outside)
-        made_before = {v for v in graph.results if (graph.producer[v] or 0) < boundary}
-        outputs = sorted(v for v in made_before)
+        outputs = {v for v in graph.results if (graph.producer[v] or 0) < boundary}
         ops = list(graph.ops)
-        ops[boundary] = replace(ops[boundary], reads=tuple(dict.fromkeys((*ops[boundary].reads, *outputs))))
-        results = tuple(v for v in graph.results if v not in made_before and v not in ops[boundary].writes)
+        ops[boundary] = replace(ops[boundary], reads=tuple(dict.fromkeys((*ops[boundary].reads, *sorted(outputs)))))
+        results = tuple(v for v in graph.results if v not in outputs and v not in ops[boundary].writes)
         return cls(replace(graph, ops=tuple(ops), results=results, update=0))
 
     @cached_property
     def boundary(self) -> int:
-        """The op between forward and backward."""
+        """The op between forward and backward, which stands for the rest of the step."""
         return next(i for i, op in enumerate(self.graph.ops) if op.outside)
 
-    def option(self, steps: tuple[int, ...]) -> Option:
-        """``steps`` in numbers."""
-        run, pieces = simulate(self.graph, steps), lifetimes(self.graph, steps)
-        at = steps.index(self.boundary)
-        across = (pieces.birth < at) & (pieces.death > at)
-        live = run.bytes - self.graph.constant_bytes
-        return Option(
+    def option(self, steps: tuple[int, ...]) -> RegionOption:
+        """The option that runs ``steps``."""
+        simulation, pieces = simulate(self.graph, steps), lifetimes(self.graph, steps)
+        boundary = steps.index(self.boundary)
+        across = (pieces.birth < boundary) & (pieces.death > boundary)
+        live = simulation.bytes - self.graph.constant_bytes
+        return RegionOption(
             steps=steps,
-            seconds=run.seconds,
+            seconds=simulation.seconds,
             held=int(pieces.bytes[across].sum()),
-            forward=int(live[:at].max(initial=0)),
-            backward=int(live[at + 1 :].max(initial=0)),
+            forward=int(live[:boundary].max(initial=0)),
+            backward=int(live[boundary + 1 :].max(initial=0)),
         )
 
-    def options(self, deadline: Deadline) -> tuple[Option, ...]:
-        """Options from keeping everything, the first, to holding as little as can be; no other is worse in every number."""
+    def options(self, deadline: Deadline) -> tuple[RegionOption, ...]:
+        """The options that no other one beats or equals in every number, by seconds; the first retains everything."""
         graph = self.graph
         everything = self.option(tuple(range(len(graph.ops))))
-        found = [everything]
-        peak = simulate(graph, everything.steps).peak_bytes
-        at_boundary = int(simulate(graph, everything.steps).bytes[self.boundary]) - everything.held
+        simulation = simulate(graph, everything.steps)
+        peak = simulation.peak_bytes
+        options = [everything]
+        # If the rest of the step takes as much as the region's whole peak, the backward always fits, and only the retained
+        # bytes are limited.
         ops = list(graph.ops)
         ops[self.boundary] = replace(ops[self.boundary], workspace=peak)
-        roomy = replace(graph, ops=tuple(ops))  # a moment of the step that leaves the backward room, so that what is held binds
-        for share in _HELD:
-            found += self._solved(roomy, at_boundary + peak + int(share * everything.held), deadline)
-        least = min(max(option.forward, option.backward) for option in found) // 2
-        for share in _PEAKS:
-            found += self._solved(
-                graph, graph.constant_bytes + least + int(share * (peak - graph.constant_bytes - least)), deadline
-            )
-        return _undominated(found)
+        limited_at_boundary = replace(graph, ops=tuple(ops))
+        at_boundary = int(simulation.bytes[self.boundary]) - everything.held
+        for share in _RETAINED_SHARES:
+            options += self._solved(limited_at_boundary, at_boundary + peak + int(share * everything.held), deadline)
+        least = min(max(option.forward, option.backward) for option in options) // 2
+        for share in _PEAK_SHARES:
+            limit = graph.constant_bytes + least + int(share * (peak - graph.constant_bytes - least))
+            options += self._solved(graph, limit, deadline)
+        return _undominated(options)
 
-    def _solved(self, graph: Graph, limit: int, deadline: Deadline) -> list[Option]:
-        solution = solve(
-            graph, max(limit, 1), solver=_SOLVER, time_limit=min(_SECONDS_PER_OP * len(graph.ops), deadline.remaining)
-        )
+    def _solved(self, graph: Graph, limit: int, deadline: Deadline) -> list[RegionOption]:
+        seconds = min(_SECONDS_PER_OP * len(graph.ops), deadline.remaining)
+        solution = solve(graph, max(limit, 1), solver=_SOLVER, time_limit=seconds)
         steps = solution.steps or solution.minimum_steps
         return [self.option(tuple(steps))] if steps else []
 
 
-def _undominated(options: list[Option]) -> tuple[Option, ...]:
-    def numbers(option: Option) -> tuple[float, int, int, int]:
+def _undominated(options: list[RegionOption]) -> tuple[RegionOption, ...]:
+    def numbers(option: RegionOption) -> tuple[float, int, int, int]:
         return option.seconds, option.held, option.forward, option.backward
 
+    def dominates(one: RegionOption, other: RegionOption) -> bool:
+        return all(a <= b for a, b in zip(numbers(one), numbers(other), strict=True))
+
     distinct = list({numbers(option): option for option in reversed(options)}.values())
-    return tuple(
-        sorted(
-            (
-                one
-                for one in distinct
-                if not any(
-                    other is not one and all(a <= b for a, b in zip(numbers(other), numbers(one), strict=True))
-                    for other in distinct
-                )
-            ),
-            key=numbers,
-        )
-    )
+    best = [one for one in distinct if not any(other is not one and dominates(other, one) for other in distinct)]
+    return tuple(sorted(best, key=numbers))

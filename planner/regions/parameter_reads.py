@@ -1,4 +1,4 @@
-"""Which parameters of regions something outside of them reads while the model's forward runs."""
+"""Finds the parameters of regions that code outside the regions reads in the model's forward."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils import _pytree as pytree
 
 
 class ReadsOutside(TorchFunctionMode):
-    """Sees every function of torch that is called with one of ``parameters`` and returns something with a gradient.
+    """Watches the torch functions that take one of ``parameters`` and return a tensor that requires a gradient.
 
     Attributes:
-        found: the ids of those parameters; what is read in ``inside`` does not count.
+        ids: the ids of the parameters that they took, outside of ``inside``.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__()
-        self.found: set[int] = set()
+        self.ids: set[int] = set()
         self._watched = {id(parameter) for parameter in parameters}
         self._inside = False
 
@@ -32,12 +32,12 @@ class ReadsOutside(TorchFunctionMode):
         if not self._inside and torch.is_grad_enabled():
             read = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs))} & self._watched
             if read and any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(result)):
-                self.found |= read
+                self.ids |= read
         return result
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """A region's own forward."""
+        """For the forward of a region, whose reads do not count."""
         before, self._inside = self._inside, True
         try:
             yield

@@ -1,9 +1,7 @@
-"""From a model, regions and a number of bytes to a schedule for each region, within one budget for the whole step.
+"""Plans by regions: from a model, its regions and a number of bytes to a schedule for each region, for the whole step's budget.
 
-What runs between the regions is in no graph, so it is measured: the step is run with the regions by some schedules, and the
-highest bytes of each stretch between their calls are taken down. With other schedules a stretch has more or fewer bytes by what
-the regions then hold, or take in their own forward and backward, which the simulator knows. The schedules that are cheapest by
-this reckoning are chosen and measured in turn, and only what was measured to stay within the budget is returned.
+No graph covers the code between the regions, so the step is run and measured (``ScheduleChooser``). A measured step also shows
+how the gradients lie that arrive at the regions. If they do not lie as in the capture, the regions are captured again.
 """
 
 from __future__ import annotations
@@ -16,19 +14,23 @@ from torch import nn
 
 from remat_planner.planner.distributed import Ranks
 from remat_planner.planner.errors import RegionError
-from remat_planner.planner.planning import Budget, Settings, Step, costed_step, merged_names
+from remat_planner.planner.module_paths import merged_names
+from remat_planner.planner.planning import Budget, Settings, Step, costed_step
 from remat_planner.planner.regions.called import called_regions
-from remat_planner.planner.regions.capture import Region
+from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
 from remat_planner.planner.regions.choose import ScheduleChooser
-from remat_planner.planner.training_state import AS_THE_MODEL, NO_OPTIMIZER
-from remat_planner.schedules import RegionSchedule
+from remat_planner.planner.regions.options import RegionGraph, RegionOption
+from remat_planner.planner.training_state import NO_OPTIMIZER
+from remat_planner.schedules import RegionSchedule, TrainingState
+from remat_planner.solvers import Deadline
 from remat_planner.tracer.costs import DEVICES
-from remat_planner.tracer.errors import (
-    ModelNotSupportedError,
-)
+from remat_planner.tracer.errors import ModelNotSupportedError
 from remat_planner.tracer.lazy_types import is_instance
-from remat_planner.tracer.record import every_output
+from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import fake_mode_of
+
+_MOST_CAPTURES = 3
+"""Captures of the regions. A gradient that lies otherwise in one region may change how the one before it gets its own."""
 
 
 def plan_regions(
@@ -45,38 +47,54 @@ def plan_regions(
 
     Raises:
         RegionError: the regions cannot be planned as asked.
-        InfeasibleBudgetError: no choice of schedules was measured to stay within the budget.
+        InfeasibleBudgetError: no measured choice of schedules stays within the budget.
         tracer.CaptureError: a region cannot be captured.
     """
     _refuse_on_paper(model, settings)
-    _refuse_copies(model)
-    stage("Capturing the regions")
+    _refuse_imagined_training(settings)
+    _refuse_copying_wrappers(model)
     ranks = Ranks.of(model)
-    found = called_regions(model, args, kwargs, regions, settings.loss)
-    stage("Finding what each distinct region can keep")
-    steps = _costed_alike(_costed(found, settings), ranks)
-    return ScheduleChooser(model, args, kwargs, found, steps, settings, ranks).within(ranks.agreed(lambda: budget), stage)
+    deadline = Deadline(settings.time_limit)
+    options: dict[str, tuple[RegionOption, ...]] = {}
+    layouts: Mapping[str, GradientLayouts] = {}
+    for attempt in range(_MOST_CAPTURES):
+        stage("Capturing the regions")
+        captured = called_regions(model, args, kwargs, regions, settings.loss, layouts)
+        stage("Finding what each distinct region can keep")
+        steps = _costed_alike(_costed(captured, settings), ranks)
+        options |= _options_of(steps, options, deadline, ranks)
+        options_by_name = {name: options[step.graph.fingerprint] for name, step in steps.items()}
+        chooser = ScheduleChooser(model, args, kwargs, captured, steps, options_by_name, settings, ranks)
+        stage("Running the step with its regions")
+        arriving = chooser.measure_lightest()
+        if arriving == layouts or attempt == _MOST_CAPTURES - 1:
+            break
+        layouts = arriving
+    return chooser.within(ranks.agreed(lambda: budget), stage)
 
 
 def _refuse_on_paper(model: nn.Module, settings: Settings) -> None:
     if settings.costs.lower() in DEVICES or fake_mode_of(list(model.parameters())) is not None:
         raise RegionError(
-            "regions are planned by running the step on its device, which a plan on paper cannot: leave out the device's name, "
-            "or plan the whole model",
+            "a plan by regions runs the step on its device, which a plan on paper cannot: leave the device's name out, or plan "
+            "the whole model",
             names=(),
         )
-    state = replace(settings.state, master_weights=False, optimizer_offload=False, accumulate=False)
-    if state != AS_THE_MODEL or settings.budget_on != "allocated":
+
+
+def _refuse_imagined_training(settings: Settings) -> None:
+    """Refuse options that change the step which is measured, or what is measured of it."""
+    changed = replace(settings.training, master_weights=False, optimizer_offload=False, accumulate=False)
+    if changed != TrainingState() or settings.budget_on != "allocated":
         raise RegionError(
-            "regions are planned by running the step as it is, and what is handed out is measured: leave gradient_dtype, "
-            "gradient_buckets, shard and budget_on out. What DistributedDataParallel or fully_shard take is measured where the "
-            "model that is planned is wrapped by them, on every rank",
+            "a plan by regions runs the step as it is and measures the allocated bytes: leave gradient_dtype, "
+            "gradient_buckets, shard and budget_on out. To count what DistributedDataParallel or fully_shard take, wrap the "
+            "model with them first, and plan it on every rank",
             names=(),
         )
 
 
-def _refuse_copies(model: nn.Module) -> None:
-    """Refuse wrappers that do not call the blocks themselves, or not with their own parameters."""
+def _refuse_copying_wrappers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.DataParallel) or is_instance(module, "torch.distributed.fsdp", "FullyShardedDataParallel"):
             raise ModelNotSupportedError(
@@ -86,21 +104,35 @@ def _refuse_copies(model: nn.Module) -> None:
             )
 
 
-def _costed(regions: Sequence[Region], settings: Settings) -> dict[str, Step]:
-    own = replace(settings, loss=every_output, optimizer=None, optimizer_needs=NO_OPTIMIZER, state=AS_THE_MODEL)
-    return {region.name: costed_step(region.joint, region.parameters, region.inputs, own) for region in regions}
+def _costed(regions: Sequence[CapturedRegion], settings: Settings) -> dict[str, Step]:
+    steps: dict[str, Step] = {}
+    for region in regions:
+        of_region = replace(
+            settings,
+            loss=EveryOutput(region.gradient_layouts),
+            optimizer=None,
+            optimizer_needs=NO_OPTIMIZER,
+            training=TrainingState(),
+        )
+        step = costed_step(region.joint, region.parameters, region.inputs, of_region)
+        steps[region.name] = replace(step, origin=replace(step.origin, gradient_layouts=region.gradient_layouts))
+    return steps
 
 
 def _costed_alike(steps: Mapping[str, Step], ranks: Ranks) -> dict[str, Step]:
-    """The steps with the seconds that the first rank measured, so that all ranks find the same schedules.
+    """The steps with the seconds that the first rank measured, so that all ranks choose the same schedules.
 
     Raises:
         RegionError: ranks run different steps.
     """
     if not ranks.several:
         return dict(steps)
-    different = ranks.everyones({name: step.graph.fingerprint for name, step in steps.items()})
-    names = tuple(dict.fromkeys(name for one in different for name in one if any(o.get(name) != one[name] for o in different)))
+    fingerprints = ranks.gathered({name: step.graph.fingerprint for name, step in steps.items()})
+    names = tuple(
+        dict.fromkeys(
+            name for own in fingerprints for name in own if any(other.get(name) != own[name] for other in fingerprints)
+        )
+    )
     if names:
         raise RegionError(
             f"the ranks do not run the same step: {merged_names(names)} has other operators or shapes on some of them. Plan on "
@@ -109,3 +141,11 @@ def _costed_alike(steps: Mapping[str, Step], ranks: Ranks) -> dict[str, Step]:
         )
     graphs = ranks.agreed(lambda: {name: step.graph for name, step in steps.items()})
     return {name: replace(step, graph=graphs[name]) for name, step in steps.items()}
+
+
+def _options_of(
+    steps: Mapping[str, Step], known: Mapping[str, tuple[RegionOption, ...]], deadline: Deadline, ranks: Ranks
+) -> dict[str, tuple[RegionOption, ...]]:
+    """The options of each distinct graph that is not ``known``, by fingerprint."""
+    graphs = {step.graph.fingerprint: step.graph for step in steps.values()}
+    return ranks.agreed(lambda: {f: RegionGraph.of(g).options(deadline) for f, g in graphs.items() if f not in known})

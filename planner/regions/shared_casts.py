@@ -1,17 +1,20 @@
-"""Parameters that autocast casts once for a region and for what is outside of it."""
+"""Refuses a region whose parameters autocast casts once for the region and for the code outside it.
+
+Eager adds up the gradients of all readers before it casts the sum back; a region by itself cannot.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
-from remat_planner.planner.regions.capture import Region
+from remat_planner.planner.regions.capture import CapturedRegion
 from remat_planner.planner.runtime import shared_casts
 
 
-def why_its_casts_are_shared(model: nn.Module, region: Region, read_outside: frozenset[int]) -> str | None:
-    """What is wrong with planning ``region`` by itself under the autocast that it is called in; None where nothing is.
+def why_its_casts_are_shared(model: nn.Module, region: CapturedRegion, read_outside: frozenset[int]) -> str | None:
+    """Why ``region`` cannot be planned by itself under the autocast that it is called in; None if it can.
 
-    ``read_outside`` are the ids of the parameters that something outside of all regions reads.
+    ``read_outside`` are the ids of the parameters that code outside all regions reads.
     """
     inside = {id(module) for module in region.block.modules()}
     for slot in shared_casts(region.joint):
@@ -22,15 +25,15 @@ def why_its_casts_are_shared(model: nn.Module, region: Region, read_outside: fro
             if id(module) not in inside and any(p is parameter for p in module._parameters.values())
         ]
         if others:
-            who = f"is also in {', '.join(others)}"
+            readers = f"is also in {', '.join(others)}"
         elif region.calls > 1:
-            who = f"is read in each of its {region.calls} calls"
+            readers = f"is read in each of its {region.calls} calls"
         elif id(parameter) in read_outside:
-            who = "is also read by what calls the region"
+            readers = "is also read by what calls the region"
         else:
             continue
         return (
-            f"its parameter {slot.name} {who}, and autocast casts it once for all, which a region by itself cannot. "
+            f"its parameter {slot.name} {readers}, and autocast casts it once for all, which a region by itself cannot. "
             "Plan the whole model, leave the region out, or use torch.autocast(..., cache_enabled=False)"
         )
     return None

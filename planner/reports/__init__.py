@@ -1,34 +1,40 @@
-"""TODO."""
+"""What a report says about a schedule, and the two ways to say it: on a terminal and as a JSON document.
+
+``summarize`` and ``summarize_regions`` collect the facts as a summary; ``plan_report``, ``one_line`` and ``plan_document`` show
+either kind of summary. ``explain`` answers for one op, ``compare`` runs the usual policies at the same budget.
+"""
 
 from remat_planner.planner.reports.explanation import explain
 from remat_planner.planner.reports.json_document import plan_document, verification_document
-from remat_planner.planner.reports.memory_table import Combinations, Row, combinations
-from remat_planner.planner.reports.policy_comparison import compare
-from remat_planner.planner.reports.regions import region_document, region_hint, region_line, region_report
-from remat_planner.planner.reports.terminal import (
-    explanation_report,
-    one_line,
-    pinned_report,
-    plan_report,
-    usage_hint,
-    verification_report,
-)
+from remat_planner.planner.reports.peak_memory import ACTIVATIONS, GRADIENTS, memory_at_peak, storage_kinds
+from remat_planner.planner.reports.policy_comparison import PolicyCost, compare
+from remat_planner.planner.reports.region_summary import RegionSummary, summarize_regions
+from remat_planner.planner.reports.summary import summarize_verification
+from remat_planner.planner.reports.terminal import one_line, plan_report, usage_hint, verification_report
+from remat_planner.planner.reports.terminal_explanation import explanation_report
+from remat_planner.planner.reports.terminal_whole import pinned_report
+from remat_planner.planner.reports.terminal_widgets import plain_table
+from remat_planner.planner.reports.whole_summary import WholeSummary, summarize
 
 __all__ = [
-    "Combinations",
-    "Row",
-    "combinations",
+    "ACTIVATIONS",
+    "GRADIENTS",
+    "PolicyCost",
+    "RegionSummary",
+    "WholeSummary",
     "compare",
     "explain",
     "explanation_report",
+    "memory_at_peak",
     "one_line",
     "pinned_report",
+    "plain_table",
     "plan_document",
     "plan_report",
-    "region_document",
-    "region_hint",
-    "region_line",
-    "region_report",
+    "storage_kinds",
+    "summarize",
+    "summarize_regions",
+    "summarize_verification",
     "usage_hint",
     "verification_document",
     "verification_report",

@@ -1,4 +1,4 @@
-"""What a schedule does with one op's result, and what it would cost to decide otherwise."""
+"""What a schedule does with the result of one op, and what another decision would cost."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Explanation:
         bytes: memory that it allocates.
         seconds: time of one execution.
         runs: executions in a step.
-        decision: what happens to the result between forward and backward.
+        decision: what the schedule does with the result between forward and backward.
         pinned: why it must run exactly once, or None.
         forward_readers: names of the forward ops that read the result, through views too.
         backward_readers: names of the backward ops that do.
-        alive: spans of steps, first and last, in which the result is in memory.
-        alive_at_peak: whether one of them holds the peak.
+        alive: first and last step of each time that the result is in memory.
+        alive_at_peak: whether it is in memory at the peak.
     """
 
     op: str
@@ -45,47 +45,47 @@ class Explanation:
 
 
 def explain(schedule: Schedule, pattern: str) -> list[Explanation]:
-    """The ops that allocate memory and whose name, module, operator or source contains ``pattern``, the largest first."""
+    """The ops that allocate memory and have ``pattern`` in name, module, operator or source, the largest first."""
     graph = schedule.graph
     chosen = [
         i
         for i, op in enumerate(graph.ops)
         if graph.allocated[i] and any(pattern in text for text in (op.name, op.module, op.kind, op.source))
     ]
-    context = _Context(
-        decided=decisions(schedule),
-        runs=Counter(schedule.steps),
+    facts = _Facts(
+        decisions=decisions(schedule),
+        executions=Counter(schedule.steps),
         spans=_spans(schedule),
         readers=_readers(graph),
-        lasting={graph.values[value].storage for value in graph.results},
+        results={graph.values[value].storage for value in graph.results},
     )
-    return sorted((_explained(schedule, i, context) for i in chosen), key=lambda explanation: -explanation.bytes)
+    return sorted((_explained(schedule, i, facts) for i in chosen), key=lambda explanation: -explanation.bytes)
 
 
 @dataclass(frozen=True)
-class _Context:
-    """What explaining one op needs to know of all."""
+class _Facts:
+    """Facts about the whole schedule that the explanation of one op draws on."""
 
-    decided: dict[int, Decision]
-    runs: Counter[int]
+    decisions: dict[int, Decision]
+    executions: Counter[int]
     spans: list[list[tuple[int, int]]]
     readers: list[list[int]]
-    lasting: set[int]
+    results: set[int]
 
 
-def _explained(schedule: Schedule, i: int, context: _Context) -> Explanation:
+def _explained(schedule: Schedule, i: int, facts: _Facts) -> Explanation:
     graph = schedule.graph
     op, allocated = graph.ops[i], graph.allocated[i]
-    alive = tuple(span for storage in allocated for span in context.spans[storage])
-    reading = sorted({reader for storage in allocated for reader in context.readers[storage]})
-    backward_readers = tuple(graph.ops[r].name for r in reading if graph.ops[r].phase == "backward")
+    alive = tuple(span for storage in allocated for span in facts.spans[storage])
+    readers = sorted({reader for storage in allocated for reader in facts.readers[storage]})
+    backward_readers = tuple(graph.ops[r].name for r in readers if graph.ops[r].phase == "backward")
     decision: str
-    if context.lasting.intersection(allocated):
+    if facts.results.intersection(allocated):
         decision = "a result of the step"
     elif op.phase == "backward":
         decision = "a temporary of the backward"
-    elif backward_readers or context.decided[i] == "recomputed":
-        decision = context.decided[i]
+    elif backward_readers or facts.decisions[i] == "recomputed":
+        decision = facts.decisions[i]
     else:
         decision = "a temporary of the forward"
     return Explanation(
@@ -95,10 +95,10 @@ def _explained(schedule: Schedule, i: int, context: _Context) -> Explanation:
         makes=tuple(f"{graph.values[v].dtype}{list(graph.values[v].shape)}" for v in op.writes),
         bytes=sum(graph.storages[storage].bytes for storage in allocated),
         seconds=op.seconds,
-        runs=context.runs[i],
+        runs=facts.executions[i],
         decision=decision,
         pinned=op.pinned,
-        forward_readers=tuple(graph.ops[r].name for r in reading if graph.ops[r].phase == "forward"),
+        forward_readers=tuple(graph.ops[r].name for r in readers if graph.ops[r].phase == "forward"),
         backward_readers=backward_readers,
         alive=alive,
         alive_at_peak=any(first <= schedule.simulation.peak_step <= last for first, last in alive),
@@ -106,7 +106,7 @@ def _explained(schedule: Schedule, i: int, context: _Context) -> Explanation:
 
 
 def _spans(schedule: Schedule) -> list[list[tuple[int, int]]]:
-    """For each storage the spans of steps in which an instance of it is in memory."""
+    """For each storage, first and last step of each time that it is in memory."""
     pieces = lifetimes(schedule.graph, schedule.steps)
     spans: list[list[tuple[int, int]]] = [[] for _ in schedule.graph.storages]
     for storage, birth, death in zip(pieces.storage.tolist(), pieces.birth.tolist(), pieces.death.tolist(), strict=True):

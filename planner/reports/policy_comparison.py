@@ -1,4 +1,4 @@
-"""The usual policies on the same graph at the same budget, beside the plan."""
+"""The usual checkpointing policies on the same graph at the same budget, to compare a plan with."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.solvers import available, solve
 
-_SECONDS_EACH = 5.0
+POLICIES = ("none", "every-n", "chen")
+"""The policies that people use today, by the names of their solvers."""
+
+_SECONDS_EACH = 5.0  # time limit of each; they take milliseconds on most graphs
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one policy comes to.
+class PolicyCost:
+    """What one policy costs.
 
     Attributes:
         solver: its name among the solvers.
-        peak_bytes: where no schedule of the policy fits the budget, the lowest peak that it reaches.
+        peak_bytes: the lowest peak that the policy reaches, where it does not fit the budget.
         overhead: extra time as a fraction of the step without recomputation.
-        fits: within the budget.
+        fits: whether the peak is within the budget.
     """
 
     solver: str
@@ -27,21 +30,17 @@ class Row:
     fits: bool
 
 
-# The policies that people use today; those of them that are installed are shown.
-POLICIES = ("none", "every-n", "chen")
-
-
-def compare(schedule: Schedule) -> list[Row]:
-    """A row for each of ``POLICIES``, at the schedule's own budget."""
+def compare(schedule: Schedule) -> list[PolicyCost]:
+    """Each of ``POLICIES`` that is installed, at the schedule's own budget."""
     installed = available()
-    return [_row(schedule.graph, schedule.budget, solver) for solver in POLICIES if solver in installed]
+    return [_cost(schedule.graph, schedule.budget, solver) for solver in POLICIES if solver in installed]
 
 
-def _row(graph: Graph, budget: int, solver: str) -> Row:
+def _cost(graph: Graph, budget: int, solver: str) -> PolicyCost:
     solution = solve(graph, budget, solver=solver, time_limit=_SECONDS_EACH)
     fits = solution.status != "infeasible"
     seconds = solution.cost if fits else simulate(graph, solution.minimum_steps).seconds
-    return Row(
+    return PolicyCost(
         solver=solver,
         peak_bytes=solution.peak_bytes,
         overhead=seconds / graph.seconds - 1 if graph.seconds else 0.0,

@@ -9,12 +9,41 @@ from numpy.typing import NDArray
 
 from remat_planner.schedules import Graph, Schedule, Simulation
 
-Column = NDArray[np.int64]
+Bytes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MemoryCurve:
+    """Live bytes of every op execution of a schedule, and of the step without recomputation.
+
+    Attributes:
+        planned, unplanned: the two sequences of executions.
+        budget: bytes.
+        backward: number of executions before the backward of the schedule begins; all of them where it has none.
+    """
+
+    planned: Executions
+    unplanned: Executions
+    budget: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Executions:
+    """Op executions in their order.
+
+    Attributes:
+        seconds: float64[steps], time of each.
+        bytes: int64[steps], live bytes while each runs.
+    """
+
+    seconds: NDArray[np.float64]
+    bytes: Bytes
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The step cut into equal spans of time (of steps, where nothing takes time).
+    """The step cut into equal spans of time (of executions, where nothing takes time).
 
     Attributes:
         planned: int64[width], highest live bytes of the schedule in each span.
@@ -23,43 +52,10 @@ class Timeline:
         turn: the span in which the backward begins.
     """
 
-    planned: Column
-    unplanned: Column
+    planned: Bytes
+    unplanned: Bytes
     budget: int
     turn: int
-
-
-def memory_timeline(schedule: Schedule, width: int) -> Timeline:
-    """Cut ``schedule`` into ``width`` spans."""
-    graph = schedule.graph
-    unplanned_steps = range(len(graph.ops))
-    where = _spans(graph, schedule.steps, width)
-    backward = [step for step, i in enumerate(schedule.steps) if graph.ops[i].phase == "backward"]
-    return Timeline(
-        planned=_highest(schedule.simulation, where, width),
-        unplanned=_highest(schedule.baseline, _spans(graph, unplanned_steps, width), width),
-        budget=schedule.budget,
-        turn=int(where[backward[0]]) if backward else width,
-    )
-
-
-def _spans(graph: Graph, steps: tuple[int, ...] | range, width: int) -> Column:
-    """int64[steps]: the span in which each step ends."""
-    seconds = np.array([graph.ops[i].seconds for i in steps], dtype=np.float64)
-    ends = np.cumsum(seconds if seconds.any() else np.ones(len(steps)))
-    if not len(ends):
-        return np.zeros(0, dtype=np.int64)
-    return np.clip(np.ceil(ends / ends[-1] * width).astype(np.int64) - 1, 0, width - 1)
-
-
-def _highest(simulation: Simulation, where: Column, width: int) -> Column:
-    highest = np.full(width, -1, dtype=np.int64)
-    np.maximum.at(highest, where, simulation.bytes)
-    for span in range(width):  # nothing ends within a span that one long step fills: it is as high as the step that does
-        if highest[span] < 0:
-            later = highest[span:][highest[span:] >= 0]
-            highest[span] = later[0] if len(later) else 0
-    return highest
 
 
 @dataclass(frozen=True)
@@ -77,25 +73,48 @@ UNICODE = Glyphs(eighths="▁▂▃▄▅▆▇█", unplanned="·", budget="─
 ASCII = Glyphs(eighths="#", unplanned=".", budget="-", axis="-", turn="+")
 
 
+def memory_curve(schedule: Schedule) -> MemoryCurve:
+    """The live bytes of ``schedule``."""
+    graph, steps = schedule.graph, schedule.steps
+    return MemoryCurve(
+        planned=_executions(graph, steps, schedule.simulation),
+        unplanned=_executions(graph, range(len(graph.ops)), schedule.baseline),
+        budget=schedule.budget,
+        backward=next((step for step, op in enumerate(steps) if graph.ops[op].phase == "backward"), len(steps)),
+    )
+
+
+def memory_timeline(curve: MemoryCurve, width: int) -> Timeline:
+    """Cut ``curve`` into ``width`` spans."""
+    spans = _spans(curve.planned.seconds, width)
+    return Timeline(
+        planned=_highest(curve.planned.bytes, spans, width),
+        unplanned=_highest(curve.unplanned.bytes, _spans(curve.unplanned.seconds, width), width),
+        budget=curve.budget,
+        turn=int(spans[curve.backward]) if curve.backward < len(spans) else width,
+    )
+
+
 def draw_timeline(timeline: Timeline, height: int, glyphs: Glyphs) -> list[str]:
-    """Rows of ``height`` lines, the highest first, without labels: filled where the schedule is, dotted up to where the step
-    without recomputation would be, with a line at the budget."""
+    """``height`` rows without labels, the highest first: filled up to the schedule's bytes, dotted up to those of the step
+    without recomputation, with a line at the budget.
+    """
     top = top_bytes(timeline)
     parts = len(glyphs.eighths)
     levels = np.rint(timeline.planned / top * height * parts).astype(np.int64) if top else np.zeros_like(timeline.planned)
-    ghosts = np.rint(timeline.unplanned / top * height).astype(np.int64) if top else np.zeros_like(timeline.unplanned)
+    dotted = np.rint(timeline.unplanned / top * height).astype(np.int64) if top else np.zeros_like(timeline.unplanned)
     budget_row = budget_line(timeline, height)
     rows = []
     for row in range(height - 1, -1, -1):
         characters = []
-        for level, ghost in zip(levels.tolist(), ghosts.tolist(), strict=True):
+        for level, dots in zip(levels.tolist(), dotted.tolist(), strict=True):
             filled = min(parts, level - row * parts)
             if filled > 0:
                 characters.append(glyphs.eighths[filled - 1])
             elif row == budget_row:
                 characters.append(glyphs.budget)
             else:
-                characters.append(glyphs.unplanned if ghost > row else " ")
+                characters.append(glyphs.unplanned if dots > row else " ")
         rows.append("".join(characters))
     return rows
 
@@ -106,8 +125,30 @@ def top_bytes(timeline: Timeline) -> int:
 
 
 def budget_line(timeline: Timeline, height: int) -> int | None:
-    """The row, counted from below, in which the budget lies; None where it is above the drawing."""
+    """The row of the budget, counted from below; None where the budget is above the drawing."""
     top = top_bytes(timeline)
     if not top or timeline.budget > top:
         return None
     return min(height - 1, int(timeline.budget / top * height))
+
+
+def _executions(graph: Graph, steps: tuple[int, ...] | range, simulation: Simulation) -> Executions:
+    return Executions(np.array([graph.ops[op].seconds for op in steps], dtype=np.float64), simulation.bytes)
+
+
+def _spans(seconds: NDArray[np.float64], width: int) -> Bytes:
+    """int64[steps]: the span in which each execution ends."""
+    ends = np.cumsum(seconds if seconds.any() else np.ones(len(seconds)))
+    if not len(ends):
+        return np.zeros(0, dtype=np.int64)
+    return np.clip(np.ceil(ends / ends[-1] * width).astype(np.int64) - 1, 0, width - 1)
+
+
+def _highest(live: Bytes, spans: Bytes, width: int) -> Bytes:
+    highest = np.full(width, -1, dtype=np.int64)
+    np.maximum.at(highest, spans, live)
+    for span in range(width):  # a long execution ends in none of the spans that it fills: they get the bytes of its last one
+        if highest[span] < 0:
+            later = highest[span:][highest[span:] >= 0]
+            highest[span] = later[0] if len(later) else 0
+    return highest

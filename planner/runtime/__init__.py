@@ -1,17 +1,27 @@
-"""TODO."""
+"""Running a planned module: which program a call runs, and how autograd runs it.
+
+``PlannedCall`` is what a planned module does when it is called. The other names serve applying, exports,
+regions and measurement.
+"""
 
 from remat_planner.planner.runtime.autocast_cache import shared_casts
 from remat_planner.planner.runtime.autograd import first_and_last_node
-from remat_planner.planner.runtime.module_view import twin_of
-from remat_planner.planner.runtime.planned_call import PlannedCall, Replan, not_traced
+from remat_planner.planner.runtime.module_view import module_view_of
+from remat_planner.planner.runtime.planned_call import PlannedCall
+from remat_planner.planner.runtime.planned_module import call_of, is_planned_module, planned_module
+from remat_planner.planner.runtime.program_source import Replan
 from remat_planner.planner.runtime.recapture import recapture
+from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
 
 __all__ = [
     "PlannedCall",
     "Replan",
+    "call_of",
     "first_and_last_node",
-    "not_traced",
+    "hidden_from_torch_compile",
+    "is_planned_module",
+    "module_view_of",
+    "planned_module",
     "recapture",
     "shared_casts",
-    "twin_of",
 ]

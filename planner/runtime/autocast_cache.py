@@ -1,7 +1,8 @@
-"""Casts of parameters that the cache of ``torch.autocast`` shares.
+"""Casts of parameters that the cache of ``torch.autocast`` shares between calls.
 
-All that read a parameter under one autocast read one cast of it, so that eager adds up their gradients before it casts the sum
-back. A planned call has casts of its own, whose gradients are added up after: other bits, as soon as two readers send theirs.
+All readers of a parameter under one autocast read the same cast. So eager adds up their gradients first and casts the sum back.
+Two planned calls have a cast each, and their gradients are added after the cast back. The bits differ as soon as two readers
+send gradients in one backward.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from remat_planner.tracer.joint import Joint, StateSlot
 
 
 def shared_casts(joint: Joint) -> tuple[StateSlot, ...]:
-    """The parameters that ``joint`` casts and would share the casts of; none where autocast was off, or without its cache."""
-    if not any(words.isidentifier() for words in joint.autocast.values()):
+    """The parameters that ``joint`` casts and whose casts it would share; none without autocast or without its cache."""
+    if not any(setting.isidentifier() for setting in joint.autocast.values()):
         return ()
     return tuple(
         slot
@@ -30,12 +31,12 @@ def shared_casts(joint: Joint) -> tuple[StateSlot, ...]:
 
 
 @dataclass(eq=False)
-class CacheLife:
-    """The cache from the entry into the outermost autocast to the exit from it.
+class AutocastCache:
+    """The cache of one autocast, which is emptied at the exit from the outermost one.
 
     Attributes:
-        cast: the autograd node of a cast that it holds.
-        backwards: the newest backward in which a call of a module has sent gradients, by the module.
+        cast: the autograd node of a cast in it, which tells it from other caches.
+        backwards: for each module (by id), number of the last backward in which a call of it has sent gradients.
     """
 
     cast: Node
@@ -50,31 +51,31 @@ class CacheLife:
         backward = current_backward()
         if self.backwards.get(id(module)) == backward:
             raise SharedCastError(
-                f"two calls of the planned {type(module).__name__} under one torch.autocast send their gradients in the same "
-                "backward. Its cache gives both one cast of each parameter, so that eager adds their gradients in the lower "
-                "precision, which two planned calls cannot. The gradients of this backward are not complete: set them to zero. "
-                "Then enter autocast once for each call, use torch.autocast(..., cache_enabled=False), or plan one module that "
-                "makes both calls"
+                f"two calls of the planned {type(module).__name__} under one torch.autocast send gradients in the same "
+                "backward. The cache of autocast gives both calls one cast of each parameter, so eager adds their gradients in "
+                "the lower precision; two planned calls cannot. The gradients of this backward are incomplete: set them to "
+                "zero. Then enter autocast once per call, use torch.autocast(..., cache_enabled=False), or plan one module "
+                "that makes both calls"
             )
         self.backwards[id(module)] = backward
 
 
-_lives: dict[str, CacheLife] = {}  # the newest one, by type of device
+_newest: dict[str, AutocastCache] = {}  # by type of device
 
 
-def cache_life(device: str) -> CacheLife:
-    """The life that the cache of the autocast for ``device`` is in now."""
+def current_cache(device: str) -> AutocastCache:
+    """The cache that autocast now uses for ``device``."""
     with torch.enable_grad():
         product = torch.mm(_probe(device), _probe(device))
     assert product.grad_fn is not None
     cast = product.grad_fn.next_functions[0][0]
     assert cast is not None
-    if device not in _lives or _lives[device].cast is not cast:
-        _lives[device] = CacheLife(cast)
-    return _lives[device]
+    if device not in _newest or _newest[device].cast is not cast:
+        _newest[device] = AutocastCache(cast)
+    return _newest[device]
 
 
 @cache
 def _probe(device: str) -> nn.Parameter:
-    """A parameter without elements: autocast casts it, and keeps the cast, but no kernel runs."""
+    """A parameter without elements: autocast casts it and caches the cast, but no kernel runs."""
     return nn.Parameter(torch.empty(0, 0, device=device))

@@ -1,4 +1,4 @@
-"""Another object of a module that shares its ``__dict__``: the same parameters, buffers and submodules, without its hooks."""
+"""A second object for a module: same ``__dict__``, so same parameters, buffers and submodules, but hooks of its own."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ _HOOKS = (
 )
 
 
-def twin_of(model: nn.Module, body: Mapping[str, Any], *, slots: Sequence[str] = (), base: Any = None) -> nn.Module:
-    """An instance of a subclass of ``model``'s class with ``body`` in it, the very same ``__dict__`` and hooks of its own.
+def module_view_of(
+    model: nn.Module, body: Mapping[str, Any], *, slots: Sequence[str] = (), base: type[nn.Module] | None = None
+) -> nn.Module:
+    """An instance of a subclass of ``model``'s class, with the model's ``__dict__`` and no hooks.
 
-    ``slots`` name the attributes that the twin has to itself: unlike others they are not in the shared ``__dict__``. ``base``
-    is a class in the place of the model's own.
+    Args:
+        model: the module.
+        body: methods and properties of the subclass.
+        slots: names of attributes that belong to the view alone; all others are in the shared ``__dict__``.
+        base: the class to derive from, if not the model's own.
     """
-    base = base or type(model)
-    own = {
+    parent: Any = base or type(model)
+    namespace = {
         "__slots__": (*slots, *_HOOKS),
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
+        "__module__": parent.__module__,
+        "__qualname__": parent.__qualname__,
+        "__doc__": parent.__doc__,
     }
-    twin_class = type(base)(base.__name__, (base,), own)
-    for name, value in body.items():  # afterwards: a base may wrap what it finds in the body of a subclass
-        setattr(twin_class, name, value)
-    twin = object.__new__(twin_class)
-    object.__setattr__(twin, "__dict__", model.__dict__)
+    view_class = type(parent)(parent.__name__, (parent,), namespace)
+    for name, value in body.items():  # only now, because a base may wrap what is in the namespace of a new subclass
+        setattr(view_class, name, value)
+    view: nn.Module = object.__new__(view_class)
+    object.__setattr__(view, "__dict__", model.__dict__)
     for hooks in _HOOKS:
-        object.__setattr__(twin, hooks, OrderedDict())
-    return twin
+        object.__setattr__(view, hooks, OrderedDict())
+    return view

@@ -1,11 +1,14 @@
-"""TODO."""
+"""Simulated annealing of execution sequences, with a compiled inner loop.
 
-from remat_planner.solvers.annealing.search import COMPILING, anneal, best_of, in_time, nodes_of
+For solvers: ``anneal`` and ``best_of`` search, and ``in_time`` says whether the kernel is ready.
+"""
+
+from remat_planner.solvers.annealing.search import COMPILING, AnnealingOptions, anneal, best_of, in_time
 
 __all__ = [
     "COMPILING",
+    "AnnealingOptions",
     "anneal",
     "best_of",
     "in_time",
-    "nodes_of",
 ]

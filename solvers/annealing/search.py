@@ -1,13 +1,13 @@
 """Simulated annealing of the execution sequence: for wide graphs and low budgets, where windows and blocks do not help.
 
-A state is any sequence of runs. A move puts in one recomputation before a reader (with the chain of what it needs and is not
-there), takes one out (with what only it was made for), or shifts one; the price is time plus a weight on the bytes over the
-budget, which grows until the sequence fits. Kirkpatrick et al. 1983 for the method; the moves are ours.
+A state is any sequence of runs. A move inserts one recomputation before a reader (with the chain of inputs that are not
+available there), removes one (with the runs that only it needed), or shifts one. The price is time plus a weight on the bytes
+over the budget, which grows until the sequence fits. The method is that of Kirkpatrick et al. (1983); the moves are ours.
 
 Two annealings run side by side, in rounds of growing length: a cold one from the execution order, a warm one from the best
-sequence so far, as a bad start can hurt and a good one can help. On wide graphs many short ones find more than a long one. How
-many moves are made follows from the graph and the time limit, not from the clock, so the same task gives the same answer
-wherever the limit is not reached before.
+sequence so far, because a bad start can hurt and a good one can help. On wide graphs many short annealings find more than a
+long one. The number of moves follows from the graph and the time limit, not from the clock: the same task gives the same
+answer unless a slow machine reaches the limit first.
 """
 
 from __future__ import annotations
@@ -20,29 +20,60 @@ from dataclasses import dataclass
 import numpy as np
 
 from remat_planner.solvers.annealing import kernel
+from remat_planner.solvers.annealing.starting_state import mean_positive, starting_state, wiring_of
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem import Problem
 
-# Runs of one node in a sequence; more has never paid, and the tables grow with it.
-_MOST_RUNS = 24
-# Temperatures, in mean op costs: where the rounds start in turn, cold and warm, and where they end.
-_COLD_STARTS, _WARM_STARTS, _END = (0.3, 1.0), (0.2, 0.4), 0.02
-# Moves per second that any machine of the last ten years makes on a small graph; the number of moves is planned with it.
-_MOVES_PER_SECOND = 400_000
-# Compiling the kernel, once per installation, takes about this many seconds; with less time than that it is left alone.
+# Seconds that compiling the kernel takes, once per installation; with less time than that the solver leaves it alone.
 COMPILING = 15.0
-# Annealings side by side. A constant, not the number of processors: the answer must not depend on the machine.
-_STREAMS = 2
-# Moves between two looks at the clock. Each look waits for the interpreter, which another thread may hold for a while.
-_MOVES_PER_STEP = 20_000
+# Moves that stand for an infinite time limit are those of so many seconds.
+_SECONDS_WITHOUT_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class AnnealingOptions:
+    """How the search anneals. The values were found by experiment on the published graphs.
+
+    Attributes:
+        streams: annealings side by side. Not the number of processors: the answer must not depend on the machine.
+        warm_streams: every second annealing starts from the best sequence so far; otherwise all start from the execution
+            order.
+        moves: which moves are tried how often.
+        most_runs: runs of one node in a sequence; more has never paid, and the tables grow with it.
+        cold_starts: temperatures at which cold annealings begin, in turn, in mean op costs. Hot ones find other valleys, cool
+            ones go deeper.
+        warm_starts: the same for warm annealings: low enough not to lose what the sequence is good for.
+        end: temperature at which all end, in mean op costs.
+        growth: factor of the price of a byte over the budget, every 200 moves.
+        moves_per_second: moves that any machine of the last ten years makes on a small graph; the number of moves is planned
+            with it.
+        moves_per_look: moves between two looks at the clock. Each look waits for the interpreter, which another thread may
+            hold for a while.
+        first_round: moves of the first round, and more of them for each node; every round has 2/5 more than the one before.
+    """
+
+    streams: int = 2
+    warm_streams: bool = True
+    moves: kernel.MoveMix = kernel.DEFAULT_MIX
+    most_runs: int = 24
+    cold_starts: tuple[float, float] = (0.3, 1.0)
+    warm_starts: tuple[float, float] = (0.2, 0.4)
+    end: float = 0.02
+    growth: float = 1.03
+    moves_per_second: int = 400_000
+    moves_per_look: int = 20_000
+    first_round: tuple[int, int] = (50_000, 500)
+
+
+DEFAULT_OPTIONS = AnnealingOptions()
 
 
 @dataclass(frozen=True)
 class Annealed:
-    """What annealing found.
+    """The answer of annealing.
 
     Attributes:
-        nodes: the cheapest sequence of nodes within the budget, or the one with the lowest peak where none was found.
+        nodes: the cheapest sequence of nodes within the budget, or the one with the lowest peak if none fits.
         cost: seconds of ``nodes``.
         peak: bytes.
         fits: whether it is within the budget.
@@ -54,15 +85,63 @@ class Annealed:
     fits: bool
 
 
+def anneal(
+    problem: Problem,
+    budget: int,
+    deadline: Deadline,
+    *,
+    starts: Sequence[Sequence[int]] = (),
+    target: float = 0.0,
+    seed: int = 0,
+    improved: Callable[[Sequence[int]], None] | None = None,
+    threads: int | None = None,
+    options: AnnealingOptions = DEFAULT_OPTIONS,
+) -> Annealed:
+    """Anneal until the moves planned for the deadline are made, the deadline is over, or ``target`` is reached.
+
+    Args:
+        problem: the reduced graph.
+        budget: bytes at the peak, constants included.
+        deadline: its whole length sets the number of moves; inf stands for a minute's worth.
+        starts: sequences of nodes to start warm annealings from, besides the execution order.
+        target: seconds; a sequence within the budget that costs no more ends the search (a bound, where one is known).
+        seed: of the random generator; the same seed gives the same answer.
+        improved: called with each better sequence within the budget.
+        threads: how many of the annealings run at the same time; None for all of them.
+        options: how to anneal.
+    """
+    threads = options.streams if threads is None else threads
+    search = _Search(problem, budget, seed, options)
+    for start in starts:
+        search.offer(start)
+    announced = search.best.cost if search.best.fits else math.inf
+    planned = _planned_moves(problem, deadline, options, threads)
+    base, per_node = options.first_round
+    with ThreadPoolExecutor(threads) as pool:
+        for length in _rounds(planned, first=base + per_node * problem.n):
+            annealings = search.round(length, share_of_time=length / max(planned, 1), deadline=deadline)
+            for look in range(looks := max(1, length // options.moves_per_look)):
+                if deadline.expired:
+                    break
+                list(pool.map(lambda annealing, look=look, looks=looks: annealing.advance(look, looks), annealings))
+                for annealing in annealings:
+                    search.collect(annealing)
+                if search.best.fits and search.best.cost < announced:
+                    announced = search.best.cost
+                    if improved is not None:
+                        improved(search.best.nodes)
+                    if announced <= target:
+                        return search.best
+            for annealing in annealings:
+                search.offer(annealing.sequence())
+            if deadline.expired:
+                break
+    return search.best
+
+
 def in_time(deadline: Deadline) -> bool:
-    """Whether annealing can begin before the deadline: its kernel is there, or there is time to compile it."""
+    """Whether annealing can begin before the deadline: its kernel is compiled, or there is time to compile it."""
     return kernel.ready() or deadline.remaining > COMPILING
-
-
-def nodes_of(problem: Problem, steps: Sequence[int]) -> list[int]:
-    """The nodes among op steps: the inverse of ``Problem.expand``."""
-    node_of = dict(zip(problem.ops.tolist(), range(problem.n), strict=True))
-    return [node_of[step] for step in steps if step in node_of]
 
 
 def best_of(problem: Problem, budget: int, sequences: Iterable[Sequence[int]]) -> Annealed:
@@ -75,65 +154,20 @@ def _judged(problem: Problem, budget: int, nodes: Sequence[int]) -> Annealed:
     return Annealed([int(v) for v in nodes], simulation.seconds, simulation.peak_bytes, simulation.peak_bytes <= budget)
 
 
-def _rank(found: Annealed) -> tuple[bool, float, float]:
-    """What fits comes first, by its cost; then the rest, by its peak."""
-    return (False, found.cost, found.peak) if found.fits else (True, found.peak, found.cost)
+def _rank(answer: Annealed) -> tuple[bool, float, float]:
+    """Sequences that fit come first, by their cost; then the others, by their peak."""
+    return (False, answer.cost, answer.peak) if answer.fits else (True, answer.peak, answer.cost)
 
 
-def anneal(
-    problem: Problem,
-    budget: int,
-    deadline: Deadline,
-    *,
-    starts: Sequence[Sequence[int]] = (),
-    target: float = 0.0,
-    seed: int = 0,
-    improved: Callable[[Sequence[int]], None] | None = None,
-    threads: int = _STREAMS,
-) -> Annealed:
-    """Anneal until the moves planned for the deadline are made, the deadline is over, or ``target`` is reached.
-
-    Args:
-        problem: the reduced graph.
-        budget: bytes at the peak, constants included.
-        deadline: its whole length sets the number of moves; inf stands for a minute's worth.
-        starts: sequences of nodes to start warm rounds from, beside the execution order.
-        target: seconds; a sequence within the budget of no more cost ends the search (a bound, where one is known).
-        seed: of the random generator; the same seed gives the same answer.
-        improved: called with each better sequence within the budget.
-        threads: how many of the annealings side by side run at the same time.
-    """
-    search = _Search(problem, budget, seed)
-    for start in starts:
-        search.offer(start)
-    announced = search.best.cost if search.best.fits else math.inf
-    allowance = deadline.seconds if math.isfinite(deadline.seconds) else 60.0
+def _planned_moves(problem: Problem, deadline: Deadline, options: AnnealingOptions, threads: int) -> int:
+    """Moves of each stream: what fits the time limit on a slow machine, fewer on a large graph, where moves take longer."""
+    allowance = deadline.seconds if math.isfinite(deadline.seconds) else _SECONDS_WITHOUT_LIMIT
     share = min(1.0, deadline.remaining / allowance) if allowance > 0 else 0.0
-    planned = int(share * allowance * _MOVES_PER_SECOND * threads / _STREAMS / (1 + problem.n / 4000))
-    with ThreadPoolExecutor(threads) as pool:
-        for length in _rounds(planned, first=50_000 + 500 * problem.n):
-            runs = search.round(length, share_of_time=length / max(planned, 1), deadline=deadline)
-            for step in range(steps := max(1, length // _MOVES_PER_STEP)):
-                if deadline.expired:
-                    break
-                list(pool.map(lambda run, step=step, steps=steps: run.advance(step, steps), runs))
-                for run in runs:
-                    search.collect(run)
-                if search.best.fits and search.best.cost < announced:
-                    announced = search.best.cost
-                    if improved is not None:
-                        improved(search.best.nodes)
-                    if announced <= target:
-                        return search.best
-            for run in runs:
-                search.offer(run.sequence())
-            if deadline.expired:
-                break
-    return search.best
+    return int(share * allowance * options.moves_per_second * threads / options.streams / (1 + problem.n / 4000))
 
 
 def _rounds(planned: int, first: int) -> list[int]:
-    """Moves of each round: two fifths more than the one before, the last one takes what is left."""
+    """Moves of each round: two fifths more than the one before; the last one takes the rest."""
     rounds = []
     length = first
     while planned > 0:
@@ -146,12 +180,13 @@ def _rounds(planned: int, first: int) -> list[int]:
 
 
 class _Search:
-    """The best sequence so far, and where new annealings start."""
+    """The best sequence so far, and the starts of new annealings."""
 
-    def __init__(self, problem: Problem, budget: int, seed: int) -> None:
+    def __init__(self, problem: Problem, budget: int, seed: int, options: AnnealingOptions) -> None:
         self.problem = problem
         self.budget = budget
-        self.wiring = _wiring(problem)
+        self.options = options
+        self.wiring = wiring_of(problem)
         self.best = _judged(problem, budget, range(problem.n))
         self._rounds = 0
         self._seed = seed * 1_000_003
@@ -160,61 +195,87 @@ class _Search:
         """Take a sequence if it is the best so far."""
         self.best = min(self.best, _judged(self.problem, self.budget, nodes), key=_rank)
 
-    def collect(self, run: _Run) -> None:
-        """Take what a run has found since it was last asked."""
-        nodes = run.found()
+    def collect(self, annealing: _Annealing) -> None:
+        """Take what an annealing has found since the last call."""
+        nodes = annealing.news()
         if nodes is not None:
             self.offer(nodes)
 
-    def round(self, moves: int, *, share_of_time: float, deadline: Deadline) -> list[_Run]:
-        """The annealings of a round: a warm one only if there is something to start from."""
+    def round(self, moves: int, *, share_of_time: float, deadline: Deadline) -> list[_Annealing]:
+        """The annealings of a round."""
         clock = Deadline(deadline.seconds * share_of_time) if math.isfinite(deadline.seconds) else Deadline(math.inf)
-        runs = []
-        for stream in range(_STREAMS):
-            # Where nothing fits so far, the sequence with the lowest peak is a start as good as any.
-            known = len(self.best.nodes) > self.problem.n and max(np.bincount(self.best.nodes)) < _MOST_RUNS - 2
-            warm = stream % 2 == 1 and known
+        annealings = []
+        for stream in range(self.options.streams):
+            warm = stream % 2 == 1 and self._has_warm_start()
             nodes = self.best.nodes if warm else range(self.problem.n)
-            start = (_WARM_STARTS if warm else _COLD_STARTS)[self._rounds % 2]
+            begin = (self.options.warm_starts if warm else self.options.cold_starts)[self._rounds % 2]
             self._seed += 1
-            state = _state(self.problem, self.wiring, nodes, self.budget, self._seed)
-            runs.append(_Run(self.wiring, state, self.budget - self.problem.constant_bytes, moves, start, clock))
+            annealings.append(self._annealing(nodes, moves, begin, clock))
         self._rounds += 1
-        return runs
+        return annealings
+
+    def _has_warm_start(self) -> bool:
+        """Whether the best sequence recomputes, and its tables have room for more. It need not fit: the lowest peak will do."""
+        most = self.options.most_runs - 2
+        recomputes = len(self.best.nodes) > self.problem.n and max(np.bincount(self.best.nodes)) < most
+        return self.options.warm_streams and bool(recomputes)
+
+    def _annealing(self, nodes: Sequence[int], moves: int, begin: float, clock: Deadline) -> _Annealing:
+        problem, most_runs = self.problem, self.options.most_runs
+        state = starting_state(problem, self.wiring, nodes, self.budget, seed=self._seed, most_runs=most_runs)
+        return _Annealing(self.wiring, state, self.budget - problem.constant_bytes, moves, begin, clock, self.options)
 
 
-class _Run:
-    """One annealing, in steps."""
+class _Annealing:
+    """One annealing, in steps.
+
+    Args:
+        wiring: the graph.
+        state: where it starts; changed in place.
+        budget: bytes, constants not included.
+        moves: in all.
+        begin: temperature at the start, in mean op costs.
+        clock: the time that it may take.
+        options: how to anneal.
+    """
 
     def __init__(
-        self, wiring: kernel.Wiring, state: kernel.State, budget: int, moves: int, start: float, clock: Deadline
+        self,
+        wiring: kernel.Wiring,
+        state: kernel.SequenceState,
+        budget: int,
+        moves: int,
+        begin: float,
+        clock: Deadline,
+        options: AnnealingOptions,
     ) -> None:
         self._wiring = wiring
         self._state = state
         self._budget = budget
         self._moves = moves
         self._clock = clock
-        priced = wiring.cost[wiring.cost > 0]
-        scale = float(priced.mean()) if len(priced) else 1.0
-        self._from = scale * start
-        self._to = scale * _END
-        self._told = float(state.measures[kernel.BEST])
+        self._options = options
+        scale = mean_positive(wiring.cost)
+        self._begin = scale * begin
+        self._end = scale * options.end
+        self._announced = float(state.measures[kernel.BEST])
 
     def advance(self, step: int, steps: int) -> None:
-        """One of ``steps`` steps. On a machine too slow for its plan the clock brings the temperature down in time."""
+        """Make one of ``steps`` steps. On a machine too slow for the plan the clock lowers the temperature in time."""
         late = self._clock.elapsed / self._clock.seconds if self._clock.seconds > 0 else 1.0
         begin, end = (self._temperature(max(place / steps, late)) for place in (step, step + 1))
-        kernel.anneal(self._wiring, self._state, max(1, self._moves // steps), begin, end, 1.03, self._budget)
+        moves = max(1, self._moves // steps)
+        kernel.anneal(self._wiring, self._state, self._options.moves, moves, begin, end, self._options.growth, self._budget)
 
     def _temperature(self, progress: float) -> float:
-        return self._from * (self._to / self._from) ** min(1.0, progress)
+        return self._begin * (self._end / self._begin) ** min(1.0, progress)
 
-    def found(self) -> list[int] | None:
-        """The cheapest sequence within the budget, if it is cheaper than when last asked."""
+    def news(self) -> list[int] | None:
+        """The cheapest sequence within the budget, if it is cheaper than at the last call."""
         cost = float(self._state.measures[kernel.BEST])
-        if cost >= self._told:
+        if cost >= self._announced:
             return None
-        self._told = cost
+        self._announced = cost
         nodes: list[int] = self._state.best[: self._state.counters[kernel.BEST_LENGTH]].tolist()
         return nodes
 
@@ -223,93 +284,3 @@ class _Run:
         held = self._state.held[: self._state.counters[kernel.SLOTS]]
         nodes: list[int] = self._state.run[held[held >= 0], kernel.NODE].tolist()
         return nodes
-
-
-def _wiring(problem: Problem) -> kernel.Wiring:
-    n, m = problem.n, problem.m
-    fixed = problem.pinned | problem.outside
-    # An in-place result must run again whenever its base does: both stay as they are.
-    in_place = np.flatnonzero(problem.in_place)
-    fixed[problem.producer[in_place]] = True
-    fixed[problem.producer[problem.base[in_place]]] = True
-    made = np.zeros(n, dtype=np.int64)
-    np.add.at(made, problem.producer, problem.bytes)
-    # What is written in place and lasts makes the memory last that it is on.
-    lasting = problem.lasting.copy()
-    lasting[problem.base[problem.lasting]] = True
-    # Where the first instance of a result lives from is not for us to change.
-    lasts = np.zeros(n, dtype=np.bool_)
-    lasts[problem.producer[lasting]] = True
-    late = problem.auxiliary & ~fixed & ~lasts
-    reads, writes = len(problem.read_items), len(problem.write_items)
-    by_item = np.argsort(problem.read_items, kind="stable")
-    readers = np.repeat(np.arange(n), np.diff(problem.read_ptr))[by_item]
-    read_ptr = problem.read_ptr
-    write_ptr = problem.write_ptr + reads
-    reader_ptr = np.concatenate(([0], np.cumsum(np.bincount(problem.read_items, minlength=m)))) + reads + writes
-    nodes = (problem.workspace, problem.replay, made, ~fixed, late, read_ptr[:-1], read_ptr[1:], write_ptr[:-1], write_ptr[1:])
-    items = (problem.bytes, lasting, problem.producer, reader_ptr[:-1], reader_ptr[1:])
-    cost = problem.cost / problem.seconds if problem.seconds > 0 else problem.cost
-    return kernel.Wiring(
-        # Free ops get a price far below all others, so that they are not recomputed for nothing.
-        cost=cost + 1e-6 * float(cost.mean() or 1.0),
-        nodes=_table(nodes),
-        items=_table(items),
-        links=np.concatenate((problem.read_items, problem.write_items, readers)).astype(np.int64),
-    )
-
-
-def _table(columns: Sequence[np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(np.stack([column.astype(np.int64) for column in columns], axis=1))
-
-
-def _state(problem: Problem, wiring: kernel.Wiring, nodes: Sequence[int], budget: int, seed: int) -> kernel.State:
-    n, length = problem.n, len(nodes)
-    most = length + max(4 * n, 2000) + 200
-    limit = budget - problem.constant_bytes
-    live = problem.simulate(nodes).bytes - problem.constant_bytes
-    over = int(np.maximum(live - limit, 0).sum())
-    state = kernel.State(
-        held=np.full(2 * most + 64, -1, dtype=np.int64),
-        live=np.full(2 * most + 64, kernel.EMPTY, dtype=np.int64),
-        runs=np.zeros((n, _MOST_RUNS + 2), dtype=np.int64),
-        run=np.full((most, 3), -1, dtype=np.int64),
-        free=np.zeros(most, dtype=np.int64),
-        removable=np.zeros(most, dtype=np.int64),
-        counters=np.zeros(8, dtype=np.int64),
-        measures=np.zeros(3),
-        random=np.array([seed], dtype=np.uint64),
-        best=np.zeros(most, dtype=np.int64),
-    )
-    state.held[:length] = np.arange(length)
-    state.live[:length] = live
-    state.run[:length, kernel.NODE] = nodes
-    state.free[: most - length] = np.arange(most - 1, length - 1, -1)
-    removable = 0
-    for e, v in enumerate(nodes):
-        # The last run stays, so that every other one has a run after it.
-        if (state.runs[v, 0] or wiring.nodes[v, kernel.LATE]) and e + 1 < length:
-            state.run[e, kernel.INDEX] = removable
-            state.removable[removable] = e
-            removable += 1
-        state.runs[v, 0] += 1
-        state.runs[v, state.runs[v, 0]] = e
-    outside = np.flatnonzero(problem.outside)
-    counters = state.counters
-    counters[kernel.BARRIER_FROM], counters[kernel.BARRIER_TO] = (outside[0], outside[-1]) if len(outside) else (-1, -1)
-    counters[kernel.FREE] = most - length
-    counters[kernel.REMOVABLE] = removable
-    counters[kernel.RUNS] = counters[kernel.SLOTS] = length
-    counters[kernel.OVER] = over
-    priced = wiring.cost[wiring.cost > 0]
-    filled = problem.bytes[problem.bytes > 0]
-    state.measures[kernel.COST] = float(wiring.cost[np.asarray(nodes)].sum() - wiring.cost.sum())
-    state.measures[kernel.BEST] = state.measures[kernel.COST] if over == 0 else math.inf
-    # A first price: five mean items over the budget cost as much as a mean op. It adapts within a few thousand moves.
-    state.measures[kernel.WEIGHT] = float(priced.mean() if len(priced) else 1.0) / (
-        5.0 * float(filled.mean() if len(filled) else 1.0)
-    )
-    kernel.spread(state)
-    if over == 0:
-        kernel.store(state)
-    return state

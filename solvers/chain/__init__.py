@@ -1,4 +1,9 @@
-"""TODO."""
+"""A training step as a chain of stages, and the machinery of the chain solvers.
+
+``stages`` cuts a graph into a chain, ``stage_options`` measures its stages, ``actions`` turns the actions of a checkpointing
+algorithm into nodes. ``persistent_dp`` is rotor's dynamic program, ``binomial`` and ``snapshot_search`` serve revolve and
+treeverse, ``segments`` and ``saved_set_sequence`` the policies that checkpoint segments of the forward.
+"""
 
 from remat_planner.solvers.chain.actions import Action, sweep
 from remat_planner.solvers.chain.binomial import repetitions, split

@@ -1,7 +1,7 @@
-"""Running a chain stage by stage: from the actions of a checkpointing algorithm to a sequence of nodes.
+"""From the actions of a checkpointing algorithm on a chain to a sequence of nodes.
 
-The four actions are those of the literature. What must be in memory for an action is computed before it if it is not there,
-so any list of actions gives a sequence that runs; a good one gives a cheap one.
+The four actions are those of the literature. Inputs of an action that are not in memory are recomputed before it, so any list
+of actions gives a sequence that runs; a good list gives a cheap one.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from remat_planner.solvers.chain.stages import Chain
-from remat_planner.solvers.problem import Emitter
+from remat_planner.solvers.problem import SequenceBuilder
 
 
 class Action(NamedTuple):
-    """What to do with a stage.
+    """One action on one stage.
 
-    snapshot: hold what enters it until its backward is done. forward: run it; keep what enters the next stage, and what enters
-    this one only where it is a snapshot. save: run it and keep what its backward reads, or the part that ``option`` says.
-    backward: run its backward.
+    snapshot: retain the inputs of the stage until its backward is done. forward: run the stage; retain the inputs of the next
+    stage, and its own only if they are a snapshot. save: run it and retain the items that its backward reads, or the part of
+    them that ``option`` selects. backward: run its backward.
     """
 
     kind: Literal["snapshot", "forward", "save", "backward"]
@@ -26,29 +26,32 @@ class Action(NamedTuple):
     option: int = 0
 
 
-class Run(NamedTuple):
-    """A sequence of nodes, and where in it each action ends."""
+class SweptSequence(NamedTuple):
+    """A sequence of nodes, and the position in it at which each action ends."""
 
     nodes: list[int]
     ends: list[int]
 
 
 def sequence(chain: Chain, actions: Iterable[Action]) -> list[int]:
-    """The nodes to run for ``actions``, as ``sweep`` finds them when everything that the backward reads is saved."""
+    """The nodes to run for ``actions`` when a save retains everything that the backward reads."""
     return sweep(chain, actions, [[stage.saved] for stage in chain.stages]).nodes
 
 
-def sweep(chain: Chain, actions: Iterable[Action], options: Sequence[Sequence[Sequence[int]]]) -> Run:
-    """The nodes to run. The first visits of the stages must be in order; every stage's backward must come, last stage first.
+def sweep(chain: Chain, actions: Iterable[Action], options: Sequence[Sequence[Sequence[int]]]) -> SweptSequence:
+    """The nodes to run for ``actions``.
 
-    ``options`` lists, for each stage, sets of items that a save may keep.
+    Args:
+        chain: the chain.
+        actions: the first visits of the stages must be in order; every stage's backward must come, last stage first.
+        options: for each stage the sets of items that a save may retain.
     """
     runner = _Sweep(chain, options)
     ends = []
     for action in actions:
         runner.act(action)
         ends.append(runner.length)
-    return Run(runner.finish(), ends)
+    return SweptSequence(runner.finish(), ends)
 
 
 class _Sweep:
@@ -56,8 +59,8 @@ class _Sweep:
         self._options = options
         self._stages = chain.stages
         self._problem = chain.forward.problem
-        self._emitter = Emitter(self._problem, by_index=True)
-        self._left = len(self._stages)  # stages whose backward is to come
+        self._builder = SequenceBuilder(self._problem, by_index=True)
+        self._left = len(self._stages)  # stages whose backward has not run
         self._snapshots: set[int] = set()
         self._saved: dict[int, frozenset[int]] = {}
         self._visited: set[int] = set()
@@ -65,7 +68,7 @@ class _Sweep:
     @property
     def length(self) -> int:
         """Nodes run so far."""
-        return len(self._emitter.sequence)
+        return len(self._builder.sequence)
 
     def act(self, action: Action) -> None:
         """Carry out an action."""
@@ -80,7 +83,7 @@ class _Sweep:
 
     def _snapshot(self, i: int) -> None:
         for item in self._stages[i].inputs:
-            self._emitter.fetch(item)
+            self._builder.fetch(item)
         self._snapshots.add(i)
 
     def _forward(self, i: int) -> None:
@@ -91,35 +94,35 @@ class _Sweep:
             self._forget_inputs(i)
 
     def _save(self, i: int, saved: frozenset[int]) -> None:
-        # What enters the next stage comes with it, unless that stage is done with.
-        keep = saved.union(self._stages[i + 1].inputs if i + 1 < self._left else ())
-        self._visit(i, sorted(keep))
-        self._forget(item for item in self._stages[i].made if item not in keep)
+        # The inputs of the next stage come with it, unless the backward of that stage is done.
+        kept = saved.union(self._stages[i + 1].inputs if i + 1 < self._left else ())
+        self._visit(i, sorted(kept))
+        self._forget(item for item in self._stages[i].made if item not in kept)
         self._saved[i] = saved
 
     def _backward(self, i: int) -> None:
         for node in range(*self._stages[i].backward):
-            self._emitter.run(node)
+            self._builder.run(node)
         self._left = i
         self._saved.pop(i, None)
         self._snapshots.discard(i)
         self._forget_inputs(i)
 
     def finish(self) -> list[int]:
-        """Run what no action asked for."""
-        ran = set(self._emitter.sequence)
+        """Run the nodes that no action has run, and return the whole sequence."""
+        ran = set(self._builder.sequence)
         for node in range(self._problem.n):
             if node not in ran:
-                self._emitter.run(node)
-        return self._emitter.sequence
+                self._builder.run(node)
+        return self._builder.sequence
 
     def _visit(self, i: int, wanted: Iterable[int]) -> None:
         if i not in self._visited:
             self._visited.add(i)
             for node in self._stages[i].nodes:
-                self._emitter.run(node)
+                self._builder.run(node)
         for item in wanted:
-            self._emitter.fetch(item)
+            self._builder.fetch(item)
 
     def _forget_inputs(self, i: int) -> None:
         saved_before = self._saved.get(i - 1, frozenset())
@@ -127,4 +130,4 @@ class _Sweep:
 
     def _forget(self, items: Iterable[int]) -> None:
         for item in items:
-            self._emitter.there[item] = False
+            self._builder.available[item] = False

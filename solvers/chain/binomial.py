@@ -6,7 +6,7 @@ from math import comb
 
 
 def repetitions(length: int, snapshots: int) -> int:
-    """The least r such that ``snapshots`` snapshots reverse ``length`` steps with none run forward more than r times."""
+    """The least r such that ``snapshots`` snapshots reverse ``length`` steps, none of which runs forward more than r times."""
     r = 0
     while comb(snapshots + r, snapshots) < length:
         r += 1
@@ -16,7 +16,7 @@ def repetitions(length: int, snapshots: int) -> int:
 def advances(length: int, snapshots: int) -> int:
     """The least number of forward steps that reverse a chain: t(l, s) = r l - C(s + r, r - 1).
 
-    The initial state is among the ``snapshots``. The step that is reversed next does not count: it is run with its backward.
+    The initial state is one of the ``snapshots``. Running a step together with its backward does not count as an advance.
     """
     r = repetitions(length, snapshots)
     return r * length - comb(snapshots + r, r - 1) if r else 0
@@ -25,7 +25,7 @@ def advances(length: int, snapshots: int) -> int:
 def split(length: int, snapshots: int) -> int:
     """How far to advance before the next snapshot; ``length`` and ``snapshots`` are at least 2.
 
-    A k with k + t(k, s) + t(l - k, s - 1) = t(l, s): both parts stay within the numbers of steps that r repetitions allow.
+    A k with k + t(k, s) + t(l - k, s - 1) = t(l, s): neither part is longer than r repetitions allow.
     """
     r = repetitions(length, snapshots)
     least = max(1, length - comb(snapshots - 1 + r, snapshots - 1))

@@ -1,16 +1,16 @@
 """Optimal persistent schedules of a chain of unequal stages: the dynamic program of rotor, with options per stage.
 
 Beaumont, Eyraud-Dubois, Herrmann, Joly and Shilova, "Optimal checkpointing for heterogeneous chains: how to train deep neural
-networks with limited memory" (2019). C(a, b, m) is the least time to run stages a to b forward, as often as it takes, and
-backward, with m slots of memory beside the input of stage a, which is there:
+networks with limited memory" (2019). C(a, b, m) is the least time to run stages a to b forward, as often as necessary, and
+backward, with m slots of memory beside the resident input of stage a:
 
     C(a, b, m) = min( min over j in (a, b] of  F[a] + ... + F[j-1] + C(j, b, m - x[j]) + C(a, j-1, m),
                       min over options o of    S[a, o] + C(a+1, b, m - saved[a, o]) )
 
-The first line runs to j without saving, holds its input, deals with j to b, comes back to a. The second keeps what the backward
-of stage a needs (or part of it, at the price of the rest in time). Each is possible only where m holds what it needs meanwhile.
+The first line runs to j without saving, retains the input of j, handles j to b, and comes back to a. The second retains the
+inputs of the backward of stage a (or part of them, at the price of recomputing the rest). Each needs its own peak to fit m.
 
-Numbers in, numbers out: nothing in here knows graphs.
+Numbers in, numbers out: no graphs.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Ints = NDArray[np.int64]
 class Stages(NamedTuple):
     """The chain: n stages, k options each. Times in seconds, memory in slots.
 
-    The first sweep and the later visits of a stage may differ, hence the leading axis of 2 (0: later visits, 1: first sweep,
-    which is where b is the last stage).
+    The first sweep and later visits of a stage may differ, hence the leading axis of 2 (0: later visits, 1: first sweep, that
+    is, b is the last stage).
 
     Attributes:
-        inputs: int64[n], the input of each stage; that of stage 0 is outside of everything.
-        forward: float64[2, n], to run a stage for the input of the next.
-        forward_needs: int64[2, n], at the peak of that, the input of the stage itself not counted.
-        save: float64[2, n, k], to run a stage so that its backward can follow, what the option adds to the backward included;
-            inf where the stage has no such option.
-        save_needs: int64[2, n, k], at the peak of that.
-        saved: int64[n, k], what stays for the backward, the input of the next stage included.
-        backward_needs: int64[n, k], at the peak of the backward, the input of the stage not counted, all else counted.
-        beside: int64[n], what is there besides when the backward of the next stage has been done (gradients, for instance).
+        inputs: int64[n], the input of each stage; that of stage 0 is never counted.
+        forward: float64[2, n], to run a stage for the input of the next one.
+        forward_needs: int64[2, n], at the peak of that run, without the input of the stage itself.
+        save: float64[2, n, k], to run a stage so that its backward can follow, with the recomputation that the option adds to
+            the backward; inf if the stage has no such option.
+        save_needs: int64[2, n, k], at the peak of that run.
+        saved: int64[n, k], retained for the backward, the input of the next stage included.
+        backward_needs: int64[n, k], at the peak of the backward, everything but the input of the stage.
+        beside: int64[n], resident besides once the backward of the next stage is done (gradients, for instance).
     """
 
     inputs: Ints
@@ -54,7 +54,7 @@ class Stages(NamedTuple):
     beside: Ints
 
 
-# What to do with stages a to b: save a with option o ("save", a, o), or run forward to j and hold its input ("forward", a, j).
+# One choice for stages a to b: save a with option o ("save", a, o), or run forward to j and retain its input ("forward", a, j).
 Step = tuple[str, int, int]
 
 
@@ -67,7 +67,7 @@ def _improve(row: NDArray[np.float32], left: NDArray[np.float32], right: NDArray
 
 @numba.njit(cache=True)
 def table(stages: Stages, slots: int) -> NDArray[np.float32]:
-    """C: float32[n, n, slots + 1], seconds without the backward's own; inf where there is no way."""
+    """C: float32[n, n, slots + 1], seconds without those of the backward itself; inf where nothing fits."""
     n = len(stages.inputs)
     best = np.full((n, n, slots + 1), np.inf, dtype=np.float32)
     for length in range(n):
@@ -107,7 +107,7 @@ def steps(stages: Stages, best: NDArray[np.float32], slots: int) -> Iterator[tup
     A ("save", a, o) step is followed by those of stages a + 1 to b, then by the backward of a, which is not among the steps.
 
     Raises:
-        ValueError: there is no way within that many slots.
+        ValueError: no schedule fits that many slots.
     """
     n = len(stages.inputs)
     if not np.isfinite(best[0, n - 1, slots]):
@@ -126,9 +126,9 @@ def steps(stages: Stages, best: NDArray[np.float32], slots: int) -> Iterator[tup
 
 
 def _choice(stages: Stages, best: NDArray[np.float32], a: int, b: int, m: int) -> Step:
-    """The step that gives ``best[a, b, m]``: the arithmetic of ``table`` once more, for this entry alone."""
+    """The step that gives ``best[a, b, m]``, by the arithmetic of ``table`` for this entry alone."""
     first = int(b == len(stages.inputs) - 1)
-    found: Step | None = None
+    chosen: Step | None = None
     least = np.float32(np.inf)
     for option in range(stages.saved.shape[1]):
         held = int(stages.saved[a, option])
@@ -136,7 +136,7 @@ def _choice(stages: Stages, best: NDArray[np.float32], a: int, b: int, m: int) -
         if m >= (needs if a == b else max(needs, held)):
             value = np.float32(stages.save[first, a, option]) + (best[a + 1, b, m - held] if a < b else np.float32(0.0))
             if value < least:
-                least, found = value, ("save", a, option)
+                least, chosen = value, ("save", a, option)
     seconds, needs = np.float32(0.0), 0
     for j in range(a + 1, b + 1):
         seconds += np.float32(stages.forward[first, j - 1])
@@ -146,7 +146,7 @@ def _choice(stages: Stages, best: NDArray[np.float32], a: int, b: int, m: int) -
         if m >= max(needs, held):
             value = seconds + best[j, b, m - held] + best[a, j - 1, m]
             if value < least:
-                least, found = value, ("forward", a, j)
-    if found is None:
+                least, chosen = value, ("forward", a, j)
+    if chosen is None:
         raise ValueError(f"no persistent schedule of stages {a} to {b} fits {m} slots")
-    return found
+    return chosen

@@ -1,4 +1,4 @@
-"""Checkpointing by segments of the forward: what enters a segment is kept, what is inside is computed again."""
+"""Checkpointing by segments of the forward: inputs of a segment are retained, items inside it are recomputed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from remat_planner.solvers.chain.stages import Forward
 
 
 def kept_by_segments(forward: Forward, begins: Sequence[int], whole: Collection[int] = ()) -> set[int]:
-    """The items that are kept where the segments of ``forward.main`` begin at these positions (ascending, the first is 0).
+    """The items retained when the segments of ``forward.main`` begin at these positions (ascending, the first is 0).
 
-    Segments whose number is in ``whole`` are not checkpointed: everything in them is kept.
+    Segments whose number is in ``whole`` are not checkpointed: everything in them is retained.
     """
     segment = np.searchsorted(begins, np.arange(len(forward.main)), side="right") - 1
     whole = frozenset(whole)
@@ -20,7 +20,7 @@ def kept_by_segments(forward: Forward, begins: Sequence[int], whole: Collection[
     for item, (place, last) in enumerate(zip(forward.place, forward.last, strict=True)):
         if place >= 0 and (segment[place] in whole or (last >= 0 and segment[last] != segment[place])):
             kept.add(item)
-    # Auxiliary work on a segment that keeps everything is kept with it.
+    # With a segment that retains everything go the results of its auxiliary nodes.
     problem = forward.problem
     starts = [forward.main[p] for p in begins]
     for node in np.flatnonzero(problem.auxiliary[: forward.start]).tolist():
@@ -30,22 +30,22 @@ def kept_by_segments(forward: Forward, begins: Sequence[int], whole: Collection[
 
 
 def module_segments(forward: Forward) -> list[tuple[list[int], list[bool]]]:
-    """Where the blocks of a model begin in ``forward.main``, and which segments are blocks; an answer per depth of nesting.
+    """For each depth of nesting the positions in ``forward.main`` where segments begin, and which segments are blocks.
 
     A block is a numbered module ("layers.3"): at the first depth those that lie in no other, at the second those in a block of
-    the first, and so on. Empty where the ops name no such modules.
+    the first, and so on. Empty if the ops name no such modules.
     """
     problem = forward.problem
     paths = [problem.graph.ops[int(problem.ops[node])].module.split(".") for node in forward.main]
-    found: list[tuple[list[int], list[bool]]] = []
+    divisions: list[tuple[list[int], list[bool]]] = []
     depth = 1
     while True:
         keys = _fill([_block(path, depth) for path in paths])
         if sum(_numbers(path) >= depth for path in paths) == 0:
-            return found
+            return divisions
         begins = [p for p in range(len(keys)) if p == 0 or keys[p] != keys[p - 1]]
         if len(begins) > 1:
-            found.append((begins, [keys[p] is not None for p in begins]))
+            divisions.append((begins, [keys[p] is not None for p in begins]))
         depth += 1
 
 
@@ -54,13 +54,13 @@ def _numbers(path: list[str]) -> int:
 
 
 def _block(path: list[str], depth: int) -> str | None:
-    """The path up to its number at this depth, or to its last number where it has fewer; None where it has none."""
+    """The path up to its number at this depth, or to its last number if it has fewer; None if it has none."""
     places = [i for i, part in enumerate(path) if part.isdigit()]
     return ".".join(path[: places[min(depth, len(places)) - 1] + 1]) if places else None
 
 
 def _fill(keys: list[str | None]) -> list[str | None]:
-    """Ops without a block that run between two ops of the same block belong to it."""
+    """Give ops without a block that run between two ops of the same block to that block."""
     filled = list(keys)
     previous = 0
     for p, key in enumerate(keys):

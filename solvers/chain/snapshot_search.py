@@ -1,4 +1,4 @@
-"""Chain algorithms that count snapshots: as many as the budget holds."""
+"""Solvers whose algorithm takes a number of snapshots: they get as many as fit the budget."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from remat_planner.solvers.chain.binomial import advances
 from remat_planner.solvers.chain.stages import Chain, Forward, chains
 from remat_planner.solvers.interface import Answer, Solver, Task
 
-# More advances than this take too long to write down, and far too long to run.
+# Forward steps of one schedule: more take too long to simulate, and far too long to run.
 _MOST_ADVANCES = 10_000
-# Chains of at most this many stages are tried with every number of snapshots.
+# Stages of a chain that is short enough to try every number of snapshots.
 _SHORT = 24
 
 
 class SnapshotSolver(Solver):
-    """Finds the number of snapshots that fits, on every view of the graph as a chain."""
+    """Finds the number of snapshots that fits, for every view of the graph as a chain."""
 
     proves = "nothing; its counts are optimal for chains of equal steps"
 
@@ -43,7 +43,7 @@ class SnapshotSolver(Solver):
                     many = snapshots - 1
                 if candidates.out_of_time:
                     return candidates.answer()
-            # Peaks need not fall with every snapshot less; on a short chain all numbers are tried.
+            # Fewer snapshots need not mean a lower peak, so bisection may miss the best number.
             for snapshots in range(1, length + 1 if length <= _SHORT else 1):
                 self._offer(candidates, chain, snapshots)
                 if candidates.out_of_time:

@@ -1,4 +1,4 @@
-"""What a stage of a chain may keep for its backward, and what that costs: from the graph to the numbers of ``persistent``."""
+"""Options of the stages of a chain: items that a stage may retain for its backward, and the numbers for ``persistent_dp``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from itertools import accumulate
 
 import numpy as np
 
-from remat_planner.solvers.chain.actions import Action, Run, sweep
+from remat_planner.solvers.chain.actions import Action, SweptSequence, sweep
 from remat_planner.solvers.chain.persistent_dp import Stages
 from remat_planner.solvers.chain.stages import Chain, Stage
 from remat_planner.solvers.problem import Ints, Problem
 
-# Each option of a stage keeps less than the one before by this part of all that its backward reads.
-_SHARES = 8
+# Options of a stage: each retains less than the one before by at least one such share of the bytes that its backward reads.
+SHARES = 8
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Measured:
     """A chain's options in bytes and seconds.
 
     Attributes:
-        options: for each stage the sets of items that a save may keep; the first is everything that its backward reads.
+        options: for each stage the sets of items that a save may retain; the first is everything that its backward reads.
         stages: the numbers, memory in bytes beyond ``graph.constant_bytes``.
     """
 
@@ -32,11 +32,14 @@ class Measured:
     stages: Stages
 
 
-def measure(chain: Chain) -> Measured:
-    """Make options for each stage and measure them."""
+def measure(chain: Chain, shares: int = SHARES) -> Measured:
+    """Make options for each stage, one for each of ``shares`` shares of its bytes, and measure them.
+
+    With 0 shares a stage has one option: it retains everything that its backward reads.
+    """
     problem = chain.forward.problem
     count = len(chain.stages)
-    options = [_options(chain, i) for i in range(count)]
+    options = [_options(chain, i, shares) for i in range(count)]
     most = max(map(len, options))
     outputs = [*(stage.inputs for stage in chain.stages[1:]), ()]
     inputs = np.array([_bytes(problem, stage.inputs) for stage in chain.stages], dtype=np.int64)
@@ -89,8 +92,8 @@ def in_slots(stages: Stages, unit: int) -> Stages:
     )
 
 
-def _options(chain: Chain, i: int) -> list[tuple[int, ...]]:
-    """Everything that the backward of stage ``i`` reads; then ever less of it, best bytes per second of recomputation first."""
+def _options(chain: Chain, i: int, shares: int) -> list[tuple[int, ...]]:
+    """All items that the backward of stage ``i`` reads; then ever fewer, dropping the most bytes per second first."""
     problem, stage = chain.forward.problem, chain.stages[i]
     items: dict[int, list[int]] = {}
     for item in stage.saved:
@@ -98,9 +101,11 @@ def _options(chain: Chain, i: int) -> list[tuple[int, ...]]:
     kept = set(stage.saved)
     again: set[int] = set()
     options = [stage.saved]
+    if not shares:
+        return options
 
     def rate(node: int) -> float:
-        """Bytes per second, negative, of dropping what the node makes from what is kept now."""
+        """Bytes per second of recomputation, negative, of dropping the results of a node from the items that are kept now."""
         nodes = _to_run(problem, stage, items[node], kept.difference(items[node]))
         return -_bytes(problem, items[node]) / max(_seconds(problem, [v for v in nodes if v not in again]), 1e-300)
 
@@ -111,21 +116,21 @@ def _options(chain: Chain, i: int) -> list[tuple[int, ...]]:
         _, node = heap[0]
         current = rate(node)
         if len(heap) > 1 and current > min(heap[1:3])[0]:
-            heapq.heapreplace(heap, (current, node))  # what was dropped since has made it dearer
+            heapq.heapreplace(heap, (current, node))  # items dropped since have made it dearer
             continue
         heapq.heappop(heap)
         kept.difference_update(items[node])
         again.update(_to_run(problem, stage, items[node], kept))
         left = _bytes(problem, kept)
-        if left <= share - total / _SHARES or not heap:
+        if left <= share - total / shares or not heap:
             share = left
             options.append(tuple(sorted(kept)))
     return options
 
 
-def _to_run(problem: Problem, stage: Stage, targets: Iterable[int], there: Collection[int]) -> list[int]:
-    """The nodes of a stage to run for ``targets``, ascending; its inputs, ``there`` and shared and fixed items are there."""
-    made = set(stage.made).difference(there)
+def _to_run(problem: Problem, stage: Stage, targets: Iterable[int], resident: Collection[int]) -> list[int]:
+    """The nodes of a stage to run for ``targets``, ascending, given its inputs, ``resident``, and shared and fixed items."""
+    made = set(stage.made).difference(resident)
     pending = [int(problem.producer[item]) for item in targets if item in made]
     nodes: set[int] = set()
     while pending:
@@ -137,7 +142,7 @@ def _to_run(problem: Problem, stage: Stage, targets: Iterable[int], there: Colle
 
 
 def _peak(problem: Problem, nodes: Sequence[int], stays: Collection[int]) -> int:
-    """Bytes at the peak of running ``nodes``, of what they make themselves; ``stays`` is held to the end."""
+    """Bytes at the peak of running ``nodes``, of the items that they write; those in ``stays`` live to the end."""
     last: dict[int, int] = {}
     for step, node in enumerate(nodes):
         last.update((item, step) for item in problem.reads[node])
@@ -157,7 +162,7 @@ def _peak(problem: Problem, nodes: Sequence[int], stays: Collection[int]) -> int
 
 
 def _standing(chain: Chain) -> list[int]:
-    """For each stage the bytes of what was made before it and stays whatever is checkpointed: shared and fixed items."""
+    """For each stage the bytes of earlier shared and fixed items, which stay whatever is checkpointed."""
     problem = chain.forward.problem
     begins = [stage.nodes[0] for stage in chain.stages]
     change = [0] * (len(chain.stages) + 1)
@@ -175,7 +180,7 @@ def _standing(chain: Chain) -> list[int]:
 def _backward(chain: Chain, options: Sequence[Sequence[tuple[int, ...]]], k: int) -> tuple[Ints, Ints]:
     """``backward_needs`` of option ``k`` (the last one where a stage has fewer), and ``beside``.
 
-    Both are read off a simulated run in which every input is a snapshot.
+    Both come from a simulated run in which every input is a snapshot.
     """
     problem = chain.forward.problem
     count = len(chain.stages)
@@ -193,13 +198,13 @@ def _backward(chain: Chain, options: Sequence[Sequence[tuple[int, ...]]], k: int
                 needs[i] = int(live[begin:end].max())
             if i < count - 1 and before < len(live):
                 node = run.nodes[before]
-                made = _bytes(problem, problem.writes[node]) + int(problem.workspace[node])
-                beside[i] = int(live[before]) - made
+                written = _bytes(problem, problem.writes[node]) + int(problem.workspace[node])
+                beside[i] = int(live[before]) - written
     return needs, beside
 
 
-def _snapshot_bytes(chain: Chain, actions: Sequence[Action], run: Run) -> Ints:
-    """Bytes, at each place of a run in which every input is a snapshot, of those snapshots that are still to be read."""
+def _snapshot_bytes(chain: Chain, actions: Sequence[Action], run: SweptSequence) -> Ints:
+    """Bytes, at each position of a run in which every input is a snapshot, of the snapshots that have readers to come."""
     problem = chain.forward.problem
     done = {action.stage: end for action, end in zip(actions, run.ends, strict=True) if action.kind == "backward"}
     entered = {item: i for i, stage in enumerate(chain.stages) for item in stage.inputs}

@@ -1,12 +1,12 @@
-"""A training step seen as a chain of stages: what chain solvers, and policies that checkpoint between layers, work on.
+"""A training step seen as a chain of stages, for chain solvers and for policies that checkpoint between layers.
 
-The forward is cut where a single item crosses from what has run to what has not. Between two cuts lies a *stage*. The item
-that crosses a cut is what a checkpoint there holds. Items that cross many cuts (rope tables, masks, an encoder's output, the
-long skips of a U-Net) would leave no cut at all; they are *shared*: held until their last use, in exchange for the cuts. How
-long an item must reach to count as shared is a choice, so one graph has several views as a chain.
+The forward is cut where a single item crosses: it is written before the cut and read after it. Between two cuts lies a *stage*.
+A checkpoint at a cut retains the item that crosses it. Items that cross many cuts (rope tables, masks, an encoder's output, the
+long skips of a U-Net) would leave no cut at all; they are *shared*: retained until their last use. How far an item must reach
+to count as shared is a choice, so one graph has several views as a chain.
 
-The backward is cut where it turns from what lies behind a cut to what lies before it. On a graph that is no chain the parts
-overlap: some backward ops of a stage run later than others that belong before it. What they read is then held on, never lost.
+The backward is cut where it turns from the stage behind a cut to the stage before it. On a graph that is no chain these parts
+overlap: some backward ops of a stage run among those of the stage before it. The items that they read stay until then.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from remat_planner.solvers.problem import Problem
 
 
 class Forward:
-    """The part of a step that can be cut: what runs before the loss, and what the backward reads of it.
+    """The part of a step that can be cut: the nodes before the loss, and the items of theirs that the backward reads.
 
     Attributes:
         problem: the reduced graph.
         start: the first node of the loss or the backward; ``problem.n`` where there is neither.
         main: the nodes of the forward proper, ascending; auxiliary nodes are not among them.
-        fixed: bool[m], items that are never computed again: of pinned nodes, in-place results and their bases, what the
-            caller's loss reads, results (they stay anyway).
+        fixed: bool[m], items that are never recomputed: those of pinned nodes, in-place results and their bases, inputs of the
+            caller's loss, results (they stay anyway).
         last: for each item the last position in ``main`` that reads it, -1 if none does.
-        place: for each item the position in ``main`` that makes it, -1 where another node does.
+        place: for each item the position in ``main`` of its producer, -1 if another node writes it.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -72,7 +72,7 @@ class Forward:
 
 
 def fixed_items(problem: Problem) -> np.ndarray:
-    """bool[m]: items that a policy holds rather than computing them again (``Forward.fixed``)."""
+    """bool[m]: items that a policy retains rather than recomputes (``Forward.fixed``)."""
     frozen = problem.pinned.copy()
     frozen[problem.producer[problem.in_place]] = True
     frozen[problem.producer[problem.base[problem.in_place]]] = True
@@ -84,14 +84,14 @@ def fixed_items(problem: Problem) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stage:
-    """What lies between two cuts.
+    """The nodes between two cuts, and their backward.
 
     Attributes:
         nodes: the forward nodes, ascending.
-        inputs: the items that cross into it, shared and fixed ones left out.
-        saved: the items of its own that its backward reads (shared and fixed ones left out).
+        inputs: the items that cross into it, without shared and fixed ones.
+        saved: the items of its own that its backward reads, without shared and fixed ones.
         backward: the first and one past the last node of its backward.
-        made: the items that its nodes make, shared and fixed ones left out.
+        made: the items that its nodes write, without shared and fixed ones.
     """
 
     nodes: tuple[int, ...]
@@ -106,9 +106,9 @@ class Chain:
     """A view of a graph as a chain.
 
     Attributes:
-        forward: what was cut.
+        forward: the forward that was cut.
         stages: in the order of the forward.
-        shared: items held until their last use because they cross several cuts.
+        shared: items retained until their last use because they cross several cuts.
     """
 
     forward: Forward
@@ -117,7 +117,7 @@ class Chain:
 
     @cached_property
     def words(self) -> str:
-        """What this view is, for a solution's note."""
+        """A description of this view, for a solution's note."""
         problem = self.forward.problem
         n = len(self.stages)
         text = f"chain of {n} stage{'s' * (n != 1)} between cut points"
@@ -127,8 +127,11 @@ class Chain:
         return text
 
 
-def chains(forward: Forward) -> Iterator[Chain]:
-    """The views of a graph as a chain, coarse ones (less is shared) first; none with fewer than two stages."""
+def chains(forward: Forward, *, share: bool = True) -> Iterator[Chain]:
+    """The views of a graph as a chain, coarse ones (fewer shared items) first; none with fewer than two stages.
+
+    Without ``share`` only the view in which no item is shared, if it has a cut.
+    """
     reach = len(forward.main)
     seen: set[tuple[int, ...]] = set()
     while reach >= 1:
@@ -141,13 +144,13 @@ def chains(forward: Forward) -> Iterator[Chain]:
         if cuts and tuple(cuts) not in seen:
             seen.add(tuple(cuts))
             yield chain_at(forward, cuts)
-        reach //= 2
+        reach = reach // 2 if share else 0
 
 
 def _cuts(forward: Forward, shared: set[int]) -> list[int]:
-    """Positions in ``main`` before which at most one item crosses, other than the shared ones.
+    """Positions in ``main`` that at most one item crosses, not counting the shared ones.
 
-    Of those that the same item crosses only the first: between them lies what passes nothing on (a normalization's counter).
+    Of positions that the same item crosses only the first: the nodes between them pass nothing on (a normalization's counter).
     """
     change = np.zeros((2, len(forward.main) + 1), dtype=np.int64)
     for item, (made, last) in enumerate(zip(forward.place, forward.last, strict=True)):
@@ -165,7 +168,7 @@ def _cuts(forward: Forward, shared: set[int]) -> list[int]:
 def chain_at(forward: Forward, cuts: Sequence[int]) -> Chain:
     """The chain whose stages begin at the start and at these positions of ``forward.main`` (ascending, none of them 0).
 
-    What crosses more than one of the cuts is shared.
+    Items that cross more than one of the cuts are shared.
     """
     problem = forward.problem
     begins = [0, *cuts]
@@ -188,7 +191,7 @@ def chain_at(forward: Forward, cuts: Sequence[int]) -> Chain:
             inputs[beyond].append(item)
     stages = len(begins)
     entering = [*map(set, inputs), set()]
-    # A read of what enters a stage, or is made in it and does not enter the next one, is work of that stage's backward.
+    # A backward op that reads an input of a stage, or an item of its own that is no input of the next, belongs to its backward.
     asked = np.array(
         [
             (offset, home[item] + (item in entering[home[item] + 1]))
@@ -202,7 +205,7 @@ def chain_at(forward: Forward, cuts: Sequence[int]) -> Chain:
     saved: list[set[int]] = [set() for _ in begins]
     for offset, items in enumerate(forward.needed):
         for item in items:
-            # What the backward of the next stage reads of this one is that stage's input.
+            # An item of this stage that the backward of the next one reads is that stage's input.
             if item in home and (offset >= begin[home[item]] or item not in entering[home[item] + 1]):
                 saved[home[item]].add(item)
     nodes = np.split(np.array(forward.main, dtype=np.int64), list(cuts))
@@ -223,10 +226,10 @@ def chain_at(forward: Forward, cuts: Sequence[int]) -> Chain:
 
 
 def _backward_begins(asked: np.ndarray, stages: int, length: int) -> list[int]:
-    """Where the backward of each stage begins: so that the least reads fall outside of the backward of their stage.
+    """Where the backward of each stage begins, so that the fewest reads lie outside the backward of their stage.
 
     ``asked`` has a row (position in the backward, stage) per read. The backward of the last stage begins at 0, that of stage i
-    ends where that of i - 1 begins; among equals the latest position counts.
+    ends where that of i - 1 begins; of equally good positions the latest counts.
     """
     begin = [0] * stages
     end = length

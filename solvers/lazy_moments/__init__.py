@@ -1,11 +1,18 @@
-"""TODO."""
+"""Lazy moments: an exact method for a given order of first runs, with a lower bound for every budget.
 
-from remat_planner.solvers.lazy_moments.loop import LazyMoments, Run, bound_note
+A small integer program watches memory at a few moments of the step; more moments are added where its answer overflows the
+budget. ``LazyMoments`` is the loop, ``solve_windows`` improves a schedule that others found.
+"""
+
+from remat_planner.solvers.lazy_moments.loop import LazyMoments, bound_note
+from remat_planner.solvers.lazy_moments.options import LazyMomentsOptions
+from remat_planner.solvers.lazy_moments.simulated_sequence import SimulatedSequence
 from remat_planner.solvers.lazy_moments.windows import solve_windows
 
 __all__ = [
     "LazyMoments",
-    "Run",
+    "LazyMomentsOptions",
+    "SimulatedSequence",
     "bound_note",
     "solve_windows",
 ]

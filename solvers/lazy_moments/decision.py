@@ -1,4 +1,4 @@
-"""On whose behalf each run of a sequence is."""
+"""What a solution of the program decides, and the way between decisions and sequences of nodes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from remat_planner.solvers.problem import Emitter, Problem
+from remat_planner.solvers.problem import Problem, SequenceBuilder
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A solution of the program, read.
+
+    Attributes:
+        moments: nodes, ascending.
+        held: for each moment the items in memory when it runs.
+        again: for each moment the nodes recomputed in its window.
+        late: auxiliary nodes that do not run at their own place.
+    """
+
+    moments: tuple[int, ...]
+    held: tuple[frozenset[int], ...]
+    again: tuple[frozenset[int], ...]
+    late: frozenset[int] = field(default_factory=frozenset)
 
 
 def emit(problem: Problem, decision: Decision, *, by_index: bool = False) -> list[int]:
-    """The sequence for ``decision``. Its memory is the decision's at the moments, and to be judged between them."""
-    emitter = Emitter(problem, by_index=by_index)
+    """The sequence for ``decision``. Its memory is the decision's at the moments; between them only a simulation tells."""
+    builder = SequenceBuilder(problem, by_index=by_index)
     at = {t: k for k, t in enumerate(decision.moments)}
     lasting = problem.lasting.tolist()
     loss = [node for node in range(problem.n) if problem.outside[node]]
@@ -19,25 +36,25 @@ def emit(problem: Problem, decision: Decision, *, by_index: bool = False) -> lis
         if node in decision.late:
             continue
         k = at.get(node)
-        if k:  # what the window computes for the next moment and nobody asked for so far
+        if k:  # the window computes it for this moment, and no node has needed it so far
             for i in sorted(decision.held[k]):
                 if int(problem.producer[i]) in decision.again[k - 1]:
-                    emitter.fetch(i)
-        if loss and node == loss[0]:  # nothing may be computed again between the ops of the loss
+                    builder.fetch(i)
+        if loss and node == loss[0]:  # nothing may be recomputed between the ops of the loss
             for i in sorted({i for other in loss for i in problem.reads[other] if problem.producer[i] < node}):
-                emitter.fetch(i)
-        emitter.run(node)
+                builder.fetch(i)
+        builder.run(node)
         if k is not None:
             held = decision.held[k].union(*(problem.reads[other] for other in loss if other > node >= loss[0]))
-            emitter.keep([lasting[i] or i in held for i in range(problem.m)])
-    ran = set(emitter.sequence)
+            builder.keep([lasting[i] or i in held for i in range(problem.m)])
+    ran = set(builder.sequence)
     for node in sorted(decision.late - ran):
-        emitter.run(node)
-    return emitter.sequence
+        builder.run(node)
+    return builder.sequence
 
 
 def observe(problem: Problem, nodes: Sequence[int], moments: Sequence[int]) -> Decision:
-    """What a sequence decides at ``moments``: the inverse of ``emit``."""
+    """The decision of a sequence at ``moments``: the inverse of ``emit``."""
     at = {t: k for k, t in enumerate(moments)}
     current: list[int] = [-1] * problem.m
     instances: list[tuple[int, int]] = []
@@ -69,37 +86,20 @@ def observe(problem: Problem, nodes: Sequence[int], moments: Sequence[int]) -> D
     return Decision(tuple(moments), tuple(map(frozenset, held)), tuple(map(frozenset, again)), frozenset(late))
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What a solution says.
-
-    Attributes:
-        moments: nodes, ascending.
-        held: for each moment the items in memory when it runs.
-        again: for each moment the nodes computed again in its window.
-        late: auxiliary nodes that do not run at their own place.
-    """
-
-    moments: tuple[int, ...]
-    held: tuple[frozenset[int], ...]
-    again: tuple[frozenset[int], ...]
-    late: frozenset[int] = field(default_factory=frozenset)
-
-
 def served_by(problem: Problem, nodes: Sequence[int]) -> list[int]:
-    """For each position the first run on whose behalf it runs: the next one, itself included; -1 after the last.
+    """For each position of a sequence the first run that it serves: the next one, itself included; -1 after the last.
 
-    Auxiliary nodes serve others: their first run may be anywhere.
+    The first run of an auxiliary node counts as a recomputation: it may come anywhere, for the sake of another node.
     """
     seen: set[int] = set()
     first = []
     for node in nodes:
         first.append(node not in seen and not problem.auxiliary[node])
         seen.add(node)
-    answer = [-1] * len(nodes)
+    served = [-1] * len(nodes)
     upcoming = -1
     for position in range(len(nodes) - 1, -1, -1):
         if first[position]:
             upcoming = nodes[position]
-        answer[position] = upcoming
-    return answer
+        served[position] = upcoming
+    return served

@@ -1,9 +1,10 @@
-"""Runs of nodes that are kept or dropped together: what makes the programs of lazy moments smaller without changing a bound.
+"""Nodes that are recomputed only together: they share a column, which makes the programs smaller without changing a bound.
 
-Let a node's only result be read by one node alone, which reads nothing else and makes no more bytes (a square before its mean,
-a cast before what it is for). Once both have run, holding the first result is never better than holding the second in its
-place: no more bytes at any moment, and one node less to run again. So it need not be held, and the two run again together or
-not at all. In a program that watches memory at moments only, every schedule still maps to a solution of no more cost.
+Take a node whose only result is read by one node alone, which reads nothing else and writes no more bytes (a square before its
+mean, a cast before its only reader). Once both have run, holding the first result is never better than holding the second:
+it takes no fewer bytes at any moment, and leaves one node more to recompute. So the first need not be held, and the two are
+recomputed together or not at all. Memory is watched at moments only, so every schedule still maps to a solution that costs no
+more.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from remat_planner.solvers.problem import Problem
 
 
 def followers(problem: Problem) -> dict[int, int]:
-    """For each node that runs again only together with its reader, that reader."""
+    """For each node that is recomputed only together with its reader, that reader."""
     in_place = set(problem.base[problem.in_place].tolist()) | set(problem.in_place.nonzero()[0].tolist())
     sizes = problem.bytes.tolist()
     fixed = problem.pinned | problem.auxiliary
-    found: dict[int, int] = {}
+    following: dict[int, int] = {}
     for node in range(problem.n):
         if len(problem.writes[node]) != 1 or fixed[node]:
             continue
@@ -24,16 +25,16 @@ def followers(problem: Problem) -> dict[int, int]:
         if problem.lasting[item] or item in in_place or len(problem.readers[item]) != 1:
             continue
         (reader,) = problem.readers[item]
-        made = problem.writes[reader]
-        if fixed[reader] or problem.reads[reader] != (item,) or in_place.intersection(made):
+        written = problem.writes[reader]
+        if fixed[reader] or problem.reads[reader] != (item,) or in_place.intersection(written):
             continue
-        if sum(sizes[i] for i in made) <= sizes[item]:
-            found[node] = reader
-    return found
+        if sum(sizes[i] for i in written) <= sizes[item]:
+            following[node] = reader
+    return following
 
 
 def last_of(following: dict[int, int], node: int, until: int) -> int:
-    """The node at the end of the run that ``node`` belongs to once every node up to ``until`` has run."""
+    """The last node of the chain of fused nodes that ``node`` begins, of the nodes up to ``until``."""
     while (reader := following.get(node, until + 1)) <= until:
         node = reader
     return node

@@ -1,7 +1,8 @@
-"""Lazy moments: an exact method for a given order of first runs, and a bound for every budget.
+"""The loop of lazy moments: an exact method for a given order of first runs, and a bound for every budget.
 
-Loop: solve the program that watches memory at a few moments (``moments``), build the schedule it describes (``emit``), simulate
-it. Within the budget: done, and the program's bound proves how good it is. Else watch memory also where it overflowed.
+Solve the program that watches memory at a few moments (``master_program``), build the sequence that its answer describes
+(``decision.emit``), simulate it. Within the budget: done, and the program's bound proves how good it is. Otherwise watch memory
+also where it overflowed.
 """
 
 from __future__ import annotations
@@ -9,63 +10,38 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
-from remat_planner.schedules import Simulation
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Reporter
-from remat_planner.solvers.lazy_moments.decision import Decision, emit, observe, served_by
-from remat_planner.solvers.lazy_moments.master_program import Master, closure_bound
+from remat_planner.solvers.lazy_moments.decision import Decision, emit, observe
+from remat_planner.solvers.lazy_moments.master_program import MasterProgram, closure_bound
+from remat_planner.solvers.lazy_moments.options import DEFAULT_OPTIONS, LazyMomentsOptions
+from remat_planner.solvers.lazy_moments.simulated_sequence import SimulatedSequence
 from remat_planner.solvers.lazy_moments.tiny_graph_search import search, searchable
-from remat_planner.solvers.milp import TOLERANCE
+from remat_planner.solvers.lazy_moments.watch_list import WatchList, overflows
+from remat_planner.solvers.milp import TOLERANCE, Outcome, Watch
 from remat_planner.solvers.problem import Problem
-
-# Precision asked of the program, as a fraction of the step's time: rough while the moments are still moving, then fine.
-_ROUGH, _FINE = 2e-4, 2e-7
-# Moments added at a time, and the most columns of a program that is worth solving.
-_MOMENTS_AT_A_TIME = 4
-_MOST_COLUMNS = 60_000
-# While moments are still being added, a program gets this share of the time that is left, but this many seconds at least.
-_STEP_SHARE, _LEAST_STEP = 0.6, 2.0
-# An overflow of at most this fraction of the budget is slight: margins may do away with it, in so many tries. That is not worth
-# it where the best run is this near to the bound already, as a fraction of the step's time. Only then does it help a program.
-_SLIGHT, _TIGHTENINGS, _NEAR = 0.05, 3, 2e-3
-# Where the best run is farther than this from the bound, as a fraction of the step's time, several programs that are cut short
-# find better schedules than one that is not.
-_FAR = 0.01
-# Where the best run comes this close to the budget, as a fraction of it, memory is worth watching.
-_TIGHT = 0.01
-# A bound that a running program has raised by less than this fraction of the step's time is not worth telling. A schedule that
-# is this near to its bound gets as much time again as it took to find, but these seconds at least, and no more.
-_TOLD, _CLOSE, _LEAST_CLOSING = 1e-7, 5e-6, 2.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """A sequence of nodes and its simulation."""
-
-    nodes: list[int]
-    simulation: Simulation
 
 
 class LazyMoments:
-    """The loop, one step at a time, so that its caller may stop or share the time.
+    """The loop, one step at a time, so that its caller may stop it or share the time.
 
     Args:
         problem: the reduced graph.
-        budget: bytes.
-        reporter: whom to tell.
-        found_elsewhere: the runs that others have found since it was called last.
-        enough: seconds of the step: whether a schedule takes at most that is all that is asked; None asks for the best.
+        budget: bytes, constants included.
+        reporter: hears of better schedules and bounds.
+        found_elsewhere: returns the sequences that other methods have found since the last call.
+        enough: seconds of the step: the loop ends once it knows whether a schedule takes at most that; None asks for the best.
+        options: switches and tuning numbers.
 
     Attributes:
-        best: the cheapest run within the budget, or None.
-        lowest: the run with the lowest peak.
-        bound: seconds of the step; no schedule in this order within the budget takes less. inf where there is none.
-        certain: as much of ``bound`` as follows from duals by exact arithmetic.
-        closed: nothing is left to do: the bound is (all but) reached, there is no schedule, or what is ``enough`` is decided.
+        best: the cheapest sequence within the budget, or None.
+        lowest: the sequence with the lowest peak.
+        bound: seconds of the step; no schedule in this order within the budget takes less. inf if there is none.
+        certain: the part of ``bound`` that follows from duals by exact arithmetic, in seconds of the step.
+        closed: nothing is left to do: the bound is (all but) reached, there is no schedule, or ``enough`` is decided.
+        programs: integer programs solved so far.
+        iterations: simplex iterations of these programs, a measure of the work.
     """
 
     def __init__(
@@ -73,49 +49,42 @@ class LazyMoments:
         problem: Problem,
         budget: int,
         reporter: Reporter | None = None,
-        found_elsewhere: Callable[[], Sequence[Run]] = tuple,
+        found_elsewhere: Callable[[], Sequence[SimulatedSequence]] = tuple,
         enough: float | None = None,
+        options: LazyMomentsOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.problem = problem
         self.budget = budget
         self.reporter = reporter or Reporter()
+        self.options = options
         self._found_elsewhere = found_elsewhere
         self._enough = enough
         order = list(range(problem.n))
-        self.lowest = Run(order, problem.simulate(order))
-        self.best: Run | None = None
+        self.lowest = SimulatedSequence(order, problem.simulate(order))
+        self.best: SimulatedSequence | None = None
         self.bound = self.certain = problem.seconds
         self.closed = False
-        self._relaxed = self._cut_short = False
-        self._close_since: float | None = None
-        self._moments: set[int] = set()
-        self._inside: set[tuple[int, int]] = set()
-        self._precision = _ROUGH
+        self.programs = self.iterations = 0
+        self._cut_short = False
+        self._close_since: float | None = None  # seconds since the start of the deadline at which best and bound came close
+        self._precision = options.rough
+        self._watched = WatchList(problem, inside_rows=options.inside_rows)
         self.offer(order)
-        self._watch(self.lowest, most=1)
+        self._watched.add(self.lowest, budget, most=1)
 
-    def offer(self, nodes: list[int]) -> Run:
-        """Judge a sequence, and keep it where it is better."""
-        run = Run(nodes, self.problem.simulate(nodes))
-        self._judge(run)
-        return run
+    def offer(self, nodes: list[int]) -> SimulatedSequence:
+        """Simulate a sequence, and keep it if it is better."""
+        sequence = SimulatedSequence(nodes, self.problem.simulate(nodes))
+        self._keep(sequence)
+        return sequence
 
     def take_in(self) -> None:
-        """Judge what was found elsewhere."""
-        for run in self._found_elsewhere():
-            self._judge(run)
-
-    def _judge(self, run: Run) -> None:
-        peak = run.simulation.peak_bytes
-        if peak < self.lowest.simulation.peak_bytes:
-            self.lowest = run
-        if peak <= self.budget and (self.best is None or run.simulation.seconds < self.best.simulation.seconds):
-            self.best = run
-            self.reporter.improved(run.simulation.seconds, peak)
-            self._close_if_proven()
+        """Keep the sequences that were found elsewhere, if they are better."""
+        for sequence in self._found_elsewhere():
+            self._keep(sequence)
 
     def work(self, deadline: Deadline) -> bool:
-        """Go on until closed, out of time, at a loss, or a program was cut short and has told nothing.
+        """Go on until closed, out of time or ideas, or until a program is cut short without news.
 
         Returns:
             Whether another call may do more.
@@ -129,186 +98,169 @@ class LazyMoments:
         return False
 
     def focus(self) -> bool:
-        """Watch memory where the best run has least to spare: there the budget binds. Whether anything is new."""
-        if self.best is None or self.closed:
+        """Watch memory where the best sequence is closest to the budget: there the budget binds. Whether anything is new."""
+        if self.best is None or self.closed or not self.options.focus:
             return False
-        spare = int(_TIGHT * (self.budget - self.problem.constant_bytes))
-        self._precision = _ROUGH
-        return self._watch(self.best, most=_MOMENTS_AT_A_TIME, limit=self.budget - spare)
+        spare = int(self.options.tight * (self.budget - self.problem.constant_bytes))
+        self._precision = self.options.rough
+        return self._watched.add(self.best, self.budget - spare, most=self.options.moments_at_a_time)
 
     def step(self, deadline: Deadline) -> bool:
         """Solve once and learn from the answer; whether there is reason to go on."""
+        options, problem = self.options, self.problem
         self.take_in()
-        problem = self.problem
-        master = Master(problem, self.budget, sorted(self._moments), inside=self._inside)
-        if master.program.columns > _MOST_COLUMNS:
+        master = self._master(sorted(self._watched.moments))
+        if master.program.columns > options.most_columns:
             return False
-        # A start that is far from the best slows the program down.
-        start = observe(problem, self.best.nodes, master.moments) if self.best is not None and self._near() else None
-        fine, first = self._precision == _FINE, not self._relaxed
-        if first:
-            self._relax(master, deadline)
-        # The first program says most: without its answer there is nothing to go on from. And where a good schedule is known,
-        # also one that was found meanwhile, the bound is missing, of which a program that is cut short and begun again with
-        # more moments tells less.
-        part = Deadline(math.inf if fine or first else max(_LEAST_STEP, _STEP_SHARE * deadline.remaining))
+        start = self._start(master)
+        fine, first = self._precision == options.fine, self.programs == 0
+        if first and options.relax_first:
+            self.certain = closure_bound(master, seconds=deadline.remaining)
+            self._raise_bound(self.certain)
+        # The first program is not cut short: without its answer nothing else can begin. Nor is one where a good schedule is
+        # known, even one found meanwhile: there only the bound is missing, and a new program with more moments raises it less.
+        share = math.inf if fine or first else max(options.least_step, options.step_share * deadline.remaining)
+        part = Deadline(share)
 
-        def over(bound: float) -> bool:
-            return self._meanwhile(bound, deadline) or deadline.expired or (part.expired and self.far)
+        def settled(bound: float) -> bool:
+            return self._hear(bound, deadline) or deadline.expired or (part.expired and self.far)
 
-        outcome = master.solve(seconds=deadline.at_most, gap=self._precision * problem.seconds, start=start, watch=over)
+        gap = self._precision * problem.seconds
+        outcome = self._solve(master, seconds=deadline.at_most, gap=gap, start=start, watch=settled)
         self._cut_short = outcome.status in ("feasible", "unknown")
         self.take_in()
         self._raise_bound(problem.seconds + outcome.bound)
         if outcome.values is None or self.closed:
             return False
-        run = self._emitted(master.decision(outcome.values))
+        sequence = self._emitted(master.decision(outcome.values))
         if self.closed:
             return False
-        if run.simulation.peak_bytes > self.budget:
-            self._tighten(run, master.moments, deadline)
-            return self._watch(run, most=_MOMENTS_AT_A_TIME) or self._search(deadline)
-        self._precision = _FINE
+        if sequence.simulation.peak_bytes > self.budget:
+            self._tighten(sequence, master.moments, deadline)
+            if self._watched.add(sequence, self.budget, most=options.moments_at_a_time):
+                return True
+            self._search_tiny_graph(deadline)
+            return False
+        self._precision = options.fine
         return not fine
-
-    def _meanwhile(self, bound: float, deadline: Deadline) -> bool:
-        """While a program runs, whose bound this is so far: take in what is new; whether that settles everything."""
-        self.take_in()
-        step = self.problem.seconds
-        if step + bound > self.bound + _TOLD * step:
-            self._raise_bound(step + bound)
-        if self._within(_CLOSE):
-            if self._close_since is None:
-                self._close_since = deadline.elapsed
-            elif deadline.elapsed > self._close_since + max(_LEAST_CLOSING, self._close_since):
-                self.closed = True
-        return self.closed
-
-    def _relax(self, master: Master, deadline: Deadline) -> None:
-        """A bound in no time, whatever becomes of the integer programs."""
-        self._relaxed = True
-        self.certain = closure_bound(master, seconds=deadline.remaining)
-        self._raise_bound(self.certain)
-
-    def _emitted(self, decision: Decision) -> Run:
-        """The best run for a decision, of the orders in which recomputation can be done."""
-        runs = [self.offer(emit(self.problem, decision, by_index=by_index)) for by_index in (False, True)]
-        return min(runs, key=lambda run: (max(run.simulation.peak_bytes, self.budget), run.simulation.seconds))
-
-    def _tighten(self, run: Run, moments: Sequence[int], deadline: Deadline) -> None:
-        """Where ``run`` overflows a little between moments, leave that much free at the moments around, and solve again."""
-        step = self.problem.seconds
-        margins: dict[int, int] = {}
-
-        def over(bound: float) -> bool:
-            # What leaves memory free on purpose has no bound to tell, and is done where it finds nothing better than is known.
-            known = math.inf if self.best is None else self.best.simulation.seconds
-            return self._meanwhile(-math.inf, deadline) or step + bound >= known
-
-        for _ in range(_TIGHTENINGS):
-            excess = run.simulation.peak_bytes - self.budget
-            if not 0 < excess <= _SLIGHT * self.budget or self._near() or deadline.expired:
-                return
-            more: dict[int, int] = {}
-            for node, bytes_ in self._overflows(run, self.budget)[0].items():
-                k = bisect_right(moments, node)
-                for t in moments[max(0, k - 1) : k + 1]:
-                    more[t] = max(more.get(t, 0), bytes_ - self.budget)
-            for t, bytes_ in more.items():
-                margins[t] = margins.get(t, 0) + bytes_
-            master = Master(self.problem, self.budget, moments, inside=self._inside, margins=margins)
-            seconds = min(deadline.remaining, max(_LEAST_STEP, _STEP_SHARE * deadline.remaining))
-            outcome = master.solve(seconds=seconds, gap=_NEAR / 4 * step, watch=over)
-            if outcome.values is not None:
-                run = self._emitted(master.decision(outcome.values))
-            if outcome.status != "optimal":
-                return
 
     @property
     def far(self) -> bool:
-        """Whether programs will hardly close the gap, or there is no schedule yet."""
-        return not self._within(_FAR)
+        """Whether programs will hardly close the gap, or no schedule is known yet."""
+        return not self._within(self.options.far)
 
-    def _near(self) -> bool:
-        """Whether the best run is so good that a slightly better one can wait."""
-        return self._within(_NEAR)
+    def proves(self, seconds: float) -> bool:
+        """Whether a schedule of this cost is as good as any within the budget."""
+        return seconds - self.bound <= OPTIMAL_TOLERANCE * self.problem.seconds
+
+    def _keep(self, sequence: SimulatedSequence) -> None:
+        seconds, peak = sequence.simulation.seconds, sequence.simulation.peak_bytes
+        if peak < self.lowest.simulation.peak_bytes:
+            self.lowest = sequence
+        if peak <= self.budget and seconds < self._best_seconds:
+            self.best = sequence
+            self.reporter.improved(seconds, peak)
+            self._close_if_settled()
+
+    @property
+    def _best_seconds(self) -> float:
+        return math.inf if self.best is None else self.best.simulation.seconds
 
     def _within(self, fraction: float) -> bool:
-        """Whether the best run is within this fraction of the step's time of the bound."""
-        return self.best is not None and self.best.simulation.seconds - self.bound <= fraction * self.problem.seconds
+        """Whether the best sequence is within this fraction of the step of the bound."""
+        return self.best is not None and self._best_seconds - self.bound <= fraction * self.problem.seconds
 
-    def _search(self, deadline: Deadline) -> bool:
-        """What no row can say: the order of recomputation inside a window. On a tiny graph, try them all. Always False."""
-        if searchable(self.problem):
-            found = search(self.problem, self.budget, deadline)
-            if found.nodes is not None:
-                self.offer(found.nodes)
-            self._raise_bound(found.bound)
-        return False
+    def _master(self, moments: Sequence[int], margins: dict[int, int] | None = None) -> MasterProgram:
+        inside = self._watched.inside
+        return MasterProgram(self.problem, self.budget, moments, inside=inside, margins=margins, options=self.options.program)
+
+    def _solve(
+        self, master: MasterProgram, *, seconds: float, gap: float, watch: Watch, start: Decision | None = None
+    ) -> Outcome:
+        outcome = master.solve(seconds=seconds, gap=gap, start=start, watch=watch)
+        self.programs += 1
+        self.iterations += outcome.iterations
+        return outcome
+
+    def _start(self, master: MasterProgram) -> Decision | None:
+        """The best sequence as a start for HiGHS. One far from the bound slows it down."""
+        if self.best is None or not self.options.warm_starts or not self._within(self.options.near):
+            return None
+        return observe(self.problem, self.best.nodes, master.moments)
+
+    def _hear(self, bound: float, deadline: Deadline) -> bool:
+        """Take in news while a program runs, whose bound is ``bound`` so far; whether the question is settled."""
+        if not self.options.watch_bounds:
+            return False
+        self.take_in()
+        step = self.problem.seconds
+        if step + bound > self.bound + self.options.reported * step:
+            self._raise_bound(step + bound)
+        if self._within(self.options.close):
+            if self._close_since is None:
+                self._close_since = deadline.elapsed
+            elif deadline.elapsed > self._close_since + max(self.options.least_closing, self._close_since):
+                self.closed = True
+        return self.closed
+
+    def _emitted(self, decision: Decision) -> SimulatedSequence:
+        """The best sequence for a decision, over the orders in which recomputation can be done."""
+        orders = (False, True) if self.options.both_orders else (False,)
+        sequences = [self.offer(emit(self.problem, decision, by_index=by_index)) for by_index in orders]
+        return min(sequences, key=lambda s: (max(s.simulation.peak_bytes, self.budget), s.simulation.seconds))
+
+    def _tighten(self, sequence: SimulatedSequence, moments: Sequence[int], deadline: Deadline) -> None:
+        """Where ``sequence`` overflows slightly between moments, leave as much free at the moments around, and solve again."""
+        options, step = self.options, self.problem.seconds
+        margins: dict[int, int] = {}
+
+        def hopeless(bound: float) -> bool:
+            # This program's bound says nothing about the step, as it leaves memory free. It only says when to give up.
+            return self._hear(-math.inf, deadline) or step + bound >= self._best_seconds
+
+        for _ in range(options.tightenings):
+            excess = sequence.simulation.peak_bytes - self.budget
+            if not 0 < excess <= options.slight * self.budget or self._within(options.near) or deadline.expired:
+                return
+            for t, bytes_ in self._missing_bytes(sequence, moments).items():
+                margins[t] = margins.get(t, 0) + bytes_
+            master = self._master(moments, margins)
+            seconds = min(deadline.remaining, max(options.least_step, options.step_share * deadline.remaining))
+            outcome = self._solve(master, seconds=seconds, gap=options.near / 4 * step, watch=hopeless)
+            if outcome.values is not None:
+                sequence = self._emitted(master.decision(outcome.values))
+            if outcome.status != "optimal":
+                return
+
+    def _missing_bytes(self, sequence: SimulatedSequence, moments: Sequence[int]) -> dict[int, int]:
+        """For the moments on both sides of each overflow its bytes over the budget."""
+        missing: dict[int, int] = {}
+        for node, bytes_ in overflows(self.problem, sequence, self.budget)[0].items():
+            k = bisect_right(moments, node)
+            for t in moments[max(0, k - 1) : k + 1]:
+                missing[t] = max(missing.get(t, 0), bytes_ - self.budget)
+        return missing
+
+    def _search_tiny_graph(self, deadline: Deadline) -> None:
+        """No row can state in which order a window recomputes. On a tiny graph, try every order."""
+        if self.options.exhaustive and searchable(self.problem):
+            answer = search(self.problem, self.budget, deadline)
+            if answer.nodes is not None:
+                self.offer(answer.nodes)
+            self._raise_bound(answer.bound)
 
     def _raise_bound(self, bound: float) -> None:
         safe = bound - TOLERANCE * max(0.0, bound - self.problem.seconds) if math.isfinite(bound) else bound
         if safe > self.bound:
             self.bound = safe
             self.reporter.bound(safe)
-            self._close_if_proven()
+            self._close_if_settled()
 
-    def proves(self, seconds: float) -> bool:
-        """Whether a schedule of this cost is as good as any within the budget."""
-        return seconds - self.bound <= OPTIMAL_TOLERANCE * self.problem.seconds
-
-    def _close_if_proven(self) -> None:
-        best = math.inf if self.best is None else self.best.simulation.seconds
+    def _close_if_settled(self) -> None:
+        best = self._best_seconds
         decided = self._enough is not None and (best <= self._enough or self.bound > self._enough)
         if self.bound == math.inf or self.proves(best) or decided:
             self.closed = True
-
-    def _watch(self, run: Run, *, most: int, limit: int | None = None) -> bool:
-        """Add moments and rows where ``run`` is over the limit (the budget, if None); whether anything is new."""
-        worst, inside = self._overflows(run, self.budget if limit is None else limit)
-        known = len(self._moments) + len(self._inside)
-        groups: list[list[int]] = []
-        for node in sorted(worst):
-            if groups and node == groups[-1][-1] + 1:
-                groups[-1].append(node)
-            else:
-                groups.append([node])
-        # Where an overflow is worst, and where it begins: recomputation for a whole stretch runs before its first node.
-        heads = {max(group, key=worst.__getitem__) for group in groups} | {group[0] for group in groups}
-        fresh = [node for node in sorted(heads, key=worst.__getitem__, reverse=True) if node not in self._moments]
-        self._moments.update(fresh[:most])
-        if len(self._moments) + len(self._inside) == known:
-            rest = [node for node in sorted(worst, key=worst.__getitem__, reverse=True) if node not in self._moments]
-            self._moments.update(rest[:1])
-        if len(self._moments) + len(self._inside) == known:
-            for _, node, again in sorted(inside, reverse=True)[:6]:
-                self._inside.add((node, again))
-                if node and not self.problem.auxiliary[node - 1]:
-                    self._moments.add(node - 1)
-        return len(self._moments) + len(self._inside) > known
-
-    def _overflows(self, run: Run, limit: int) -> tuple[dict[int, int], list[tuple[int, int, int]]]:
-        """Where a run is over the limit; at its peak, if it is nowhere.
-
-        Returns:
-            The worst bytes for each first run, its recomputations included; and for each recomputation the bytes, the first run
-            that it serves and the node.
-        """
-        problem = self.problem
-        over = run.simulation.bytes > limit
-        if not over.any():
-            over = run.simulation.bytes == run.simulation.peak_bytes
-        worst: dict[int, int] = {}
-        inside: list[tuple[int, int, int]] = []
-        served = served_by(problem, run.nodes)
-        for position in np.flatnonzero(over).tolist():
-            node, bytes_ = served[position], int(run.simulation.bytes[position])
-            if node < 0:
-                continue
-            worst[node] = max(worst.get(node, 0), bytes_)
-            if run.nodes[position] != node:
-                inside.append((bytes_, node, run.nodes[position]))
-        return worst, inside
 
 
 def bound_note(method: LazyMoments) -> str:

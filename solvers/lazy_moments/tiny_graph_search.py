@@ -1,4 +1,8 @@
-"""Exact search on tiny graphs: Dijkstra over the sets of items in memory, first runs in the given order."""
+"""Exact search on tiny graphs: Dijkstra over the sets of items in memory, first runs in the given order.
+
+Lazy moments fall back on it where no row can tell an answer that overflows from one that does not: the order of recomputation
+inside a window is not in the program. That happens on about one tiny graph in seven.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,19 @@ import numpy as np
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem import Problem
 
-# The most items of a graph that is worth searching, and the most states to look at.
+# Items of the largest graph that is searched: states are sets of items.
 _MOST_ITEMS = 24
+# States after which the search gives up: a few seconds.
 _MOST_STATES = 300_000
 
 
 @dataclass(frozen=True)
-class Found:
+class ExactAnswer:
     """Outcome of a search.
 
     Attributes:
         nodes: the cheapest sequence within the budget, or None where there is none or the search gave up.
-        bound: seconds; its cost, inf where there is none, and where the search gave up what it has ruled out.
+        bound: seconds; the cost of ``nodes``, inf where there is none. Where the search gave up, everything below is ruled out.
     """
 
     nodes: list[int] | None
@@ -31,9 +36,10 @@ class Found:
 
 
 def searchable(problem: Problem) -> bool:
-    """Whether ``search`` knows all that is in a problem.
+    """Whether ``search`` applies to a problem.
 
-    It does not know in-place results, auxiliary nodes, random states, the caller's loss, and results made beside other items.
+    It knows no in-place results, auxiliary nodes, random states, ops of the caller's loss, or nodes that write a result and
+    other items.
     """
     widths = np.diff(problem.write_ptr)
     return problem.m <= _MOST_ITEMS and not (
@@ -45,10 +51,10 @@ def searchable(problem: Problem) -> bool:
     )
 
 
-def search(problem: Problem, budget: int, deadline: Deadline) -> Found:
-    """The cheapest sequence of nodes whose peak is at most ``budget`` bytes, of those that are ``searchable``.
+def search(problem: Problem, budget: int, deadline: Deadline) -> ExactAnswer:
+    """The cheapest sequence of nodes whose peak is at most ``budget`` bytes, for a ``searchable`` problem.
 
-    A state is how many nodes have run for the first time, and the items in memory.
+    A state is the number of nodes that have run for the first time, and the set of items in memory.
     """
     room = budget - problem.constant_bytes
     n, items = problem.n, range(problem.m)
@@ -77,9 +83,9 @@ def search(problem: Problem, budget: int, deadline: Deadline) -> Found:
             continue
         done, held = state
         if done == n:
-            return Found(_path(came, state), problem.seconds + seconds)
+            return ExactAnswer(_path(came, state), problem.seconds + seconds)
         if len(extra) > _MOST_STATES or deadline.expired:
-            return Found(None, problem.seconds + seconds)
+            return ExactAnswer(None, problem.seconds + seconds)
         moves = [(v, cost[v], (done, held | writes[v])) for v in again if v < done and writes[v] & ~held]
         moves.append((done, 0.0, (done + 1, held | writes[done])))
         moves = [
@@ -92,7 +98,7 @@ def search(problem: Problem, budget: int, deadline: Deadline) -> Found:
                 extra[after] = seconds + price
                 came[after] = (state, node)
                 heapq.heappush(queue, (seconds + price, -after[0], next(counter), after))
-    return Found(None, math.inf)
+    return ExactAnswer(None, math.inf)
 
 
 def _path(came: dict[tuple[int, int], tuple[tuple[int, int], int]], state: tuple[int, int]) -> list[int]:

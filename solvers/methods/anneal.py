@@ -1,23 +1,32 @@
-"""TODO: ."""
+"""``anneal``: simulated annealing of the execution sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remat_planner.solvers.annealing import COMPILING, anneal, best_of, in_time, nodes_of
+from remat_planner.solvers.annealing import COMPILING, AnnealingOptions, anneal, best_of, in_time
 from remat_planner.solvers.interface import Answer, Solver, Task
 
 
 class Anneal(Solver):
-    """Simulated annealing; see the module."""
+    """Simulated annealing, from the execution order and from the task's own starts.
+
+    Args:
+        options: how to anneal.
+    """
 
     name = "anneal"
     description = "simulated annealing of the execution sequence, several times over (Kirkpatrick et al. 1983)"
+    source = "Kirkpatrick, Gelatt and Vecchi, Optimization by simulated annealing, Science 220 (1983); the moves are ours"
+    anytime = True
+
+    def __init__(self, options: AnnealingOptions | None = None) -> None:
+        self.options = options or AnnealingOptions()
 
     def solve(self, task: Task) -> Answer:
         """The best sequence found in the number of moves that the time limit stands for."""
         problem = task.problem
-        starts = [nodes_of(problem, steps) for steps in task.start]
+        starts = [problem.nodes_of(steps) for steps in task.start]
         order = range(problem.n)
         if problem.simulate(order).peak_bytes <= task.budget:
             return Answer(steps=problem.expand(order))
@@ -29,5 +38,5 @@ class Anneal(Solver):
             simulation = problem.simulate(nodes)
             task.reporter.improved(simulation.seconds, simulation.peak_bytes)
 
-        found = anneal(problem, task.budget, task.deadline, starts=starts, improved=improved)
-        return Answer(steps=problem.expand(found.nodes))
+        best = anneal(problem, task.budget, task.deadline, starts=starts, improved=improved, options=self.options)
+        return Answer(steps=problem.expand(best.nodes))

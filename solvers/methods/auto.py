@@ -1,12 +1,11 @@
-"""Whatever works: lazy moments, because they end with a proof, and beside them every other method.
+"""Lazy moments, and beside them every other method; the answer has the best schedule of all and the best bound.
 
-The best schedule of all methods is kept, and the best bound; so the answer is never worse than any other solver's here. Lazy
-moments run from the first second to the last: a program that is cut short has told next to nothing. What they have not closed
-in a while gets company in another thread: a first annealing, because a schedule, however dear, lets the programs run to their
-end; the quick methods; then annealing, half of it cold, half from the best schedule or the one that almost fits, by turns with
-windows of the best schedule solved again, where that is near the bound. HiGHS and the compiled annealing both leave the
-interpreter free. What is found on one side helps the other: annealing repairs what overflows between moments, and a good
-schedule shows where memory binds and lets the programs prune.
+Lazy moments run from start to end in the caller's thread, because they end with a proof and a program that is cut short says
+little. If they have not closed after a tenth of the time, a second thread runs the other methods: a first annealing, since any
+schedule helps the programs to finish; the quick methods; then annealings, half of them cold, half from the best schedule or the
+one that almost fits. Near the bound, annealings alternate with windows of the best schedule solved again. HiGHS and the
+compiled annealing release the interpreter, so both threads run. Each helps the other: annealing repairs overflows between
+moments, and a good schedule shows where memory binds and lets the programs prune.
 """
 
 from __future__ import annotations
@@ -17,208 +16,217 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import TIMEOUT_MAX, Event, Lock
 
 from remat_planner.solvers import registry
-from remat_planner.solvers.annealing import anneal, in_time, nodes_of
+from remat_planner.solvers.annealing import anneal, in_time
 from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Reporter, Solver, Task
-from remat_planner.solvers.lazy_moments import LazyMoments, Run, bound_note, solve_windows
+from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, bound_note, solve_windows
 
-# The share of the time that lazy moments get by themselves: two threads share caches, and a program takes up to twice as long.
+# Share of the time in which lazy moments run alone: threads share caches, so a second one makes a program up to twice as slow.
 _ALONE_SHARE = 0.1
-# Of the time that is left then, what a first annealing gets, each of the quick methods at most, and the two levels.
-_FIRST_SHARE, _QUICK_SHARE, _LEVELS_SHARE = 0.05, 0.05, 0.1
-# The shares of what is left that an annealing takes, and one pass over the windows of a schedule.
-_ANNEALING_SHARE, _WINDOWS_SHARE = 0.6, 0.2
-# After so many turns of both in a row that found nothing, lazy moments have the machine to themselves.
+# Share of the remaining time for the first annealing.
+_FIRST_SHARE = 0.05
+# Share of the remaining time for each quick method, at most.
+_QUICK_SHARE = 0.05
+# Share of the remaining time for the two levels, whose integer programs need more than a quick method.
+_LEVELS_SHARE = 0.1
+# Share of the remaining time for each later annealing.
+_ANNEALING_SHARE = 0.6
+# Share of the remaining time for one pass over the windows of a schedule.
+_WINDOWS_SHARE = 0.2
+# After this many turns in a row without a better schedule, lazy moments have the machine to themselves.
 _IDLE_TURNS = 2
-# Where nothing fits, what the search for the least budget that works gets, and of what is left then, one method on one budget.
-_LEAST_SHARE, _ONE_BUDGET_SHARE = 0.4, 0.25
-# Lazy moments need no help from the full program, and annealing has turns of its own.
-_NOT_QUICK = ("auto", "ilp", "checkmate", "twolevel", "anneal")
-# A turn shorter than this many seconds finds nothing.
+# Seconds below which a turn finds nothing.
 _LEAST_TURN = 0.2
-# How near to the largest budget known not to work the least one that works is looked for, as a fraction of it.
+# If no schedule fits: share of the time for the search for the least budget that has one.
+_LEAST_SHARE = 0.4
+# Share of what is left of that for one method on one budget.
+_ONE_BUDGET_SHARE = 0.25
+# Precision of that search, as a fraction of the largest budget known to be too small.
 _LEAST_WITHIN = 0.01
 
 
 class Auto(Solver):
-    """``auto``."""
+    """All methods on one task, in two threads."""
 
     name = "auto"
     description = "lazy moments, and beside them every other method; keeps the best schedule and the best bound"
     proves = "what lazy moments prove: a lower bound for all schedules that keep the given order of first runs"
+    anytime = True
 
     def solve(self, task: Task) -> Answer:
-        """The best of all methods; where nothing fits, the schedule with the lowest peak."""
+        """The best schedule of all methods; if none fits, the one with the lowest peak."""
         search = _Search(task)
         for steps in task.start:
-            search.offer(nodes_of(task.problem, steps), "start")
+            search.offer(task.problem.nodes_of(steps), "start")
         search.run()
         if not search.feasible and task.enough is None:
-            search.least()
+            search.lower_the_peak()
         return search.answer()
 
 
 class _Search:
-    """The schedules and the bound found so far, by methods in two threads.
+    """The best schedules and the bound so far, from methods in two threads.
 
-    Only the caller's thread touches ``_lazy``, and with it the reporter; what the other one finds waits for it in ``_found``.
+    Only the caller's thread touches ``_lazy``, and with it the reporter. Schedules from the other thread wait in ``_inbox``.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._problem = task.problem
+        # Extended to the whole time once a schedule fits and the search for the least budget is not needed.
         self._deadline = task.deadline.part(1 - _LEAST_SHARE)
-        self._found: deque[Run] = deque()
-        self._kept = Lock()
-        self._company, self._news = Event(), Event()
+        self._inbox: deque[SimulatedSequence] = deque()
+        self._best_lock = Lock()
+        self._may_start_others, self._news = Event(), Event()
         self._stopped = False
-        self._lazy = LazyMoments(task.problem, task.budget, task.reporter, found_elsewhere=self._take, enough=task.enough)
-        self._fit: tuple[Run, str] | None = None
-        self._low = (self._lazy.lowest, "none")
+        self._lazy = LazyMoments(
+            task.problem, task.budget, task.reporter, found_elsewhere=self._empty_inbox, enough=task.enough
+        )
+        self._cheapest: tuple[SimulatedSequence, str] | None = None  # within the budget, with the name of its solver
+        self._lowest = (self._lazy.lowest, "none")
         self._keep(self._lazy.lowest, "none")
 
     @property
     def feasible(self) -> bool:
         """Whether a schedule within the budget is known."""
-        return self._fit is not None
+        return self._cheapest is not None
 
-    def offer(self, nodes: list[int], name: str) -> None:
-        """Keep a sequence where it is better, and let lazy moments know of it."""
-        run = Run(nodes, self._problem.simulate(nodes))
-        self._keep(run, name)
-        self._found.append(run)
+    def offer(self, nodes: list[int], solver: str) -> None:
+        """Keep a sequence if it is better than the best so far, and send it to lazy moments."""
+        run = SimulatedSequence(nodes, self._problem.simulate(nodes))
+        self._keep(run, solver)
+        self._inbox.append(run)
         self._news.set()
 
     def run(self) -> None:
-        """All methods, until time is out, or the best schedule is proven to be the best there is, or that there is none."""
+        """Run all methods until the time is over, or the best schedule is proven optimal, or infeasibility is proven."""
         with ThreadPoolExecutor(max_workers=1) as pool:
-            others = pool.submit(self._others)
+            others = pool.submit(self._run_others)
             others.add_done_callback(lambda _: self._news.set())
             try:
-                self._moments(others)
+                self._run_lazy_moments(others)
             except BaseException:
                 self._stopped = True
                 raise
             finally:
                 if self._lazy.closed or self._stopped:
                     self._deadline.end()
-                self._company.set()
+                self._may_start_others.set()
             others.result()
         self._lazy.take_in()
 
-    def least(self) -> None:
-        """Look for the least budget that works, by halves between one that does and one that does not."""
+    def lower_the_peak(self) -> None:
+        """Look for the least budget that has a schedule, by bisection."""
         problem, deadline = self._problem, self._task.deadline
-        below = self._task.budget
+        too_small = self._task.budget
         while deadline.remaining > _LEAST_TURN:
-            above = self._low[0].simulation.peak_bytes
-            if above - below <= max(1, _LEAST_WITHIN * below):
+            enough = self._lowest[0].simulation.peak_bytes
+            if enough - too_small <= max(1, _LEAST_WITHIN * too_small):
                 return
-            budget = (above + below) // 2
+            budget = (enough + too_small) // 2
             lazy, part = LazyMoments(problem, budget), deadline.part(_ONE_BUDGET_SHARE)
             while lazy.work(part):
                 pass
             self._keep(lazy.best or lazy.lowest, "ilp")
             if lazy.best is None and lazy.bound < math.inf and in_time(deadline):
-                found = anneal(problem, budget, deadline.part(_ONE_BUDGET_SHARE), starts=[self._low[0].nodes])
-                self._keep(Run(found.nodes, problem.simulate(found.nodes)), "anneal")
-            if self._low[0].simulation.peak_bytes > budget:
-                below = budget
+                annealed = anneal(problem, budget, deadline.part(_ONE_BUDGET_SHARE), starts=[self._lowest[0].nodes])
+                self._keep(SimulatedSequence(annealed.nodes, problem.simulate(annealed.nodes)), "anneal")
+            if self._lowest[0].simulation.peak_bytes > budget:
+                too_small = budget
 
     def answer(self) -> Answer:
         """The best schedule with the best bound."""
-        run, name = self._fit or self._low
+        run, solver = self._cheapest or self._lowest
         return Answer(
             steps=self._problem.expand(run.nodes),
             bound=self._lazy.bound,
             assumption=ORDER_GIVEN,
             note=bound_note(self._lazy),
-            solver=name,
+            solver=solver,
         )
 
-    def _keep(self, run: Run, name: str) -> None:
+    def _keep(self, run: SimulatedSequence, solver: str) -> None:
         cost, peak = run.simulation.seconds, run.simulation.peak_bytes
-        with self._kept:
-            low = self._low[0].simulation
-            if (peak, cost) < (low.peak_bytes, low.seconds):
-                self._low = (run, name)
-            if peak <= self._task.budget and (self._fit is None or cost < self._fit[0].simulation.seconds):
-                self._fit = (run, name)
+        with self._best_lock:
+            lowest = self._lowest[0].simulation
+            if (peak, cost) < (lowest.peak_bytes, lowest.seconds):
+                self._lowest = (run, solver)
+            if peak <= self._task.budget and (self._cheapest is None or cost < self._cheapest[0].simulation.seconds):
+                self._cheapest = (run, solver)
                 self._deadline.extend_to(self._task.deadline)
 
     # ---------------------------------------------------------------- in the caller's thread
 
-    def _moments(self, others: Future[None]) -> None:
-        """Lazy moments; where they get no further, wait for the others."""
+    def _run_lazy_moments(self, others: Future[None]) -> None:
+        """Work on the programs; when they get no further, wait for schedules from the other thread."""
         lazy, deadline = self._lazy, self._deadline
         while not lazy.closed and not deadline.expired:
             more = lazy.work(deadline)
-            self._take_from_lazy()
-            self._company.set()
+            self._keep_lazy_runs()
+            self._may_start_others.set()
             while not lazy.closed and not deadline.expired and not (more or lazy.focus()):
-                if others.done() and not self._found:
+                if others.done() and not self._inbox:
                     return
                 self._news.wait(min(deadline.remaining, TIMEOUT_MAX))
                 self._news.clear()
                 lazy.take_in()
 
-    def _take(self) -> list[Run]:
-        """What the other thread has found since."""
-        return [self._found.popleft() for _ in range(len(self._found))]
+    def _empty_inbox(self) -> list[SimulatedSequence]:
+        return [self._inbox.popleft() for _ in range(len(self._inbox))]
 
-    def _take_from_lazy(self) -> None:
+    def _keep_lazy_runs(self) -> None:
         self._keep(self._lazy.lowest, "ilp")
         if self._lazy.best is not None:
             self._keep(self._lazy.best, "ilp")
 
     # ---------------------------------------------------------------- in the other thread
 
-    def _others(self) -> None:
-        self._company.wait(min(_ALONE_SHARE * self._task.deadline.remaining, TIMEOUT_MAX))
+    def _run_others(self) -> None:
+        self._may_start_others.wait(min(_ALONE_SHARE * self._task.deadline.remaining, TIMEOUT_MAX))
         if self._lazy.closed:
             return
         self._anneal(_FIRST_SHARE, seed=0)
         for name in registry.available():
-            if name not in _NOT_QUICK:
+            if registry.get(name).quick:
                 self._ask(name, _QUICK_SHARE)
         self._ask("twolevel", _LEVELS_SHARE)
         seed, idle = 1, 0
         while idle < _IDLE_TURNS and self._deadline.remaining > _LEAST_TURN and not self._stopped:
-            better = self._anneal(_ANNEALING_SHARE, seed=seed)
+            improved = self._anneal(_ANNEALING_SHARE, seed=seed)
             if not self._lazy.far:
-                better |= self._windows()
-            seed, idle = seed + 1, 0 if better else idle + 1
-
-    def _windows(self) -> bool:
-        """Solve windows of the best schedule again; whether that made it better."""
-        self._take_from_lazy()
-        if self._fit is None:
-            return False
-        best = self._fit[0].nodes
-        nodes = solve_windows(self._problem, self._task.budget, best, self._deadline.part(_WINDOWS_SHARE))
-        if nodes == best:
-            return False
-        self.offer(nodes, "windows")
-        return True
-
-    def _anneal(self, share: float, *, seed: int) -> bool:
-        """One annealing, for a share of the time that is left; whether it found something better than is known.
-
-        The first is cold; half of every other one starts from what is known by then.
-        """
-        if not in_time(self._deadline):
-            return False
-        self._take_from_lazy()
-        fit, low = self._fit, self._low
-        starts = [*([fit[0].nodes] if fit else []), low[0].nodes] if seed else []
-        part = self._deadline.part(share)
-        # The programs have the other processor, unless there is little to expect from them.
-        bound, threads = self._lazy.bound, 2 if self._lazy.far else 1
-        found = anneal(self._problem, self._task.budget, part, starts=starts, target=bound, seed=seed, threads=threads)
-        self.offer(found.nodes, "anneal")
-        return self._fit is not fit or self._low is not low
+                improved |= self._solve_windows()
+            seed, idle = seed + 1, 0 if improved else idle + 1
 
     def _ask(self, name: str, share: float) -> None:
         if not self._lazy.closed and not self._stopped:
             part = self._deadline.part(share)
             answer = registry.get(name).solve(self._task.derive(deadline=part, reporter=Reporter()))
-            self.offer(nodes_of(self._problem, tuple(answer.steps)), answer.solver or name)
+            self.offer(self._problem.nodes_of(answer.steps), answer.solver or name)
+
+    def _anneal(self, share: float, *, seed: int) -> bool:
+        """Anneal for a share of the remaining time; return whether a better schedule came of it.
+
+        The annealing with seed 0 is cold; of the others, half starts from the best schedules so far.
+        """
+        if not in_time(self._deadline):
+            return False
+        self._keep_lazy_runs()
+        cheapest, lowest = self._cheapest, self._lowest
+        starts = [*([cheapest[0].nodes] if cheapest else []), lowest[0].nodes] if seed else []
+        part = self._deadline.part(share)
+        # The programs need the other processor, unless little can be expected of them.
+        bound, threads = self._lazy.bound, 2 if self._lazy.far else 1
+        annealed = anneal(self._problem, self._task.budget, part, starts=starts, target=bound, seed=seed, threads=threads)
+        self.offer(annealed.nodes, "anneal")
+        return self._cheapest is not cheapest or self._lowest is not lowest
+
+    def _solve_windows(self) -> bool:
+        """Solve windows of the best schedule again; return whether that improved it."""
+        self._keep_lazy_runs()
+        if self._cheapest is None:
+            return False
+        best = self._cheapest[0].nodes
+        nodes = solve_windows(self._problem, self._task.budget, best, self._deadline.part(_WINDOWS_SHARE))
+        if nodes == best:
+            return False
+        self.offer(nodes, "windows")
+        return True

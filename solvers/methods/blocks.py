@@ -1,4 +1,4 @@
-"""Checkpoint whole blocks at module boundaries, as many of the first ones as it takes."""
+"""Checkpoint the first q blocks of the model at module boundaries, with the least q that fits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from remat_planner.solvers.interface import Answer, Solver, Task
 
 
 class Blocks(Solver):
-    """The first q blocks are checkpointed, each on its own, the others are not; the least q that fits."""
+    """The first q blocks are checkpointed, each on its own; the others keep their activations."""
 
     name = "blocks"
     description = "checkpoint the first q blocks at module boundaries, the least q that fits"
+    source = "a setting common in practice"
+    quick = True
 
     def solve(self, task: Task) -> Answer:
-        """Bisect for q at every depth of nesting of the modules."""
+        """Bisect for q at every nesting depth of the modules."""
         candidates = Candidates(task)
         if candidates.fits(range(task.problem.n), "keeps everything"):
             return candidates.answer()
@@ -24,7 +26,7 @@ class Blocks(Solver):
         unit = "blocks"
         divisions = module_segments(forward)
         if not divisions:
-            # A graph that was not traced from a model names no modules: cut points take the place of their boundaries.
+            # A graph that was not traced from a model names no modules; cut points serve as boundaries instead.
             unit = "segments between cut points (the graph names no modules)"
             divisions = [(begins := _sqrt_segments(chain), [True] * len(begins)) for chain in chains(forward)]
         for begins, is_block in divisions:
@@ -44,6 +46,6 @@ class Blocks(Solver):
 
 
 def _sqrt_segments(chain: Chain) -> list[int]:
-    """Where about sqrt(n) segments of equal numbers of stages begin in the forward."""
+    """The forward positions at which about sqrt(n) segments of equally many stages begin."""
     position = {node: p for p, node in enumerate(chain.forward.main)}
     return [position[stage.nodes[0]] for stage in chain.stages[:: max(1, math.isqrt(len(chain.stages)))]]

@@ -1,7 +1,7 @@
 """Checkpoints at a sublinear number of cut points.
 
-Chen, Xu, Zhang and Guestrin, "Training Deep Nets with Sublinear Memory Cost" (2016): sqrt(n) segments for a chain of equal
-steps, and for unequal ones the greedy that closes a segment when it has collected enough bytes, with a search over that number.
+The paper divides a chain of equal steps into sqrt(n) segments. For unequal steps it closes a segment once its bytes exceed a
+limit, and searches over that limit.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from remat_planner.solvers.candidates import Candidates
 from remat_planner.solvers.chain import Chain, Forward, chains, just_in_time, kept_by_segments
 from remat_planner.solvers.interface import Answer, Solver, Task
 
+# Limits tried in the search, evenly spaced on a logarithmic scale.
 _SEGMENT_SIZES = 24
 
 
 class Chen(Solver):
-    """Both of the paper's methods on every view of the graph as a chain; cut points are its articulation points."""
+    """Both divisions of the paper, on every view of the graph as a chain."""
 
     name = "chen"
     description = "checkpoints at sqrt(n) cut points, or greedily with a search for the segment size (Chen et al. 2016)"
     proves = "nothing; O(sqrt n) memory on a chain of n equal steps"
+    source = "Chen, Xu, Zhang and Guestrin, Training deep nets with sublinear memory cost (2016)"
+    quick = True
 
     def solve(self, task: Task) -> Answer:
-        """The cheapest that fits."""
+        """The cheapest division that fits."""
         candidates = Candidates(task)
         if candidates.fits(range(task.problem.n), "keeps everything"):
             return candidates.answer()
@@ -45,7 +48,7 @@ class Chen(Solver):
 
 
 def _divisions(chain: Chain) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The stages at which segments begin, by either method."""
+    """The stages at which segments begin, by either division."""
     length = len(chain.stages)
     count = math.isqrt(length - 1) + 1
     yield "sqrt(n)", tuple(sorted({length * i // count for i in range(count)}))

@@ -1,4 +1,4 @@
-"""Checkpoint every n-th block, or every n-th op where a graph has no blocks: the usual setting made by hand."""
+"""Checkpoint segments of n blocks, or of n ops if the graph names no blocks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from remat_planner.solvers.candidates import Candidates
 from remat_planner.solvers.chain import Forward, just_in_time, kept_by_segments, module_segments
 from remat_planner.solvers.interface import Answer, Solver, Task
 
-# Settings of n tried per kind of block; more are spread evenly on a logarithmic scale.
+# Values of n tried per nesting depth; if there are more blocks, they are spread evenly on a logarithmic scale.
 _MOST_SETTINGS = 32
 
 
 class EveryN(Solver):
-    """Segments of n blocks, the last one checkpointed or not; the n that fits at the least cost."""
+    """Segments of n blocks, with and without checkpointing the last; the cheapest n that fits."""
 
     name = "every-n"
     description = "checkpoint every n blocks (numbered modules; ops where there are none), the n that fits at the least cost"
+    source = "the usual setting by hand"
+    quick = True
 
     def solve(self, task: Task) -> Answer:
-        """Try the settings and take the cheapest that fits."""
+        """The cheapest setting that fits."""
         candidates = Candidates(task)
         if candidates.fits(range(task.problem.n), "keeps everything"):
             return candidates.answer()

@@ -1,4 +1,4 @@
-"""Drop what frees the most bytes per second of recomputation, at the moment of the peak, until the peak fits."""
+"""Release values that are idle at the peak, most bytes per second of recomputation first, until the peak fits."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import numpy as np
 from remat_planner.solvers.candidates import Candidates
 from remat_planner.solvers.chain import fixed_items
 from remat_planner.solvers.interface import Answer, Solver, Task
-from remat_planner.solvers.problem import Emitter, Problem
+from remat_planner.solvers.problem import Problem, SequenceBuilder
 
-# The peak is lowered by this part of it at a time, whatever the budget: a smaller budget only goes further on the same way.
+# Each round lowers the peak by this fraction. The rounds do not depend on the budget: a smaller one only needs more of them.
 _STEP = 0.02
 
 
 class Greedy(Solver):
-    """A gap is the time between two uses of an item; dropping it there costs its recomputation before the second use."""
+    """A gap lies between two uses of an item; releasing the item there costs its recomputation before the second use."""
 
     name = "greedy"
     description = "drops values at the peak, best bytes per second of recomputation first, until the peak fits"
+    source = "folklore"
+    quick = True
 
     def solve(self, task: Task) -> Answer:
-        """Drop gaps over the peak, as many as lower it by a step, and look for the new peak."""
+        """Release items in gaps over the peak until it falls by a step; repeat at the new peak."""
         problem = task.problem
         candidates = Candidates(task)
         gaps = _Gaps(problem)
@@ -39,22 +41,27 @@ class Greedy(Solver):
 
 
 def _next_first_run(nodes: list[int], step: int) -> int:
-    """The node whose first run happens at ``step``, or is prepared there."""
+    """The node that first runs at ``step`` or whose inputs are recomputed there."""
     seen = set(nodes[:step])
     return next((node for node in nodes[step:] if node not in seen), max(nodes))
 
 
 def _emit(problem: Problem, dropped: Mapping[int, list[int]]) -> list[int]:
-    emitter = Emitter(problem, by_index=False)
+    builder = SequenceBuilder(problem, by_index=False)
     for node in range(problem.n):
-        emitter.run(node)
+        builder.run(node)
         for item in dropped.get(node, ()):
-            emitter.there[item] = False
-    return emitter.sequence
+            builder.available[item] = False
+    return builder.sequence
 
 
 class _Gaps:
-    """Which items are dropped between which of their uses."""
+    """Which items are released between which of their uses.
+
+    Attributes:
+        dropped: for each node the items released after it.
+        count: number of gaps in ``dropped``.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -62,15 +69,15 @@ class _Gaps:
         self._uses = [[] if fixed[item] else [int(problem.producer[item]), *problem.readers[item]] for item in range(problem.m)]
         self.dropped: dict[int, list[int]] = {}
         self.count = 0
-        self._gone: set[tuple[int, int]] = set()  # (item, the use before the gap)
+        self._dropped_after: set[tuple[int, int]] = set()  # (item, the use before the gap)
 
     def drop(self, moment: int, excess: float) -> bool:
-        """Drop gaps around node ``moment``, best first, until ``excess`` bytes are free there; False if there is none."""
+        """Drop gaps around node ``moment``, best first, until ``excess`` bytes are free there; False if no gap is left."""
         problem = self._problem
         rates = []
         for item in np.flatnonzero(problem.bytes).tolist():
             before = self._idle(item, moment)
-            if before is None or (item, before) in self._gone:
+            if before is None or (item, before) in self._dropped_after:
                 continue
             uses = self._uses[item]
             seconds = self._seconds(item, uses[bisect_left(uses, moment)])
@@ -79,20 +86,20 @@ class _Gaps:
         for _, item, before in sorted(rates):
             if freed >= excess:
                 break
-            self._gone.add((item, before))
+            self._dropped_after.add((item, before))
             self.dropped.setdefault(before, []).append(item)
             freed += int(problem.bytes[item])
             self.count += 1
         return bool(freed)
 
     def _idle(self, item: int, moment: int) -> int | None:
-        """The last use of the item before ``moment``, where it is held then but not used."""
+        """The last use of the item before ``moment`` if the item is resident but unused then, else None."""
         uses = self._uses[item]
         at = bisect_left(uses, moment)
         return uses[at - 1] if 0 < at < len(uses) and uses[at] != moment else None
 
     def _seconds(self, item: int, moment: int) -> float:
-        """Seconds to compute the item again just before ``moment``, with what is not there by then."""
+        """Seconds to recompute the item just before ``moment``, with the inputs that are not resident then."""
         problem = self._problem
         pending, seen, seconds = [int(problem.producer[item])], set(), 0.0
         while pending:
@@ -101,12 +108,12 @@ class _Gaps:
                 continue
             seen.add(node)
             seconds += float(problem.cost[node])
-            pending += [int(problem.producer[i]) for i in problem.reads[node] if not self._there(i, moment)]
+            pending += [int(problem.producer[i]) for i in problem.reads[node] if not self._is_resident(i, moment)]
         return seconds
 
-    def _there(self, item: int, moment: int) -> bool:
+    def _is_resident(self, item: int, moment: int) -> bool:
         uses = self._uses[item]
         if not uses:
             return True
         at = bisect_left(uses, moment)
-        return at < len(uses) and (item, uses[at - 1]) not in self._gone
+        return at < len(uses) and (item, uses[at - 1]) not in self._dropped_after

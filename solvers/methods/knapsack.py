@@ -1,8 +1,8 @@
-"""What torch.compile's activation memory budget does: a knapsack over the bytes saved for the backward.
+"""The knapsack of torch.compile's activation memory budget over the bytes saved for the backward.
 
-Source: torch/_functorch/partitioners.py (``activation_memory_budget``). Every saved value has its bytes and the time of its own
-op; the most time is saved within a fraction of the bytes. It sees neither the peak nor that recomputing one value may need
-another that was dropped as well. The fraction is lowered until the simulated peak fits, as its users do by hand.
+Each value has its bytes as weight and the seconds of its own op as worth; the knapsack saves the most seconds within a
+fraction of the bytes. It sees neither the peak nor that recomputing one value may need another that is not saved. The fraction
+is lowered until the simulated peak fits, as its users do by hand.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from remat_planner.solvers.candidates import Candidates
 from remat_planner.solvers.chain import Forward, just_in_time
 from remat_planner.solvers.interface import Answer, Solver, Task
 
-# The sizes are rounded up to this many parts of the limit.
+# Sizes are rounded up to this many slots per limit, which bounds the table of the dynamic program.
 _SLOTS = 2_000
+# Fractions tried: multiples of 1 / _FRACTIONS, downwards.
 _FRACTIONS = 40
 
 
@@ -23,6 +24,8 @@ class Knapsack(Solver):
 
     name = "knapsack"
     description = "the knapsack over saved bytes of torch.compile's memory budget, at the largest fraction that fits"
+    source = "torch/_functorch/partitioners.py, activation_memory_budget"
+    quick = True
 
     def solve(self, task: Task) -> Answer:
         """Lower the fraction until the peak fits."""
@@ -33,7 +36,7 @@ class Knapsack(Solver):
         forward = Forward(problem)
         nodes = sorted({int(problem.producer[i]) for i in forward.saved if not forward.fixed[i]})
         items = [[i for i in problem.writes[node] if i in forward.saved] for node in nodes]
-        sizes = np.array([int(problem.bytes[made].sum()) for made in items], dtype=np.int64)
+        sizes = np.array([int(problem.bytes[saved].sum()) for saved in items], dtype=np.int64)
         times = problem.cost[nodes]
         for step in range(_FRACTIONS - 1, -1, -1):
             chosen = _fill(sizes, times, float(sizes.sum()) * step / _FRACTIONS)
@@ -46,7 +49,7 @@ class Knapsack(Solver):
 
 
 def _fill(sizes: np.ndarray, times: np.ndarray, limit: float) -> list[int]:
-    """Which values to save so that their bytes are at most ``limit`` and the time of the others is the least."""
+    """Indices of the values to save: at most ``limit`` bytes, and the least seconds among the others."""
     free = [int(k) for k in np.flatnonzero(sizes == 0)]
     if limit <= 0:
         return free

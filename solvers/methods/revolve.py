@@ -1,7 +1,4 @@
-"""Binomial checkpointing, optimal for a chain of equal steps.
-
-Griewank and Walther, "Algorithm 799: revolve", ACM Transactions on Mathematical Software 26 (2000).
-"""
+"""Binomial checkpointing, optimal for a chain of equal steps."""
 
 from __future__ import annotations
 
@@ -10,8 +7,21 @@ from collections.abc import Iterator
 from remat_planner.solvers.chain import Action, SnapshotSolver, split
 
 
+class Revolve(SnapshotSolver):
+    """Revolve on the cut points of the graph."""
+
+    name = "revolve"
+    description = "binomial checkpointing of a chain of equal steps (Griewank & Walther 2000)"
+    source = "Griewank and Walther, Algorithm 799: revolve, ACM Transactions on Mathematical Software 26 (2000)"
+    quick = True
+
+    def actions(self, length: int, snapshots: int) -> Iterator[Action]:
+        """See ``revolve``."""
+        return revolve(length, snapshots)
+
+
 def revolve(length: int, snapshots: int) -> Iterator[Action]:
-    """The actions that reverse ``length`` steps with the fewest advances; the initial state is among the ``snapshots``."""
+    """The actions that reverse ``length`` steps with the fewest advances; the initial state is one of the ``snapshots``."""
     yield Action("snapshot", 0)
     pending = [(0, length, snapshots)]  # chains [first, end) whose first step's input is a snapshot
     while pending:
@@ -27,14 +37,3 @@ def revolve(length: int, snapshots: int) -> Iterator[Action]:
         yield Action("snapshot", middle)
         pending.append((first, middle, free))
         pending.append((middle, end, free - 1))
-
-
-class Revolve(SnapshotSolver):
-    """Revolve on the cut points of the graph."""
-
-    name = "revolve"
-    description = "binomial checkpointing of a chain of equal steps (Griewank & Walther 2000)"
-
-    def actions(self, length: int, snapshots: int) -> Iterator[Action]:
-        """See ``revolve``."""
-        return revolve(length, snapshots)

@@ -1,8 +1,4 @@
-"""Checkpointing by bisection with bounded repetitions.
-
-Griewank, "Achieving logarithmic growth of temporal and spatial complexity in reverse automatic differentiation", Optimization
-Methods and Software 1 (1992).
-"""
+"""Checkpointing by bisection with bounded repetitions."""
 
 from __future__ import annotations
 
@@ -12,24 +8,31 @@ from math import comb
 from remat_planner.solvers.chain import Action, SnapshotSolver, repetitions
 
 
-def treeverse(length: int, snapshots: int, times: int | None = None) -> Iterator[Action]:
-    """The actions that reverse ``length`` steps with ``snapshots`` snapshots (the initial state among them).
+class Treeverse(SnapshotSolver):
+    """Treeverse on the cut points of the graph, with the fewest repetitions that the number of snapshots allows."""
 
-    No step is run forward more than ``times`` times before the run with its backward; by default the least number for which
-    that is possible.
+    name = "treeverse"
+    description = "checkpointing by bisection, bounded repetitions (Griewank 1992)"
+    source = (
+        "Griewank, Achieving logarithmic growth of temporal and spatial complexity in reverse automatic differentiation, "
+        "Optimization Methods and Software 1 (1992)"
+    )
+    quick = True
 
-    Raises:
-        ValueError: with so few snapshots and repetitions there is no way.
+    def actions(self, length: int, snapshots: int) -> Iterator[Action]:
+        """See ``treeverse``."""
+        return treeverse(length, snapshots)
+
+
+def treeverse(length: int, snapshots: int) -> Iterator[Action]:
+    """The actions that reverse ``length`` steps with ``snapshots`` snapshots, the initial state included.
+
+    No step runs forward more often before the run with its backward than the number of snapshots makes necessary.
     """
-    least = repetitions(length, snapshots)
-    times = least if times is None else times
-    if times < least:
-        raise ValueError(
-            f"{length} steps cannot be reversed with {snapshots} snapshots in {times} repetitions: {least} are needed"
-        )
+    times = repetitions(length, snapshots)
     yield Action("snapshot", 0)
-    # Parts [first, end) of the chain, to be reached from the snapshot at ``base``; how many snapshots the part may have, the
-    # one at its start among them, and how often its steps may be repeated.
+    # Parts [first, end) of the chain, reached from the snapshot at ``base``; the snapshots that a part may have, its start
+    # included, and how often its steps may be repeated.
     pending = [(0, 0, length, snapshots, times)]
     while pending:
         base, first, end, free, left = pending.pop()
@@ -46,19 +49,8 @@ def treeverse(length: int, snapshots: int, times: int | None = None) -> Iterator
 
 
 def _bisect(length: int, free: int, left: int) -> int:
-    """Griewank's bisection: the parts are as the repetitions to the snapshots, neither longer than its own can reverse."""
+    """Griewank's bisection: in the proportion of repetitions to snapshots, with neither part longer than it can be reversed."""
     proportional = -(-length * left // (left + free))
     most = min(length - 1, comb(free + left - 1, free))
     least = max(1, length - comb(free - 1 + left, free - 1))
     return max(least, min(proportional, most))
-
-
-class Treeverse(SnapshotSolver):
-    """Treeverse on the cut points of the graph, with the least repetitions that the number of snapshots allows."""
-
-    name = "treeverse"
-    description = "checkpointing by bisection, bounded repetitions (Griewank 1992)"
-
-    def actions(self, length: int, snapshots: int) -> Iterator[Action]:
-        """See ``treeverse``."""
-        return treeverse(length, snapshots)

@@ -1,4 +1,4 @@
-"""One option for each of several parts of a step, so that every moment of the step fits and the sum of their costs is least.
+"""Choose one option for each of several parts of a step: every moment fits the limit, and the sum of the costs is least.
 
 A multiple-choice knapsack with one row for each moment (Kellerer, Pferschy & Pisinger 2004, chapter 11), as an integer program.
 """
@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from remat_planner.solvers.milp.program import Program
+from remat_planner.solvers.milp.program import MixedIntegerProgram
 
-# Rows are scaled so that the limit is this: HiGHS accepts a violation of 1e-6.
+# Rows are scaled to this limit. HiGHS accepts a violation of 1e-6, which is then 1e-10 of the limit.
 _SCALE = 1e4
+# Solves, each with the limit lowered by the bytes by which the last choice exceeded it: that is HiGHS's tolerance.
 _ATTEMPTS = 5
-_GAP = 1e-3  # of the cost of the options that cost most
+# An answer may cost this much more than the best, as a share of the cost of the dearest options.
+_GAP = 1e-3
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes at one moment: ``fixed``, and what each part adds to them by the option that it takes.
+    """Bytes at one moment of the step: ``fixed``, plus bytes of each part that depend on its option.
 
     Attributes:
         fixed: bytes whatever is chosen; may be negative.
@@ -36,16 +38,16 @@ class Moment:
 def select(
     costs: Sequence[Sequence[float]], moments: Sequence[Moment], limit: int, *, seconds: float = 10.0
 ) -> tuple[int, ...] | None:
-    """The option of each part with the least cost in sum such that no moment has more than ``limit`` bytes.
+    """The cheapest choice of options with which no moment has more than ``limit`` bytes.
 
     Args:
         costs: for each part the cost of each of its options.
-        moments: what must fit.
+        moments: the moments that must fit.
         limit: bytes.
         seconds: time limit.
 
     Returns:
-        The number of an option for each part, or None where none fits or none was found in the time.
+        The index of an option for each part, or None where no choice fits or none was found in time.
     """
     scale = _SCALE / max(limit, 1)
     allowed = float(limit)
@@ -60,12 +62,12 @@ def select(
         excess = max((moment.bytes(choice) - limit for moment in moments), default=0)
         if excess <= 0:
             return choice
-        allowed -= excess  # the program's tolerance let it through
+        allowed -= excess
     return None
 
 
 def select_lowest(costs: Sequence[Sequence[float]], moments: Sequence[Moment], *, seconds: float = 10.0) -> tuple[int, ...]:
-    """The option of each part for which the highest moment has the fewest bytes."""
+    """The choice of options for which the highest moment has the fewest bytes. Args as in ``select``."""
     program, options = _choices([[0.0] * len(of) for of in costs])
     scale = _SCALE / max(max((abs(m.fixed) for m in moments), default=1), 1)
     peak = program.column(1.0, -10 * _SCALE * len(costs), None)
@@ -75,8 +77,8 @@ def select_lowest(costs: Sequence[Sequence[float]], moments: Sequence[Moment], *
     return _solved(program, options, seconds, 0.0) or tuple(0 for _ in costs)
 
 
-def _choices(costs: Sequence[Sequence[float]]) -> tuple[Program, list[list[int]]]:
-    program = Program()
+def _choices(costs: Sequence[Sequence[float]]) -> tuple[MixedIntegerProgram, list[list[int]]]:
+    program = MixedIntegerProgram()
     options = [[program.column(cost, integer=True) for cost in of] for of in costs]
     for columns in options:
         program.at_least(dict.fromkeys(columns, 1.0), 1.0)
@@ -84,7 +86,7 @@ def _choices(costs: Sequence[Sequence[float]]) -> tuple[Program, list[list[int]]
     return program, options
 
 
-def _solved(program: Program, options: list[list[int]], seconds: float, gap: float) -> tuple[int, ...] | None:
+def _solved(program: MixedIntegerProgram, options: list[list[int]], seconds: float, gap: float) -> tuple[int, ...] | None:
     values = program.solve(seconds=seconds, gap=gap).values
     if values is None:
         return None

@@ -1,15 +1,15 @@
-"""TODO."""
+"""What every method works on: the reduced form of a graph, sequences of its nodes, and lower bounds on their peak."""
 
 from remat_planner.solvers.problem.least_peak import least_peak, least_peak_forward
 from remat_planner.solvers.problem.reduced_graph import Bools, Floats, Ints, Problem
-from remat_planner.solvers.problem.sequence_builder import Emitter
+from remat_planner.solvers.problem.sequence_builder import SequenceBuilder
 
 __all__ = [
     "Bools",
-    "Emitter",
     "Floats",
     "Ints",
     "Problem",
+    "SequenceBuilder",
     "least_peak",
     "least_peak_forward",
 ]

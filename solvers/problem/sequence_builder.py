@@ -1,4 +1,4 @@
-"""From a decision at a few moments to a sequence of nodes: everything is computed again just before it is needed."""
+"""Building a sequence of nodes: each node runs after whatever it needs, and missing items are recomputed just before."""
 
 from __future__ import annotations
 
@@ -7,70 +7,77 @@ from collections.abc import Iterable, Sequence
 from remat_planner.solvers.problem.reduced_graph import Problem
 
 
-class Emitter:
-    """Runs nodes one by one and remembers which items could be read now.
+class SequenceBuilder:
+    """Runs nodes one by one and knows which items can be read.
 
     Args:
         problem: the reduced graph.
-        by_index: run what must run again before a node in execution order, rather than depth first.
+        by_index: recompute the inputs of a node in execution order, rather than depth first.
+
+    Attributes:
+        sequence: the nodes so far.
+        available: for each item whether it can be read now; clear an entry to release the item.
     """
 
     def __init__(self, problem: Problem, *, by_index: bool) -> None:
         self.problem = problem
         self.sequence: list[int] = []
+        self.available = [False] * problem.m
         self._by_index = by_index
         self._reads = problem.reads
         self._writes = problem.writes
         self._producer: list[int] = problem.producer.tolist()
         self._base: list[int] = problem.base.tolist()
-        self._in_place: dict[int, list[int]] = {}
-        for i in problem.in_place.nonzero()[0].tolist():
-            self._in_place.setdefault(self._base[i], []).append(i)
-        self.there = [False] * problem.m
+        self._in_place: dict[int, list[int]] = {}  # base: the in-place results on it
+        for item in problem.in_place.nonzero()[0].tolist():
+            self._in_place.setdefault(self._base[item], []).append(item)
 
     def run(self, node: int) -> None:
         """Run a node after whatever it needs."""
-        # More than once: computing a base again makes the in-place results on it stale that the node also reads.
-        while missing := [i for i in self._reads[node] if not self.there[i]]:
+        # Repeated, because recomputing a base makes in-place results stale that the node reads too.
+        while missing := self._missing(node):
             self._fetch(missing)
         self._execute(node)
 
     def fetch(self, item: int) -> None:
-        """Have an item computed unless it is there."""
-        if not self.there[item]:
+        """Compute an item unless it is available."""
+        if not self.available[item]:
             self._fetch([item])
 
     def keep(self, held: Sequence[bool]) -> None:
-        """Forget what is not held."""
-        self.there = [there and held[i] and held[self._base[i]] for i, there in enumerate(self.there)]
+        """Release the items that are not ``held``."""
+        self.available = [available and held[item] and held[self._base[item]] for item, available in enumerate(self.available)]
+
+    def _missing(self, node: int) -> list[int]:
+        return [item for item in self._reads[node] if not self.available[item]]
 
     def _execute(self, node: int) -> None:
         self.sequence.append(node)
-        for i in self._writes[node]:
-            self.there[i] = True
-            for alias in self._in_place.get(i, ()):
-                self.there[alias] = False
+        for item in self._writes[node]:
+            self.available[item] = True
+            for alias in self._in_place.get(item, ()):
+                self.available[alias] = False
 
     def _fetch(self, items: Iterable[int]) -> None:
-        order = self._missing(items)
+        order = self._nodes_for(items)
         for node in sorted(order) if self._by_index else order:
-            # Computing a base again makes the in-place results on it stale, also those that were there when we looked.
-            while stale := [i for i in self._reads[node] if not self.there[i]]:
+            # A recomputed base makes in-place results stale, even those that were available when ``order`` was set.
+            while stale := self._missing(node):
                 self._fetch(stale)
-            if not all(self.there[i] for i in self._writes[node]):
+            if not all(self.available[item] for item in self._writes[node]):
                 self._execute(node)
 
-    def _missing(self, items: Iterable[int]) -> list[int]:
-        """The nodes to run so that ``items`` are there, inputs first."""
+    def _nodes_for(self, items: Iterable[int]) -> list[int]:
+        """The nodes to run for ``items``, inputs first."""
         order: list[int] = []
         seen: set[int] = set()
-        stack = [(self._producer[i], False) for i in items]
+        stack = [(self._producer[item], False) for item in items]
         while stack:
-            node, ready = stack.pop()
-            if ready:
+            node, inputs_done = stack.pop()
+            if inputs_done:
                 order.append(node)
             elif node not in seen:
                 seen.add(node)
                 stack.append((node, True))
-                stack.extend((self._producer[i], False) for i in self._reads[node] if not self.there[i])
+                stack.extend((self._producer[item], False) for item in self._missing(node))
         return order

@@ -1,9 +1,12 @@
-"""``verify`` tells a plan that holds from one that does not, and leaves the model as it was."""
+"""``verify`` tells a correct plan from a wrong one, and leaves the model as it was."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
+import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from torch import nn
 
 import remat_planner
 from remat_planner.planner import apply_schedule, verify
+from remat_planner.planner.regions import planned_regions
 from remat_planner.planner.runtime.planned_call import PlannedCall
 from remat_planner.schedules import Schedule, StaleScheduleError
 from remat_planner.tracer import capture, lower
@@ -54,13 +58,13 @@ def test_a_plan_holds_when_run(name: str):
         p.grad = torch.ones_like(p)
     schedule = remat_planner.plan(case.model, case.args, case.kwargs, budget="100%", loss=case.loss, time_limit=5)
     before = state_of(case.model)
-    found = verify(case.model, schedule, case.args, case.kwargs)
+    verification = verify(case.model, schedule, case.args, case.kwargs)
     assert unchanged(before, state_of(case.model))
-    assert found.identical, found.differences
-    assert found.within_budget
-    assert found.nondeterministic == ()
-    assert found.predicted_peak_bytes == schedule.peak_bytes
-    assert abs(found.measured_peak_bytes / found.predicted_peak_bytes - 1) < 0.02
+    assert verification.identical, verification.differences
+    assert verification.within_budget
+    assert verification.nondeterministic == ()
+    assert verification.predicted_peak_bytes == schedule.peak_bytes
+    assert abs(verification.measured_peak_bytes / verification.predicted_peak_bytes - 1) < 0.02
 
 
 def test_a_planned_model_can_be_verified_too():
@@ -124,18 +128,18 @@ def test_the_loss_of_a_schedule_from_a_file_may_leave_its_result_in_a_large_buff
     assert torch.equal(model.weight.grad, eager.weight.grad)
 
 
-def test_more_bytes_than_the_budget_are_seen():
+def test_a_peak_over_the_budget_is_reported():
     case = case_of("plain_sequential")
     joint = capture(case.model, case.args, loss=case.loss)
     schedule = schedule_of(joint)
     tight = dataclasses.replace(schedule, budget=schedule.graph.constant_bytes + 1000)
-    found = verify(case.model, tight, case.args, loss=case.loss)
-    assert found.identical
-    assert not found.within_budget
-    assert found.measured_peak_bytes > found.budget_bytes == tight.budget
+    verification = verify(case.model, tight, case.args, loss=case.loss)
+    assert verification.identical
+    assert not verification.within_budget
+    assert verification.measured_peak_bytes > verification.budget_bytes == tight.budget
 
 
-def test_other_bits_are_seen_and_named(monkeypatch: pytest.MonkeyPatch):
+def test_differing_tensors_are_named(monkeypatch: pytest.MonkeyPatch):
     case = case_of("plain_sequential")
     joint = capture(case.model, case.args, loss=case.loss)
     schedule = schedule_of(joint)
@@ -145,58 +149,56 @@ def test_other_bits_are_seen_and_named(monkeypatch: pytest.MonkeyPatch):
         return run(self, (args[0] * (1 + 2**-20), *args[1:]), kwargs)
 
     monkeypatch.setattr(PlannedCall, "__call__", slightly_off)
-    found = verify(case.model, schedule, case.args, loss=case.loss)
-    assert not found.identical
-    assert "step 1: output 0" in found.differences
-    assert "step 1: gradient of 0.weight" in found.differences
-    assert not any("random state" in name for name in found.differences)
+    verification = verify(case.model, schedule, case.args, loss=case.loss)
+    assert not verification.identical
+    assert "step 1: output 0" in verification.differences
+    assert "step 1: gradient of 0.weight" in verification.differences
+    assert not any("random state" in name for name in verification.differences)
 
 
-class _Unsteady(nn.Module):
-    """Another result every time, by a counter that no state knows of."""
+_calls = itertools.count(1)  # no state that could be put back
+_calls_alike = range(0)
+
+
+@torch.library.custom_op("tests_verify::unsteady", mutates_args=())
+def unsteady(x: torch.Tensor, always: bool) -> torch.Tensor:
+    """Another result in each call, but for those of ``_calls_alike`` where not ``always``."""
+    call = next(_calls)
+    return x * (1 if call in _calls_alike and not always else call)
+
+
+unsteady.register_fake(lambda x, always: torch.empty_like(x))
+unsteady.register_autograd(
+    lambda ctx, gradient: (unsteady(gradient, ctx.always), None),
+    setup_context=lambda ctx, inputs, output: setattr(ctx, "always", inputs[1]),
+)
+
+
+class Unsteady(nn.Module):
+    """One head runs a kernel that never repeats itself, another one a kernel that does so for a while."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        _Unsteady.calls += 1
-        return self.a(x).sum() * _Unsteady.calls, self.b(x)
-
-    calls = 0
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return unsteady(self.a(x), True), unsteady(self.b(x), False), self.c(x)
 
 
-def test_what_eager_does_not_repeat_is_told_apart():
-    model, x = _Unsteady(), torch.randn(2, 4)
-    joint = capture(model, (x,))
-    found = verify(model, schedule_of(joint), (x,))
-    assert "step 1: output 0" in found.nondeterministic
-    assert "step 1: gradient of a.weight" in found.nondeterministic
-    assert not any("gradient of b" in name for name in found.nondeterministic)
-    assert found.identical
-
-
-def test_what_eager_repeated_by_chance_is_told_apart():
-    """In both runs before the planned one, which differs; then eager does too."""
-
-    class Unsteady(nn.Module):
-        calls = 0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
-
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            Unsteady.calls += 1
-            in_the_first_runs = Unsteady.calls in (2, 3, 4, 5)
-            return self.a(x).sum() * Unsteady.calls, self.b(x) * (1 if in_the_first_runs else 2), self.c(x)
-
+def test_tensors_that_eager_does_not_repeat_are_told_apart(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
     model, x = Unsteady(), torch.randn(2, 4)
-    found = verify(model, schedule_of(capture(model, (x,))), (x,))
-    assert "step 1: output 1" in found.nondeterministic
-    assert not any("gradient of c" in name for name in found.nondeterministic)
-    assert found.identical
-    assert found.largest_difference == 0.0
+    schedule = schedule_of(capture(model, (x,)))
+    for alike in (0, 2 * 3 * 4):  # the calls in two runs of three steps: in the first two runs, eager repeats the second head
+        start = next(_calls) + 1
+        monkeypatch.setattr(f"{__name__}._calls_alike", range(start, start + alike))
+        verification = verify(model, schedule, (x,))
+        for head in "ab":
+            assert f"step 1: gradient of {head}.weight" in verification.nondeterministic
+        assert {"step 1: output 0", "step 1: output 1"} <= set(verification.nondeterministic)
+        assert not any("gradient of c" in name or "parameter" in name for name in verification.nondeterministic)
+        assert verification.identical, verification.differences
+        assert verification.largest_difference == 0.0
 
 
 def test_inputs_that_the_forward_changes_are_put_back():
@@ -212,16 +214,16 @@ def test_inputs_that_the_forward_changes_are_put_back():
     torch.manual_seed(0)
     model, x = Changing(), torch.randn(2, 4)
     before = x.clone()
-    found = verify(model, schedule_of(capture(model, (x,))), (x,))
-    assert found.identical, found.differences
+    verification = verify(model, schedule_of(capture(model, (x,))), (x,))
+    assert verification.identical, verification.differences
     assert torch.equal(x, before)
 
 
 def test_a_nan_is_the_same_nan():
     model, x = nn.Linear(4, 1), torch.full((2, 4), torch.nan)
-    found = verify(model, schedule_of(capture(model, (x,), loss=torch.mean)), (x,), loss=torch.mean)
-    assert found.identical
-    assert found.nondeterministic == ()
+    verification = verify(model, schedule_of(capture(model, (x,), loss=torch.mean)), (x,), loss=torch.mean)
+    assert verification.identical
+    assert verification.nondeterministic == ()
 
 
 def test_the_model_may_be_copied_afterwards():
@@ -229,3 +231,192 @@ def test_the_model_may_be_copied_afterwards():
     schedule = schedule_of(capture(case.model, case.args, loss=case.loss))
     verify(case.model, schedule, case.args, loss=case.loss)
     assert type(copy.deepcopy(case.model)) is nn.Sequential
+
+
+def test_planned_regions_are_on_the_model_again_afterwards():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))), torch.randn(4, 8)
+    schedule = remat_planner.plan(model, (x,), budget="100%", loss=torch.sum, regions="[0-1]", costs="measure")
+    verify(model, schedule, (x,), loss=torch.sum)
+    assert planned_regions(model) == {}
+    apply_schedule(model, schedule)
+    forwards = planned_regions(model)
+    assert list(forwards) == ["0", "1"]
+    assert verify(model, schedule, (x,), loss=torch.sum).identical
+    assert planned_regions(model) == forwards
+    with pytest.raises(StaleScheduleError, match=r"planned for \[0\].*this call is \[0\].*\[1\]"):
+        verify(model, schedule, (x, x), loss=torch.sum)
+    assert planned_regions(model) == forwards
+
+
+class Plain(nn.Module):
+    """Two heads, state of several kinds, arguments that hold tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros(()))
+        self.config = {"scale": 1.0, "history": [torch.zeros(2)]}
+
+    def forward(self, x: torch.Tensor, more: dict[str, torch.Tensor]) -> dict[str, Any]:
+        y = self.used(x) + self.frozen(x) + more["y"]
+        return {"loss": y.square().mean(), "hidden": y.detach(), "kind": "plain"}
+
+
+def _stale(model: Plain, output: dict[str, Any], more: Any, first: dict[str, torch.Tensor]) -> None:
+    """The output of the parameters of the first call."""
+    output["hidden"] = torch.func.functional_call(model, first, (model.x, more))["hidden"]
+
+
+def _add_gradient(model: Plain, *_: Any) -> None:
+    model.unused.weight.grad = torch.zeros(4, 4)
+
+
+def _move_frozen(model: Plain, *_: Any) -> None:
+    model.frozen.weight.data.add_(1)
+
+
+def _assign_buffer(model: Plain, *_: Any) -> None:
+    model.steps = torch.ones(())
+
+
+def _set_attribute(model: Plain, *_: Any) -> None:
+    model.config["scale"] = 2.0
+
+
+def _change_tensor_in_attribute(model: Plain, *_: Any) -> None:
+    model.config["history"][0].add_(1)
+
+
+def _replace_entry(_: Plain, __: Any, more: dict[str, Any], ___: Any) -> None:
+    more["y"] = more["y"] + 1
+
+
+def _add_entry(_: Plain, __: Any, more: dict[str, Any], ___: Any) -> None:
+    more["z"] = 1
+
+
+def _change_input(_: Plain, __: Any, more: dict[str, Any], ___: Any) -> None:
+    more["y"].add_(1)
+
+
+def _draw(*_: Any) -> None:
+    torch.rand(())
+
+
+def _draw_in_python(*_: Any) -> None:
+    random.random()
+
+
+def _require_a_gradient(model: Plain, *_: Any) -> None:
+    model.unused.weight.requires_grad_(False)
+
+
+def _constant_of_another_call(_: Plain, output: dict[str, Any], *__: Any) -> None:
+    output["kind"] = "planned"
+
+
+def _keep_history(model: Plain, output: dict[str, Any], *_: Any) -> None:
+    output["hidden"] = output["hidden"] + 0 * model.used.weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("defect", "differing"),
+    [
+        (_stale, "step 3: output 1"),
+        (_add_gradient, "step 1: gradient of unused.weight"),
+        (_move_frozen, "step 1: parameter frozen.weight"),
+        (_assign_buffer, "step 1: buffer steps"),
+        (_set_attribute, "step 1: state config['scale']"),
+        (_change_tensor_in_attribute, "step 1: state config['history'][0]"),
+        (_replace_entry, "step 1: input args[1]['y']"),
+        (_add_entry, "step 1: input args[1]['z']"),
+        (_change_input, "step 1: input 1"),
+        (_draw, "step 1: random state 0"),
+        (_draw_in_python, "step 1: random state of Python"),
+        (_require_a_gradient, "step 1: parameter unused.weight (requires a gradient)"),
+        (_constant_of_another_call, "step 1: output 2"),
+        (_keep_history, "step 1: output 1 (requires a gradient)"),
+    ],
+)
+def test_every_kind_of_difference_is_named(defect: Callable[..., None], differing: str, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model, x, more = Plain(), torch.randn(2, 4), {"y": torch.zeros(2, 4)}
+    schedule = schedule_of(capture(model, (x, more)))
+    assert verify(model, schedule, (x, more)).identical
+    first = {name: p.detach().clone() for name, p in model.named_parameters()}
+    monkeypatch.setattr(Plain, "x", x, raising=False)
+
+    def wrong(self: PlannedCall, args: Any, kwargs: Any) -> Any:
+        output = self.model(*args, **kwargs)
+        defect(self.model, output, args[1], first)
+        return output
+
+    monkeypatch.setattr(PlannedCall, "__call__", wrong)
+    verification = verify(model, schedule, (x, more))
+    assert not verification.identical
+    assert verification.differences[0] == differing
+    assert verification.nondeterministic == ()
+    assert not verification.close
+
+
+def test_parameters_that_the_forward_moves_are_compared_and_put_back():
+    class Distilled(nn.Module):
+        """A teacher that follows its student, and rows of bounded length."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.student, self.teacher = nn.Linear(4, 4), nn.Linear(4, 4).requires_grad_(False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.teacher.weight.lerp_(self.student.weight, 0.1)
+                target = self.teacher(x)
+            return (self.student(x) - target).square().mean()
+
+    torch.manual_seed(0)
+    model, x = Distilled(), torch.randn(2, 4)
+    before = state_of(model)
+    verification = verify(model, schedule_of(capture(model, (x,))), (x,))
+    assert verification.identical, verification.differences
+    assert verification.nondeterministic == ()
+    assert unchanged(before, state_of(model))
+
+
+def test_inputs_and_outputs_may_be_views_of_any_kind():
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+            self.register_buffer("column", torch.randn(4, 3)[:, 0])
+
+        def forward(self, x: torch.Tensor, conjugate: torch.Tensor, expanded: torch.Tensor) -> dict[str, torch.Tensor]:
+            y = self.a(x) * self.column + conjugate.real + expanded
+            return {"loss": y.square().mean(), "first": y[:, 0], "rotated": torch.complex(y, y).conj()}
+
+    torch.manual_seed(0)
+    model = Views()
+    inputs = torch.randn(4, 2).t(), torch.randn(2, 4, dtype=torch.complex64).conj(), torch.randn(1, 4).expand(2, 4)
+    inputs = torch.randn(4, 2).t(), inputs[1], inputs[2]
+    verification = verify(model, schedule_of(capture(model, inputs)), inputs)
+    assert verification.identical, verification.differences
+    assert verification.nondeterministic == ()
+
+
+def test_another_form_than_the_planned_ones_is_refused():
+    torch.manual_seed(0)
+    model, small, large = nn.Linear(8, 8), torch.randn(4, 8), torch.randn(6, 8)
+    schedule = remat_planner.plan(model, shapes=[small, torch.randn(5, 8)], budget="100%", loss=torch.sum)
+    assert verify(model, schedule, (small,)).identical
+    with pytest.raises(
+        StaleScheduleError, match=r"planned for \[0\]: float32\[5, 8\]; for .*\[4, 8\], .* is \[0\]: float32\[6, 8\]"
+    ):
+        verify(model, schedule, (large,))
+    with pytest.raises(StaleScheduleError, match="the model in evaluation mode"):
+        verify(model.eval(), schedule, (small,))
+    model.train()
+    with pytest.raises(StaleScheduleError, match="strides"):
+        verify(model, schedule, (torch.randn(8, 4).t(),))
+    with torch.autocast("cpu"), pytest.raises(StaleScheduleError, match="autocast to bfloat16 on cpu"):
+        verify(model, schedule, (small,))

@@ -1,6 +1,6 @@
-"""Exhaustive search on tiny problems of every kind: Dijkstra over what is in memory, first runs in the given order.
+"""Exhaustive search on tiny problems of every kind: Dijkstra over the contents of memory, first runs in the given order.
 
-Auxiliary nodes may first run late. In-place results, several outputs of which some are results, random states: all are known.
+It covers auxiliary nodes that first run late, in-place results, several outputs of which some are results, and random states.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from remat_planner.solvers.problem.reduced_graph import Problem
 
 @dataclass(frozen=True, order=True)
 class Memory:
-    """What is in memory: current items, how many lasting instances each has, whether the current one is lasting, states."""
+    """The contents of memory: nodes that ran, current items, lasting instances of each item, lasting current items, states."""
 
     ran: frozenset[int]
     current: frozenset[int]
@@ -24,7 +24,7 @@ class Memory:
 
 
 def cheapest(problem: Problem, budget: int) -> float:
-    """Seconds of the cheapest sequence of nodes within ``budget`` bytes; inf where there is none."""
+    """Seconds of the cheapest sequence of nodes within ``budget`` bytes; inf if none exists."""
     room = budget - problem.constant_bytes
     size = problem.bytes.tolist()
     base = problem.base.tolist()
@@ -58,19 +58,19 @@ def cheapest(problem: Problem, budget: int) -> float:
             after.append((0.0, Memory(memory.ran, memory.current, memory.lasting, memory.same, memory.states - {node})))
         upcoming = next((node for node in in_order if node not in memory.ran), None)
         for node in range(problem.n):
-            again = node in memory.ran
-            if not memory.current.issuperset(problem.reads[node]) or (again and problem.pinned[node]):
+            ran_before = node in memory.ran
+            if not memory.current.issuperset(problem.reads[node]) or (ran_before and problem.pinned[node]):
                 continue
-            if again and problem.replay[node] and node not in memory.states:
+            if ran_before and problem.replay[node] and node not in memory.states:
                 continue
-            if not again and not problem.auxiliary[node] and node != upcoming:
+            if not ran_before and not problem.auxiliary[node] and node != upcoming:
                 continue
-            if not again and problem.auxiliary[node] and upcoming is not None and node > upcoming:
+            if not ran_before and problem.auxiliary[node] and upcoming is not None and node > upcoming:
                 continue  # late, never early
-            for state in {False, bool(problem.replay[node]) and not again}:
-                there = run(memory, node, state)
-                if bytes_of(there) + int(problem.workspace[node]) <= room:
-                    after.append((float(problem.cost[node]), there))
+            for state in {False, bool(problem.replay[node]) and not ran_before}:
+                after_run = run(memory, node, state)
+                if bytes_of(after_run) + int(problem.workspace[node]) <= room:
+                    after.append((float(problem.cost[node]), after_run))
         return after
 
     first = Memory(frozenset(), frozenset(), (0,) * problem.m, frozenset(), frozenset())
@@ -83,9 +83,9 @@ def cheapest(problem: Problem, budget: int) -> float:
             continue
         if len(memory.ran) == problem.n:
             return seconds
-        for extra, there in following(memory):
-            if seconds + extra < best.get(there, math.inf):
-                best[there] = seconds + extra
+        for extra, after_run in following(memory):
+            if seconds + extra < best.get(after_run, math.inf):
+                best[after_run] = seconds + extra
                 pushed += 1
-                heapq.heappush(queue, (seconds + extra, pushed, there))
+                heapq.heappush(queue, (seconds + extra, pushed, after_run))
     return math.inf

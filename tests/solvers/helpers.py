@@ -1,17 +1,21 @@
-"""What the tests of all solvers share: the list of solvers, and graphs to try them on."""
+"""What the tests of all solvers share: the list of solvers, the check of an answer, and graphs to try them on."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, Op, Storage, Value, simulate
+from remat_planner.solvers import Solution, registry
 from tests.instances import instance_path
+from tests.schedules.test_simulate import reference
 from tests.strategies import graphs
 
-# Every solver, with the seconds that a test gives it. Adding a solver is a line here.
+# Every solver, with the seconds that a test gives it. A new solver needs a line here.
 SOLVERS = {
     "none": 10.0,
     "every-n": 10.0,
@@ -28,12 +32,36 @@ SOLVERS = {
     "anneal": 0.2,
     "auto": 1.0,
 }
-# Solvers that work until they have a proof or the time is over, which a loaded machine may cut short anywhere.
-ANYTIME = ("anneal", "auto", "twolevel")
+# A loaded machine may cut these short anywhere.
+ANYTIME = tuple(name for name in SOLVERS if registry.get(name).anytime)
+# The quick ones are tried on more examples.
+QUICK = tuple(name for name in SOLVERS if registry.get(name).quick)
+
+
+def check(graph: Graph, budget: int, solution: Solution) -> None:
+    """Everything that a solution claims, by the reference simulator."""
+    if solution.status == "infeasible":
+        assert solution.steps == ()
+        assert solution.cost == solution.gap == math.inf
+        assert budget < solution.minimum == max(reference(graph, list(solution.minimum_steps))[1], default=0)
+        assert solution.bottleneck in graph.by_name
+        return
+    seconds, memory = reference(graph, list(solution.steps))
+    assert solution.cost == pytest.approx(seconds)
+    assert solution.peak_bytes == max(memory) <= budget
+    assert solution.bound <= solution.cost
+    assert solution.bound >= graph.seconds or solution.bound == pytest.approx(graph.seconds)
+    if graph.seconds:
+        assert solution.gap == pytest.approx((solution.cost - solution.bound) / graph.seconds)
+    assert (solution.status == "optimal") == (solution.cost - solution.bound <= 1e-6 * solution.cost)
+    assert solution.bottleneck is None
+    loss = [place for place, i in enumerate(solution.steps) if graph.ops[i].outside]
+    assert loss == list(range(loss[0], loss[0] + len(loss))) if loss else True
+    assert solution.minimum <= solution.peak_bytes
 
 
 def instance(name: str) -> tuple[Graph, int]:
-    """A graph of the field and its peak without recomputation; skips the test where it is not there."""
+    """A published graph and its peak without recomputation; skips the test if its file is missing."""
     data = json.loads(instance_path(name).read_text())
     nodes = data["nodes"]
     graph = Graph.from_dag([v["cost"] for v in nodes], [v["mem"] for v in nodes], data["edges"], [v["bwd"] for v in nodes])
@@ -56,9 +84,9 @@ def training_steps(draw: st.DrawFn, max_ops: int = 8) -> Graph:
 
 @st.composite
 def networks(draw: st.DrawFn, max_stages: int = 8) -> Graph:
-    """Random training steps of a chain with skips and a loss that is the caller's.
+    """Random training steps of a chain with skips and the caller's loss.
 
-    What enters a layer, and what is inside, is read by its backward.
+    The backward of a layer reads its inner value and sometimes its input.
     """
     length = draw(st.integers(2, max_stages))
     sizes = st.integers(1, 9)

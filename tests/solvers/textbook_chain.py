@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""The chain of the rotor paper in the arrays of ``persistent_dp``, for tests against published tables."""
 
 from __future__ import annotations
 

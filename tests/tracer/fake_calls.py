@@ -10,7 +10,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from remat_planner.tracer.costs.op_call import OpCall, op_call
+from remat_planner.tracer.operators.op_call import OpCall, op_call
 
 
 def fakes(*tensors: torch.Tensor) -> list[torch.Tensor]:

@@ -53,7 +53,7 @@ def replay(
         leaf.constant if leaf.node is None else values[leaf.node].detach().requires_grad_(leaf.differentiable)
         for leaf in joint.outputs
     ]
-    output = joint.output_spec.unflatten(outputs)
+    output = joint.output(outputs)
     loss = loss_of_output(output)
     arriving = torch.autograd.grad(loss, [outputs[i] for i in joint.tangent_outputs])
     values.update(zip(joint.tangent_nodes, arriving, strict=True))

@@ -104,10 +104,11 @@ def test_an_ambient_autocast_is_part_of_the_capture():
     assert torch.equal(ours.output, expected)
 
 
-def test_an_attribute_that_the_forward_sets_is_noted():
+def test_an_attribute_that_is_filled_at_its_first_use_is_computed_in_every_step():
     case = build("attribute_filled_at_first_use")
     joint = capture(case.model, case.args, case.kwargs)
-    assert joint.warnings == ("the forward stores a tensor in attribute positions; the planned module does not",)
+    assert joint.effects.made == ()
+    assert joint.reads.written == {"": frozenset({"positions"})}
 
 
 def test_lists_and_hooks_that_the_forward_grows_are_put_back():
@@ -120,7 +121,7 @@ def test_lists_and_hooks_that_the_forward_grows_are_put_back():
     model = Written(forward, a=linear(), calls=["before"], count=3)
     with pytest.raises(PythonStateError) as caught:
         capture(model, (noise(),))
-    assert caught.value.names == ("calls", "count")
+    assert caught.value.names == ("count",)
     assert model.calls == ["before"]
     assert not model.a._forward_hooks
     assert model.count == 3

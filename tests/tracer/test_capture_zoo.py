@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from remat_planner.schedules import simulate
 from remat_planner.tracer import lower
-from remat_planner.tracer.capture import Recorded, assemble, record_step
+from remat_planner.tracer.capture import RecordedStep, assemble, record_step
 from remat_planner.tracer.joint.graph import Joint
 from remat_planner.tracer.joint.output_tree import flatten
 from tests.tracer.replay import replay
@@ -38,7 +38,7 @@ def build(name: str) -> Case:
 
 
 @cache
-def captured(name: str) -> tuple[Case, Recorded, Joint]:
+def captured(name: str) -> tuple[Case, RecordedStep, Joint]:
     """One capture serves every test of a model; what runs the step runs it on its own copy."""
     case = build(name)
     recorded = record_step(case.model, case.args, case.kwargs, case.loss)

@@ -83,6 +83,17 @@ def test_the_recorded_graph_is_open_to_dispatch_modes_and_can_be_left_out():
         private.recorded_graph()
 
 
+def test_nodes_are_listed_from_the_newest_of_an_earlier_moment_on():
+    graph = torch.fx.Graph()
+    before_all = private.newest_node(graph)
+    first = graph.placeholder("first")
+    second = graph.call_function(torch.tanh, (first,))
+    assert list(private.nodes_after(before_all)) == [first, second]
+    assert list(private.nodes_after(first)) == [second]
+    assert private.newest_node(graph) is second
+    assert list(private.nodes_after(second)) == []
+
+
 def test_modes_can_be_left_for_a_real_computation():
     mode = private.new_fake_mode()
     with mode, private.without_modes():

@@ -1,4 +1,7 @@
-"""TODO."""
+"""Seconds, workspace bytes and FLOPs of operator calls: measured here, estimated for a named GPU, or read from a profile.
+
+``op_costs`` answers for every operator of a captured step. ``record_memory`` and its relatives observe allocations on the CPU.
+"""
 
 from remat_planner.tracer.costs.cpu_allocations import mark, record_intervals, record_memory
 from remat_planner.tracer.costs.devices import BLOCK, DEVICES, device_named, rounded_up

@@ -1,7 +1,7 @@
-"""GPUs by name: what their data sheets say of memory, bandwidth and dense rates.
+"""GPUs by name: memory, bandwidth and dense arithmetic rates according to their data sheets.
 
-Rates are without sparsity, those of tensor cores with 32-bit accumulation where the sheet tells them apart. Memory is the
-sheet's figure in GB of 10^9 bytes: cards have somewhat more (their GB are 2^30), about what driver and context keep.
+Rates are without sparsity; those of tensor cores are with 32-bit accumulation where the sheet tells them apart. Memory is the
+sheet's figure in GB of 10^9 bytes. Cards have somewhat more (their GB are 2^30); driver and context take about the difference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from remat_planner.tracer.costs.errors import UnknownDeviceError
 BF16, FP16, TF32, FP32, FP64, FP8, INT8 = "bfloat16", "float16", "tf32", "float32", "float64", "float8", "int8"
 
 BLOCK = 512
-"""Bytes that PyTorch's caching allocator hands memory out in (kMinBlockSize of c10/cuda/CUDACachingAllocator.cpp)."""
+"""Bytes: PyTorch's caching allocator gives multiples of it (kMinBlockSize of c10/cuda/CUDACachingAllocator.cpp)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Device:
     """A GPU on paper.
 
     Attributes:
-        name: what users call it.
+        name: the name that users give.
         memory: bytes.
         bandwidth: bytes per second.
         rates: floating point operations per second by kind of arithmetic.
@@ -38,9 +38,9 @@ class Device:
     source: str
 
     def rate(self, dtype: torch.dtype, *, tf32: bool = False) -> float:
-        """Floating point operations per second on operands of ``dtype``; 32-bit ones on tensor cores where ``tf32``.
+        """Floating point operations per second on operands of ``dtype``; ``tf32`` sends 32-bit ones to the tensor cores.
 
-        A kind that the device lacks runs as 32-bit, as V100 and T4 do with bfloat16.
+        A dtype that the device has no rate for counts as 32-bit, as bfloat16 on V100 and T4.
         """
         kind = str(dtype).removeprefix("torch.")
         if kind.startswith("float8"):
@@ -56,24 +56,24 @@ class Device:
 
 def allocated_on_gpu(size: int) -> int:
     """Bytes that PyTorch's caching allocator takes for a request of ``size``: blocks are multiples of 512 bytes."""
-    return -(-size // BLOCK) * BLOCK
+    return rounded_up(size, BLOCK)
 
 
 def device_named(name: str) -> Device:
     """The device called ``name``, in any case.
 
     Raises:
-        UnknownDeviceError: no such device is known; the names are in the message.
+        UnknownDeviceError: the table has no such device; the message lists its names.
     """
-    found = DEVICES.get(name.lower())
-    if found is None:
+    device = DEVICES.get(name.lower())
+    if device is None:
         raise UnknownDeviceError(
-            f"no device is called {name!r}; known are {', '.join(DEVICES)}. Costs may also be measured (costs='measure') or "
-            "come from a profile that was measured elsewhere (a path that ends in .json)",
+            f"no device is called {name!r}; known are {', '.join(DEVICES)}. Costs can also be measured (costs='measure') or "
+            "read from a profile that was measured elsewhere (a path that ends in .json)",
             name=name,
             known=tuple(DEVICES),
         )
-    return found
+    return device
 
 
 def _device(name: str, gigabytes: float, gigabytes_per_second: float, teraflops: Mapping[str, float], source: str) -> Device:

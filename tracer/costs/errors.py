@@ -1,4 +1,4 @@
-"""What can be wrong with costs. Every error says what to do next and carries its data."""
+"""Errors about costs. Each says what to do next and carries its data."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 
 class CostError(ValueError):
-    """The cost of an operator cannot be found."""
+    """The cost of an operator cannot be determined."""
 
 
 class UnknownDeviceError(CostError):
-    """A device that is in no table.
+    """No device in the table has this name.
 
     Attributes:
-        name: what was asked for.
-        known: the names that there are.
+        name: the name as it was given.
+        known: the names in the table.
     """
 
     def __init__(self, message: str, *, name: str, known: tuple[str, ...]) -> None:
@@ -24,7 +24,7 @@ class UnknownDeviceError(CostError):
 
 
 class DeviceNotAtHandError(CostError):
-    """Measuring was asked for on a device that this machine does not have.
+    """The costs are to be measured on a device that this machine does not have.
 
     Attributes:
         device: its name.
@@ -36,27 +36,28 @@ class DeviceNotAtHandError(CostError):
 
 
 class MeasurementError(CostError):
-    """Operators that fail when run by themselves, so that measuring cannot tell their cost.
+    """Some operators fail when they run alone, so their cost cannot be measured.
 
     Attributes:
-        calls: each call, and why it failed.
+        calls: the reason for each call that failed.
     """
 
     def __init__(self, calls: Mapping[str, str]) -> None:
         lines = "\n".join(f"  {call}: {reason}" for call, reason in calls.items())
         super().__init__(
-            f"{len(calls)} operator call(s) could not be measured alone, on made-up arguments of the right shapes:\n{lines}\n"
-            "Plan with the roofline of a named device (costs='h100') or with a profile that has them in place of measuring"
+            f"{len(calls)} operator call(s) could not be measured alone, on sample arguments of the right shapes:\n{lines}\n"
+            "Instead of measuring, plan for a named device (costs='h100') or with a profile that has these calls. Where an "
+            "operator needs particular values, give them with remat_planner.register_operator(..., sample_inputs=...)"
         )
         self.calls = dict(calls)
 
 
 class ProfileError(CostError):
-    """A profile file that cannot be read, or that says too little about a model.
+    """A profile file cannot be read, or lacks too much of a model.
 
     Attributes:
         path: the file.
-        missing: calls that it has not and that cannot be estimated from what it has.
+        missing: calls that it lacks and that its other calls give no estimate for.
     """
 
     def __init__(self, message: str, *, path: str, missing: tuple[str, ...] = ()) -> None:

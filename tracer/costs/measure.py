@@ -1,43 +1,32 @@
 """Seconds and workspace bytes of operator calls, measured on the device that they run on.
 
-Each distinct call runs by itself on sample arguments: once recorded (its memory, and a warm-up), then timed in batches whose
-median counts. What differs from a training step: the arguments may be warmer in the caches than the step would leave them.
+Each distinct call runs alone on sample arguments: first recorded (its memory, and a warm-up), then timed. One difference from a
+training step remains: the arguments may be warmer in the caches than the step would leave them.
 """
 
 from __future__ import annotations
 
 import gc
-import platform
-import resource
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.costs.conditions import Conditions, conditions
 from remat_planner.tracer.costs.cpu_allocations import record_memory
 from remat_planner.tracer.costs.devices import allocated_on_gpu
-from remat_planner.tracer.costs.errors import DeviceNotAtHandError
-from remat_planner.tracer.costs.op_call import OpCall, writes
 from remat_planner.tracer.costs.sample_inputs import SampleArguments
-from remat_planner.tracer.joint import is_collective
+from remat_planner.tracer.costs.timing import Stopwatch, seconds_on_cpu, seconds_on_cuda
+from remat_planner.tracer.operators import OpCall, SampleInputs, facts_of, is_collective
 
-ONE_RUN = 0.1  # seconds; a call that takes longer is timed once: what it does only the first time is a small part of it
-BATCH = 0.5e-3  # seconds that one timed batch should last, so that the clock's own cost does not count
-TOTAL = 20e-3  # seconds that the batches of one call should last together
-BATCHES = (2, 15)  # least and most of them
-MOST_CALLS = 200  # in a batch
-MOST_WRITES = 16  # in a batch of a call that writes into its arguments: more, and values run into denormals or infinity
-SHORTEST = 1e-7  # seconds; no call is faster, though a coarse clock may say so
-HOLES = 4  # of the size of each result, see _make_room
-LAUNCH_CYCLES = 40_000  # GPU clock cycles, about 20 microseconds: longer than Python takes to launch one kernel
+ONE_RUN = 0.1
+"""Seconds; a longer call is timed once, since what it does only the first time is a small part of it."""
+HOLES = 4
+"""Number of holes left in the heap for each result, see ``_make_room``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +41,13 @@ class TensorForm:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one call takes.
+    """The measured cost of one call.
 
     Attributes:
         seconds: median over batches.
-        workspace: bytes that the call allocates and frees while it runs, at their highest beyond its results.
-        allocates: bytes that the allocator takes for each storage that its results made, in the order of the results.
-        results: the results as they really are, flattened, None where a result is no tensor.
+        workspace: highest bytes that the call allocates beyond its results and frees before it returns.
+        allocates: bytes that the allocator takes for each storage of its results, in their order.
+        results: the form of the real results, flattened; None where a result is no tensor.
     """
 
     seconds: float
@@ -67,88 +56,34 @@ class Measured:
     results: tuple[TensorForm | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What a measurement holds for: the device by name, and the settings that change how fast its kernels run.
-
-    Attributes:
-        device: name of the GPU, or of the processor.
-        torch: version of PyTorch.
-        threads: of the CPU; 0 for a GPU.
-        settings: PyTorch's own, by name.
-    """
-
-    device: str
-    torch: str
-    threads: int
-    settings: tuple[tuple[str, str], ...]
-
-
-_measured: dict[tuple[Conditions, str], Measured] = {}
-
-
-def conditions(device: torch.device) -> Conditions:
-    """The conditions as they are now.
-
-    Raises:
-        DeviceNotAtHandError: nothing can be measured on ``device`` here.
-    """
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise DeviceNotAtHandError(
-            f"the model is on {device}, where nothing can be measured here: give the name of a device (costs='h100') or a "
-            "profile that was measured on one, or put the model on the CPU",
-            device=str(device),
-        )
-    cuda = device.type == "cuda"
-    settings = {
-        "float32 products": torch.get_float32_matmul_precision(),
-        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
-    }
-    if cuda:
-        settings["cudnn.benchmark"] = str(torch.backends.cudnn.benchmark)
-        settings["cudnn.allow_tf32"] = str(torch.backends.cudnn.allow_tf32)
-    return Conditions(
-        device=torch.cuda.get_device_name(device) if cuda else _processor(),
-        torch=str(torch.__version__),
-        threads=0 if cuda else torch.get_num_threads(),
-        settings=tuple(settings.items()),
-    )
-
-
-@cache
-def _processor() -> str:
-    described = Path("/proc/cpuinfo")
-    if described.exists():
-        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+_measured: dict[tuple[Conditions, str, SampleInputs | None], Measured] = {}
 
 
 def measure(call: OpCall, samples: SampleArguments) -> Measured:
-    """Measure ``call`` under the thread count and settings as they are; remembered within the process.
+    """Measure ``call`` under the present conditions; the answer is remembered within the process.
 
-    To be called inside ``undisturbed()``, which gives the ``samples``. A collective is not run: the ranks would do so for
-    different times and wait for one another. It has no seconds, and what its fake results take; every schedule runs it once.
+    To be called inside ``undisturbed()``, which gives the ``samples``. A collective is not run: the ranks would run it for
+    different times and wait for one another. It counts 0 seconds and the bytes of its fake results: every schedule runs it
+    once.
 
     Raises:
         DeviceNotAtHandError: nothing can be measured on the call's device.
-        Exception: whatever the operator raises on arguments that it does not like.
+        Exception: whatever the operator raises on arguments that it does not accept.
     """
     if is_collective(call.target):
         return Measured(seconds=0.0, workspace=0, allocates=call.allocates, results=_forms(call.outputs))
-    known = (conditions(call.device), call.key)
-    if known not in _measured:
+    key = (conditions(call.device), call.key, facts_of(call.target).sample_inputs)
+    if key not in _measured:
         on_device = _measure_on_cuda if call.device.type == "cuda" else _measure_on_cpu
-        _measured[known] = on_device(call, samples)
-    return _measured[known]
+        _measured[key] = on_device(call, samples)
+    return _measured[key]
 
 
 @contextmanager
 def undisturbed(devices: Iterable[torch.device]) -> Iterator[SampleArguments]:
-    """No autograd, no autocast, no garbage collection inside; the random generators are as before afterwards.
+    """Turn off autograd, autocast, warnings and garbage collection, and restore the random generators afterwards.
 
-    Yields a maker of sample arguments, whose memory goes when the context does.
+    Yields a maker of sample arguments; its memory is released when the context ends.
     """
     cuda = [device for device in devices if device.type == "cuda" and torch.cuda.is_available()]
     collecting = gc.isenabled()
@@ -171,52 +106,31 @@ def undisturbed(devices: Iterable[torch.device]) -> Iterator[SampleArguments]:
 def _measure_on_cpu(call: OpCall, samples: SampleArguments) -> Measured:
     args, kwargs = samples.make(call)
     target = call.target
-    watch = _Stopwatch()
+    stopwatch = Stopwatch()
     result, memory = record_memory(lambda: target(*args, **kwargs))
-    once = watch.seconds()
-    made = _storages_made(result, (args, kwargs))
-    if memory.held != sum(made):  # a library kept something at its first run: that is no cost of the call
+    seconds = stopwatch.seconds()
+    allocates = _new_storages(result, (args, kwargs))
+    if memory.held != sum(allocates):  # a library kept something from its first run, which is no cost of the call
         del result
         result, memory = record_memory(lambda: target(*args, **kwargs))
-        made = _storages_made(result, (args, kwargs))
+        allocates = _new_storages(result, (args, kwargs))
     results = _forms(result)
     del result
-    workspace = memory.peak - sum(made)
-    if once < ONE_RUN:
-        _make_room([*made, workspace])
-        once = _median(lambda n: _seconds_on_cpu(target, args, kwargs, n), _most_calls(call))
-    return Measured(seconds=once, workspace=workspace, allocates=made, results=results)
+    workspace = memory.peak - sum(allocates)
+    if seconds < ONE_RUN:
+        _make_room([*allocates, workspace])
+        seconds = seconds_on_cpu(target, args, kwargs, writes=call.writes)
+    return Measured(seconds=seconds, workspace=workspace, allocates=allocates, results=results)
 
 
 def _make_room(sizes: list[int]) -> None:
     """Leave holes of these bytes in the heap.
 
-    The C library gives aligned memory only from a hole somewhat larger than asked for, so a lone result would come from new
-    pages every time, and touching new pages costs more than many kernels. A training step in its second round has the holes.
+    The C library gives aligned memory only from a hole somewhat larger than the request. A lone result would come from new
+    pages every time, and touching new pages costs more than many kernels. A training step has the holes from its second round
+    on.
     """
     _ = [torch.empty(size, dtype=torch.uint8) for size in sizes for _ in range(HOLES)]
-
-
-def _seconds_on_cpu(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], n: int) -> float:
-    watch = _Stopwatch()
-    for _ in range(n):
-        target(*args, **kwargs)
-    return watch.seconds()
-
-
-class _Stopwatch:
-    """Seconds that the work took, without those in which other processes had the processor.
-
-    The calling thread takes part in every parallel region, so what it computes (or its share of all, where others compute for
-    it) is the time on the clock of a machine with nothing else to do.
-    """
-
-    def __init__(self) -> None:
-        self._thread, self._process = time.thread_time(), time.process_time()
-
-    def seconds(self) -> float:
-        process = (time.process_time() - self._process) / torch.get_num_threads()
-        return max(time.thread_time() - self._thread, process)
 
 
 def _measure_on_cuda(call: OpCall, samples: SampleArguments) -> Measured:
@@ -224,75 +138,30 @@ def _measure_on_cuda(call: OpCall, samples: SampleArguments) -> Measured:
     args, kwargs = samples.make(call)
     target = call.target
     with torch.cuda.device(device):
-        target(*args, **kwargs)  # handles, library workspaces and compiled kernels come into being here and stay
+        target(*args, **kwargs)  # the first run creates handles, library workspaces and compiled kernels, which stay
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         result = target(*args, **kwargs)
         torch.cuda.synchronize(device)
-        held = torch.cuda.memory_allocated(device) - before
-        workspace = torch.cuda.max_memory_allocated(device) - before - held
-        made = tuple(map(allocated_on_gpu, _storages_made(result, (args, kwargs))))
+        retained = torch.cuda.memory_allocated(device) - before
+        workspace = torch.cuda.max_memory_allocated(device) - before - retained
+        allocates = tuple(map(allocated_on_gpu, _new_storages(result, (args, kwargs))))
         results = _forms(result)
         del result
-        seconds = _median(lambda n: _seconds_on_cuda(target, args, kwargs, n), _most_calls(call))
-    return Measured(seconds=seconds, workspace=workspace, allocates=made, results=results)
+        seconds = seconds_on_cuda(target, args, kwargs, writes=call.writes)
+    return Measured(seconds=seconds, workspace=workspace, allocates=allocates, results=results)
 
 
-def _seconds_on_cuda(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], n: int) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    # The GPU waits while the batch is queued, so that what is timed is the kernels and not how fast Python launches them.
-    torch.cuda._sleep(LAUNCH_CYCLES * n)  # type: ignore[no-untyped-call]
-    begin.record()
-    for _ in range(n):
-        target(*args, **kwargs)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
-
-
-def _median(seconds_of: Callable[[int], float], most: int) -> float:
-    """Median seconds of one call, from batches; ``seconds_of(n)`` runs a batch of ``n``.
-
-    Where only some batches touch new pages of memory, they are left out: a warm training step does not.
-    """
-    warm: list[float] = []
-    cold: list[float] = []
-
-    def run(size: int) -> float:
-        before = _page_faults()
-        seconds = seconds_of(size) / size
-        (cold if _page_faults() > before else warm).append(seconds)
-        return seconds
-
-    first = max(run(1), SHORTEST)
-    size = min(most, max(1, round(BATCH / first)))
-    if size > 1:  # too short for the clock: an estimate of the batch's size only
-        warm.clear()
-        cold.clear()
-    least, most_batches = BATCHES
-    for _ in range(min(most_batches, max(least, round(TOTAL / (first * size))))):
-        run(size)
-    return statistics.median(warm or cold)
-
-
-def _page_faults() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-def _most_calls(call: OpCall) -> int:
-    return MOST_WRITES if writes(call) else MOST_CALLS
-
-
-def _storages_made(result: Any, arguments: Any) -> tuple[int, ...]:
-    """Bytes of each storage among the results that is no argument's."""
-    given = {leaf.untyped_storage()._cdata for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)}
-    made = {
+def _new_storages(result: Any, arguments: Any) -> tuple[int, ...]:
+    """Bytes of each storage among the results that belongs to no argument."""
+    old = {leaf.untyped_storage()._cdata for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)}
+    new = {
         storage._cdata: storage.nbytes()
         for leaf in pytree.tree_leaves(result)
-        if isinstance(leaf, torch.Tensor) and (storage := leaf.untyped_storage())._cdata not in given
+        if isinstance(leaf, torch.Tensor) and (storage := leaf.untyped_storage())._cdata not in old
     }
-    return tuple(made.values())
+    return tuple(new.values())
 
 
 def _forms(result: Any) -> tuple[TensorForm | None, ...]:

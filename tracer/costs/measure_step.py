@@ -1,9 +1,9 @@
-"""Every operator of a step measured, on arguments of the forms that really arrive.
+"""Measures every operator of a step on arguments of the forms that really reach it.
 
-Fake tensors get some results wrong: the statistics of a bfloat16 layer norm with float32 weights are bfloat16 there and float32
-on a CPU, which the backward then insists on; the seed of memory-efficient attention is on the GPU there and on the host in
-truth, where the backward reads it. So a result that turns out to have another dtype, device or other strides than its fake is
-corrected for those who read it.
+Fake tensors get some results wrong. The statistics of a bfloat16 layer norm with float32 weights are bfloat16 as fakes, but
+float32 on a CPU, and the backward insists on that. The seed of memory-efficient attention is on the GPU as a fake, but on the
+host in truth. Where a measured result differs from its fake in dtype, device or strides, its readers are measured on the form
+of the real result.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.costs.errors import CostError, MeasurementError
 from remat_planner.tracer.costs.measure import Measured, TensorForm, measure, undisturbed
-from remat_planner.tracer.costs.op_call import OpCall, op_call
 from remat_planner.tracer.errors import UnsupportedOperatorError
+from remat_planner.tracer.operators import OpCall, op_call
 from remat_planner.tracer.torch_private import fake_mode_of
 
 
@@ -29,8 +29,8 @@ def measured_calls(
 
     Raises:
         DeviceNotAtHandError: nothing can be measured on the tensors' device.
-        UnsupportedOperatorError: a result lies in memory so that it cannot be viewed as the capture does.
-        MeasurementError: some calls fail when run alone. The others have been measured and are remembered.
+        UnsupportedOperatorError: the strides of a real result do not allow a view that the capture takes of its fake.
+        MeasurementError: some calls fail when they run alone. The others have been measured and are remembered.
     """
     corrected: dict[fx.Node, Any] = {}
     done: dict[fx.Node, tuple[OpCall, Measured | None]] = {}
@@ -41,18 +41,18 @@ def measured_calls(
             if call.is_view:
                 done[node] = (call, None)
                 if any(argument in corrected for argument in node.all_input_nodes):
-                    corrected[node] = _again(node, corrected)
+                    corrected[node] = _viewed_again(node, corrected)
             elif call.key not in failed:
                 try:
-                    found = measure(call, samples)
+                    measured = measure(call, samples)
                 except CostError:
                     raise
-                except Exception as error:  # whatever an operator raises on arguments it does not like
+                except Exception as error:  # whatever an operator raises on arguments that it does not accept
                     failed[call.key] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
                 else:
-                    done[node] = (call, found)
-                    if _differs(call, found):
-                        corrected[node] = _as_measured(node.meta["val"], found.results)
+                    done[node] = (call, measured)
+                    if _differs(call, measured):
+                        corrected[node] = _as_measured(node.meta["val"], measured.results)
             if progress is not None:
                 progress(i + 1, len(nodes))
     if failed:
@@ -60,11 +60,9 @@ def measured_calls(
     return done
 
 
-def _differs(call: OpCall, found: Measured) -> bool:
-    """Whether a result has another dtype, kind of device or other strides than its fake; strides along a dimension of size 1
-    mean nothing.
-    """
-    if len(call.outputs) != len(found.results):
+def _differs(call: OpCall, measured: Measured) -> bool:
+    """Whether a result differs from its fake in dtype, kind of device, or strides of dimensions longer than 1."""
+    if len(call.outputs) != len(measured.results):
         return False
     return any(
         fake is not None
@@ -72,13 +70,13 @@ def _differs(call: OpCall, found: Measured) -> bool:
         and (
             fake.dtype != form.dtype
             or fake.device.type != form.device.type
-            or _telling(tuple(fake.shape), fake.stride()) != _telling(form.shape, form.stride)
+            or _significant(tuple(fake.shape), fake.stride()) != _significant(form.shape, form.stride)
         )
-        for fake, form in zip(call.outputs, found.results, strict=True)
+        for fake, form in zip(call.outputs, measured.results, strict=True)
     )
 
 
-def _telling(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+def _significant(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(step for size, step in zip(shape, stride, strict=True) if size > 1)
 
 
@@ -98,8 +96,8 @@ def _as_measured(value: Any, forms: Sequence[TensorForm | None]) -> Any:
     return pytree.tree_unflatten(real, spec)
 
 
-def _again(node: fx.Node, corrected: dict[fx.Node, Any]) -> Any:
-    """The fake result of a view of what was corrected."""
+def _viewed_again(node: fx.Node, corrected: dict[fx.Node, Any]) -> Any:
+    """The fake result of a view, taken of the corrected value."""
 
     def value(argument: fx.Node) -> Any:
         return corrected.get(argument, argument.meta.get("val"))
@@ -115,9 +113,10 @@ def _again(node: fx.Node, corrected: dict[fx.Node, Any]) -> Any:
             viewed = next(argument for argument in viewed.all_input_nodes if argument in corrected)
         source = node.meta.get("source", "")
         raise UnsupportedOperatorError(
-            f"{source or 'the model'}: {node.target} was captured as a view of what {viewed.target} makes (at "
-            f"{viewed.meta.get('source', '') or 'the model'}), but that lies in memory otherwise than its fake tensor: strides "
-            f"{_strides(corrected[viewed])}, not {_strides(viewed.meta['val'])}. Make what that operator reads contiguous",
+            f"{source or 'the model'}: {node.target} was captured as a view of what {viewed.target} returns (at "
+            f"{viewed.meta.get('source', '') or 'the model'}). The kernel returns strides {_strides(corrected[viewed])}, the "
+            f"capture expected {_strides(viewed.meta['val'])}, so the view is impossible. Make its "
+            "arguments contiguous",
             operator=str(viewed.target),
             source=source,
         ) from error

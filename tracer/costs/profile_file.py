@@ -1,15 +1,11 @@
-"""Cost profiles: what was measured on one device, as a JSON file to plan with on another machine.
-
-A call that the profile lacks is estimated by a roofline whose rates are those that the profile's own calls reached.
-"""
+"""Cost profiles: the measurements of one device as a JSON file, to plan with on another machine."""
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,22 +13,24 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from remat_planner.schedules import write_text_atomically
+from remat_planner.tracer.costs.conditions import Conditions
 from remat_planner.tracer.costs.errors import ProfileError, ProfileWarning
 from remat_planner.tracer.costs.flops import flops
-from remat_planner.tracer.costs.measure import Conditions, Measured
-from remat_planner.tracer.costs.op_call import OpCall
+from remat_planner.tracer.costs.measure import Measured
 from remat_planner.tracer.costs.roofline import bytes_moved, operand_dtype
+from remat_planner.tracer.operators import OpCall
 
 FORMAT: Final = "operator cost profile"
 FORMAT_VERSION: Final = 1
-_SHOWN = 5  # calls that a message names before it counts the rest
 
 Count = Annotated[int, Field(ge=0)]
 
 
 class ProfiledCall(BaseModel):
-    """One measured call: seconds, bytes of workspace and of the storages that its results make; and what an estimate of others
-    needs (FLOPs, bytes moved, dtype of the arithmetic)."""
+    """One measured call: seconds, workspace bytes, bytes of each storage that its results allocate.
+
+    Estimates for other calls need its FLOPs, bytes moved, and the dtype of its arithmetic.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,14 +43,14 @@ class ProfiledCall(BaseModel):
 
 
 class Profile(BaseModel):
-    """What a device was measured to take.
+    """The measurements of one device.
 
     Attributes:
         device: name of the GPU or processor.
         torch: version of PyTorch.
-        threads: of the CPU; 0 for a GPU.
-        settings: PyTorch's own.
-        calls: by ``OpCall.key``.
+        threads: number of CPU threads; 0 for a GPU.
+        settings: PyTorch's settings, by name.
+        calls: the measured calls, by ``OpCall.key``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,7 +65,7 @@ class Profile(BaseModel):
 
 
 def profile_of(measured: Mapping[str, tuple[OpCall, Measured]], conditions: Conditions) -> Profile:
-    """The profile of measured calls, all under the same conditions, by the key that they will be looked up by."""
+    """The profile of calls that were measured under the same conditions, given by the keys that later look them up."""
     return Profile(
         device=conditions.device,
         torch=conditions.torch,
@@ -75,14 +73,14 @@ def profile_of(measured: Mapping[str, tuple[OpCall, Measured]], conditions: Cond
         settings=dict(conditions.settings),
         calls={
             key: ProfiledCall(
-                seconds=found.seconds,
-                workspace=found.workspace,
-                allocates=found.allocates,
+                seconds=cost.seconds,
+                workspace=cost.workspace,
+                allocates=cost.allocates,
                 flops=flops(call),
                 bytes_moved=bytes_moved(call),
-                dtype=_dtype_name(operand_dtype(call)),
+                dtype=dtype_name(operand_dtype(call)),
             )
-            for key, (call, found) in measured.items()
+            for key, (call, cost) in measured.items()
         },
     )
 
@@ -100,7 +98,7 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
     """Read a profile.
 
     Raises:
-        ProfileError: there is no such file, or it is truncated, no profile, or of another format version.
+        ProfileError: the file does not exist, is truncated, is no profile, or has another format version.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -131,94 +129,19 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
 
 
 def warn_of_differences(profile: Profile, here: Conditions, path: str | os.PathLike[str]) -> None:
-    """Warn with what differs between the profile's conditions and these."""
-    found = {"device": here.device, "torch": here.torch, "threads": here.threads, **dict(here.settings)}
-    measured = {"device": profile.device, "torch": profile.torch, "threads": profile.threads, **profile.settings}
-    differing = [
-        f"{name} {measured[name]!r} there, {found[name]!r} here"
-        for name in measured
-        if name in found and measured[name] != found[name]
-    ]
+    """Warn of each difference between the conditions of the profile and those of this process."""
+    now = {"device": here.device, "torch": here.torch, "threads": here.threads, **dict(here.settings)}
+    then = {"device": profile.device, "torch": profile.torch, "threads": profile.threads, **profile.settings}
+    differing = [f"{name} {then[name]!r} there, {now[name]!r} here" for name in then if name in now and then[name] != now[name]]
     if differing:
         warnings.warn(
-            f"{path}: measured under other conditions than the model is under here: {'; '.join(differing)}. "
+            f"{path}: measured under other conditions than the model's here: {'; '.join(differing)}. "
             f"The plan holds for {profile.device}",
             ProfileWarning,
             stacklevel=2,
         )
 
 
-def profiled_calls(
-    profile: Profile, calls: Iterable[OpCall], path: str | os.PathLike[str]
-) -> dict[str, tuple[float, int, tuple[int, ...]]]:
-    """Seconds, workspace and storage bytes of each call that is no view, by key; with a warning, estimates of those not in the
-    profile.
-
-    Raises:
-        ProfileError: calls are missing, and the profile has none from which they could be estimated.
-    """
-    distinct = {call.key: call for call in calls if not call.is_view}
-    known = {key: profile.calls[key] for key in distinct if key in profile.calls}
-    costs = {key: (entry.seconds, entry.workspace, entry.allocates) for key, entry in known.items()}
-    absent = [key for key in distinct if key not in known]
-    if not absent:
-        return costs
-    rates = _Rates(profile.calls.values())
-    hopeless = [key for key in absent if not rates.cover(distinct[key])]
-    if hopeless:
-        raise ProfileError(
-            f"{path}: lacks {len(absent)} of {len(distinct)} operator calls of this model, and has none of a kind from which "
-            f"these could be estimated: {_some(hopeless)}. Measure a profile of this model, or of one like it",
-            path=str(path),
-            missing=tuple(hopeless),
-        )
-    costs |= {key: (rates.seconds(distinct[key]), 0, distinct[key].allocates) for key in absent}
-    share = sum(costs[key][0] for key in absent) / max(sum(seconds for seconds, *_ in costs.values()), 1e-12)
-    warnings.warn(
-        f"{path}: lacks {len(absent)} of {len(distinct)} operator calls of this model: {_some(absent)}. They are estimated "
-        f"from the rates that the others reached ({share:.0%} of the time of one call of each), without workspace",
-        ProfileWarning,
-        stacklevel=2,
-    )
-    return costs
-
-
-class _Rates:
-    """What the calls of a profile reached: FLOP per second by dtype, bytes per second, least seconds of a call."""
-
-    def __init__(self, calls: Iterable[ProfiledCall]) -> None:
-        entries = [entry for entry in calls if entry.seconds > 0]
-        self._least = min((entry.seconds for entry in entries), default=0.0)
-        self._bandwidth = _total_rate([(e.bytes_moved, e.seconds) for e in entries if not e.flops and e.bytes_moved])
-        self._arithmetic: Mapping[str, float] = {
-            dtype: _total_rate([(e.flops, e.seconds) for e in entries if e.flops and e.dtype == dtype])
-            for dtype in {e.dtype for e in entries if e.flops}
-        }
-
-    def cover(self, call: OpCall) -> bool:
-        if not self._bandwidth:
-            return False
-        return not flops(call) or _dtype_name(operand_dtype(call)) in self._arithmetic
-
-    def seconds(self, call: OpCall) -> float:
-        work = flops(call)
-        arithmetic = work / self._arithmetic[_dtype_name(operand_dtype(call))] if work else 0.0
-        return max(arithmetic, bytes_moved(call) / self._bandwidth, self._least)
-
-
-def _total_rate(amounts: list[tuple[int, float]]) -> float:
-    """Amount per second over the larger half of the calls: the small ones are all launch."""
-    if not amounts:
-        return 0.0
-    middle = statistics.median(amount for amount, _ in amounts)
-    larger = [(amount, seconds) for amount, seconds in amounts if amount >= middle]
-    return sum(amount for amount, _ in larger) / sum(seconds for _, seconds in larger)
-
-
-def _some(keys: list[str]) -> str:
-    rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return "; ".join(keys[:_SHOWN]) + rest
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "bfloat16" for ``torch.bfloat16``."""
     return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Seconds, workspace bytes and FLOPs of every operator of a captured step: measured, of a named device, or from a profile."""
+"""The cost of every operator of a captured step: measured, estimated for a named device, or read from a profile."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from remat_planner.tracer.costs.conditions import conditions
 from remat_planner.tracer.costs.devices import BLOCK, Device, allocated_on_gpu, device_named
 from remat_planner.tracer.costs.flops import flops
-from remat_planner.tracer.costs.measure import conditions
 from remat_planner.tracer.costs.measure_step import measured_calls
-from remat_planner.tracer.costs.op_call import OpCall, op_call
 from remat_planner.tracer.costs.profile_file import (
     Profile,
     profile_of,
-    profiled_calls,
     read_profile,
     warn_of_differences,
     write_profile,
 )
+from remat_planner.tracer.costs.profile_lookup import profiled_calls
 from remat_planner.tracer.costs.roofline import roofline_seconds, roofline_workspace
 from remat_planner.tracer.joint import tensors_of
+from remat_planner.tracer.operators import OpCall, op_call
 
 MEASURE = "measure"
 PROFILE_SUFFIX = ".json"
@@ -31,13 +31,13 @@ PROFILE_SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True)
 class OpCost:
-    """What one run of an operator costs.
+    """The cost of one execution of an operator.
 
     Attributes:
         seconds: time on the device; 0 for a view.
-        workspace: bytes beyond its arguments and results, held only while it runs.
-        flops: floating point operations, of products, convolutions and attention only.
-        allocates: bytes of each storage that its results make, in the order of the results; fake tensors get a few wrong.
+        workspace: bytes allocated beyond its arguments and results, only while it runs.
+        flops: floating point operations; 0 for elementwise operators and reductions.
+        allocates: bytes of each storage that its results allocate, in their order; fake tensors get a few wrong.
     """
 
     seconds: float
@@ -56,21 +56,21 @@ def op_costs(
 
     Args:
         nodes: nodes of a captured graph, producers before their readers.
-        costs: "measure" on the device that the tensors are on, a device of ``tracer.devices`` by name, or the path of a profile
-            (it ends in ".json").
+        costs: "measure", on the device of the tensors; the name of a device in ``DEVICES``; or the path of a profile, which
+            ends in ".json".
         progress: called with (done, total) while measuring.
 
     Raises:
-        UnknownDeviceError: no such device; its message lists the known ones.
-        DeviceNotAtHandError: measuring was asked for on a device that is not here.
-        MeasurementError: some operators cannot be run alone.
-        ProfileError: the profile cannot be read, or lacks operators and all that could stand for them.
+        UnknownDeviceError: no device has this name; the message lists the known ones.
+        DeviceNotAtHandError: the tensors are on a device that this machine does not have.
+        MeasurementError: some operators cannot run alone.
+        ProfileError: the profile cannot be read, or lacks operators and has none of their kind.
     """
     calls = [node for node in nodes if node.op == "call_function"]
     if costs == MEASURE:
         return {
-            node: _FREE if found is None else OpCost(found.seconds, found.workspace, flops(call), found.allocates)
-            for node, (call, found) in measured_calls(calls, progress).items()
+            node: _FREE if cost is None else OpCost(cost.seconds, cost.workspace, flops(call), cost.allocates)
+            for node, (call, cost) in measured_calls(calls, progress).items()
         }
     if str(costs).endswith(PROFILE_SUFFIX):
         return _from_profile(calls, costs)
@@ -79,10 +79,10 @@ def op_costs(
 
 
 def allocation_block(nodes: Iterable[fx.Node], costs: str | os.PathLike[str] = MEASURE) -> int:
-    """Bytes that the allocator of the device that ``costs`` hold on hands memory out in: 512 on a GPU, 1 on a CPU.
+    """Bytes of the allocator's smallest block on the device that ``costs`` are for: 512 on a GPU, 1 on a CPU.
 
-    It is the size that ``torch.cuda.max_memory_allocated`` counts. The 2 MiB and 20 MiB that larger requests are cut from are
-    reserved and not allocated.
+    ``torch.cuda.max_memory_allocated`` counts these blocks. The allocator cuts them from segments of 2 MiB and 20 MiB, which
+    count as reserved and not as allocated.
 
     Raises:
         UnknownDeviceError, ProfileError: as ``op_costs``.
@@ -98,7 +98,7 @@ def allocation_block(nodes: Iterable[fx.Node], costs: str | os.PathLike[str] = M
 
 
 def is_for_gpu(costs: str | os.PathLike[str]) -> bool:
-    """Whether ``costs`` are those of a GPU wherever the model is: a device's by name, or a profile that was measured on one.
+    """Whether ``costs`` are a GPU's wherever the model is: a named device's, or those of a profile measured on a GPU.
 
     Raises:
         UnknownDeviceError, ProfileError: as ``op_costs``.
@@ -109,15 +109,15 @@ def is_for_gpu(costs: str | os.PathLike[str]) -> bool:
 def save_profile(
     nodes: Iterable[fx.Node], path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
 ) -> Profile:
-    """Measure each ``call_function`` node and write what was found to ``path``, to plan elsewhere with ``costs=path``.
+    """Measure each ``call_function`` node and write the costs to ``path``, to plan elsewhere with ``costs=path``.
 
     Raises:
         OSError: the file cannot be written.
         DeviceNotAtHandError, MeasurementError: as ``op_costs``.
     """
     measured = measured_calls([node for node in nodes if node.op == "call_function"], progress)
-    # By the calls as their fakes have them: they are looked up where nothing corrects them.
-    computed = {op_call(node).key: (call, found) for node, (call, found) in measured.items() if found is not None}
+    # The keys are those of the uncorrected fakes, since nothing corrects the fakes where the profile is read.
+    computed = {op_call(node).key: (call, cost) for node, (call, cost) in measured.items() if cost is not None}
     profile = profile_of(computed, conditions(_device_of(call for call, _ in computed.values())))
     write_profile(profile, path)
     return profile
@@ -139,13 +139,13 @@ def _from_profile(nodes: list[fx.Node], path: str | os.PathLike[str]) -> dict[fx
     device = _device_of(calls.values())
     if device.type == "cpu" or torch.cuda.is_available():
         warn_of_differences(profile, conditions(device), path)
-    found = profiled_calls(profile, calls.values(), path)
+    profiled = profiled_calls(profile, calls.values(), path)
     costs = {}
     for node, call in calls.items():
         if call.is_view:
             costs[node] = _FREE
         else:
-            seconds, workspace, allocates = found[call.key]
+            seconds, workspace, allocates = profiled[call.key]
             costs[node] = OpCost(seconds, workspace, flops(call), allocates)
     return costs
 

@@ -1,62 +1,34 @@
-"""TODO."""
+"""The joint graph of a captured training step, and what every stage asks about its nodes, operators and tensors."""
 
-from remat_planner.tracer.joint.graph import (
-    CapturedLoss,
-    Gradient,
-    Guard,
-    Hooks,
-    Joint,
-    Lifetime,
-    Operator,
-    OutputLeaf,
-    StateSlot,
-)
-from remat_planner.tracer.joint.graph_functions import graph_function, graph_function_name
-from remat_planner.tracer.joint.module_state import State, is_plain, plain_attributes, state_of
+from remat_planner.tracer.joint.captured_loss import CapturedLoss, StorageLifetime
+from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
+from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Guard, HookKeys, Joint, OutputLeaf
+from remat_planner.tracer.joint.layout import dense_strides, is_dense
+from remat_planner.tracer.joint.module_state import ModuleState, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
-from remat_planner.tracer.joint.operators import (
-    SAME_TENSOR,
-    batch_norm_statistics,
-    communicates_in_place,
-    hidden_updates,
-    is_collective,
-    is_random,
-    pin_reason,
-    reads_a_number,
-    sized_by_values,
-    written_arguments,
-)
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, tensors_inside
 
 __all__ = [
-    "SAME_TENSOR",
+    "EXTEND",
+    "REPLACE",
     "CapturedLoss",
+    "EagerOperator",
+    "Effect",
+    "Effects",
     "Gradient",
     "Guard",
-    "Hooks",
+    "HookKeys",
     "Joint",
-    "Lifetime",
-    "Operator",
+    "ModuleState",
     "OutputLeaf",
-    "State",
     "StateSlot",
+    "StorageLifetime",
     "TreeOfLeaves",
-    "batch_norm_statistics",
-    "communicates_in_place",
+    "dense_strides",
     "flatten",
-    "graph_function",
-    "graph_function_name",
-    "hidden_updates",
-    "is_collective",
-    "is_plain",
-    "is_random",
+    "is_dense",
     "operator_name",
-    "pin_reason",
-    "plain_attributes",
-    "reads_a_number",
-    "sized_by_values",
     "state_of",
     "tensors_inside",
     "tensors_of",
-    "written_arguments",
 ]

@@ -1,18 +1,20 @@
-"""The joint graph: one training step of a module as a functional ``torch.fx`` graph, with all that is needed to run it again.
+"""The joint graph: one training step of a module as a functional ``torch.fx`` graph, with everything needed to run it again.
 
 Placeholders come in this order: parameters, buffers, tensor inputs, tangents (the gradients that arrive at the outputs). Nodes
 stand in the order in which eager runs them, so the graph's own order has eager's peak. Every node carries in ``meta``:
 
-    val        fake tensor(s) that it produces; storages of fake tensors alias as the real ones do
-    name       stable name: module path + operator + running index
-    module     path of the module that called it ("" at the top)
-    source     "file:line" of the user's code that called it
-    phase      "forward", or "backward" where it depends on a tangent
-    auxiliary  True for forward work that only the backward needs
-    random     True where it draws from a random generator
-    pinned     why it must run exactly once, or None
-    once       argument positions that a recomputation passes as None (running statistics that the first run updates)
-    operator   index into ``Joint.operators`` of what eager runs for it; absent where the capture itself put it there
+    val         fake tensor(s) that it produces; the storages of fakes alias as the real ones do
+    name        stable name: module path + operator + running index
+    module      path of the module that called it ("" at the top)
+    source      "file:line" of the user's code that called it
+    in_backward True where eager runs it in the backward
+    phase       "forward", or "backward" where it depends on a tangent
+    auxiliary   True for forward work that only the backward needs
+    random      True where it draws from a random generator
+    generator   the ``torch.Generator`` that it draws from; absent where it is the default one of the device
+    pinned      why it must run exactly once, or None
+    once        argument positions that a recomputation passes as None (running statistics that the first run updates)
+    operator    index into ``Joint.operators`` of the eager operator behind it; absent where the capture added the node
 """
 
 from __future__ import annotations
@@ -25,32 +27,19 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import TreeSpec
 
+from remat_planner.tracer.joint.captured_loss import CapturedLoss
+from remat_planner.tracer.joint.effects import Effects
+from remat_planner.tracer.joint.module_state import StateSlot
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
+from remat_planner.tracer.python_state import PythonReads
 
-Hooks = tuple[tuple[str, str, int], ...]
-
-
-@dataclass(frozen=True)
-class StateSlot:
-    """Where a parameter or buffer is found: ``owner._parameters[key]`` or ``owner._buffers[key]`` of the module at ``path``.
-
-    Tied tensors have one slot, the first that ``module.modules()`` meets; ``aliases`` are the other full names.
-    """
-
-    path: str
-    key: str
-    kind: Literal["parameter", "buffer"]
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The full name, as in ``state_dict``."""
-        return f"{self.path}.{self.key}" if self.path else self.key
+HookKeys = tuple[tuple[str, str, int], ...]
+"""Path of the module, registry and key of each hook."""
 
 
 @dataclass(frozen=True)
 class OutputLeaf:
-    """One leaf of the flattened output: a node, an input that is handed back as it is, or a plain Python value."""
+    """One leaf of the flattened output: a node (an input's, where the model returns that input), or a Python value."""
 
     node: fx.Node | None = None
     constant: Any = None
@@ -59,9 +48,14 @@ class OutputLeaf:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of a parameter or of a tensor input (``index`` into ``parameters`` or ``input_leaves``); None: no path.
+    """The gradient of a parameter or of a tensor input.
 
-    Where it is a sum, ``contributions`` are what eager's autograd adds up, in order, and ``sums`` the additions, last first.
+    Attributes:
+        owner: what it belongs to.
+        index: the owner's index in ``Joint.parameters`` or ``Joint.input_leaves``.
+        node: its node; None where no gradient reaches the owner.
+        contributions: the terms that eager's autograd adds up, in order; empty where it is no sum.
+        sums: the additions, last first.
     """
 
     owner: Literal["parameter", "input"]
@@ -72,39 +66,14 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetime:
-    """A storage of ``bytes``: there from operator number ``first`` through ``last``, and after that where it ``stays``."""
+class EagerOperator:
+    """One operator as eager runs it, before the step is made functional and simplified.
 
-    bytes: int
-    first: int
-    last: int
-    stays: bool
-
-
-@dataclass(frozen=True)
-class CapturedLoss:
-    """The caller's loss, which runs between forward and backward and stays the caller's: captured for its bytes and its time.
-
-    ``forward`` and ``backward`` are its ops in eager's order, nodes of a graph of their own, whose placeholders ``outputs`` are
-    the output leaves that have a node (in that order) and which returns (loss, gradient for each of the joint's tangents).
-    ``arrives`` has, for each output leaf, whether the loss sends a gradient to it. ``lifetimes`` are those of what it makes, by
-    number of operator (``meta["operator"]`` of its nodes); the loss and the gradients stay.
-    """
-
-    graph: fx.GraphModule
-    forward: tuple[fx.Node, ...]
-    backward: tuple[fx.Node, ...]
-    outputs: tuple[fx.Node, ...]
-    arrives: tuple[bool, ...]
-    lifetimes: tuple[Lifetime, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """One operator as eager runs it, before anything is made functional, merged or dropped.
-
-    ``name`` is that of the overload ("aten.mm.default"), ``module`` the path of the module whose forward called it, and
-    ``autograd_node`` the number of the autograd node whose backward ran it, None in the forward.
+    Attributes:
+        name: name of the overload ("aten.mm.default").
+        module: path of the module whose forward called it.
+        in_backward: it runs in the backward.
+        autograd_node: number of the autograd node whose backward runs it; None in the forward.
     """
 
     name: str
@@ -113,9 +82,58 @@ class Operator:
     autograd_node: int | None
 
 
+@dataclass(frozen=True)
+class Guard:
+    """A Python number or bool that the forward read from a tensor (``mask.all()``); the capture holds only for this value.
+
+    Attributes:
+        evaluate: ``evaluate(buffers, inputs)`` computes it from the real buffers (as ``Joint.buffers``) and tensor inputs (as
+            ``Joint.input_leaves``), before a step.
+        expected: its value at capture; where ``evaluate`` gives another one, the step has to be captured again.
+        source: "file:line" of the read.
+    """
+
+    evaluate: Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], bool | int | float]
+    expected: bool | int | float
+    source: str
+
+
 @dataclass
 class Joint:
-    """One training step of ``model``, captured."""
+    """One training step of ``model``, captured.
+
+    Attributes:
+        model: the module.
+        graph: the joint graph; it returns (tensor outputs, gradients).
+        ops: its calls, in order.
+        parameters: slot of each parameter, in the order of ``parameter_nodes``.
+        buffers: slot of each buffer, in the order of ``buffer_nodes``.
+        input_spec: pytree structure of ``(args, kwargs)``.
+        input_leaves: index among the input leaves of each tensor, in the order of ``input_nodes``.
+        constant_leaves: the input leaves, with None for tensors.
+        output_spec: how the first ``returned`` of ``outputs`` form the output.
+        outputs: the leaves of the output.
+        parameter_nodes: placeholders of the parameters.
+        buffer_nodes: placeholders of the buffers.
+        input_nodes: placeholders of the tensor inputs.
+        tangent_nodes: placeholders of the gradients that arrive at outputs.
+        tangent_outputs: index in ``outputs`` at which each tangent arrives.
+        gradients: what the step returns for parameters and inputs that require a gradient.
+        loss: the caller's loss; None where the caller passes none.
+        constants: bytes of each storage that is resident before the step, by kind ("parameters", "buffers", "inputs",
+            "constants"); a storage counts once, under the first kind.
+        training: mode of ``model``.
+        autocast: what the ambient ``torch.autocast`` casts to, by device type.
+        guards: values that the forward read.
+        arrivals: indices in ``gradients``, in the order in which eager's autograd releases them.
+        operators: all operators that eager runs, in order, without those of the caller's loss.
+        calls: how often the forward calls each module, by path.
+        hooks: hooks on the model's modules at capture.
+        reads: the Python state that the forward can read.
+        effects: what the forward leaves behind in Python state.
+        returned: number of ``outputs`` that form the output; those after them are what ``effects`` sets.
+        argument_states: for each input leaf that is an object, what it held at capture; None for the others.
+    """
 
     model: nn.Module
     graph: fx.GraphModule
@@ -123,38 +141,30 @@ class Joint:
     parameters: tuple[StateSlot, ...]
     buffers: tuple[StateSlot, ...]
     input_spec: TreeSpec
-    input_leaves: tuple[int, ...]  # leaf index of each tensor input
-    constant_leaves: tuple[Any, ...]  # the leaves, tensors replaced by None
-    output_spec: TreeOfLeaves  # output = output_spec.unflatten(one Python value or tensor per entry of outputs)
+    input_leaves: tuple[int, ...]
+    constant_leaves: tuple[Any, ...]
+    output_spec: TreeOfLeaves
     outputs: tuple[OutputLeaf, ...]
     parameter_nodes: tuple[fx.Node, ...]
     buffer_nodes: tuple[fx.Node, ...]
     input_nodes: tuple[fx.Node, ...]
     tangent_nodes: tuple[fx.Node, ...]
-    tangent_outputs: tuple[int, ...]  # output leaf that each tangent arrives at
+    tangent_outputs: tuple[int, ...]
     gradients: tuple[Gradient, ...]
     loss: CapturedLoss | None
-    constants: Mapping[str, tuple[int, ...]]  # bytes of each storage there before the step, by what it is: parameters, ...
+    constants: Mapping[str, tuple[int, ...]]
     training: bool
-    autocast: Mapping[str, str] = field(default_factory=dict)  # what the ambient torch.autocast casts to, by type of device
+    autocast: Mapping[str, str] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
-    arrivals: tuple[int, ...] = ()  # ``gradients`` by their places there, in the order in which eager hands them over
-    warnings: tuple[str, ...] = field(default=())
-    operators: tuple[Operator, ...] = ()  # all that eager runs, in its order, but for the caller's loss
-    calls: Mapping[str, int] = field(default_factory=dict)  # how often the forward calls each module, by its path
-    hooks: Hooks = ()  # that were on its modules
-    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Python values in its modules' attributes
+    arrivals: tuple[int, ...] = ()
+    operators: tuple[EagerOperator, ...] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+    hooks: HookKeys = ()
+    reads: PythonReads = field(default_factory=PythonReads)
+    effects: Effects = field(default_factory=Effects)
+    returned: int = 0
+    argument_states: tuple[Any, ...] = ()
 
-
-@dataclass(frozen=True)
-class Guard:
-    """A Python number or bool that the forward read from a tensor (``mask.all()``), and that the capture took as given.
-
-    ``evaluate(buffers, inputs)`` computes it again from the real buffers (as ``Joint.buffers``) and tensor inputs (as
-    ``input_leaves``), before the step; where it no longer equals ``expected`` the capture does not hold for these inputs and
-    another is needed. ``source`` is the line that read it.
-    """
-
-    evaluate: Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], bool | int | float]
-    expected: bool | int | float
-    source: str
+    def output(self, values: Sequence[Any]) -> Any:
+        """The output, of one tensor or Python value for each of ``outputs``."""
+        return self.output_spec.unflatten(values[: self.returned])

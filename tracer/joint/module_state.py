@@ -1,22 +1,35 @@
-"""TODO: ."""
+"""The tensors that a module registers: each distinct parameter and buffer once, however often it is tied or shared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
-from remat_planner.tracer.joint.graph import StateSlot
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_PLAIN = (bool, int, float, str, bytes, type(None))
+@dataclass(frozen=True)
+class StateSlot:
+    """Where to find a parameter or buffer: ``_parameters[key]`` or ``_buffers[key]`` of the module at ``path``.
+
+    A tied tensor has one slot, the first that ``named_modules`` meets; ``aliases`` are its other full names.
+    """
+
+    path: str
+    key: str
+    kind: Literal["parameter", "buffer"]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The full name, as in ``state_dict``."""
+        return _full_name(self.path, self.key)
 
 
 @dataclass(frozen=True)
-class State:
-    """Each distinct parameter and buffer of a model, with the slot where it is found."""
+class ModuleState:
+    """Each distinct parameter and buffer of a model, with its slot."""
 
     parameters: tuple[torch.Tensor, ...]
     parameter_slots: tuple[StateSlot, ...]
@@ -24,39 +37,29 @@ class State:
     buffer_slots: tuple[StateSlot, ...]
 
 
-def state_of(model: nn.Module) -> State:
+def state_of(model: nn.Module) -> ModuleState:
     """Walk the modules of ``model`` and list its tensors, each once."""
     names: dict[int, list[str]] = {}
-    first: dict[int, tuple[str, str, str]] = {}
-    tensors: dict[int, torch.Tensor] = {}
+    first: dict[int, tuple[torch.Tensor, str, str, Literal["parameter", "buffer"]]] = {}
+    registries: tuple[tuple[Literal["parameter", "buffer"], str], ...] = (("parameter", "_parameters"), ("buffer", "_buffers"))
     for path, module in model.named_modules(remove_duplicate=False):
-        for kind, slots in (("parameter", module._parameters), ("buffer", module._buffers)):
-            for key, tensor in slots.items():
-                if tensor is None:
-                    continue
-                tensors[id(tensor)] = tensor
-                first.setdefault(id(tensor), (path, key, kind))
-                names.setdefault(id(tensor), []).append(f"{path}.{key}" if path else key)
-    found: dict[str, list[tuple[torch.Tensor, StateSlot]]] = {"parameter": [], "buffer": []}
-    for identity, (path, key, kind) in first.items():
-        slot = StateSlot(path, key, kind, tuple(dict.fromkeys(names[identity][1:])))  # type: ignore[arg-type]
-        found[kind].append((tensors[identity], slot))
-    return State(
-        parameters=tuple(t for t, _ in found["parameter"]),
-        parameter_slots=tuple(s for _, s in found["parameter"]),
-        buffers=tuple(t for t, _ in found["buffer"]),
-        buffer_slots=tuple(s for _, s in found["buffer"]),
+        for kind, registry in registries:
+            for key, tensor in getattr(module, registry).items():
+                if tensor is not None:
+                    first.setdefault(id(tensor), (tensor, path, key, kind))
+                    names.setdefault(id(tensor), []).append(_full_name(path, key))
+    tensors: dict[str, list[torch.Tensor]] = {"parameter": [], "buffer": []}
+    slots: dict[str, list[StateSlot]] = {"parameter": [], "buffer": []}
+    for identity, (tensor, path, key, kind) in first.items():
+        tensors[kind].append(tensor)
+        slots[kind].append(StateSlot(path, key, kind, aliases=tuple(dict.fromkeys(names[identity][1:]))))
+    return ModuleState(
+        parameters=tuple(tensors["parameter"]),
+        parameter_slots=tuple(slots["parameter"]),
+        buffers=tuple(tensors["buffer"]),
+        buffer_slots=tuple(slots["buffer"]),
     )
 
 
-def is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(is_plain, value)))
-
-
-def plain_attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The Python values (numbers, strings, tuples of them) that each module holds in attributes, by its full name."""
-    held = {
-        path: {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE and is_plain(value)}
-        for path, module in model.named_modules()
-    }
-    return {path: values for path, values in held.items() if values}
+def _full_name(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""What any pass asks of a node of the graph: the name of its operator and the tensors that it produces."""
 
 from __future__ import annotations
 

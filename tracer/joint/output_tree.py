@@ -1,7 +1,7 @@
-"""Outputs as flat lists: what ``torch.utils._pytree`` flattens, and the tensors inside objects that it takes for leaves.
+"""Outputs as flat lists of leaves, including the tensors inside objects that pytree does not open.
 
-A key-value cache or a plain dataclass in a model's output is a leaf to pytree, yet it holds tensors, which the planned module
-has to fill with its own.
+For ``torch.utils._pytree`` a key-value cache or a plain dataclass in a model's output is one leaf. It holds tensors all the
+same, and the planned module has to return it with its own tensors inside.
 """
 
 from __future__ import annotations
@@ -15,15 +15,30 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, nn.Module)
+_HOLDS_NO_TENSOR = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    nn.Module,  # its tensors are state, not output
+)
 
 
 @dataclass(frozen=True)
 class TreeOfLeaves:
-    """How to put an output together again from its flat list of leaves (``unflatten``).
+    """The structure of an output without its leaves.
 
-    ``spec`` is pytree's; ``templates`` has, for each leaf of pytree that is an object with tensors inside, that object and how
-    many tensors it holds (they are leaves here, in the order in which they are met).
+    Attributes:
+        spec: pytree's structure.
+        templates: for each of pytree's leaves None, or, where it is an object with tensors inside, that object and the number
+            of its tensors (leaves here, in the order in which they are met).
     """
 
     spec: pytree.TreeSpec
@@ -42,11 +57,11 @@ class TreeOfLeaves:
 
 
 def flatten(tree: Any) -> tuple[list[Any], TreeOfLeaves]:
-    """The leaves of ``tree`` and how to put them together again."""
-    found, spec = pytree.tree_flatten(tree)
+    """The leaves of ``tree`` and its structure."""
+    pytree_leaves, spec = pytree.tree_flatten(tree)
     leaves: list[Any] = []
     templates: list[tuple[Any, int] | None] = []
-    for leaf in found:
+    for leaf in pytree_leaves:
         inside = [] if isinstance(leaf, torch.Tensor) else tensors_inside(leaf)
         leaves += inside or [leaf]
         templates.append((leaf, len(inside)) if inside else None)
@@ -55,21 +70,24 @@ def flatten(tree: Any) -> tuple[list[Any], TreeOfLeaves]:
 
 def tensors_inside(thing: Any) -> list[torch.Tensor]:
     """The tensors that an object holds in attributes, lists, tuples and dictionaries, in the order in which they are met."""
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
 
     def collect(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     _with_tensors_replaced(thing, collect)
-    return found
+    return tensors
 
 
 def _with_tensors_replaced(thing: Any, replace: Callable[[torch.Tensor], Any], above: frozenset[int] = frozenset()) -> Any:
-    """``thing`` with each tensor replaced; what holds no tensor is shared, what does is copied."""
+    """``thing`` with ``replace`` applied to each tensor; parts without tensors are shared, the others are copied.
+
+    ``above`` are the ids of the objects around ``thing``: an object inside itself is not entered again.
+    """
     if isinstance(thing, torch.Tensor):
         return replace(thing)
-    if isinstance(thing, _PLAIN) or callable(thing) or id(thing) in above:
+    if isinstance(thing, _HOLDS_NO_TENSOR) or callable(thing) or id(thing) in above:
         return thing
     above = above | {id(thing)}
     if isinstance(thing, (list, tuple, set, frozenset)):
@@ -77,15 +95,19 @@ def _with_tensors_replaced(thing: Any, replace: Callable[[torch.Tensor], Any], a
         if all(new is old for new, old in zip(items, thing, strict=True)):
             return thing
         return type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
-    values = {k: _with_tensors_replaced(v, replace, above) for k, v in thing.items()} if isinstance(thing, dict) else {}
-    attributes = {k: _with_tensors_replaced(v, replace, above) for k, v in getattr(thing, "__dict__", {}).items()}
-    new_values = {k: v for k, v in values.items() if v is not thing[k]}
-    new_attributes = {k: v for k, v in attributes.items() if v is not thing.__dict__[k]}
-    if not new_values and not new_attributes:
+    values = _changed_entries(thing, replace, above) if isinstance(thing, dict) else {}
+    attributes = _changed_entries(getattr(thing, "__dict__", {}), replace, above)
+    if not values and not attributes:
         return thing
     copied = copy.copy(thing)
-    if new_values:
-        copied.update(new_values)
-    if new_attributes:
-        copied.__dict__.update(new_attributes)
+    if values:
+        copied.update(values)
+    if attributes:
+        copied.__dict__.update(attributes)
     return copied
+
+
+def _changed_entries(entries: dict[Any, Any], replace: Callable[[torch.Tensor], Any], above: frozenset[int]) -> dict[Any, Any]:
+    """The entries with a tensor inside, replaced."""
+    replaced = {key: _with_tensors_replaced(value, replace, above) for key, value in entries.items()}
+    return {key: value for key, value in replaced.items() if value is not entries[key]}

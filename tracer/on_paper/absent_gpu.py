@@ -1,8 +1,7 @@
-"""Planning for a GPU on a machine without one: what PyTorch would then leave out in silence is refused, what it would do
-otherwise is done as on the GPU.
+"""Planning for a GPU on a machine without one.
 
-``torch.autocast("cuda")`` does nothing where there is no GPU but warn, so that a step in half precision would be planned in
-float32. The CPU's autocast cannot stand in for it: it converts other operators.
+Without a GPU, ``torch.autocast("cuda")`` only warns, and a step in half precision would be planned in float32. The CPU's
+autocast converts other operators and cannot stand in for it, so the code is refused. Tensors for "cuda" are placed on the CPU.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from typing import Any, NoReturn
 import torch
 from torch.overrides import TorchFunctionMode
 
-from remat_planner.tracer.errors import UnsupportedOperatorError
 from remat_planner.tracer.on_paper.gpu_kernels import fused_kernels
 from remat_planner.tracer.record import user_line
+from remat_planner.tracer.refusals import absent_gpu_error
 from remat_planner.tracer.torch_private import autocast_asks_for_gpu
 
 
 @contextmanager
 def as_on_gpu(*, fused: bool = False) -> Iterator[None]:
-    """Within this, autocast on an absent GPU is an error; where there is a GPU, nothing changes.
+    """Refuse autocast on an absent GPU inside; where there is a GPU, nothing changes.
 
-    With ``fused`` attention and dropout are the kernels that a GPU would run, also where this machine could not run them.
+    With ``fused``, attention and dropout become the kernels that a GPU would run, even if this machine cannot run them.
 
     Raises:
-        UnsupportedOperatorError: ``torch.autocast("cuda")`` is made and there is no GPU.
+        UnsupportedOperatorError: the code inside constructs ``torch.autocast("cuda")`` and there is no GPU.
     """
     if torch.cuda.is_available():
         yield
@@ -38,18 +37,11 @@ def as_on_gpu(*, fused: bool = False) -> Iterator[None]:
 
 
 def _refuse() -> NoReturn:
-    source = user_line(sys._getframe(1))
-    raise UnsupportedOperatorError(
-        f"{source or 'the model'}: torch.autocast('cuda') does nothing on a machine without a GPU, so the plan would be one of "
-        "another step, in float32. Plan where the GPU is, or hold the model and its inputs in the lower precision themselves "
-        "(model.to(torch.bfloat16)) and leave autocast out",
-        operator="autocast",
-        source=source,
-    )
+    raise absent_gpu_error(user_line(sys._getframe(1)))
 
 
 class PlacedOnCpu(TorchFunctionMode):
-    """Puts on the CPU what is asked for on "cuda"."""
+    """Puts tensors and modules on the CPU when the code places them on "cuda"."""
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

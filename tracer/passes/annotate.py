@@ -1,4 +1,4 @@
-"""Names, phases and restrictions of the nodes of a joint graph; ``tracer.joint`` says what each entry of ``meta`` means."""
+"""Names, phases and restrictions of the ops of a joint graph; ``tracer.joint.graph`` says what each entry of ``meta`` means."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 import torch
 from torch import fx
 
-from remat_planner.tracer.joint import hidden_updates, is_random, operator_name, pin_reason, written_arguments
-from remat_planner.tracer.passes.simplify import has_effects, readers, updated_placeholders
+from remat_planner.tracer.joint import operator_name
+from remat_planner.tracer.operators import hidden_updates, is_random, pin_reason, written_arguments
+from remat_planner.tracer.passes.effects import has_effects, readers_of_old_value, updated_placeholders
 
 
 def annotate(graph: fx.Graph, tangents: Iterable[fx.Node], outputs: Iterable[fx.Node], state: Mapping[fx.Node, str]) -> None:
-    """Write ``name``, ``module``, ``source``, ``phase``, ``auxiliary``, ``random``, ``pinned`` and ``once`` on every op of
-    ``graph``.
+    """Write every entry of ``meta`` that the recording has not written on each op of ``graph``.
 
-    ``outputs`` are the nodes that the step returns, ``state`` says what each placeholder but the tangents is.
+    Args:
+        graph: the functional, simplified graph.
+        tangents: placeholders of the gradients that arrive.
+        outputs: nodes that the step returns.
+        state: in words, what every other placeholder holds ("buffer norm.running_mean").
     """
     ops = [node for node in graph.nodes if node.op == "call_function"]
-    dependent = set(tangents)
-    for node in ops:
-        if any(a in dependent for a in node.all_input_nodes):
-            dependent.add(node)
-    updated = updated_placeholders(ops)
-    stale = {reader: state[placeholder] for placeholder in updated for reader in readers(placeholder)}
+    dependent = _dependent_on(tangents, ops)
+    stale = {
+        reader: state[placeholder] for placeholder in updated_placeholders(ops) for reader in readers_of_old_value(placeholder)
+    }
     for node in ops:
         meta = node.meta
         meta.setdefault("module", "")
@@ -41,15 +43,24 @@ def annotate(graph: fx.Graph, tangents: Iterable[fx.Node], outputs: Iterable[fx.
     _name(ops)
 
 
-def _pinned(node: fx.Node, stale: dict[fx.Node, str]) -> str | None:
+def _dependent_on(tangents: Iterable[fx.Node], ops: list[fx.Node]) -> set[fx.Node]:
+    dependent = set(tangents)
+    for node in ops:
+        if any(argument in dependent for argument in node.all_input_nodes):
+            dependent.add(node)
+    return dependent
+
+
+def _pinned(node: fx.Node, stale: Mapping[fx.Node, str]) -> str | None:
+    """Why ``node`` must run exactly once; ``stale`` names the updated state that an op reads."""
     reason = pin_reason(node.target)
-    if reason is None and written_arguments(node.target, node.args, node.kwargs):
-        reason = "writes in place"
-    if reason is None and node in stale and not node.meta["once"]:
-        reason = f"reads {stale[node]}, which the forward updates"
-    if reason is None and _copies_to_host(node):
-        reason = "a copy from the device to the host"
-    return reason
+    if reason is not None:
+        return reason
+    if written_arguments(node.target, node.args, node.kwargs):
+        return "writes in place"
+    if node in stale and not node.meta["once"]:
+        return f"reads {stale[node]}, which the forward updates"
+    return "a copy from the device to the host" if _copies_to_host(node) else None
 
 
 def _copies_to_host(node: fx.Node) -> bool:
@@ -67,7 +78,7 @@ def _copies_to_host(node: fx.Node) -> bool:
 def _needed_by_forward(
     ops: list[fx.Node], outputs: Iterable[fx.Node], dependent: set[fx.Node], stale: Mapping[fx.Node, str]
 ) -> set[fx.Node]:
-    """What outputs, updates of state, the random stream and readers of state before its update need to run in the forward."""
+    """The ops that must run in the forward: for outputs, for effects, or to read state before its update."""
     stack: list[Any] = list(outputs)
     stack += [n for n in ops if n not in dependent and not n.meta["in_backward"] and (has_effects(n) or n in stale)]
     needed: set[fx.Node] = set()
@@ -80,12 +91,12 @@ def _needed_by_forward(
 
 
 def _name(ops: list[fx.Node]) -> None:
-    seen: Counter[str] = Counter()
+    count: Counter[str] = Counter()
     for node in ops:
         stem = operator_name(node.target)
         if node.meta["in_backward"]:
             stem = f"backward/{stem}"
         if node.meta["module"]:
             stem = f"{node.meta['module']}/{stem}"
-        node.meta["name"] = f"{stem}.{seen[stem]}"
-        seen[stem] += 1
+        node.meta["name"] = f"{stem}.{count[stem]}"
+        count[stem] += 1

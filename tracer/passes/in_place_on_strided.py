@@ -1,9 +1,9 @@
 """In-place operators on tensors with gaps, as pure functions with eager's bits.
 
 Out of place, ``sigmoid`` of a slice makes a dense tensor; in place, the kernel walks over the slice as it lies in memory. A
-vectorised kernel then takes other paths at the row ends, and its exponentials end in other bits. So where eager writes in place
-into a tensor that is not dense, the pure form copies it into fresh memory laid out alike and runs the in-place operator there:
-rows as long, apart as they were, though the gaps between them need not be as wide.
+vectorised kernel then takes other paths at the row ends, and its exponentials differ in the last bits. So where eager writes in
+place to a tensor that is not dense, the pure form copies it into fresh memory with the same layout and runs the in-place
+operator there: rows of the same length, separated like eager's, though the gaps need not be as wide.
 """
 
 from __future__ import annotations
@@ -15,46 +15,43 @@ from typing import Any
 import torch
 from torch import fx
 
-from remat_planner.tracer.joint import graph_function
+from remat_planner.tracer.joint import is_dense
+from remat_planner.tracer.operators import graph_function
 from remat_planner.tracer.torch_private import FakeTensorMode
 
 aten = torch.ops.aten
 _MARK = "in_place"
 
-# Exactly rounded whatever the path, and by far the most common on slices: their functional forms have eager's bits.
+# Exactly rounded on every path, and by far the most common on slices: their functional forms have eager's bits.
 _EXACT = {"add_", "sub_", "mul_", "div_", "neg_", "abs_", "relu_", "masked_fill_", "clamp_", "clamp_min_", "clamp_max_"}
 # These only move values.
 _MOVES = {"copy_", "fill_", "zero_", "set_", "resize_", "detach_", "requires_grad_"}
+# Bytes of the widest vector and of a cache line: vectorised code may depend on where in a line a row starts.
+_ALIGNMENT = 64
 
 
-def mark_in_place(written: fx.Node, first: fx.Node, end: fx.Node) -> None:
-    """Note on the functional form of ``written``, among the nodes from ``first`` up to ``end``, how eager's memory lies."""
+def mark_in_place(written: fx.Node, functional_nodes: Sequence[fx.Node]) -> None:
+    """Note eager's layout on the functional form of ``written``, which is among ``functional_nodes``."""
     target = written.target
-    if (
-        not isinstance(target, torch._ops.OpOverload)
-        or not target._schema.is_mutable
-        or not isinstance(written.args[0], fx.Node)
-    ):
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+        return
+    if not isinstance(written.args[0], fx.Node):
         return
     name = target._overloadpacket.__name__
     tensor = written.args[0].meta.get("val")
-    if not name.endswith("_") or name in _MOVES or not isinstance(tensor, torch.Tensor) or _is_dense(tensor):
+    if not name.endswith("_") or name in _MOVES or not isinstance(tensor, torch.Tensor) or is_dense(tensor):
         return
     if name in _EXACT and _is_view(written.args[0]):
-        return  # its base keeps the layout for whoever reads it later
-    functional = f"{target._schema.name.removesuffix('_')}.{target._overloadname}"
-    node = first
-    while node is not end:
-        if (
-            isinstance(node.target, torch._ops.OpOverload)
-            and f"{node.target._schema.name}.{node.target._overloadname}" == functional
-        ):
+        return  # its base keeps the layout for later readers
+    functional = (target._schema.name.removesuffix("_"), target._overloadname)
+    for node in functional_nodes:
+        form = node.target
+        if isinstance(form, torch._ops.OpOverload) and (form._schema.name, form._overloadname) == functional:
             node.meta[_MARK] = (target, tuple(tensor.size()), with_narrow_gaps(tensor, target))
-        node = node.next
 
 
 def run_in_place_layouts(graph: fx.Graph, mode: FakeTensorMode) -> bool:
-    """Replace the marked nodes of ``graph``; True where there are any, so that the fakes after them must be made again."""
+    """Replace the marked nodes of ``graph``; True where there are any, so that later fakes must be recomputed."""
     marked = [node for node in graph.nodes if _MARK in node.meta]
     for node in marked:
         target, size, stride = node.meta.pop(_MARK)
@@ -69,7 +66,6 @@ def run_in_place_layouts(graph: fx.Graph, mode: FakeTensorMode) -> bool:
 @cache
 def in_layout(operator: torch._ops.OpOverload) -> Callable[..., torch.Tensor]:
     """The pure form of an in-place operator: ``f(source, size, stride, *args)``; ``stride`` in elements."""
-
     name = f"{operator._overloadpacket.__name__}in_layout"
 
     @graph_function(f"tracer.in_place_layouts.{name}")
@@ -82,26 +78,10 @@ def in_layout(operator: torch._ops.OpOverload) -> Callable[..., torch.Tensor]:
     return run
 
 
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether the elements fill one block of memory without gaps or overlaps, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted(
-        (stride, size) for size, stride in zip(tensor.size(), tensor.stride(), strict=True) if size != 1
-    ):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-_ALIGNMENT = 64  # bytes; vectorised code may look at where a row starts in a line of the cache, as wide as its widest vectors
-
-
 def with_narrow_gaps(tensor: torch.Tensor, operator: torch._ops.OpOverload) -> tuple[int, ...]:
-    """Strides for which an elementwise operator takes the path that it takes for those of ``tensor``, in less memory.
+    """Strides (elements) in less memory for which an elementwise operator takes the same path as for those of ``tensor``.
 
-    Dimensions keep their order, none becomes contiguous with the next one in that was not, and rows start where they did
-    within a line of the cache.
+    Dimensions keep their order, gaps stay gaps, and rows start at the same place in a cache line.
     """
     if torch.Tag.pointwise not in operator.tags:
         return tensor.stride()
@@ -110,7 +90,7 @@ def with_narrow_gaps(tensor: torch.Tensor, operator: torch._ops.OpOverload) -> t
     for stride, size, dim in sorted(zip(tensor.stride(), tensor.size(), range(tensor.dim()), strict=True)):
         if size == 1:
             continue
-        if stride < old_end:  # elements of one dimension between those of another
+        if stride < old_end:  # the elements of two dimensions interleave
             return tensor.stride()
         gap = 0 if stride == old_end else 1 + (stride - end - 1) % line
         narrow[dim] = end + gap

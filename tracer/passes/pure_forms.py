@@ -1,4 +1,4 @@
-"""Pure functions in the place of operator pairs and operators that are not quite pure."""
+"""Pure functions for pairs of operators, and for operators, that are not quite pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from remat_planner.tracer.joint import SAME_TENSOR, graph_function
+from remat_planner.tracer.operators import SAME_TENSOR, gradient_function, graph_function
+from remat_planner.tracer.torch_private import storage_key
 
 aten = torch.ops.aten
 
-_FRESH = {
+_ALLOCATES_ONLY = {
     aten.empty.memory_format,
     aten.empty_like.default,
     aten.empty_strided.default,
@@ -32,26 +33,31 @@ def copied_with_strides(
 
 @graph_function("tracer.pure_forms.recurrent_layer_with_workspace")
 def recurrent_layer_with_workspace(*args: Any) -> tuple[torch.Tensor, ...]:
-    """``aten.mkldnn_rnn_layer``, which makes the workspace that its backward needs only where gradients are recorded."""
+    """``aten.mkldnn_rnn_layer`` with the workspace for its backward, which it allocates only while autograd records."""
     detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
     with torch.enable_grad():
         return aten.mkldnn_rnn_layer.default(*detached)
 
 
 def use_pure_forms(graph: fx.Graph) -> None:
-    """Rewrite a functional graph: copies into fresh memory as one op, recurrent layers as pure functions."""
+    """Rewrite a functional graph: a copy into fresh memory becomes one op, recurrent layers become pure functions, and gradients
+    that only eager can compute are computed by eager's formulas.
+    """
     for node in list(graph.nodes):
+        node.target = gradient_function(node.target) or node.target
         if node.target is aten.mkldnn_rnn_layer.default:
             node.target = recurrent_layer_with_workspace
         if node.target is aten.mkldnn_rnn_layer_backward.default:
-            _tell_apart(node)
+            _give_results_own_storages(node)
         if node.target is aten.copy.default:
             _fuse_copy(graph, node)
 
 
 def _fuse_copy(graph: fx.Graph, node: fx.Node) -> None:
     fresh, source = node.args[:2]
-    if not (isinstance(fresh, fx.Node) and isinstance(source, fx.Node)) or fresh.target not in _FRESH or len(fresh.users) != 1:
+    if not (isinstance(fresh, fx.Node) and isinstance(source, fx.Node)):
+        return
+    if fresh.target not in _ALLOCATES_ONLY or len(fresh.users) != 1:
         return
     layout, result = fresh.meta["val"], node.meta["val"]
     if layout.stride() != result.stride() or layout.shape != result.shape:
@@ -62,24 +68,25 @@ def _fuse_copy(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(fresh)
 
 
-def _tell_apart(node: fx.Node) -> None:
-    """Give each result of a recurrent layer's backward a storage: its fakes are one for both biases, the real ones are two."""
+def _give_results_own_storages(node: fx.Node) -> None:
+    """Give both bias gradients of a recurrent layer's backward a storage: the fakes share one, the real tensors do not."""
     seen: set[int] = set()
     results = list(node.meta["val"])
     for i, result in enumerate(results):
         if isinstance(result, torch.Tensor):
-            if result.untyped_storage()._cdata in seen:
+            if storage_key(result) in seen:
                 with result.fake_mode:  # type: ignore[attr-defined]
                     results[i] = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=result.device)
-            seen.add(results[i].untyped_storage()._cdata)
+            seen.add(storage_key(results[i]))
     node.meta["val"] = tuple(results)
     for user in node.users:
         if user.target is operator.getitem:
-            _show(user, results[user.args[1]])  # type: ignore[index]
+            _replace_fake(user, results[user.args[1]])  # type: ignore[index]
 
 
-def _show(node: fx.Node, value: Any) -> None:
+def _replace_fake(node: fx.Node, value: Any) -> None:
+    """Give ``node`` and its detached forms the fake ``value``."""
     node.meta["val"] = value
     for user in node.users:
         if user.target in SAME_TENSOR:
-            _show(user, value)
+            _replace_fake(user, value)

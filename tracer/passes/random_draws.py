@@ -1,7 +1,8 @@
 """Random draws as pure functions with eager's bits.
 
 Eager fills a tensor in place, and the order of the draws follows its strides. The functional forms of ATen draw into a
-contiguous tensor instead: another mask for a permuted activation. These fill a fresh tensor of the strides that eager has.
+contiguous tensor instead, which gives a permuted activation another mask. The functions here fill a fresh tensor with eager's
+strides.
 """
 
 from __future__ import annotations
@@ -12,11 +13,26 @@ from typing import Any
 import torch
 from torch import fx
 
-from remat_planner.tracer.joint import graph_function
+from remat_planner.tracer.operators import graph_function
 from remat_planner.tracer.torch_private import FakeTensorMode
 
 aten = torch.ops.aten
 Fill = Callable[..., torch.Tensor]
+
+
+def fill_as_eager(graph: fx.Graph, mode: FakeTensorMode) -> bool:
+    """Replace the functional draws of ``graph``; True where strides changed, so that later fakes must be recomputed."""
+    changed = False
+    for node in graph.nodes:
+        fill = _FUNCTIONAL.get(str(node.target)) if isinstance(node.target, torch._ops.OpOverload) else None
+        if fill is None:
+            continue
+        node.target = fill
+        like = node.args[0].meta["val"]
+        changed = changed or like.stride() != node.meta["val"].stride()
+        with mode:
+            node.meta["val"] = torch.empty_strided(like.size(), like.stride(), dtype=like.dtype, device=like.device)
+    return changed
 
 
 def _fill(name: str, in_place: torch._ops.OpOverload) -> Fill:
@@ -56,18 +72,3 @@ _FUNCTIONAL: dict[str, Fill] = {
     "aten.random.from": random_from_fill,
     "aten.random.to": random_to_fill,
 }
-
-
-def fill_as_eager(graph: fx.Graph, mode: FakeTensorMode) -> bool:
-    """Replace the functional draws of ``graph``; True where strides changed, so that the fakes after it must be made again."""
-    changed = False
-    for node in graph.nodes:
-        fill = _FUNCTIONAL.get(str(node.target)) if isinstance(node.target, torch._ops.OpOverload) else None
-        if fill is None:
-            continue
-        node.target = fill
-        like = node.args[0].meta["val"]
-        changed = changed or like.stride() != node.meta["val"].stride()
-        with mode:
-            node.meta["val"] = torch.empty_strided(like.size(), like.stride(), dtype=like.dtype, device=like.device)
-    return changed

@@ -1,4 +1,4 @@
-"""Exact simplifications of a pure graph: identity views, repeated pure ops, dead work."""
+"""Exact simplifications of a functional graph: identity views, repeated pure ops, dead work."""
 
 from __future__ import annotations
 
@@ -9,42 +9,47 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import hidden_updates, is_random, pin_reason, written_arguments
+from remat_planner.tracer.joint import tensors_of
+from remat_planner.tracer.operators import pin_reason
+from remat_planner.tracer.passes.effects import has_effects, readers_of_old_value, updated_placeholders
+from remat_planner.tracer.torch_private import storage_key
 
 
 def simplify(graph: fx.Graph, keep: Iterable[fx.Node]) -> None:
-    """Remove what does not change a bit of the results; the nodes of ``keep`` (outputs, told apart by the caller) stay."""
+    """Remove nodes without changing a bit of the results; the nodes of ``keep`` (outputs, each distinct to the caller) stay."""
     kept = set(keep)
     _drop_identity_views(graph, kept)
     _merge_repeated(graph, kept)
-    drop_dead(graph)
+    _drop_dead(graph)
 
 
-def drop_dead(graph: fx.Graph) -> None:
-    """Erase nodes that nothing needs; a dead draw stays, since it moves the generator, and so does what updates state."""
-    for node in reversed(list(graph.nodes)):
-        if node.op in ("placeholder", "output") or node.users:
+def _drop_identity_views(graph: fx.Graph, kept: set[fx.Node]) -> None:
+    """Replace each view that shows its base, or a base of its base, exactly as it is, by that base."""
+    geometry: dict[fx.Node, tuple[Any, ...]] = {}
+    base: dict[fx.Node, fx.Node] = {}
+    for node in list(graph.nodes):
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
             continue
-        if node.op == "get_attr" or not has_effects(node):
-            graph.erase_node(node)
-
-
-def has_effects(node: fx.Node) -> bool:
-    """Whether running ``node`` does more than to compute its result."""
-    func = node.target
-    if isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
-        return True
-    return is_random(func, node.args, node.kwargs) or bool(hidden_updates(func, node.args, node.kwargs)) or _is_collective(func)
-
-
-def _is_collective(func: Any) -> bool:
-    reason = pin_reason(func)
-    return reason is not None and not reason.startswith("routing")
+        geometry[node] = _geometry(value)
+        viewed = node.args[0] if node.op == "call_function" and node.args else None
+        if not isinstance(viewed, fx.Node) or viewed not in geometry or has_effects(node):
+            continue
+        if geometry[viewed][0] != geometry[node][0]:  # another storage: no view
+            continue
+        base[node] = viewed
+        if node in kept:
+            continue
+        above: fx.Node | None = viewed
+        while above is not None and geometry[above] != geometry[node]:
+            above = base.get(above)
+        if above is not None:
+            node.replace_all_uses_with(above)
 
 
 def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
     return (
-        tensor.untyped_storage()._cdata,
+        storage_key(tensor),
         tensor.storage_offset(),
         tuple(tensor.shape),
         tensor.stride(),
@@ -54,106 +59,58 @@ def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
     )
 
 
-def _drop_identity_views(graph: fx.Graph, kept: set[fx.Node]) -> None:
-    """Let the readers of a view that shows a tensor exactly as it (or one that it was made from) is read that one instead."""
-    geometry: dict[fx.Node, tuple[Any, ...]] = {}
-    base: dict[fx.Node, fx.Node] = {}
-    for node in list(graph.nodes):
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):
-            continue
-        geometry[node] = _geometry(value)
-        viewed = node.args[0] if node.op == "call_function" and node.args else None
-        if (
-            not isinstance(viewed, fx.Node)
-            or viewed not in geometry
-            or geometry[viewed][0] != geometry[node][0]
-            or has_effects(node)
-        ):
-            continue
-        base[node] = viewed
-        if node in kept:
-            continue
-        above: fx.Node | None = viewed
-        while above is not None:
-            if geometry[above] == geometry[node]:
-                node.replace_all_uses_with(above)
-                break
-            above = base.get(above)
-
-
-def updated_placeholders(nodes: Iterable[fx.Node]) -> list[fx.Node]:
-    """Placeholders that the step writes to: by ``copy_``, or by batch normalisation behind its schema's back."""
-    updated: dict[fx.Node, None] = {}
-    for node in nodes:
-        if node.op != "call_function":
-            continue
-        written = [node.args[i] for i in hidden_updates(node.target, node.args, node.kwargs) if i < len(node.args)]
-        for target in (*written_arguments(node.target, node.args, node.kwargs), *written):
-            if isinstance(target, fx.Node) and target.op == "placeholder":
-                updated[target] = None
-    return list(updated)
-
-
-def readers(placeholder: fx.Node) -> list[fx.Node]:
-    """Ops that read an updated placeholder or a view of one: run again after the update they would see the new value.
-
-    The backward of batch normalisation is passed the running statistics, but uses those of the batch.
-    """
-    storage = placeholder.meta["val"].untyped_storage()._cdata
-    found: dict[fx.Node, None] = {}
-    stack = [placeholder]
-    while stack:
-        for user in stack.pop().users:
-            name = getattr(user.target, "__name__", "")
-            if user in found or user.op == "output" or "batch_norm_backward" in name:
-                continue
-            found[user] = None
-            value = user.meta.get("val")
-            if isinstance(value, torch.Tensor) and value.untyped_storage()._cdata == storage:
-                stack.append(user)
-    return list(found)
-
-
 def _merge_repeated(graph: fx.Graph, kept: set[fx.Node]) -> None:
-    """Compute once what is computed twice from the same arguments, within the forward and within the backward.
+    """Compute once what the forward, or the backward, computes twice from the same arguments.
 
-    What reads state that changes in between is not the same.
+    Readers of state that the step updates are left alone: the state may change between them.
     """
-    changing = {reader for placeholder in updated_placeholders(graph.nodes) for reader in readers(placeholder)}
-    seen: dict[Any, fx.Node] = {}
+    changing = {reader for placeholder in updated_placeholders(graph.nodes) for reader in readers_of_old_value(placeholder)}
+    first_of: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
         if node.op not in ("call_function", "get_attr") or node in kept or node in changing:
             continue
         if node.op == "call_function" and (has_effects(node) or pin_reason(node.target) is not None):
             continue
-        arguments, spec = pytree.tree_flatten((node.args, node.kwargs))
         try:
-            key = (
-                node.op,
-                node.target,
-                tuple((type(a), repr(a) if isinstance(a, float) else a) for a in arguments),  # 0.0 == -0.0
-                str(spec),
-                None if node.op == "get_attr" else node.meta.get("in_backward", False),
-            )
-            first = seen.setdefault(key, node)
-        except TypeError:  # an argument that cannot be hashed: not compared
+            first = first_of.setdefault(_key(node), node)
+        except TypeError:  # an argument that cannot be hashed
             continue
         if first is not node:
             if "val" in node.meta:
-                _view_instead(node, first.meta["val"])
+                _replace_fakes(node, first.meta["val"])
             node.replace_all_uses_with(first)
 
 
-def _view_instead(node: fx.Node, value: Any) -> None:
-    """Let the fakes of what views the memory of ``node`` view that of ``value``, which takes its place."""
-    memory = {t.untyped_storage()._cdata for t in pytree.tree_leaves(node.meta["val"]) if isinstance(t, torch.Tensor)}
+def _key(node: fx.Node) -> tuple[Any, ...]:
+    """Equal for nodes that compute the same."""
+    arguments, spec = pytree.tree_flatten((node.args, node.kwargs))
+    return (
+        node.op,
+        node.target,
+        tuple((type(a), repr(a) if isinstance(a, float) else a) for a in arguments),  # 0.0 == -0.0
+        str(spec),
+        None if node.op == "get_attr" else node.meta.get("in_backward", False),
+    )
+
+
+def _replace_fakes(node: fx.Node, value: Any) -> None:
+    """Give ``node`` the fake ``value``, and its views fakes that view ``value``."""
+    memory = {storage_key(t) for t in tensors_of(node)}
     node.meta["val"] = value
     for user in node.users:
-        shown = [t for t in pytree.tree_leaves(user.meta.get("val")) if isinstance(t, torch.Tensor)]
-        if user.op != "call_function" or has_effects(user) or memory.isdisjoint(t.untyped_storage()._cdata for t in shown):
+        views_node = not memory.isdisjoint(storage_key(t) for t in tensors_of(user))
+        if user.op != "call_function" or has_effects(user) or not views_node:
             continue
         assert callable(user.target)
         args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda n: n.meta["val"])
         with torch.no_grad():
-            _view_instead(user, user.target(*args, **kwargs))
+            _replace_fakes(user, user.target(*args, **kwargs))
+
+
+def _drop_dead(graph: fx.Graph) -> None:
+    """Erase unused nodes. A dead draw stays, since it advances the generator; so does an update of state."""
+    for node in reversed(list(graph.nodes)):
+        if node.op in ("placeholder", "output") or node.users:
+            continue
+        if node.op == "get_attr" or not has_effects(node):
+            graph.erase_node(node)

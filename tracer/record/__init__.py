@@ -1,26 +1,37 @@
-"""TODO."""
+"""Recording a training step on fake tensors: the operators that eager runs, in its order, and what must hold in later steps.
 
-from remat_planner.tracer.record.ambient_modes import ambient_autocast, random_state_kept, without_autocast
-from remat_planner.tracer.record.hooks import REGISTRIES, hooks_of
-from remat_planner.tracer.record.loss import LossChooser, every_output
+``record`` records the step, ``LossChooser`` decides where gradients arrive, ``effects_from_step_to_step`` says what a forward
+leaves behind in Python state. ``watched_state`` lists all state that is watched and put back.
+"""
+
+from remat_planner.tracer.record.autocast import ambient_autocast, without_autocast
+from remat_planner.tracer.record.eager_gradients import eager_gradients
+from remat_planner.tracer.record.effects import RecordedEffects
+from remat_planner.tracer.record.graph_equality import same_graph
+from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of
+from remat_planner.tracer.record.loss import EveryOutput, LossChooser, loss_of_output
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.provenance import user_line
-from remat_planner.tracer.record.recorder import record
-from remat_planner.tracer.record.recording import Call, Recording
-from remat_planner.tracer.record.step_to_step import lost_from_step_to_step, same_graph
+from remat_planner.tracer.record.random_state import random_state_kept
+from remat_planner.tracer.record.record_step import record
+from remat_planner.tracer.record.recording import CapturedCall, Recording
+from remat_planner.tracer.record.step_to_step import effects_from_step_to_step
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 
 __all__ = [
-    "REGISTRIES",
-    "Call",
+    "HOOK_REGISTRIES",
+    "CapturedCall",
+    "EveryOutput",
     "KnownValues",
     "LossChooser",
+    "RecordedEffects",
     "Recording",
     "UnknownValueError",
     "ambient_autocast",
-    "every_output",
+    "eager_gradients",
+    "effects_from_step_to_step",
     "hooks_of",
-    "lost_from_step_to_step",
+    "loss_of_output",
     "random_state_kept",
     "record",
     "same_graph",

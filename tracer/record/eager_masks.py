@@ -1,8 +1,7 @@
 """Keep libraries on the path that they take in eager mode.
 
 Hugging Face Transformers asks whether a tensor is fake and then builds explicit attention masks, where its eager path passes
-``is_causal``: another kernel, and bytes that eager never has. ``tracer.known_values`` answers the reads that the eager path
-makes.
+``is_causal``: another kernel, and bytes that eager never allocates. ``value_guards`` answers the reads of the eager path.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _NAME = "is_fake_tensor"
 
 @contextmanager
 def libraries_believe_eager() -> Iterator[None]:
-    """While inside, Transformers (where loaded) takes fake tensors for real ones."""
+    """Let Transformers, where it is loaded, take fake tensors for real ones inside."""
     module = sys.modules.get(_MODULE)
     original = getattr(module, _NAME, None)
     if original is None:

@@ -1,7 +1,7 @@
-"""Hooks while a step is captured: what they do to tensors is part of the step, what they do in Python is not.
+"""Hooks while a step is captured: their work on tensors becomes part of the step, their work in Python is lost.
 
-A hook of a module, or of a tensor in the forward, that changes nothing that the step computes with (it prints, stores, checks)
-would run when the step is captured and never again. Hooks of parameters are not meant: autograd runs them in every step.
+A hook of a module, or of a tensor in the forward, that only prints, stores or checks would run during the capture and never
+again, so it is refused. Hooks of parameters are no concern: autograd runs them in every step.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.errors import LostHookError
-from remat_planner.tracer.joint import Hooks
+from remat_planner.tracer.joint import HookKeys
 from remat_planner.tracer.record.provenance import user_line
+from remat_planner.tracer.refusals import lost_hooks_error
 
-REGISTRIES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-# Where among the arguments of such a hook the value is that its result would replace.
+HOOK_REGISTRIES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+# Index, among the arguments of such a hook, of the value that its result replaces.
 _REPLACEABLE = {"_forward_pre_hooks": 1, "_forward_hooks": -1, "_backward_pre_hooks": 1, "_backward_hooks": 1}
-# What these install serves their own forward, which has what it needs of them within the step (recorded outputs, weight norm).
+# Hooks of these packages serve the forward of the same step (recorded outputs, weight norm): the capture loses nothing.
 _PARTS_OF_THE_MODEL = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate"})
-"""Full name of the module, registry and key of each hook."""
 
 
-def hooks_of(model: nn.Module) -> Hooks:
-    """The hooks on modules of ``model`` that are no library's own."""
+def hooks_of(model: nn.Module) -> HookKeys:
+    """The hooks on modules of ``model``, without those that a library installs for itself."""
     return tuple(
         (path, registry, key)
         for path, module in model.named_modules()
-        for registry in REGISTRIES
+        for registry in HOOK_REGISTRIES
         for key, hook in getattr(module, registry).items()
         if not _is_part_of_the_model(hook)
     )
@@ -41,54 +40,49 @@ def hooks_of(model: nn.Module) -> Hooks:
 
 @contextmanager
 def watched_hooks(model: nn.Module) -> Iterator[None]:
-    """Refuse, at the end, the hooks that have run inside without having a part in what is computed.
+    """Refuse, at the end, hooks that ran inside and changed nothing that the step computes with.
 
     Raises:
-        LostHookError: there are some.
+        LostHookError: names every such hook.
     """
     buffers = list(model.buffers())
-    watched: list[_Watched] = []
+    watched: list[_WatchedHook] = []
     replaced: list[tuple[dict[int, Any], int, Any]] = []
-    own_register_hook: Any = torch.Tensor.register_hook
+    original_register_hook: Any = torch.Tensor.register_hook
 
     def register_hook(tensor: torch.Tensor, hook: Callable[..., Any]) -> Any:
-        if isinstance(hook, _Watched):  # torch comes here a second time in a function mode
-            return own_register_hook(tensor, hook)
-        watched.append(_Watched(hook, f"hook of a tensor in {user_line(sys._getframe(1))}", 0, ()))
-        return own_register_hook(tensor, watched[-1])
+        if isinstance(hook, _WatchedHook):  # in a function mode torch calls this twice
+            return original_register_hook(tensor, hook)
+        watched.append(_WatchedHook(hook, f"hook of a tensor in {user_line(sys._getframe(1))}", 0, ()))
+        return original_register_hook(tensor, watched[-1])
 
     modules = dict(model.named_modules())
     try:
         for path, registry, key in hooks_of(model):
             hooks = getattr(modules[path], registry)
             kind = registry.strip("_").removesuffix("s").replace("_", " ")
-            watched.append(_Watched(hooks[key], f"{kind} of {path or 'the model'}", _REPLACEABLE[registry], buffers))
+            watched.append(_WatchedHook(hooks[key], f"{kind} of {path or 'the model'}", _REPLACEABLE[registry], buffers))
             replaced.append((hooks, key, hooks[key]))
             hooks[key] = watched[-1]
         torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
         yield
     finally:
-        torch.Tensor.register_hook = own_register_hook  # type: ignore[method-assign]
+        torch.Tensor.register_hook = original_register_hook  # type: ignore[method-assign]
         for hooks, key, hook in replaced:
             if key in hooks:
                 hooks[key] = hook
-    lost = tuple(hook.name for hook in watched if hook.only_looks_on)
+    lost = tuple(hook.name for hook in watched if hook.only_observes)
     if lost:
-        raise LostHookError(
-            f"hooks that only look on would run when the step is captured and never again: {', '.join(lost)}. Remove them "
-            "(handle.remove()), put them on the planned module itself or on parameters, where they run in every step, or plan "
-            "by regions: the hooks of the blocks themselves run around them",
-            names=lost,
-        )
+        raise lost_hooks_error(lost)
 
 
-class _Watched:
-    """A hook that says afterwards whether it did anything to tensors."""
+class _WatchedHook:
+    """Wraps a hook and sees whether it changes tensors or attributes of its module."""
 
     def __init__(self, hook: Callable[..., Any], where: str, replaceable: int, buffers: Sequence[torch.Tensor]) -> None:
         self.name = f"{where} ({_name(hook)})"
-        self.only_looks_on = False
-        self._takes_part = False
+        self.only_observes = False
+        self._changes_something = False
         self._hook = hook
         self._replaceable = replaceable
         self._buffers = buffers
@@ -99,12 +93,12 @@ class _Watched:
         versions = [tensor._version for tensor in tensors]
         attributes = dict(vars(module)) if module is not None else {}
         result = self._hook(*args, **kwargs)
-        self._takes_part |= (
+        self._changes_something |= (
             (result is not None and not _same_leaves(result, args[self._replaceable]))
             or versions != [tensor._version for tensor in tensors]
             or (module is not None and not _same_values(attributes, vars(module)))
         )
-        self.only_looks_on = not self._takes_part
+        self.only_observes = not self._changes_something
         return result
 
 

@@ -1,110 +1,44 @@
-"""Which outputs get gradients: by the caller's loss, captured beside the model, or by what training code takes for the loss."""
+"""Which outputs get gradients: those that the loss reaches, or every differentiable output where there is no loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
-from remat_planner.tracer.errors import DataDependentError, LossError
-from remat_planner.tracer.joint import CapturedLoss, TreeOfLeaves
-from remat_planner.tracer.record.ambient_modes import without_autocast
-from remat_planner.tracer.record.loss_lifetimes import Lifetimes
-from remat_planner.tracer.record.provenance import Provenance
-from remat_planner.tracer.record.recorder import Recorder, run_user_code
+from remat_planner.tracer.joint import CapturedLoss, dense_strides
+from remat_planner.tracer.record.record_loss import Unflattens, record_loss
 from remat_planner.tracer.record.recording import Tangent
-from remat_planner.tracer.record.value_guards import KnownValues
-from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward, trace, without_recording
+from remat_planner.tracer.refusals import refuse_loss
+from remat_planner.tracer.torch_private import FakeTensorMode
 
 
-def every_output(_output: Any) -> torch.Tensor:
-    """In the place of a loss: every differentiable output gets a gradient, whatever it is called. It is never run."""
-    raise TypeError("every_output stands for gradients that arrive from outside: it is no loss to compute")
+@dataclass(frozen=True)
+class EveryOutput:
+    """Stands for a loss: a gradient arrives at every differentiable output, even at one called ``loss``. It is never called.
+
+    Attributes:
+        layouts: output leaf -> shape and strides (elements) of its gradient, where it is not laid out as the output.
+    """
+
+    layouts: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+    def __call__(self, _output: Any) -> torch.Tensor:
+        """Not for calls: it stands for gradients that arrive from outside."""
+        raise TypeError("EveryOutput stands for gradients that arrive from outside and computes no loss")
+
+    def gradient_strides(self, leaf: int, output: torch.Tensor) -> tuple[int, ...]:
+        """The strides of the gradient that arrives at output leaf ``leaf``, which may have another shape than the layout's."""
+        shape, strides = self.layouts.get(leaf, ((), ()))
+        return _strides_for(tuple(output.shape), shape, strides) if len(shape) == output.dim() > 0 else dense_strides(output)
 
 
-class LossChooser:
-    """Decides where gradients arrive; keeps the caller's loss, captured, in ``captured``."""
-
-    def __init__(self, mode: FakeTensorMode, loss: Callable[[Any], torch.Tensor] | None) -> None:
-        self.captured: CapturedLoss | None = None
-        self._mode = mode
-        self._loss = loss
-
-    def choose(self, output: Any, leaves: list[Any], spec: TreeOfLeaves) -> list[Tangent]:
-        """The gradients that arrive when the step is run on ``output`` (fakes, flattened to ``leaves``).
-
-        Raises:
-            LossError: the loss is not a differentiable scalar.
-        """
-        if self._loss is not None and self._loss is not every_output:
-            return self._by_callers_loss(self._loss, leaves, spec)
-        scalar = None if self._loss is every_output else _loss_of(output)
-        if scalar is not None:
-            _check_scalar(scalar, "the model's loss")
-            place = next(i for i, leaf in enumerate(leaves) if leaf is scalar)
-            return [Tangent(place, tuple(scalar.stride()))]
-        return [
-            Tangent(i, _dense_strides(leaf))
-            for i, leaf in enumerate(leaves)
-            if isinstance(leaf, torch.Tensor) and leaf.requires_grad
-        ]
-
-    def _by_callers_loss(self, loss: Callable[[Any], torch.Tensor], leaves: list[Any], spec: TreeOfLeaves) -> list[Tangent]:
-        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-        found: dict[int, tuple[int, ...]] = {}
-
-        def step(tensors: list[torch.Tensor], watch: Recorder | Lifetimes) -> tuple[torch.Tensor, list[torch.Tensor]]:
-            filled = list(leaves)
-            for i, tensor in zip(places, tensors, strict=True):
-                filled[i] = tensor.detach().requires_grad_(leaves[i].requires_grad)
-            with self._mode, watch:
-                try:
-                    value = run_user_code(loss, (spec.unflatten(filled),), {})
-                except DataDependentError as error:
-                    raise DataDependentError(
-                        f"{error.source or 'the loss'}: the loss reads a value, or makes a tensor whose size depends on one "
-                        f"({error.operator}), and values are not known while the step is planned. Weight the terms instead "
-                        "of selecting them (loss * mask, ignore_index), and read values after the backward",
-                        source=error.source,
-                        operator=error.operator,
-                    ) from error
-            _check_scalar(value, "the loss")
-            differentiable = [i for i in places if leaves[i].requires_grad]
-            watch.in_backward = True
-            with self._mode, watch, single_threaded_backward(), without_autocast():
-                gradients = torch.autograd.grad(value, [filled[i] for i in differentiable], allow_unused=True)
-            found.update({i: tuple(g.stride()) for i, g in zip(differentiable, gradients, strict=True) if g is not None})
-            return value, [g for g in gradients if g is not None]
-
-        with without_recording():
-            with self._mode, torch.no_grad():
-                stand_ins = [
-                    torch.empty_strided(leaves[i].shape, leaves[i].stride(), dtype=leaves[i].dtype, device=leaves[i].device)
-                    for i in places
-                ]
-            known = KnownValues()
-            recorder = Recorder(Provenance(nn.Module()), known)
-            module = trace(lambda tensors: step(tensors, recorder), stand_ins)
-            lifetimes = Lifetimes(known.answers)
-            value, gradients = step(stand_ins, lifetimes)  # a trace lets go of nothing
-        if not found:
-            raise LossError("the loss sends a gradient to no output of the model: it does not depend on them", shape=())
-        ops = [node for node in module.graph.nodes if node.op in ("call_function", "get_attr")]
-        self.captured = CapturedLoss(
-            graph=module,
-            forward=tuple(node for node in ops if not node.meta.get("in_backward", False)),
-            backward=tuple(node for node in ops if node.meta.get("in_backward", False)),
-            outputs=tuple(node for node in module.graph.nodes if node.op == "placeholder"),
-            arrives=tuple(i in found for i in range(len(leaves))),
-            lifetimes=lifetimes.made([value, *gradients]),
-        )
-        return [Tangent(i, stride) for i, stride in found.items()]
-
-
-def _loss_of(output: Any) -> torch.Tensor | None:
-    """What training code calls ``backward`` on: ``output.loss``, ``output["loss"]`` or a scalar output."""
+def loss_of_output(output: Any) -> torch.Tensor | None:
+    """The model's own loss, on which training code calls ``backward``: ``output.loss``, ``output["loss"]`` or a scalar output;
+    None where the output has none.
+    """
     if isinstance(output, torch.Tensor):
         return output if output.numel() == 1 else None
     loss = getattr(output, "loss", None)
@@ -113,18 +47,51 @@ def _loss_of(output: Any) -> torch.Tensor | None:
     return loss if isinstance(loss, torch.Tensor) else None
 
 
-def _check_scalar(loss: Any, what: str) -> None:
-    if not isinstance(loss, torch.Tensor):
-        raise LossError(f"{what} is a {type(loss).__name__}: it has to be a tensor with one element", shape=None)
-    if loss.numel() != 1:
-        raise LossError(
-            f"{what} has shape {list(loss.shape)}: a backward starts from one number. Reduce it (.mean() or .sum())",
-            shape=tuple(loss.shape),
-        )
-    if not loss.requires_grad:
-        raise LossError(f"{what} does not depend on anything that requires a gradient: it is detached", shape=tuple(loss.shape))
+class LossChooser:
+    """Decides at which outputs gradients arrive.
+
+    Attributes:
+        captured: the caller's loss, once ``choose`` has recorded it; None where the caller gave none.
+    """
+
+    def __init__(self, mode: FakeTensorMode, loss: Callable[[Any], torch.Tensor] | None) -> None:
+        self.captured: CapturedLoss | None = None
+        self._mode = mode
+        self._loss = loss
+
+    def choose(self, output: Any, leaves: list[Any], spec: Unflattens) -> list[Tangent]:
+        """The gradients that arrive at ``output`` (fakes, flattened to ``leaves``).
+
+        A gradient may also arrive at each tensor that the forward leaves in Python state: training code adds auxiliary losses
+        to the loss.
+
+        Raises:
+            LossError: the loss is not a differentiable scalar, or depends on no output.
+            DataDependentError: the loss reads a value.
+        """
+        if self._loss is not None and not isinstance(self._loss, EveryOutput):
+            self.captured, tangents = record_loss(self._loss, self._mode, leaves, spec)
+            return tangents
+        every_output = self._loss if self._loss is not None else EveryOutput()
+        loss = loss_of_output(output) if self._loss is None else None
+        if loss is not None:
+            refuse_loss(loss, "the model's loss")
+            place = next(i for i, leaf in enumerate(leaves) if leaf is loss)
+            left_behind = [i for i, leaf in _differentiable(leaves) if i >= spec.returned and leaf is not loss]
+            return [Tangent(place, tuple(loss.stride())), *(Tangent(i, dense_strides(leaves[i])) for i in left_behind)]
+        return [Tangent(i, every_output.gradient_strides(i, leaf)) for i, leaf in _differentiable(leaves)]
 
 
-def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The strides that a gradient made like ``tensor`` gets (``torch.empty_like``)."""
-    return tuple(torch.empty_like(tensor.detach(), device="meta").stride())
+def _differentiable(leaves: list[Any]) -> list[tuple[int, torch.Tensor]]:
+    return [(i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+
+
+def _strides_for(shape: tuple[int, ...], planned: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides for ``shape`` with the order, expanded dimensions and share of gaps of ``strides``, which are for ``planned``."""
+    scaled = [0] * len(shape)
+    planned_extent = extent = 1  # of the dimensions inside, with their gaps
+    for dim in sorted(range(len(shape)), key=lambda dim: strides[dim]):
+        if strides[dim]:
+            scaled[dim] = extent * strides[dim] // planned_extent
+            planned_extent, extent = strides[dim] * planned[dim], scaled[dim] * shape[dim]
+    return tuple(scaled)

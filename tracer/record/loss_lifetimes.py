@@ -1,4 +1,7 @@
-"""When what eager code makes is let go of: not at its last use, but when the last variable or autograd node that has it is."""
+"""When the storages of a loss are resident.
+
+Eager frees a storage with the last variable or autograd node that refers to it, which may be long after its last use.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,26 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import Lifetime, reads_a_number
+from remat_planner.tracer.joint import StorageLifetime
+from remat_planner.tracer.operators import reads_a_number
 from remat_planner.tracer.torch_private import TorchDispatchMode, storage_key
 
 aten = torch.ops.aten
-# A Python number becomes a tensor of its own, which these keep for their backward.
 _SAVE_FACTORS = {aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor, aten.div_.Tensor}
+"""Operators that turn a Python number into a tensor of its own and save it for their backward."""
 _FACTOR_BYTES = 8
+"""Bytes of such a tensor: one float64 or int64."""
 
 
-class Lifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees the storages that operators make on fakes, and when they go.
+class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees which storages operators allocate on fakes, and when each is freed.
 
-    Operators are numbered as ``Recorder`` numbers them; ``answers`` are the numbers that the code then read from tensors.
+    Args:
+        answers: the numbers that the code reads from tensors, in order, as a run under ``Recorder`` found them.
+
+    Attributes:
+        operators: how many operators have run; they are numbered as ``Recorder`` numbers them.
+        in_backward: set by the caller when the backward begins.
     """
 
     def __init__(self, answers: Iterable[bool | int | float]) -> None:
@@ -30,9 +40,9 @@ class Lifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.in_backward = False
         self._first_in_backward: int | None = None
         self._answers = iter(answers)
-        self._made: dict[int, tuple[int, int]] = {}  # key of a storage -> its bytes, the operator that made it
-        self._gone: list[Lifetime] = []
-        self._factors: list[int] = []
+        self._resident: dict[int, tuple[int, int]] = {}  # key of a storage -> its bytes, the operator that allocated it
+        self._freed: list[StorageLifetime] = []
+        self._factors: list[int] = []  # operators that saved a Python number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -42,26 +52,28 @@ class Lifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return next(self._answers)
         if self.in_backward and self._first_in_backward is None:
             self._first_in_backward = self.operators
+        number = self.operators
         self.operators += 1
-        given = {storage_key(t) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        arguments = {storage_key(t) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = func(*args, **kwargs)
         if func in _SAVE_FACTORS and isinstance(args[1], (int, float)) and not self.in_backward:
-            self._factors.append(self.operators - 1)
+            self._factors.append(number)
         for tensor in pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and (key := storage_key(tensor)) not in self._made and key not in given:
+            if isinstance(tensor, torch.Tensor) and (key := storage_key(tensor)) not in self._resident and key not in arguments:
                 storage = tensor.untyped_storage()
-                self._made[key] = (storage.nbytes(), self.operators - 1)
-                weakref.finalize(storage, self._go, key)
+                self._resident[key] = (storage.nbytes(), number)
+                weakref.finalize(storage, self._free, key)
         return result
 
-    def made(self, results: Sequence[torch.Tensor]) -> tuple[Lifetime, ...]:
-        """All that was made, ``results`` to stay, but for what the backward started from."""
+    def of_storages(self, results: Sequence[torch.Tensor]) -> tuple[StorageLifetime, ...]:
+        """The lifetime of every storage, except of the one that the backward starts from; those of ``results`` stay."""
         stay = {storage_key(tensor) for tensor in results}
         last = self.operators - 1
-        there = [Lifetime(size, first, last, stays=key in stay) for key, (size, first) in self._made.items()]
-        there += [Lifetime(_FACTOR_BYTES, first, last, stays=False) for first in self._factors]
-        return tuple(lifetime for lifetime in (*self._gone, *there) if lifetime.first != self._first_in_backward)
+        lifetimes = list(self._freed)
+        lifetimes += [StorageLifetime(size, first, last, stays=key in stay) for key, (size, first) in self._resident.items()]
+        lifetimes += [StorageLifetime(_FACTOR_BYTES, first, last, stays=False) for first in self._factors]
+        return tuple(lifetime for lifetime in lifetimes if lifetime.first != self._first_in_backward)
 
-    def _go(self, key: int) -> None:
-        size, first = self._made.pop(key)
-        self._gone.append(Lifetime(size, first, self.operators - 1, stays=False))
+    def _free(self, key: int) -> None:
+        size, first = self._resident.pop(key)
+        self._freed.append(StorageLifetime(size, first, self.operators - 1, stays=False))

@@ -1,8 +1,7 @@
-"""Where an operator comes from: the module whose forward called it and the line of code, also for the operators of the
-backward.
+"""Where an operator comes from: the module whose forward calls it, and the line of code; also in the backward.
 
-The forward's modules are followed by global hooks. A backward operator runs inside an autograd node, and that node has the
-sequence number that was current when its forward operator ran.
+Global hooks follow the modules of the forward. An operator of the backward runs inside an autograd node, whose sequence number
+tells which operator of the forward created the node.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from remat_planner.tracer.torch_private import backward_sequence_number, forward
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TORCH_MODULES = os.path.join(_TORCH, "nn", "modules") + os.sep
 _CALL_MACHINERY = os.path.join(_TORCH_MODULES, "module.py")
-_PROJECT = str(Path(__file__).parents[2]) + os.sep  # remat_planner, whose parts all lie in it
+_PROJECT = str(Path(__file__).parents[2]) + os.sep  # the folder of remat_planner, which contains all its packages
 _INTERNAL = (_TORCH, _PROJECT, "<")
 _CALLERS = ("run_user_code", "run_backward")  # the recorder's calls: the frames above them are not the model's
 
 
 @dataclass(frozen=True)
-class Origin:
+class OperatorOrigin:
     """Module path ("" at the top) and "file:line"."""
 
     module: str
@@ -40,22 +39,22 @@ class Origin:
 
 
 class Provenance:
-    """Follows the modules of ``model`` while ``following`` is entered and says where the running operator comes from.
+    """Says where the running operator comes from, while ``following`` is entered.
 
     Attributes:
-        calls: how often each module of the model was called, by its path.
+        calls: number of calls of each module of the model, by its path.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._stack: list[str] = []
         self.calls: Counter[str] = Counter()
-        self._forward_of: dict[int, Origin] = {}
-        self._latest = Origin("", "")
+        self._forward_of: dict[int, OperatorOrigin] = {}
+        self._latest = OperatorOrigin("", "")
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Hold the hooks that follow modules being called."""
+        """Follow the calls of modules inside."""
         handles = [
             register_module_forward_pre_hook(lambda module, _: self._enter(module)),
             register_module_forward_hook(lambda _, __, ___: self._leave(), always_call=True),
@@ -66,30 +65,30 @@ class Provenance:
             for handle in handles:
                 handle.remove()
 
-    def of_running_operator(self, *, in_backward: bool) -> Origin:
-        """The origin of the operator that a dispatch mode is handling."""
+    def of_running_operator(self, *, in_backward: bool) -> OperatorOrigin:
+        """The origin of the operator that a dispatch mode is handling; call it from the mode."""
         if in_backward and not self._stack:
             number = backward_sequence_number()
             if number is not None:
-                self._latest = self._forward_of.get(number, Origin("", ""))
+                self._latest = self._forward_of.get(number, OperatorOrigin("", ""))
             return self._latest
-        origin = Origin(self._stack[-1] if self._stack else "", user_line(sys._getframe(1)))
+        origin = OperatorOrigin(self._stack[-1] if self._stack else "", user_line(sys._getframe(1)))
         self._forward_of.setdefault(forward_sequence_number(), origin)
         return origin
 
     def _enter(self, module: nn.Module) -> None:
-        above = self._stack[-1] if self._stack else ""
+        caller = self._stack[-1] if self._stack else ""
         path = self._paths.get(id(module))
         if path is not None:
             self.calls[path] += 1
-        self._stack.append(above if path is None else path)
+        self._stack.append(caller if path is None else path)
 
     def _leave(self) -> None:
         self._stack.pop()
 
 
 def user_line(frame: Any) -> str:
-    """ "file:line" of the innermost frame outside of torch and this package, else of the innermost ``torch.nn`` one; or ""."""
+    """ "file:line" of the innermost frame outside torch and this package, else of the innermost in ``torch.nn``, else ""."""
     fallback = ""
     while frame is not None:
         name = frame.f_code.co_filename
@@ -104,7 +103,7 @@ def user_line(frame: Any) -> str:
 
 
 def raising_line(error: BaseException) -> str:
-    """ "file:line" of the innermost frame of the user's or a library's code in the traceback of ``error``; "" for none."""
+    """ "file:line" of the innermost frame in the traceback of ``error`` that is the user's or a library's; "" for none."""
     source = ""
     traceback = error.__traceback__
     while traceback is not None:
@@ -119,7 +118,7 @@ _PACKAGE_ROOTS = tuple(dict.fromkeys(sysconfig.get_paths()[key] + os.sep for key
 
 
 def shortened(filename: str) -> str:
-    """A file's path relative to the packages' folder or the working directory, where it lies in one."""
+    """The path of a file relative to the packages' folder or the working directory, if it lies in one of them."""
     for root in (*_PACKAGE_ROOTS, os.getcwd() + os.sep):
         if filename.startswith(root):
             return filename[len(root) :]

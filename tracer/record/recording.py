@@ -1,4 +1,4 @@
-"""TODO: ."""
+"""A recording as data: the call that is recorded, the gradients that arrive at its outputs, and the recorded step."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import Operator, State, TreeOfLeaves
-from remat_planner.tracer.record.module_attributes import SideEffects
+from remat_planner.tracer.joint import EagerOperator, ModuleState, TreeOfLeaves
+from remat_planner.tracer.python_state import Change, ExecutedCode
 from remat_planner.tracer.record.value_guards import KnownValues
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """A gradient that arrives at output leaf ``output``, laid out as ``stride`` says (elements)."""
+    """A gradient that arrives at output leaf ``output`` with strides ``stride`` (elements)."""
 
     output: int
     stride: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Call:
+class CapturedCall:
     """The call that is captured: ``model(*args, **kwargs)``, flattened to ``leaves``."""
 
     model: nn.Module
-    state: State
+    state: ModuleState
     leaves: tuple[Any, ...]
     spec: pytree.TreeSpec
 
     @property
     def input_leaves(self) -> tuple[int, ...]:
-        """Places of the tensors among the leaves."""
+        """Indices of the tensors among the leaves."""
         return tuple(i for i, leaf in enumerate(self.leaves) if isinstance(leaf, torch.Tensor))
 
     @property
@@ -64,23 +64,40 @@ class Call:
 
 @dataclass
 class Recording:
-    """The recorded step, before it is made functional.
+    """The recorded step, before it becomes functional.
 
-    Placeholders of ``module``: parameters, buffers, inputs. It returns the tensor outputs (``tensor_outputs`` are their places
-    among the leaves), then the gradients of what requires one. ``tangents`` are the names of the nodes that stand for the
-    arriving gradients. ``operators`` are all that ran, in order, dead ones too.
+    Attributes:
+        module: takes parameters, buffers, inputs; returns the tensor outputs, then the gradients of the parameters and inputs
+            that require one.
+        constants: the output leaves, tensors replaced by None.
+        differentiable: indices of the output leaves that require a gradient.
+        output_spec: how the leaves form the output.
+        tensor_outputs: indices of the output leaves that are tensors.
+        same_as: output leaf -> ("parameter" | "buffer" | "input", index) of the tensor that it is.
+        tangents: names of the nodes that stand for the arriving gradients, with their descriptions.
+        operators: all operators that ran, in order, dead ones too.
+        arrivals: indices of the gradients in the order in which eager hands them over.
+        edges: for each gradient, how many edges of the autograd graph contribute to it.
+        calls: how often the forward calls each module, by its path.
+        known: the values that the code may read, and the guards of those that it read.
+        returned: number of leaves of the output; the leaves after them are tensors and values that the forward left in Python
+            state.
+        changes: of Python state, in order.
+        executed: the Python code that the forward ran.
     """
 
     module: fx.GraphModule
-    constants: list[Any]  # the output leaves, tensors replaced by None
+    constants: list[Any]
     differentiable: tuple[int, ...]
     output_spec: TreeOfLeaves
     tensor_outputs: tuple[int, ...]
-    same_as: dict[int, tuple[str, int]]  # output leaf -> ("parameter" | "buffer" | "input", index) that it is
+    same_as: dict[int, tuple[str, int]]
     tangents: tuple[tuple[str, Tangent], ...]
-    operators: list[Operator]
-    arrivals: tuple[int, ...]  # the gradients in the order in which eager hands them over
-    edges: tuple[int, ...]  # for each gradient by how many edges of the autograd graph it comes together
-    calls: Mapping[str, int]  # how often the forward calls each module, by its path
+    operators: list[EagerOperator]
+    arrivals: tuple[int, ...]
+    edges: tuple[int, ...]
+    calls: Mapping[str, int]
     known: KnownValues
-    effects: SideEffects
+    returned: int
+    changes: list[Change]
+    executed: ExecutedCode

@@ -1,67 +1,52 @@
-"""Whether the next step would be the captured one, where a forward leaves something behind in Python attributes.
+"""Whether the next forward equals the recorded one, and what both leave behind in Python state.
 
-The step is recorded once more from what it left. What goes on changing, or changes the graph, would be lost by a capture: a
-counter, a flag, what an earlier step remembered. What settles (a cache that is filled at its first use), and what nothing reads
-in a later step (a loss kept for whoever asks), may stay.
+The forward is recorded a second time, from the state that the first recording left. A captured step would lose what differs
+then: other operators (a flag, a tensor of an earlier step), or other values left behind (a counter). A change that both make
+can be repeated by each planned call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import fx
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.errors import CaptureError
-from remat_planner.tracer.record.module_attributes import as_left
+from remat_planner.tracer.record.effects import RecordedEffects, effects_of
+from remat_planner.tracer.record.graph_equality import starts_with
 from remat_planner.tracer.record.recording import Recording
+from remat_planner.tracer.refusals import forward_varies_error, refuse_python_state
 
 
-def lost_from_step_to_step(first: Recording, record_again: Callable[[], Recording]) -> list[str]:
-    """Names of the attributes that would be another in the next step, and matter or may matter to it.
+def effects_from_step_to_step(first: Recording, record_again: Callable[[], Recording]) -> RecordedEffects:
+    """What each forward leaves behind.
 
-    Not of those that held a tensor before: where it was read, it is a constant of the graph, which is refused there.
+    Args:
+        first: the recorded step.
+        record_again: records the forward once more, from the state that the first one left.
+
+    Raises:
+        PythonStateError: a change of Python state matters to the next step, or cannot be repeated.
+        DataDependentError: the second forward runs other operators, although the first one changed nothing.
     """
-    effects = first.effects
-    if not effects.left:
-        return []
+    torch.clear_autocast_cache()  # the first recording's casts are in it, and the second one would not cast again
     try:
-        with as_left(effects):
-            second = record_again()
-        again = second.effects
-    except CaptureError:  # what was left behind is in the way of the next step
-        lost = [*effects.values, *effects.stored]
-    else:
-        lost = again.values
-        if not same_graph(first.module.graph, second.module.graph):
-            lost = [*effects.values, *again.values, *again.stored]
-    held_a_tensor = effects.reassigned.values()
-    return list(dict.fromkeys(name for name in lost if name not in held_a_tensor))
+        second = record_again()
+    except CaptureError:
+        if not first.changes:
+            raise
+        refuse_python_state(_names(first))  # the next step fails on what was left behind
+        raise
+    effects = effects_of(first.changes, second.changes)
+    held_a_tensor = effects.reassigned.values()  # where the forward reads that tensor, the graph is refused later
+    if not starts_with(first.module.graph, second.module.graph):
+        if not first.changes:
+            raise forward_varies_error()
+        changed = [name for name in _names(first) if name not in effects.filled]
+        refuse_python_state([name for name in dict.fromkeys([*changed, *_names(second)]) if name not in held_a_tensor])
+    refuse_python_state([name for name in effects.lost if name not in held_a_tensor])
+    return effects
 
 
-def same_graph(one: fx.Graph, other: fx.Graph) -> bool:
-    """Whether two recordings have the same operators on the same values."""
-    place: dict[fx.Node, int] = {}
-    if len(one.nodes) != len(other.nodes):
-        return False
-    for position, pair in enumerate(zip(one.nodes, other.nodes, strict=True)):
-        place |= dict.fromkeys(pair, position)
-        if pair[0].op != pair[1].op or _value(pair[0], place) != _value(pair[1], place):
-            return False
-    return True
-
-
-def _value(node: fx.Node, place: dict[fx.Node, int]) -> Any:
-    if node.op == "get_attr":
-        return _constant(getattr(node.graph.owning_module, str(node.target)))
-    leaves, spec = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
-    arguments = [("node", place[leaf]) if isinstance(leaf, fx.Node) else ("value", repr(leaf)) for leaf in leaves]
-    return node.target if node.op == "call_function" else None, arguments, spec
-
-
-def _constant(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor) or type(value) is not torch.Tensor:
-        return id(value)
-    return value.dtype, value.shape, value.tolist()
+def _names(recording: Recording) -> list[str]:
+    return [name for change in recording.changes for name in change.names]

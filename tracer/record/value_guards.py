@@ -1,9 +1,9 @@
 """The values that a forward may read while it is captured on fake tensors.
 
 Eager code branches on small tensors that depend on inputs and constants alone: ``if mask.all()``. A fake tensor has no values,
-so the recorder writes down every operator whose arguments all come from inputs, buffers and constants. When the code reads a
-number, the operators that it depends on are run again, for real, on the real inputs, and the answer becomes a ``Guard``: the
-same few operators are run on the real inputs of each later step. Parameters and random draws are never known.
+so ``KnownValues`` remembers every operator whose arguments all come from inputs, buffers and constants. When the code reads a
+number, it runs the operators behind that number on the real inputs, and the answer becomes a ``Guard``: every later step runs
+the same few operators on its own inputs and compares. Parameters and random draws are never known.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import Guard, batch_norm_statistics, is_random, written_arguments
+from remat_planner.tracer.joint import Guard
+from remat_planner.tracer.operators import batch_norm_statistics, is_random, written_arguments
 from remat_planner.tracer.torch_private import is_fake, storage_key, without_modes
 
 _Geometry = tuple[Any, ...]
 
 
 class UnknownValueError(Exception):
-    """The value cannot be known while capturing; the text says why."""
+    """The value cannot be known during the capture; the text says why."""
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """A tensor in a recorded call, by its place in memory."""
+    """A tensor in a remembered call, by its place in memory."""
 
     storage: int
     geometry: _Geometry
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One recorded call."""
+class _Call:
+    """One remembered call of an operator."""
 
     func: torch._ops.OpOverload
     args: Any
     kwargs: Any
     results: tuple[_Reference, ...]
     reads: frozenset[int]
-    touches: frozenset[int]  # storages that it allocates, views or writes to
+    touches: frozenset[int]  # storages that it allocates, views or writes
 
 
 @dataclass(frozen=True)
@@ -54,25 +55,30 @@ class _Leaf:
 
 
 class KnownValues:
-    """Records what depends on inputs, buffers and constants alone, and evaluates it on demand."""
+    """Remembers the operators that depend on inputs, buffers and constants alone, and evaluates them on demand.
+
+    Attributes:
+        guards: one for each read that depends on a buffer or input.
+        answers: the results of all reads, in order.
+    """
 
     def __init__(self) -> None:
         self.guards: list[Guard] = []
-        self.answers: list[bool | int | float] = []  # to all that was read, in order
+        self.answers: list[bool | int | float] = []
         self._leaves: dict[int, _Leaf] = {}
-        self._steps: list[_Step] = []
+        self._calls: list[_Call] = []
         self._known: set[int] = set()
-        self._kept: list[torch.UntypedStorage] = []  # a freed storage's key would be given to another one
+        self._kept: list[torch.UntypedStorage] = []  # keeps every key unique: another storage may take the key of a freed one
 
     def add_leaf(self, kind: str, index: int, fake: torch.Tensor, real: torch.Tensor) -> None:
-        """Take ``fake`` as known: it stands for the buffer or input ``real``."""
+        """``fake`` stands for the buffer or input ``real``, whose values are known; ``kind`` is "buffer" or "input"."""
         reference = _reference(fake)
         self._kept.append(fake.untyped_storage())
         self._known.add(reference.storage)
         self._leaves[reference.storage] = _Leaf(kind, index, reference, real)
 
     def follow(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any) -> None:
-        """Write the call down where all that it depends on is known; forget what it overwrites with what is not."""
+        """Remember a call if all its arguments are known; else forget the storages that it overwrites."""
         arguments = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
         results = [r for r in pytree.tree_leaves(result) if isinstance(r, torch.Tensor)]
         statistics = batch_norm_statistics(func, args, kwargs)
@@ -89,8 +95,8 @@ class KnownValues:
         bound_args, bound_kwargs = pytree.tree_map_only(
             torch.Tensor, lambda t: _reference(t) if is_fake(t) else t, (args, kwargs)
         )
-        self._steps.append(
-            _Step(
+        self._calls.append(
+            _Call(
                 func,
                 bound_args,
                 bound_kwargs,
@@ -101,28 +107,28 @@ class KnownValues:
         )
 
     def read(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, source: str) -> Any:
-        """What ``func`` makes of the values of its tensor arguments: mostly a number.
+        """The result of ``func``, mostly a number, on the real values of its arguments; ``source`` is the line that reads it.
 
         Raises:
-            UnknownValueError: it depends on parameters, random draws or inputs without values.
+            UnknownValueError: the result depends on parameters, random draws or inputs without values.
         """
         arguments = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
         fakes = [a for a in arguments if is_fake(a)]
         if not all(map(self._is_known, fakes)):
             raise UnknownValueError("it depends on parameters or on random draws")
         bound = pytree.tree_map_only(torch.Tensor, lambda t: _reference(t) if is_fake(t) else t, (args, kwargs))
-        steps, leaves = self._slice(storage_key(a) for a in fakes)
+        calls, leaves = self._slice(storage_key(a) for a in fakes)
         if any(is_fake(leaf.value) for leaf in leaves):
             raise UnknownValueError(
                 "it depends on an input that has no values (a fake tensor): pass a real tensor for that input"
             )
 
         def evaluate(buffers: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> bool | int | float:
-            return _run(
-                steps, [(leaf, (buffers if leaf.kind == "buffer" else inputs)[leaf.index]) for leaf in leaves], func, bound
+            return _evaluated(
+                calls, [(leaf, (buffers if leaf.kind == "buffer" else inputs)[leaf.index]) for leaf in leaves], func, bound
             )
 
-        expected = _run(steps, [(leaf, leaf.value) for leaf in leaves], func, bound)
+        expected = _evaluated(calls, [(leaf, leaf.value) for leaf in leaves], func, bound)
         self.answers.append(expected)
         if leaves:
             self.guards.append(Guard(evaluate=evaluate, expected=expected, source=source))
@@ -131,20 +137,22 @@ class KnownValues:
     def _is_known(self, fake: torch.Tensor) -> bool:
         return _has_storage(fake) and storage_key(fake) in self._known
 
-    def _slice(self, storages: Iterable[int]) -> tuple[list[_Step], list[_Leaf]]:
-        """The recorded calls, in order, that the contents of ``storages`` depend on, and the leaves among them."""
+    def _slice(self, storages: Iterable[int]) -> tuple[list[_Call], list[_Leaf]]:
+        """The remembered calls, in order, on which the contents of ``storages`` depend, and the leaves among these."""
         wanted = set(storages)
-        steps: list[_Step] = []
-        for step in reversed(self._steps):
-            if step.touches & wanted:
-                steps.append(step)
-                wanted |= step.reads
-        return steps[::-1], [leaf for storage, leaf in self._leaves.items() if storage in wanted]
+        calls: list[_Call] = []
+        for call in reversed(self._calls):
+            if call.touches & wanted:
+                calls.append(call)
+                wanted |= call.reads
+        return calls[::-1], [leaf for storage, leaf in self._leaves.items() if storage in wanted]
 
 
-def _run(steps: list[_Step], leaves: list[tuple[_Leaf, torch.Tensor]], func: Callable[..., Any], bound: tuple[Any, Any]) -> Any:
-    """Run recorded calls for real, then ``func`` on the result."""
-    written = {s for step in steps for s in step.touches}
+def _evaluated(
+    calls: list[_Call], leaves: list[tuple[_Leaf, torch.Tensor]], func: Callable[..., Any], bound: tuple[Any, Any]
+) -> Any:
+    """Run remembered calls on real tensors, then ``func`` on their results."""
+    written = {s for call in calls for s in call.touches}
     with without_modes(), torch.no_grad():
         values: dict[_Geometry, torch.Tensor] = {
             leaf.reference.geometry: real.detach().clone() if leaf.reference.storage in written else real.detach()
@@ -154,17 +162,17 @@ def _run(steps: list[_Step], leaves: list[tuple[_Leaf, torch.Tensor]], func: Cal
         def real(argument: Any) -> Any:
             return values[argument.geometry] if isinstance(argument, _Reference) else argument
 
-        for step in steps:
-            args, kwargs = pytree.tree_map(real, (step.args, step.kwargs), is_leaf=lambda a: isinstance(a, _Reference))
-            run = torch.ops.aten.lift_fresh_copy.default if step.func is torch.ops.aten.lift_fresh.default else step.func
+        for call in calls:
+            args, kwargs = pytree.tree_map(real, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, _Reference))
+            run = torch.ops.aten.lift_fresh_copy.default if call.func is torch.ops.aten.lift_fresh.default else call.func
             out = [t for t in pytree.tree_leaves(run(*args, **kwargs)) if isinstance(t, torch.Tensor)]
-            values.update((reference.geometry, t) for reference, t in zip(step.results, out, strict=True))
+            values.update((reference.geometry, t) for reference, t in zip(call.results, out, strict=True))
         args, kwargs = pytree.tree_map(real, bound, is_leaf=lambda a: isinstance(a, _Reference))
         return func(*args, **kwargs)
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:
-    """Whether a tensor lies in memory as one piece; sparse ones, whose values are not followed, do not."""
+    """Whether a tensor is one piece of memory; the values of others, such as sparse tensors, are not followed."""
     return tensor.layout is torch.strided
 
 

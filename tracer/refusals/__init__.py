@@ -1,23 +1,67 @@
-"""TODO."""
+"""What a capture refuses, and in which words: a step that would fail obscurely, or run and be wrong.
 
-from remat_planner.tracer.refusals.compiled import calls_compiled_function, refuse_compiled, refuse_compiled_around
-from remat_planner.tracer.refusals.models_and_calls import (
-    refuse_captured_state,
-    refuse_frozen,
-    refuse_hidden_tensors,
-    refuse_misplaced_arguments,
-    refuse_python_state,
-    refuse_wrapped,
+Three stages run in order: the model (``refuse_model``), the call (``refuse_call``), and, once the step is recorded, what it
+would lose and the graph (``refuse_python_state``, ``refuse_graph``). What shows only while the step is recorded is raised by
+the recorder with the functions of ``recording`` and ``loss``. ``refuse_...`` raises, ``..._error`` returns the error.
+"""
+
+from remat_planner.tracer.refusals.call import refuse_call
+from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
+from remat_planner.tracer.refusals.graph import refuse_graph, refuse_python_state, unmatched_draw_error
+from remat_planner.tracer.refusals.loss import loss_of_no_output_error, loss_reads_value_error, refuse_loss
+from remat_planner.tracer.refusals.model import refuse_model, refuse_without_backward
+from remat_planner.tracer.refusals.recording import (
+    absent_gpu_error,
+    backward_raised_error,
+    collective_error,
+    data_dependent_error,
+    forward_varies_error,
+    lost_hooks_error,
+    model_raised_error,
+    python_draw_error,
+    reassigned_error,
+    refuse_outputs,
+    refuse_sparse_gradients,
+    refuse_written_activations,
+    storage_view_error,
+)
+from remat_planner.tracer.refusals.torch_state import (
+    data_assigned_error,
+    foreign_generator_error,
+    random_state_error,
+    refuse_moved_state,
+    storage_changed_error,
 )
 
 __all__ = [
-    "calls_compiled_function",
-    "refuse_captured_state",
+    "absent_gpu_error",
+    "backward_raised_error",
+    "collective_error",
+    "compiled_function_error",
+    "data_assigned_error",
+    "data_dependent_error",
+    "foreign_generator_error",
+    "forward_varies_error",
+    "loss_of_no_output_error",
+    "loss_reads_value_error",
+    "lost_hooks_error",
+    "model_raised_error",
+    "python_draw_error",
+    "random_state_error",
+    "reassigned_error",
+    "refuse_call",
     "refuse_compiled",
     "refuse_compiled_around",
-    "refuse_frozen",
-    "refuse_hidden_tensors",
-    "refuse_misplaced_arguments",
+    "refuse_graph",
+    "refuse_loss",
+    "refuse_model",
+    "refuse_moved_state",
+    "refuse_outputs",
     "refuse_python_state",
-    "refuse_wrapped",
+    "refuse_sparse_gradients",
+    "refuse_without_backward",
+    "refuse_written_activations",
+    "storage_changed_error",
+    "storage_view_error",
+    "unmatched_draw_error",
 ]

@@ -1,4 +1,4 @@
-"""Modules that torch.compile has taken over: what they run is not what a capture would see, so they are refused."""
+"""Refusals of modules and functions that torch.compile has taken over, whose operators a capture does not see."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def refuse_compiled_around(model: nn.Module, region: str) -> None:
             _refuse(path, module)
 
 
-def calls_compiled_function(source: str) -> ModelNotSupportedError:
-    """The error for a forward that calls a function that torch.compile has taken over, at the line ``source``."""
+def compiled_function_error(source: str) -> ModelNotSupportedError:
+    """For a forward that calls a compiled function at the line ``source`` ("" where no line is known)."""
     return ModelNotSupportedError(
-        f"{source or 'the model'}: the forward calls a function compiled with torch.compile, whose operators a capture does "
-        f"not see. Call the function itself while planning and training, {_INSTEAD}",
+        f"{source or 'the model'}: the forward calls a function compiled with torch.compile, and a capture does not see its "
+        f"operators. Call the function itself while planning and training, {_INSTEAD}",
         kind="torch.compile",
     )
 
@@ -48,5 +48,5 @@ def calls_compiled_function(source: str) -> ModelNotSupportedError:
 def _refuse(path: str, module: nn.Module) -> None:
     how = compiled_by(module)
     if how is not None:
-        where = f"module {path!r} is" if path else f"the model, a {type(module).__name__}, is"
-        raise ModelNotSupportedError(f"{where} compiled already ({how}): {_ADVICE[how]}", kind="torch.compile")
+        subject = f"module {path!r} is" if path else f"the model, a {type(module).__name__}, is"
+        raise ModelNotSupportedError(f"{subject} compiled already ({how}): {_ADVICE[how]}", kind="torch.compile")

@@ -3,95 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 import remat_planner
-from remat_planner.planner.cli import main
 from remat_planner.planner.cli.exit_codes import ExitCode
-
-NET = """
-    import torch
-    from torch import nn
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList(nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)) for _ in range(4))
-
-        def forward(self, x):
-            for layer in self.layers:
-                x = x + layer(x)
-            return x
-
-    def loss(output):
-        return output.square().mean()
-
-    def build():
-        torch.manual_seed(0)
-        return Net(), torch.randn(512, 32), loss
-"""
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a call of ``plan`` ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Run]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder with ``net.py`` in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    path, modules = list(sys.path), set(sys.modules)
-    (tmp_path / "net.py").write_text(textwrap.dedent(NET))
-    yield tmp_path
-    sys.path[:] = path
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name in set(sys.modules) - modules:
-        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command in ``folder``."""
-
-    def run(*arguments: str) -> Run:
-        if any(a.startswith("--budget") for a in arguments) and "--time-limit" not in arguments:
-            arguments = ("--time-limit", "5", *arguments)  # what solving finds is not the point here
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Run(code, captured.out, captured.err)
-
-    return run
-
-
-def written(folder: Path) -> set[str]:
-    """The files in ``folder`` that a test did not put there itself."""
-    return {path.name for path in folder.iterdir() if path.suffix != ".py" and path.name != "__pycache__"}
+from tests.planner.command_line import Call, written
 
 
 def test_the_verbatim_form(call: Call, folder: Path) -> None:
@@ -167,49 +86,6 @@ def test_the_words(call: Call, folder: Path) -> None:
     assert "ilp" in json.loads(call("solvers", "--json").out)
 
 
-def test_a_schedule_is_exported_as_text_that_runs(call: Call, folder: Path) -> None:
-    assert call("--budget", "80%", "--time-limit", "1", "-q", "net.py").code == ExitCode.OK
-    file = "net.schedule.json"
-    for form in ("sac", "modules"):
-        run = call("export", file, "net.py", "--to", form)
-        assert run.code == ExitCode.OK, run.err
-        assert run.out.startswith("# Budget")
-        assert run.out.count("at the peak") == 2
-        names: dict[str, Any] = {}
-        exec(run.out, names)
-        model = sys.modules["net"].Net()
-        names["wrap"](model)
-        model(torch.randn(512, 32)).square().mean().backward()
-        assert all(p.grad is not None for p in model.parameters())
-    document = json.loads(call("export", file, "net.py", "--to", "megatron", "--json").out)
-    assert document["within_budget"]
-    assert document["schedule_peak_bytes"] == remat_planner.Schedule.load(folder / file).peak_bytes
-    assert document["code"].startswith("--recompute-granularity ")
-    assert document["loss"] == document["overhead"] - document["schedule_overhead"]
-
-
-def test_an_export_that_misses_the_budget_says_so(call: Call, folder: Path) -> None:
-    # Most of the memory is outside of the blocks, where only the schedule reaches it.
-    (folder / "tail.py").write_text(
-        "from net import *\nclass Tail(Net):\n    def forward(self, x):\n        x = super().forward(x)\n"
-        "        for _ in range(20):\n            x = torch.sin(x)\n        return x\n"
-        "def build():\n    return Tail(), torch.randn(512, 32), loss\n"
-    )
-    assert call("--budget", "50%", "--time-limit", "1", "-q", "tail.py").code == ExitCode.OK
-    export = ("export", "tail.schedule.json", "tail.py", "--to")
-    run = call(*export, "modules")
-    assert run.code == ExitCode.INFEASIBLE
-    assert "EXCEEDED" in run.out.splitlines()[0]
-    document = json.loads(call(*export, "modules", "--json").out)
-    assert document["within_budget"] is False
-    assert document["peak_bytes"] > document["budget"] >= document["schedule_peak_bytes"]
-    refused = call(*export, "transformers", "--json")
-    assert refused.code == ExitCode.MODEL
-    assert json.loads(refused.out)["error"]["form"] == "transformers"
-    assert call(*export, "magic").code == ExitCode.USAGE
-    assert call("export", "absent.json", "tail.py", "--to", "sac").code == ExitCode.USAGE
-
-
 def test_a_device_that_is_not_here(call: Call, folder: Path) -> None:
     # 40 GB of parameters: more than a test could ever allocate.
     (folder / "huge.py").write_text(
@@ -227,14 +103,6 @@ def test_a_device_that_is_not_here(call: Call, folder: Path) -> None:
     listed = call("devices")
     assert (listed.code, "h200" in listed.out) == (ExitCode.OK, True)
     assert json.loads(call("devices", "--json").out)["h200"]["memory"] == 141 * 10**9
-
-
-def test_help_tells_of_the_words(call: Call) -> None:
-    run = call("--help")
-    assert run.code == ExitCode.OK
-    for needed in ("--budget", "--verify", "plan verify SCHEDULE MODEL", "plan solvers", "3 infeasible"):
-        assert needed in " ".join(run.out.split())
-    assert "SCHEDULE" in call("verify", "--help").out
 
 
 def test_not_proven(call: Call, folder: Path) -> None:
@@ -262,7 +130,7 @@ def test_infeasible_names_the_least_budget_and_it_works(call: Call, folder: Path
         (("--budget", "40XB", "net.py"), "unknown unit"),
         (("--budget", "0", "net.py"), "no memory at all"),
         (("--budget", "-5GB", "net.py"), "no memory at all"),
-        (("--budget", "nan", "net.py"), "no number of bytes"),
+        (("--budget", "nan", "net.py"), "not a number of bytes"),
         (("--budget", "1GB", "--solver", "magic", "net.py"), "choose one of"),
         (("--budget", "1GB", "--optimizer", "magic", "net.py"), "choose one of"),
         (("--budget", "1GB", "--time-limit", "-1", "net.py"), "time limit is -1"),
@@ -413,41 +281,3 @@ def test_what_nobody_expected_is_told_with_a_traceback(call: Call, folder: Path,
     assert "Traceback" in run.err
     assert "a bug of ours" in run.err
     assert written(folder) == set()
-
-
-def test_interrupted_while_solving(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("remat_planner.planner.cli.progress.Stages.started", interrupt)
-    run = call("--budget", "70%", "net.py")
-    assert run.code == ExitCode.INTERRUPTED
-    assert "interrupted" in run.err
-    assert "Traceback" not in run.err
-    assert written(folder) == set()
-
-
-@pytest.mark.parametrize("during", ["loading", "solving"])
-def test_a_real_interrupt_ends_the_process(folder: Path, during: str) -> None:
-    (folder / "slow.py").write_text(
-        "import time, pathlib\ndef build():\n    pathlib.Path('started.txt').touch()\n    time.sleep(600)\n"
-    )
-    # As in a mixed-integer program: compiled code that Python does not get a word in.
-    solving = "p.schedule_step = lambda *a, **k: (open('started.txt', 'w').close(), ctypes.CDLL(None).sleep(600))"
-    # Tests in the background of a script are started with interrupts ignored, and so would their children be.
-    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-    imports = "import ctypes, signal, remat_planner.planner.cli as cli, remat_planner.planner.cli.plan as p"
-    code = f"{imports}; {heard}; {solving}; cli.main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "--budget", "1GB", "slow.py" if during == "loading" else "net.py"],
-        env=os.environ | {"PYTHONPATH": str(Path(remat_planner.__file__).resolve().parent.parent)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (folder / "started.txt").exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == ExitCode.INTERRUPTED, err
-    assert "Traceback" not in err
-    assert written(folder) == {"started.txt"}

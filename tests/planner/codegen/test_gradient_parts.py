@@ -1,4 +1,4 @@
-"""Parameters and inputs that a planned module reads several times and others read too: eager's sums, in eager's order."""
+"""Gradients with several contributions, from the planned module and from outside: eager's sums, in eager's order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.step import trace_step
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
-from tests.planner.codegen.test_segments import random_steps, schedule_of
+from tests.planner.random_schedules import random_steps, schedule_of
 from tests.zoo import ZOO
 
 
@@ -126,7 +126,7 @@ class Block(nn.Module):
 
 
 class Around(nn.Module):
-    """Blocks, and what else reads their weights and inputs: before them, after them, beside them."""
+    """Blocks, and other readers of their weights and inputs: before, after and beside them."""
 
     def __init__(self, *, before: bool, after: bool, beside: bool) -> None:
         super().__init__()

@@ -1,152 +1,157 @@
-"""torch.compile before and around a planned module: refused with what to do, or left alone."""
+"""``ScheduleBackend``: torch.compile saves what the schedule retains, and its gradients are right."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 import remat_planner
-from remat_planner.planner import apply_schedule, verify
+from remat_planner.planner import CompilerError, SavedSetError, ScheduleBackend
+from remat_planner.planner.compile.graph_alignment import retained_storages
+from remat_planner.planner.torch_private import inductor_missing
+from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture, lower
-from remat_planner.tracer.errors import ModelNotSupportedError
+from tests.planner.codegen.zoo_steps import captured
 from tests.planner.random_schedules import random_steps, schedule_of
+from tests.zoo import Case, loss_of
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
+@pytest.fixture(autouse=True)
+def _one_thread_and_nothing_compiled():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    torch.set_num_threads(threads)
+
+
+def schedules(name: str) -> tuple[Case, list[Schedule]]:
+    """Keep everything, about half, and nothing."""
+    case, joint, graph = captured(name)
+    steps = [None, random_steps(graph, 1, evict=0.5, evict_again=0.0), random_steps(graph, 2, evict=1.0, evict_again=0.0)]
+    return case, [schedule_of(joint, chosen, graph=graph) for chosen in steps]
+
+
+def gradients(case: Case, backend: Any = None) -> tuple[list[torch.Tensor | None], list[int]]:
+    """A step's gradients, and bytes of each storage that the compiled function saves, except parameters, buffers and inputs."""
+    model = copy.deepcopy(case.model)
+    called = model if backend is None else torch.compile(model, backend=backend, fullgraph=True)
+    torch.manual_seed(3)
+    output = called(*case.args, **case.kwargs)
+    saved: dict[int, int] = {}
+    if backend is not None:
+        there = [*model.parameters(), *model.buffers(), *case.args, *case.kwargs.values()]
+        known = {t.untyped_storage().data_ptr() for t in there if isinstance(t, torch.Tensor)}
+        node: Any = next(leaf for leaf in torch.utils._pytree.tree_leaves(output) if getattr(leaf, "grad_fn", None)).grad_fn
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in node.saved_tensors}
+        saved = {place: size for place, size in storages.items() if place not in known}
+    loss_of(case, output).backward()
+    return [p.grad for p in model.parameters()], sorted(saved.values())
+
+
+def equal(one: list[torch.Tensor | None], other: list[torch.Tensor | None]) -> bool:
+    return all(a is b if a is None or b is None else torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("name", ["low_rank", "tied_and_shared", "plain_sequential"])
+def test_the_saved_set_is_the_retained_one(name: str):
+    case, choices = schedules(name)
+    eager, _ = gradients(case)
+    found = []
+    for schedule in choices:
+        backend = ScheduleBackend(schedule)
+        assert backend.saved is None
+        ours, saved = gradients(case, backend)
+        assert equal(ours, eager)
+        assert backend.saved is not None
+        assert backend.saved.saved_bytes == sum(saved)
+        kept = sorted(schedule.graph.storages[storage].bytes for storage in retained_storages(schedule))
+        if name != "plain_sequential":  # its dropout's mask takes other bytes, and is not drawn again
+            assert not backend.saved.beyond_plan
+            assert [size for size in kept if size > 8] == [size for size in saved if size > 8]
+            assert backend.saved.kept_bytes - backend.saved.honoured_bytes <= 8  # the weight of a mean loss
+        found.append(backend.saved)
+    assert found[0].kept_bytes > found[1].kept_bytes > found[2].kept_bytes == 0 or name == "tied_and_shared"
+    assert found[2].honoured_bytes == 0
+    assert bool(found[2].beyond_plan) == (name == "plain_sequential")
+
+
+def test_statistics_are_updated_once():
+    case, choices = schedules("channels_last")
+    eager, _ = gradients(case)
+    for schedule in choices:
+        ours, _ = gradients(case, ScheduleBackend(schedule))
+        assert equal(ours, eager)
+
+
+class Chain(nn.Module):
+    def __init__(self, act: Any = torch.tanh) -> None:
         super().__init__()
-        self.inner = nn.Linear(8, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.act = act
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + torch.dropout(torch.tanh(self.inner(x)), 0.5, self.training)
+        for layer in self.layers:
+            x = self.act(layer(x))
+        return x.sum()
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block() for _ in range(3))
-        self.head = nn.Linear(8, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x).square().mean()
-
-
-def build() -> tuple[Net, torch.Tensor]:
+def test_another_graph_is_refused_and_the_error_names_the_missing_ops():
     torch.manual_seed(0)
-    return Net(), torch.randn(4, 8)
+    model, x = Chain(), torch.randn(4, 8)
+    joint = capture(model, (x,))
+    schedule = schedule_of(joint, graph=lower(joint).graph)
+    with pytest.raises(BackendCompilerFailed, match=r"SavedSetError.*has no result of tanh") as caught:
+        torch.compile(Chain(torch.sigmoid), backend=ScheduleBackend(schedule))(x)
+    inner = caught.value.inner_exception  # type: ignore[attr-defined]
+    assert isinstance(inner, SavedSetError)
+    assert inner.ops == ("tanh.0", "tanh.1", "tanh.2")
 
 
-def compiled_module(model: Net) -> nn.Module:
-    return torch.compile(model, backend="eager")
+def test_shapes_that_may_change_are_refused():
+    torch.manual_seed(0)
+    model, x = Chain(), torch.randn(4, 8)
+    joint = capture(model, (x,))
+    schedule = schedule_of(joint, graph=lower(joint).graph)
+    with pytest.raises(BackendCompilerFailed, match="dynamic=False"):
+        torch.compile(model, backend=ScheduleBackend(schedule), dynamic=True)(x)
 
 
-def compiled_in_place(model: Net) -> nn.Module:
-    model.compile(backend="eager")
-    return model
+def test_a_schedule_by_regions_is_refused():
+    torch.manual_seed(0)
+    model, x = Chain(), torch.randn(4, 8, requires_grad=True)
+    schedule = remat_planner.plan(model, (x,), budget="100%", regions="layers.*", time_limit=1)
+    with pytest.raises(SavedSetError, match="without regions"):
+        ScheduleBackend(schedule)  # type: ignore[arg-type]
 
 
-def compiled_forward(model: Net) -> nn.Module:
-    model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
-    return model
+@pytest.mark.skipif(inductor_missing(torch.device("cpu")) != "", reason=f"needs {inductor_missing(torch.device('cpu'))}")
+def test_inductor_saves_the_same():
+    torch.manual_seed(0)
+    case = Case(Chain(), (torch.randn(4, 8),), {}, None)
+    joint = capture(case.model, case.args)
+    graph = lower(joint).graph
+    schedule = schedule_of(joint, random_steps(graph, 1, evict=0.5, evict_again=0.0), graph=graph)
+    eager, _ = gradients(case)
+    backend = ScheduleBackend(schedule, compiler="inductor")
+    with torch._inductor.config.patch(compile_threads=1):
+        ours, saved = gradients(case, backend)
+    assert backend.saved is not None
+    assert backend.saved.saved_bytes == backend.saved.honoured_bytes == sum(saved) > 0
+    for one, other in zip(ours, eager, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
-def compiled_block(model: Net) -> nn.Module:
-    model.blocks[1].compile(backend="eager")
-    return model
-
-
-_ADVICE = {
-    compiled_module: "_orig_mod",
-    compiled_in_place: "leave that call out",
-    compiled_forward: "leave the forward uncompiled",
-    compiled_block: r"module 'blocks\.1'",
-}
-
-
-@pytest.mark.parametrize("compile_it", _ADVICE)
-@pytest.mark.parametrize("regions", [None, "blocks.*"])
-def test_a_compiled_model_is_refused_with_what_to_do(compile_it: Callable[[Net], nn.Module], regions: str | None):
-    model, x = build()
-    schedule = remat_planner.plan(model, (x,), budget="100%", time_limit=1, regions=regions)
-    compiled = compile_it(model)
-    wanted = f"(?s){_ADVICE[compile_it]}.*compiler=.inductor"
-    calls: dict[str, Callable[[], Any]] = {
-        "plan": lambda: remat_planner.plan(compiled, (x,), budget="100%", regions=regions and f"*{regions}"),
-        "apply": lambda: apply_schedule(compiled, schedule),
-        "verify": lambda: verify(compiled, schedule, (x,)),
-    }
-    if regions is None:
-        calls["trace"] = lambda: remat_planner.trace(compiled, (x,), costs="h100")
-    elif compile_it is compiled_module:
-        del calls["plan"]  # no module has these names in it: it is refused as that
-    for name, call in calls.items():
-        with pytest.raises(ModelNotSupportedError, match=wanted) as caught:
-            call()
-        assert caught.value.kind == "torch.compile", name
-    assert remat_planner.apply_schedule(build()[0], schedule) is not None
-
-
-def test_the_rest_around_regions_may_be_compiled():
-    model, x = build()
-    model.head.compile(backend="eager")
-    schedule = remat_planner.plan(model, (x,), budget="100%", time_limit=1, regions="blocks.*")
-    assert verify(model, schedule, (x,)).identical
-    with pytest.raises(ModelNotSupportedError, match="module 'head'"):
-        remat_planner.plan(model, (x,), budget="100%")
-
-
-def test_a_compiled_function_in_the_forward_is_refused_at_its_line():
-    inner = torch.compile(torch.tanh, backend="eager")
-
-    class Calls(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Linear(4, 4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return inner(self.a(x)).sum()
-
-    with pytest.raises(ModelNotSupportedError, match="calls a function compiled") as caught:
-        capture(Calls(), (torch.randn(2, 4),))
-    assert caught.value.kind == "torch.compile"
-    assert f"test_torch_compile_backend.py:{Calls.forward.__code__.co_firstlineno + 1}" in str(caught.value)
-
-
-def test_a_disabled_forward_is_no_compiled_one():
-    model, x = build()
-    model.forward = torch.compiler.disable(model.forward)  # type: ignore[method-assign]
-    assert capture(model, (x,)).ops
-
-
-@pytest.mark.parametrize("regions", [False, True])
-def test_torch_compile_leaves_a_planned_module_to_its_schedule(regions: bool):
-    """Draws are repeated in the backward, so anything compiled into the forward would show in the gradients."""
-    model, x = build()
-    eager = copy.deepcopy(model)
-    if regions:
-        planned = apply_schedule(model, remat_planner.plan(model, (x,), budget="100%", time_limit=1, regions="blocks.*"))
-    else:
-        joint = capture(model, (x,))
-        graph = lower(joint).graph
-        steps = random_steps(graph, 1, evict=1.0, evict_again=0.1)
-        planned = apply_schedule(model, schedule_of(joint, steps, graph=graph))
-    compiled_operators: list[str] = []
-
-    def backend(module: torch.fx.GraphModule, _: Any) -> Any:
-        compiled_operators.extend(str(node.target) for node in module.graph.nodes if node.op.startswith("call"))
-        return module.forward
-
-    for called in (eager, torch.compile(planned, backend=backend)):
-        torch.manual_seed(3)
-        for _ in range(2):
-            called(x).backward()
-    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad)
-    assert not any(name in operator for name in ("tanh", "dropout", "bernoulli", "addmm") for operator in compiled_operators)
+def test_an_unknown_compiler_is_refused_at_once():
+    _, (schedule, *_) = schedules("low_rank")
+    with pytest.raises(CompilerError, match=r"unknown compiler 'nvfuser': choose 'inductor'"):
+        ScheduleBackend(schedule, compiler="nvfuser")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 
 import remat_planner
-from remat_planner.planner.distributed.ranks import own_part
+from remat_planner.planner.distributed.sharding import local_part
 from remat_planner.planner.errors import ShardedError
 from remat_planner.planner.measurement.peak import measure_peak
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError
@@ -29,8 +30,8 @@ TOLERANCE = 0.03
 
 
 def planned_once(folder: Path, model: nn.Module, x: torch.Tensor, **options: object) -> Schedule:
-    """The schedule that the first rank finds, on every rank; a file for each kind of model and options."""
-    path = folder / f"{type(model).__name__}{options}.json"
+    """The first rank's schedule, on every rank; a file holds it for each kind of model and options."""
+    path = folder / f"{type(model).__name__}-{zlib.crc32(repr(options).encode())}.json"
     if rank() == 0 and not path.exists():
         remat_planner.plan(model, (x,), solver="ilp", time_limit=2, **options).save(path)
     torch.distributed.barrier()
@@ -38,7 +39,7 @@ def planned_once(folder: Path, model: nn.Module, x: torch.Tensor, **options: obj
 
 
 def planned_blocks(folder: Path, model: nn.Module, x: torch.Tensor, name: str) -> RegionSchedule:
-    """A schedule for the blocks, once for each ``name``: all ranks find that of a "sharded" model together."""
+    """A schedule for the blocks, planned once for each ``name``: by all ranks for "sharded", else by the first rank."""
     path = folder / f"{name}.json"
     known = path.exists()
     torch.distributed.barrier()
@@ -55,14 +56,14 @@ def planned_blocks(folder: Path, model: nn.Module, x: torch.Tensor, name: str) -
 
 
 def keeps_its_promise(schedule: Schedule | RegionSchedule, constant: int, model: nn.Module, x: torch.Tensor) -> None:
-    found = constant + measured(model, x, accumulate=schedule.origin.accumulate)
+    found = constant + measured(model, x, accumulate=schedule.origin.training.accumulate)
     assert found <= schedule.budget
     assert abs(found / schedule.peak_bytes - 1) < TOLERANCE, (found, schedule.peak_bytes)
     assert len(schedule.steps) > len(schedule.graph.ops) if isinstance(schedule, Schedule) else schedule.overhead > 0
 
 
 def many() -> bool:
-    """Whether there are so many processes that only what their number may change is looked at."""
+    """With more than two ranks, only what depends on their number is checked."""
     return torch.distributed.get_world_size() > 2
 
 
@@ -77,7 +78,8 @@ def ddp(folder: Path) -> None:
         expected = train(DistributedDataParallel(model, gradient_as_bucket_view=views), x, steps=steps())
         model, _ = build()
         buckets = "views" if views else "copied"
-        schedule = planned_once(folder, model, x, budget="65%", gradient_buckets=buckets, accumulate=many())
+        training = remat_planner.TrainingState(gradient_buckets=buckets, accumulate=many())
+        schedule = planned_once(folder, model, x, budget="65%", training=training)
         planned = remat_planner.apply_schedule(model, schedule)
         wrapped = DistributedDataParallel(planned, gradient_as_bucket_view=views)
         assert same(train(wrapped, x, steps=steps()), expected)
@@ -101,7 +103,7 @@ def fsdp(folder: Path) -> None:
     expected = train(sharded(model), x, steps=steps())
     model = sharded(build()[0])
     schedule = planned_blocks(folder, model, x, "sharded")
-    parts = sum(own_part(p).untyped_storage().nbytes() for p in model.parameters())
+    parts = sum(local_part(p).untyped_storage().nbytes() for p in model.parameters())
     assert parts <= schedule.constants["parameters"] < sum(p.numel() * 4 for p in model.parameters())
     assert 2 * parts <= schedule.constants["optimizer"] < 2.1 * schedule.constants["parameters"]
     if not many():  # it compares what each rank has, whatever their number

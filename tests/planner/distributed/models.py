@@ -1,4 +1,4 @@
-"""A small model, and training it around wrappers: what the checks that torchrun starts have in common."""
+"""A small model and its training inside wrappers, shared by the checks that torchrun starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from remat_planner.planner.distributed.ranks import measurements, own_part
+from remat_planner.planner.distributed.ranks import runs_to_measure_peak
+from remat_planner.planner.distributed.sharding import local_part
 from remat_planner.planner.measurement.peak import measure_peak
 from remat_planner.planner.measurement.real_step import one_step
 
@@ -49,7 +50,7 @@ class Net(nn.Module):
 
 
 def build() -> tuple[Net, torch.Tensor]:
-    """The same model on every rank, and other inputs on each."""
+    """The same model on every rank, with different inputs."""
     torch.manual_seed(0)
     model = Net()
     return model, torch.randn(1024, WIDTH, generator=torch.Generator().manual_seed(rank()))
@@ -67,9 +68,9 @@ def sharded(model: nn.Module) -> nn.Module:
 
 
 def train(model: nn.Module, x: torch.Tensor, *, steps: int = STEPS) -> list[torch.Tensor]:
-    """AdamW steps, of which every other one accumulates the gradients of two halves and communicates only in the second.
+    """AdamW steps. Every other one accumulates the gradients of two halves and communicates only in the second.
 
-    Returns loss, gradients of the last step, parameters and buffers; of what is sharded the part that this rank has.
+    Returns loss, gradients of the last step, parameters and buffers; of sharded ones the part on this rank.
     """
     torch.manual_seed(5 + rank())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -81,7 +82,7 @@ def train(model: nn.Module, x: torch.Tensor, *, steps: int = STEPS) -> list[torc
         loss.backward()
         optimizer.step()
     gradients = [p.grad for p in model.parameters()]
-    return [loss.detach(), *(own_part(t.detach()).clone() for t in (*gradients, *model.parameters(), *model.buffers()))]
+    return [loss.detach(), *(local_part(t.detach()).clone() for t in (*gradients, *model.parameters(), *model.buffers()))]
 
 
 def without_communication(model: nn.Module, run: Callable[[], object]) -> None:
@@ -100,9 +101,9 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 def measured(model: nn.Module, x: torch.Tensor, *, accumulate: bool = False) -> int:
-    """Peak of a step above what is there before it: the lowest of several, as ``planner.ranks.measurements`` says why."""
+    """Peak of a step, in bytes above those before it: the lowest of ``runs_to_measure_peak`` runs."""
     peaks = []
-    for _ in range(measurements(model)):
+    for _ in range(runs_to_measure_peak(model)):
         if not accumulate:
             model.zero_grad()
         peaks.append(measure_peak(one_step(model, (x,), {}, None)))

@@ -1,4 +1,4 @@
-"""Planned modules in several processes: each test starts torchrun once, and ``checks`` says what is checked in there."""
+"""Planned modules in several processes: each test starts torchrun once, which runs ``checks``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[3]
-# torchrun in a process that has imported everything already: the ranks are forked from it, and need not do so again.
+# torchrun in a process that has imported everything: the ranks are forked from it and need not import again.
 TORCHRUN = "import tests.planner.distributed.checks, torch.distributed.run as torchrun; torchrun.main()"
 CHECKS = Path(__file__).with_name("checks.py")
 SECONDS = 240

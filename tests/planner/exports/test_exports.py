@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 
 import remat_planner
-from remat_planner.planner.exports.eager_checkpointing import EagerStep, Region
+from remat_planner.planner.exports.eager_checkpointing import CheckpointRegion, EagerStep
 from remat_planner.planner.exports.export import FORMS, FormName
 from remat_planner.planner.exports.selective_policy import SavedCalls
 from remat_planner.planner.measurement.peak import measure_peak
@@ -290,9 +290,9 @@ def test_the_core_of_an_attention_is_predicted_as_it_runs():
     for layer in range(3):
         own = [i for i in step.ops_of(f"layers.{layer}") if step.graph.ops[i].module == f"layers.{layer}"]
         products = [i for i in own if step.graph.ops[i].kind == "bmm"]
-        regions.append(Region(tuple(i for i in own if products[0] <= i <= products[-1])))
-    predicted = step.run(regions).peak_bytes
-    assert predicted < 0.8 * step.run().peak_bytes
+        regions.append(CheckpointRegion(tuple(i for i in own if products[0] <= i <= products[-1])))
+    predicted = step.cost(regions).peak_bytes
+    assert predicted < 0.8 * step.cost().peak_bytes
     Attention.checkpointed = True
     try:
         assert abs(measured(model, x, step) / predicted - 1) < _MARGIN
@@ -315,7 +315,7 @@ def test_layers_recomputed_together_are_predicted_as_they_run(group: int):
     model, x = Net(*(Block() for _ in range(4))), torch.randn(1024, 64)
     step = eager_step(model, x)
     names = [f"layers.{k}" for k in range(4)]
-    predicted = step.run([step.region(*names[k : k + group]) for k in range(0, 4, group)]).peak_bytes
+    predicted = step.cost([step.region(*names[k : k + group]) for k in range(0, 4, group)]).peak_bytes
     real = Grouped(*model.layers)
     real.group = group
     assert abs(measured(real, x, step) / predicted - 1) < _MARGIN

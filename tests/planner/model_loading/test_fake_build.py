@@ -1,4 +1,4 @@
-"""Models built without their memory."""
+"""Models are built without memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_conversion_keeps_ties_and_flags() -> None:
     assert not model.head.weight.requires_grad
 
 
-def test_numbers_that_the_code_has_counted_out_can_be_read() -> None:
+def test_numbers_that_depend_on_constants_can_be_read() -> None:
     with built_without_memory():
         rates = [rate.tolist() for rate in torch.linspace(0, 0.3, 4, device="cpu").split([1, 3])]
         steps = torch.arange(4)
@@ -56,7 +56,7 @@ def test_numbers_that_the_code_has_counted_out_can_be_read() -> None:
     assert read == [0, 2, 4, 6]
 
 
-def test_sparse_tensors_are_made_but_not_read() -> None:
+def test_sparse_tensors_can_be_created_but_not_read() -> None:
     with built_without_memory():
         sparse = torch.eye(3).to_sparse()
         with pytest.raises(DataDependentError):
@@ -65,7 +65,7 @@ def test_sparse_tensors_are_made_but_not_read() -> None:
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_numbers_of_parameters_are_not_there_to_read(on_gpu: bool) -> None:
+def test_numbers_of_parameters_cannot_be_read(on_gpu: bool) -> None:
     with built_without_memory():
         weight = nn.Linear(4, 4, device="cuda" if on_gpu else "cpu").weight.detach()
         with pytest.raises(DataDependentError, match="parameters or on random draws") as caught:
@@ -103,7 +103,7 @@ def test_afterwards_modules_are_real_again() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fakes of a GPU that is there stay on it")
-def test_what_is_put_on_an_absent_gpu_is_fake_and_on_the_cpu() -> None:
+def test_tensors_for_an_absent_gpu_are_fake_and_on_the_cpu() -> None:
     with built_without_memory():
         model = nn.Linear(4, 4).cuda().to("cuda").to(torch.device("cuda:1"))
         x = torch.randn(2, 4, device="cuda:0").to(0)
@@ -117,7 +117,7 @@ def test_what_is_put_on_an_absent_gpu_is_fake_and_on_the_cpu() -> None:
         torch.zeros(1, device="cuda")  # outside nothing is redirected
 
 
-def test_memory_that_is_taken_all_the_same_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_build, "EXPECTED_GROWTH", 10**7)
     with pytest.warns(RealMemoryWarning, match="grew by .*NumPy"), built_without_memory():
         array = np.ones(2 * 10**7)

@@ -1,4 +1,4 @@
-"""What ``plan`` can be given, and what is said where it cannot be loaded."""
+"""The forms in which a model can be named, and the errors when it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write a model file into an empty current folder; what loading adds to the process is taken back."""
+    """Write a model file into an empty current folder; the process is restored afterwards."""
     monkeypatch.chdir(tmp_path)
     path, modules = list(sys.path), set(sys.modules)
 
@@ -116,7 +116,7 @@ def test_no_build_lists_the_candidates(write: Write) -> None:
     assert caught.value.candidates == ("model.py:build_small", "model.py:large")
 
 
-def test_nothing_to_list(write: Write) -> None:
+def test_no_build_and_no_candidates(write: Write) -> None:
     write("from os.path import join\n")
     with pytest.raises(ModelNotLoadedError, match=r"write a function build\(\)") as caught:
         load_model("model.py")
@@ -128,22 +128,22 @@ def test_nothing_to_list(write: Write) -> None:
     [
         ("def build(width):\n    ...\n", r"build\(width\) needs arguments"),
         ("def build():\n    return nn.Linear(4, 4)\n", "returned a Linear; it must return"),
-        ("def build():\n    return nn.Linear(4, 4), 3\n", "returned a int for the inputs"),
+        ("def build():\n    return nn.Linear(4, 4), 3\n", "returned an int for the inputs"),
         ("def build():\n    return 'net', torch.ones(1)\n", "returned a str for the model"),
-        ("def build():\n    return nn.Linear(4, 4), torch.ones(1), 3\n", "returned a int for the loss"),
-        ("def build():\n    return nn.Linear(4, 4), torch.ones(1), None, None\n", "returned a tuple of 4"),
-        ("def build():\n    return nn.Linear(4, 4), {1: torch.ones(1)}\n", "keys that are no names"),
+        ("def build():\n    return nn.Linear(4, 4), torch.ones(1), 3\n", "returned an int for the loss"),
+        ("def build():\n    return nn.Linear(4, 4), torch.ones(1), None, None\n", "returned a tuple of 4 entries"),
+        ("def build():\n    return nn.Linear(4, 4), {1: torch.ones(1)}\n", "whose keys are not strings"),
         ("build = nn.Linear(4, 4)\n", "a model without inputs"),
         ("class build(nn.Module):\n    ...\n", "a model without inputs"),
     ],
 )
-def test_what_is_no_model_is_told(write: Write, content: str, message: str) -> None:
+def test_a_wrong_result_says_what_it_is(write: Write, content: str, message: str) -> None:
     write(content)
     with pytest.raises(ModelNotLoadedError, match=message):
         load_model("model.py")
 
 
-def test_code_that_raises_keeps_its_own_traceback_and_nothing_of_ours(write: Write) -> None:
+def test_code_that_raises_keeps_its_own_traceback_without_our_frames(write: Write) -> None:
     write(
         """
         def build():

@@ -51,7 +51,7 @@ def test_with_a_named_device_it_is_planned_and_all_bytes_are_the_allocators(net:
     assert all(storage.bytes % 512 == 0 for storage in graph.storages)
 
 
-def test_what_cannot_be_run_here_is_not_verified(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_for_an_absent_gpu_is_not_verified(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--budget", "90%", "--device", "h100", "--verify", net) == ExitCode.USAGE
     assert "verify on the device itself" in capsys.readouterr().err
     assert run("--budget", "90%", "--device", "h900", net) == ExitCode.USAGE

@@ -15,7 +15,7 @@ from remat_planner.planner.planning.batch_search import Batches
 from remat_planner.planner.planning.device_budget import CONTEXT_BYTES, FRAGMENTATION
 from remat_planner.tracer.costs.devices import DEVICES
 from remat_planner.tracer.costs.profile_file import read_profile
-from tests.planner.cli.test_cli import Call, call, folder, written  # noqa: F401  (fixtures)
+from tests.planner.command_line import Call, written
 
 
 class Net(nn.Module):
@@ -58,14 +58,12 @@ def test_it_is_halved_where_the_given_batch_is_too_large() -> None:
 
 def test_gradient_buckets_leave_room_for_fewer() -> None:
     plain, bucketed = (
-        remat_planner.fit(
-            Net(), inputs(64), budget="600kB", costs="h100", solver="greedy", time_limit=2, gradient_buckets=buckets
-        )
-        for buckets in (None, "copied")
+        remat_planner.fit(Net(), inputs(64), budget="600kB", costs="h100", solver="greedy", time_limit=2, training=training)
+        for training in (None, remat_planner.TrainingState(gradient_buckets="copied"))
     )
     assert bucketed.largest.batch < plain.largest.batch
     assert bucketed.largest.schedule is not None
-    assert bucketed.largest.schedule.origin.gradient_buckets == "copied"
+    assert bucketed.largest.schedule.origin.training.gradient_buckets == "copied"
 
 
 def test_only_inputs_with_as_many_rows_as_the_first_grow() -> None:
@@ -80,7 +78,7 @@ def test_only_inputs_with_as_many_rows_as_the_first_grow() -> None:
     assert kwargs["scale"] == 2.0
 
 
-def test_nothing_fits() -> None:
+def test_a_single_sample_that_does_not_fit_is_infeasible() -> None:
     with pytest.raises(remat_planner.InfeasibleBudgetError) as infeasible:
         remat_planner.fit(Net(), inputs(8), budget="1kB", costs="h100", time_limit=1)
     assert infeasible.value.minimum > 1000
@@ -100,7 +98,7 @@ def test_auto_is_the_devices_memory_less_the_reserve() -> None:
         remat_planner.plan(Net(), inputs(8), budget="auto")
 
 
-def test_the_words_fit_and_auto(call: Call, folder: Path) -> None:  # noqa: F811
+def test_the_words_fit_and_auto(call: Call, folder: Path) -> None:
     run = call(
         "fit", "--solver", "greedy", "--time-limit", "20", "--budget", "2MB", "--device", "a100-80gb", "--json", "net.py"
     )
@@ -120,7 +118,7 @@ def test_the_words_fit_and_auto(call: Call, folder: Path) -> None:  # noqa: F811
     assert "of h100 less" in " ".join(auto.out.split())
 
 
-def test_a_profile_is_written_and_planned_with(call: Call, folder: Path) -> None:  # noqa: F811
+def test_a_profile_is_written_and_planned_with(call: Call, folder: Path) -> None:
     run = call("profile", "net.py", "-o", "cpu.json")
     assert run.code == ExitCode.OK, run.err
     profile = read_profile(folder / "cpu.json")

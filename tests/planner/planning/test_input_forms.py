@@ -191,10 +191,10 @@ def test_forms_are_given_as_a_model_is_called(said: pytest.LogCaptureFixture) ->
         (tokens(8), None, "not a list"),
         ([(4, 8)], 0, "torch.zeros"),
         ([tokens(8), "x"], 1, "a str"),
-        ([{3: tokens(8)}], 0, "no words"),
+        ([{3: tokens(8)}], 0, "not strings"),
     ],
 )
-def test_forms_that_mean_nothing(shapes: Any, number: int | None, match: str) -> None:
+def test_a_bad_form_is_refused(shapes: Any, number: int | None, match: str) -> None:
     with pytest.raises(ShapesError, match=match) as refused:
         plan(net(), shapes=shapes, budget="100%")
     assert refused.value.number == number

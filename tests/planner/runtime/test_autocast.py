@@ -1,4 +1,4 @@
-"""What ``torch.autocast`` around the step, or in it, makes of it: the casts that eager runs, and no others."""
+"""``torch.autocast`` around the step or in it: the casts that eager runs, and no others."""
 
 from __future__ import annotations
 

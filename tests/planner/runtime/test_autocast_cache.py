@@ -12,7 +12,7 @@ from torch import nn
 
 import remat_planner
 from remat_planner.planner.errors import SharedCastError
-from remat_planner.planner.runtime.autocast_cache import cache_life
+from remat_planner.planner.runtime.autocast_cache import current_cache
 
 
 def autocast(*, cached: bool = True) -> torch.autocast:
@@ -82,11 +82,11 @@ def test_the_refusal_is_needed():
     )
 
 
-def test_one_life_of_the_cache():
+def test_a_cache_lasts_until_the_outermost_exit():
     with autocast():
-        first = cache_life("cpu")
+        first = current_cache("cpu")
         with autocast():
-            assert cache_life("cpu") is first
-        assert cache_life("cpu") is first
+            assert current_cache("cpu") is first
+        assert current_cache("cpu") is first
     with autocast():
-        assert cache_life("cpu") is not first
+        assert current_cache("cpu") is not first

@@ -56,7 +56,7 @@ def test_large_parameters_take_no_memory() -> None:
     assert optimizer_needs("adamw", model.parameters()).state == 2 * 200_000 * 200_000 * 4 + 4
 
 
-def test_refusals() -> None:
+def test_an_unknown_optimizer_and_one_that_needs_a_closure_are_refused() -> None:
     with pytest.raises(OptimizerError, match=r"adamw.*sgd"):
         optimizer_needs("adamw9", _model().parameters())
     with pytest.raises(OptimizerError, match="LBFGS"):
@@ -106,7 +106,7 @@ def test_a_gpu_takes_foreach_unless_told_otherwise() -> None:
     assert optimizer_needs("adamw:fused=True", parameters, device="cuda").transient < 1000
 
 
-def test_settings_that_mean_nothing() -> None:
+def test_bad_settings_are_refused() -> None:
     for asked in ("sgd:momentum", "sgd:momentum=", "sgd:momentum=x", "sgd:speed=1", "sgd:momentum=-1"):
         with pytest.raises(OptimizerError, match=r"sgd:momentum=0\.9"):
             optimizer_needs(asked, _layers().parameters())

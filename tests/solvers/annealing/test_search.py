@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from remat_planner.schedules import Graph, Op, Storage, Value, simulate
 from remat_planner.solvers import solve
 from remat_planner.solvers.annealing import kernel
-from remat_planner.solvers.annealing.search import _state, _wiring, anneal, nodes_of
+from remat_planner.solvers.annealing.search import DEFAULT_OPTIONS, anneal
+from remat_planner.solvers.annealing.starting_state import starting_state, wiring_of
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem.reduced_graph import Problem
 from tests.instances import instance_path
@@ -24,8 +25,14 @@ from tests.strategies import graphs
 def _compiled() -> None:
     """With a short time limit the solver does without its kernel where that would have to be compiled first."""
     problem = Problem.of(Graph.from_dag([1, 1], [2, 2], [(0, 1)]))
-    kernel.anneal(_wiring(problem), _state(problem, _wiring(problem), range(2), 1, 0), 1, 1.0, 1.0, 1.03, 1)
+    wiring = wiring_of(problem)
+    kernel.anneal(wiring, start_of(problem, wiring, budget=1, seed=0), kernel.DEFAULT_MIX, 1, 1.0, 1.0, 1.03, 1)
     assert kernel.ready()
+
+
+def start_of(problem: Problem, wiring: kernel.Wiring, *, budget: int, seed: int) -> kernel.SequenceState:
+    """The state for a run without recomputation."""
+    return starting_state(problem, wiring, range(problem.n), budget, seed=seed, most_runs=DEFAULT_OPTIONS.most_runs)
 
 
 def instance(name: str, share: float) -> tuple[Graph, int]:
@@ -87,10 +94,10 @@ def test_a_result_written_in_place_makes_its_memory_last() -> None:
 
 
 def counts_as_the_simulator_does(problem: Problem, *, limit: int, seed: int) -> None:
-    wiring = _wiring(problem)
-    state = _state(problem, wiring, range(problem.n), limit + problem.constant_bytes, seed)
+    wiring = wiring_of(problem)
+    state = start_of(problem, wiring, budget=limit + problem.constant_bytes, seed=seed)
     for temperature in (1.0, 0.3, 0.02, 0.3):
-        kernel.anneal(wiring, state, 60, temperature, temperature, 1.03, limit)
+        kernel.anneal(wiring, state, kernel.DEFAULT_MIX, 60, temperature, temperature, 1.03, limit)
         slots = np.flatnonzero(state.held[: state.counters[kernel.SLOTS]] >= 0)
         nodes = state.run[state.held[slots], kernel.NODE].tolist()
         simulated = problem.simulate(nodes).bytes - problem.constant_bytes
@@ -175,7 +182,7 @@ def test_an_auxiliary_op_runs_late_for_nothing() -> None:
 def test_nodes_are_what_steps_were_made_of() -> None:
     graph, _ = instance("rlg1_n100", 0.9)
     problem = Problem.of(graph)
-    assert nodes_of(problem, problem.expand([0, 1, 0, *range(2, problem.n)])) == [0, 1, 0, *range(2, problem.n)]
+    assert problem.nodes_of(problem.expand([0, 1, 0, *range(2, problem.n)])) == [0, 1, 0, *range(2, problem.n)]
 
 
 def test_without_time_to_compile_the_start_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,11 +84,6 @@ def test_treeverse_bounds_repetitions_and_matches_where_both_apply() -> None:
                 assert count == advances(length, snapshots)
 
 
-def test_treeverse_needs_enough_repetitions() -> None:
-    with pytest.raises(ValueError, match="3 are needed"):
-        list(treeverse(20, 3, 2))
-
-
 @pytest.mark.parametrize("length", [6, 10, 20, 35])
 @pytest.mark.parametrize("snapshots", [1, 2, 3, 4, 5])
 def test_revolve_through_solve(length: int, snapshots: int) -> None:

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from remat_planner.schedules import Graph
 from remat_planner.solvers import solve
 from remat_planner.solvers.interface import ORDER_GIVEN_FORWARD
-from remat_planner.solvers.lazy_moments.master_program import Master, closure_bound
-from remat_planner.solvers.milp.program import Program
+from remat_planner.solvers.lazy_moments.master_program import MasterProgram, closure_bound
+from remat_planner.solvers.milp.program import MixedIntegerProgram
 from remat_planner.solvers.problem.least_peak import least_peak_forward
 from remat_planner.solvers.problem.reduced_graph import Problem
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.lazy_moments.test_loop import budgets, instance, plain_budgets, training_steps
 
 
-def watched_at_the_peak(problem: Problem, budget: int) -> Master:
+def watched_at_the_peak(problem: Problem, budget: int) -> MasterProgram:
     """The program that watches memory where a run without recomputation takes most."""
     live = problem.simulate(range(problem.n)).bytes.copy()
     live[problem.auxiliary] = 0
-    return Master(problem, budget, [int(live.argmax())])
+    return MasterProgram(problem, budget, [int(live.argmax())])
 
 
 def moments_of(problem: Problem, draw: st.DataObject) -> list[int] | None:
@@ -42,7 +42,7 @@ def test_no_schedule_beats_the_bound(case: tuple[Graph, int], data: st.DataObjec
     assert closure_bound(watched_at_the_peak(problem, budget)) <= best
     moments = moments_of(problem, data)
     assert moments is not None
-    assert closure_bound(Master(problem, budget, moments)) <= best
+    assert closure_bound(MasterProgram(problem, budget, moments)) <= best
 
 
 @settings(max_examples=100, deadline=None)
@@ -52,7 +52,7 @@ def test_no_schedule_beats_the_bound_on_graphs_of_every_kind(graph: Graph, which
     moments = moments_of(problem, data)
     if moments is not None:
         budget = budgets(graph)[which]
-        assert closure_bound(Master(problem, budget, moments)) <= cheapest(problem, budget) + 1e-9
+        assert closure_bound(MasterProgram(problem, budget, moments)) <= cheapest(problem, budget) + 1e-9
 
 
 @settings(max_examples=50, deadline=None)
@@ -60,7 +60,7 @@ def test_no_schedule_beats_the_bound_on_graphs_of_every_kind(graph: Graph, which
 def test_wrong_multipliers_still_give_a_bound(case: tuple[Graph, int], seed: int) -> None:
     graph, budget = case
     problem = Problem.of(graph)
-    master = Master(problem, budget, [problem.n - 1])
+    master = MasterProgram(problem, budget, [problem.n - 1])
     outcome = master.solve(seconds=10, gap=0.0, relax=True)
     if outcome.duals is not None:
         noise = np.random.default_rng(seed).normal(scale=10, size=len(outcome.duals))
@@ -68,7 +68,7 @@ def test_wrong_multipliers_still_give_a_bound(case: tuple[Graph, int], seed: int
 
 
 def test_the_certified_bound_is_the_optimum_of_the_relaxation() -> None:
-    program = Program()
+    program = MixedIntegerProgram()
     a, b = program.column(3.0), program.column(2.0)
     program.at_least({a: 1.0, b: 1.0}, 1.5)
     outcome = program.solve(seconds=10, relax=True)

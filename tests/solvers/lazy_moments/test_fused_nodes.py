@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph
-from remat_planner.solvers.lazy_moments import master_program
 from remat_planner.solvers.lazy_moments.fused_nodes import followers, last_of
-from remat_planner.solvers.lazy_moments.master_program import Master
+from remat_planner.solvers.lazy_moments.master_program import MasterProgram
+from remat_planner.solvers.lazy_moments.options import ProgramOptions
 from remat_planner.solvers.problem.reduced_graph import Problem
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import baseline_peak, training_steps
@@ -28,8 +28,8 @@ def narrowing_chains(draw: st.DrawFn) -> tuple[Graph, int]:
     return graph, draw(st.integers(peak // 2, peak))
 
 
-def optimum(problem: Problem, budget: int, moments: list[int]) -> tuple[float, int]:
-    master = Master(problem, budget, moments)
+def optimum(problem: Problem, budget: int, moments: list[int], *, fuse: bool) -> tuple[float, int]:
+    master = MasterProgram(problem, budget, moments, options=ProgramOptions(fuse_nodes=fuse))
     return master.solve(seconds=20, gap=0.0).objective, master.program.columns
 
 
@@ -39,10 +39,8 @@ def test_the_optimum_stays_a_bound_and_loses_nothing(case: tuple[Graph, int], da
     graph, budget = case
     problem = Problem.of(graph)
     moments = sorted(data.draw(st.sets(st.integers(0, problem.n - 1), min_size=1, max_size=3)))
-    fused, columns = optimum(problem, budget, moments)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(master_program, "followers", lambda _: {})
-        apart, more = optimum(problem, budget, moments)
+    fused, columns = optimum(problem, budget, moments, fuse=True)
+    apart, more = optimum(problem, budget, moments, fuse=False)
     assert columns <= more
     assert fused >= apart - 1e-6
     assert problem.seconds + fused <= cheapest(problem, budget) + 1e-6 * problem.seconds
@@ -67,7 +65,7 @@ def test_a_run_ends_where_the_window_does() -> None:
     assert [last_of(following, 1, until) for until in (1, 2, 3, 4)] == [1, 2, 3, 3]
 
 
-def test_there_are_fewer_columns_and_the_optimum_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_fewer_columns_and_the_optimum_is_the_same() -> None:
     # Six layers, each with a run of three that narrows (8, 6, 4 bytes) and is read by the layer's backward.
     layers, costs, sizes, edges = 6, [1.0], [4], []
     for k in range(layers):
@@ -91,8 +89,7 @@ def test_there_are_fewer_columns_and_the_optimum_is_the_same(monkeypatch: pytest
     problem = Problem.of(graph)
     assert len(followers(problem)) == 2 * layers
     budget, moments = round(0.7 * baseline_peak(graph)), [forward, forward + 3]
-    fused, columns = optimum(problem, budget, moments)
-    monkeypatch.setattr(master_program, "followers", lambda _: {})
-    apart, more = optimum(problem, budget, moments)
+    fused, columns = optimum(problem, budget, moments, fuse=True)
+    apart, more = optimum(problem, budget, moments, fuse=False)
     assert columns < more
     assert 0 < fused == pytest.approx(apart, rel=1e-6)

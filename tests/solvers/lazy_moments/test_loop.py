@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, simulate
 from remat_planner.solvers import solve
-from remat_planner.solvers.annealing.search import nodes_of
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.lazy_moments import loop as ilp
-from remat_planner.solvers.lazy_moments.loop import LazyMoments, Run
-from remat_planner.solvers.lazy_moments.master_program import Master
+from remat_planner.solvers.lazy_moments.loop import LazyMoments
+from remat_planner.solvers.lazy_moments.master_program import MasterProgram
+from remat_planner.solvers.lazy_moments.options import LazyMomentsOptions
+from remat_planner.solvers.lazy_moments.simulated_sequence import SimulatedSequence
 from remat_planner.solvers.milp.highs import Watch
 from remat_planner.solvers.milp.program import Outcome
 from remat_planner.solvers.problem.least_peak import least_peak
@@ -125,20 +125,19 @@ def test_the_optima_of_the_full_program_are_met(name: str) -> None:
 def test_a_program_outlasts_its_share_where_a_good_schedule_is_found_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, peak = instance("rlg1_n100")
     problem, budget = Problem.of(graph), round(0.9 * peak)
-    best = nodes_of(problem, solve(graph, budget, solver="ilp", time_limit=60).steps)
-    found: list[Run] = []
-    method = LazyMoments(problem, budget, found_elsewhere=lambda: found)
+    best = problem.nodes_of(solve(graph, budget, solver="ilp", time_limit=60).steps)
+    found: list[SimulatedSequence] = []
+    no_time = LazyMomentsOptions(step_share=0.0, least_step=0.0)
+    method = LazyMoments(problem, budget, found_elsewhere=lambda: found, options=no_time)
     method.step(Deadline(60))
     ended = []
 
-    def program(master: Master, *, watch: Watch, **_: object) -> Outcome:
+    def program(master: MasterProgram, *, watch: Watch, **_: object) -> Outcome:
         ended.append(watch(-math.inf))
-        found.append(Run(best, problem.simulate(best)))
+        found.append(SimulatedSequence(best, problem.simulate(best)))
         ended.append(watch(-math.inf))
         return Outcome("unknown", math.inf, -math.inf, None, None)
 
-    monkeypatch.setattr(ilp, "_STEP_SHARE", 0.0)
-    monkeypatch.setattr(ilp, "_LEAST_STEP", 0.0)
-    monkeypatch.setattr(Master, "solve", program)
+    monkeypatch.setattr(MasterProgram, "solve", program)
     method.step(Deadline(60))
     assert ended == [True, False]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from unittest.mock import patch
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, InvalidScheduleError
 from remat_planner.solvers import solve
-from remat_planner.solvers.annealing.search import nodes_of
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.lazy_moments import windows
+from remat_planner.solvers.lazy_moments.options import WindowsOptions
 from remat_planner.solvers.lazy_moments.windows import solve_windows
 from remat_planner.solvers.problem.reduced_graph import Problem
-from remat_planner.solvers.problem.sequence_builder import Emitter
+from remat_planner.solvers.problem.sequence_builder import SequenceBuilder
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import networks
 from tests.solvers.lazy_moments.test_loop import budgets, instance, training_steps
@@ -29,7 +27,7 @@ def test_a_better_sequence_or_the_same(graph: Graph, which: int) -> None:
     start = solve(graph, budget, solver="greedy", time_limit=1)
     if start.status == "infeasible":
         return
-    nodes = nodes_of(problem, start.steps)
+    nodes = problem.nodes_of(start.steps)
     found = problem.simulate(solve_windows(problem, budget, nodes, Deadline(5)))
     assert found.peak_bytes <= budget
     assert cheapest(problem, budget) - 1e-9 <= found.seconds <= problem.simulate(nodes).seconds
@@ -39,20 +37,20 @@ def test_a_better_sequence_or_the_same(graph: Graph, which: int) -> None:
 def loose_sequences(draw: st.DrawFn) -> tuple[Problem, list[int]]:
     """A training step and a sequence for it: auxiliary nodes early and late, some of the others more than once."""
     problem = Problem.of(draw(st.one_of(training_steps(max_ops=12), networks(max_stages=4))))
-    emitter = Emitter(problem, by_index=draw(st.booleans()))
+    builder = SequenceBuilder(problem, by_index=draw(st.booleans()))
     free = [node for node in range(problem.n) if not problem.pinned[node]]
     wandering = [node for node in free if problem.auxiliary[node]]
     for node in range(problem.n):
-        if problem.auxiliary[node] and (node in emitter.sequence or draw(st.booleans())):
+        if problem.auxiliary[node] and (node in builder.sequence or draw(st.booleans())):
             continue
-        emitter.run(node)
+        builder.run(node)
         if free and not (problem.outside[node] and any(problem.outside[node + 1 :])) and draw(st.booleans()):
             for again in draw(st.lists(st.sampled_from(wandering or free), max_size=2)):
-                if not any(problem.pinned[problem.producer[i]] and not emitter.there[i] for i in problem.reads[again]):
-                    emitter.run(again)
-    for node in sorted(set(range(problem.n)).difference(emitter.sequence)):
-        emitter.run(node)
-    return problem, emitter.sequence
+                if not any(problem.pinned[problem.producer[i]] and not builder.available[i] for i in problem.reads[again]):
+                    builder.run(again)
+    for node in sorted(set(range(problem.n)).difference(builder.sequence)):
+        builder.run(node)
+    return problem, builder.sequence
 
 
 @settings(max_examples=200, deadline=None)
@@ -63,8 +61,8 @@ def test_windows_of_any_sequence(case: tuple[Problem, list[int]], length: int) -
         before = problem.simulate(nodes)
     except InvalidScheduleError:  # a pinned node would have had to run twice
         assume(False)
-    with patch.object(windows, "_LENGTH", length):
-        found = problem.simulate(solve_windows(problem, before.peak_bytes, nodes, Deadline(5)))
+    options = WindowsOptions(length=length)
+    found = problem.simulate(solve_windows(problem, before.peak_bytes, nodes, Deadline(5), options))
     assert found.peak_bytes <= before.peak_bytes
     assert found.seconds <= before.seconds
 
@@ -75,7 +73,7 @@ def test_a_poor_schedule_is_made_much_better() -> None:
     start, best = solve(graph, budget, solver="greedy"), solve(graph, budget, time_limit=20)
     assert best.status == "optimal"
     problem = Problem.of(graph)
-    found = problem.simulate(solve_windows(problem, budget, nodes_of(problem, start.steps), Deadline(20)))
+    found = problem.simulate(solve_windows(problem, budget, problem.nodes_of(start.steps), Deadline(20)))
     assert found.peak_bytes <= budget
     assert found.seconds - best.cost <= 0.2 * (start.cost - best.cost)
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from remat_planner.schedules import Graph, simulate
 from remat_planner.solvers import Reporter, Solution, available, solve
 from remat_planner.solvers.annealing import search as anneal
-from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem.reduced_graph import Problem
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.lazy_moments.test_loop import instance, plain_budgets, training_steps
@@ -112,14 +111,3 @@ def test_the_reporter_hears_of_better_schedules_and_bounds() -> None:
     assert recorder.costs[-1] == solution.cost
     assert recorder.bounds == sorted(recorder.bounds)
     assert recorder.bounds[-1] == pytest.approx(solution.bound)
-
-
-def test_a_part_of_a_time_limit_ends_with_it() -> None:
-    whole = Deadline(60.0)
-    part = whole.part(0.5).part(0.5)
-    assert 14.0 < part.remaining <= 15.0
-    assert 59.0 < part.at_most <= 60.0
-    assert not part.expired
-    whole.end()
-    assert part.expired
-    assert part.remaining == 0.0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, Op, Storage, Value
 from remat_planner.solvers import solve
+from remat_planner.solvers.methods.checkmate import Checkmate
 from remat_planner.solvers.problem.reduced_graph import Problem
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import baseline_peak, instance, networks, training_steps
@@ -19,7 +20,7 @@ from tests.solvers.helpers import baseline_peak, instance, networks, training_st
 @given(st.one_of(training_steps(max_ops=7), networks(max_stages=3)), st.sampled_from([0.95, 0.85, 0.75, 0.65, 0.5]))
 def test_equals_exhaustive_search(graph: Graph, share: float) -> None:
     budget = max(1, graph.constant_bytes, round(share * baseline_peak(graph)))
-    solution = solve(graph, budget, solver="checkmate", time_limit=60)
+    solution = solve(graph, budget, solver=Checkmate(passes=3), time_limit=60)
     best = cheapest(Problem.of(graph), budget)
     assert solution.bound <= best + 1e-6 * max(1.0, graph.seconds)
     if best < math.inf:

@@ -10,13 +10,13 @@ import highspy
 import pytest
 
 from remat_planner.solvers.milp import highs as milp
-from remat_planner.solvers.milp.program import Program
+from remat_planner.solvers.milp.program import MixedIntegerProgram
 
 
 def test_a_highs_that_does_not_come_back_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(milp, "_GRACE", 0.1)
     monkeypatch.setattr(highspy.Highs, "run", lambda _: time.sleep(60))
-    program = Program()
+    program = MixedIntegerProgram()
     program.at_least({program.column(1.0, integer=True): 1.0}, 1.0)
     start = time.monotonic()
     outcome = program.solve(seconds=0.2)
@@ -25,16 +25,16 @@ def test_a_highs_that_does_not_come_back_is_left_to_itself(monkeypatch: pytest.M
 
 
 def test_what_highs_finds() -> None:
-    program = Program()
+    program = MixedIntegerProgram()
     columns = [program.column(cost, integer=True) for cost in (3.0, 2.0)]
     program.at_least({columns[0]: 1.0, columns[1]: 1.0}, 1.0)
     outcome = program.solve(seconds=10)
     assert (outcome.status, outcome.objective, outcome.bound) == ("optimal", 2.0, 2.0)
 
 
-def _market_split() -> Program:
+def _market_split() -> MixedIntegerProgram:
     """Half of each of four sums, to be met by choice alone: small, and out of reach of branch and bound."""
-    draw, program = random.Random(0), Program()
+    draw, program = random.Random(0), MixedIntegerProgram()
     choices = [program.column(integer=True) for _ in range(36)]
     for _ in range(4):
         sizes = [float(draw.randrange(100)) for _ in choices]

@@ -1,8 +1,7 @@
-"""The reduced form says what the graph says: same peak, same seconds, valid steps."""
+"""The reduced form agrees with the graph: same peak, same seconds, valid steps."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,46 +96,9 @@ def test_the_execution_order_keeps_its_peak(graph: Graph) -> None:
     assert problem.seconds == pytest.approx(graph.seconds)
 
 
-def test_what_comes_and_goes_together_is_one_item() -> None:
-    """A normalization: its mean and deviation are read by its backward alone, its output by others too."""
-    storages = (Storage(8), Storage(1), Storage(2), Storage(4), Storage(5))
-    values = tuple(Value(name, i) for i, name in enumerate(("y", "mean", "deviation", "loss", "gradient")))
-    ops = (
-        Op("norm", (), (0, 1, 2), seconds=1.0),
-        Op("loss", (0,), (3,), seconds=1.0),
-        Op("norm_backward", (1, 2, 3), (4,), seconds=1.0),
-    )
-    problem = Problem.of(Graph(ops, values, storages, results=(4,)))
-    assert problem.bytes.tolist() == [8, 3, 4, 5]
-    assert problem.writes == ((0, 1), (2,), (3,))
-    assert problem.reads == ((), (0,), (1, 2))
-    assert problem.lasting.tolist() == [False, False, False, True]
-
-
-def test_views_are_refreshed_after_their_base() -> None:
-    storages = (Storage(10), Storage(1), Storage(1))
-    values = (Value("a", 0), Value("b", 1), Value("c", 2), Value("view", 0), Value("view_of_view", 0))
-    ops = (
-        Op("a", (), (0,), seconds=1),
-        Op("view", (0,), (3,)),
-        Op("view_of_view", (3,), (4,)),
-        Op("b", (4,), (1,), seconds=1),
-        Op("c", (4, 1), (2,), seconds=1),
-    )
-    graph = Graph(ops, values, storages)
+@settings(max_examples=50, deadline=None)
+@given(graphs(), st.data())
+def test_nodes_of_undoes_expand(graph: Graph, data: st.DataObject) -> None:
     problem = Problem.of(graph)
-    assert problem.n == 3
-    assert problem.expand([0, 1, 0, 2]) == (0, 1, 2, 3, 0, 1, 2, 4)
-
-
-def test_in_place_results_are_read_with_their_base() -> None:
-    storages = (Storage(10), Storage(1))
-    values = (Value("a", 0), Value("relu", 0), Value("b", 1))
-    ops = (Op("a", (), (0,), seconds=1), Op("relu_", (0,), (1,), seconds=1), Op("b", (1,), (2,), seconds=1))
-    problem = Problem.of(Graph(ops, values, storages))
-    assert problem.reads == ((), (0,), (0, 1))
-    assert problem.bytes.tolist() == [10, 0, 1]
-    assert np.flatnonzero(problem.in_place).tolist() == [1]
-    with pytest.raises(InvalidScheduleError):
-        problem.simulate([0, 1, 0, 2])
-    assert problem.simulate([0, 1, 0, 1, 2]).peak_bytes == 11
+    nodes = some_nodes(problem, data)
+    assert problem.nodes_of(problem.expand(nodes)) == nodes

@@ -13,8 +13,11 @@ from remat_planner.schedules import Graph, Op, Storage, Value, simulate
 from remat_planner.solvers import solve
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem.reduced_graph import Problem
-from remat_planner.solvers.two_level.block_options import front, patterns, pruned, run
+from remat_planner.solvers.two_level.block_chain import undominated
 from remat_planner.solvers.two_level.blocks import partitions, turning_point
+from remat_planner.solvers.two_level.front import front
+from remat_planner.solvers.two_level.option import option_for
+from remat_planner.solvers.two_level.pattern import patterns
 from remat_planner.solvers.two_level.search import TwoLevels
 from tests.strategies import graphs
 
@@ -129,15 +132,15 @@ def test_a_front_goes_down_to_nothing_and_no_option_is_beaten() -> None:
     assert saved == sorted(set(saved), reverse=True)
     assert seconds == sorted(seconds)
     assert saved[-1] == 0
-    everything = run(pattern, range(len(pattern.items)))
+    everything = option_for(pattern, range(len(pattern.items)))
     assert everything.seconds == 0
     assert options[0].saved <= everything.saved
 
 
-def test_what_is_beaten_is_pruned() -> None:
+def test_dominated_pairs_are_dropped() -> None:
     saved = np.array([5, 3, 3, 9, 1])
     seconds = np.array([1.0, 2.0, 1.5, 1.0, 7.0])
-    assert pruned(saved, seconds).tolist() == [4, 2, 0]
+    assert undominated(saved, seconds).tolist() == [4, 2, 0]
 
 
 def test_more_budget_is_never_slower() -> None:

@@ -1,4 +1,4 @@
-"""Autocast for a GPU that is not there is refused where a GPU is planned for, and left alone elsewhere."""
+"""Autocast for an absent GPU is refused when the plan is for a GPU, and left alone otherwise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_autocast_while_the_model_is_built_is_refused() -> None:
         torch.autocast("cuda")
 
 
-def test_what_is_right_without_a_gpu_is_left_alone() -> None:
+def test_other_autocast_is_left_alone() -> None:
     with as_on_gpu():
         torch.autocast("cuda", enabled=False)
         with torch.autocast("cpu", dtype=torch.bfloat16):

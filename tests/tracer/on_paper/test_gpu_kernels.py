@@ -1,4 +1,4 @@
-"""Attention and dropout on paper are the kernels of the GPU that is planned for."""
+"""Attention and dropout on paper become a GPU's kernels."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_attention_is_one_kernel(dtype: torch.dtype, forward: Forward, kernel: s
     assert all(graph.storages[storage].bytes < scores for storage in written)
 
 
-def test_what_a_gpu_does_not_fuse_either_stays_apart() -> None:
+def test_attention_that_no_gpu_fuses_stays_unfused() -> None:
     assert FLASH not in kinds(traced(attention(keys=4, dropout_p=0.1), torch.float64))
     with sdpa_kernel(SDPBackend.MATH):
         assert "_softmax" in "".join(kinds(traced(attention(keys=4, dropout_p=0.1), torch.bfloat16)))
 
 
-def test_dropout_keeps_a_byte_an_element_wherever_it_is_called() -> None:
+def test_dropout_retains_one_byte_per_element_wherever_it_is_called() -> None:
     layer = nn.TransformerEncoderLayer(256, 4, 512, dropout=0.1, batch_first=True)
     graph = traced(lambda m, x: mean_square(m.layer(m.a(x))), torch.bfloat16, layer=layer)
     drawn = [op for op in graph.ops if op.kind == "native_dropout"]

@@ -1,4 +1,4 @@
-"""Transformers is kept on its eager path; one name of it is patched while capturing."""
+"""Transformers stays on its eager path: one of its names is patched during a capture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from remat_planner.tracer.torch_private import new_fake_mode, to_fake
 from tests.zoo import ZOO, Case
 
 
-def test_the_name_that_is_patched_exists_and_comes_back():
+def test_the_patched_name_exists_and_is_restored():
     utilities = pytest.importorskip("transformers.utils.import_utils")
     fake = to_fake(new_fake_mode(), torch.ones(2))
     original = utilities.is_fake_tensor
@@ -25,7 +25,7 @@ def test_the_name_that_is_patched_exists_and_comes_back():
     assert utilities.is_fake_tensor is original
 
 
-def test_without_transformers_or_with_one_that_does_not_ask_nothing_is_patched(monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_patched_without_transformers_or_without_the_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "transformers.utils.import_utils", ModuleType("older"))
     with libraries_believe_eager():
         assert not hasattr(sys.modules["transformers.utils.import_utils"], "is_fake_tensor")

@@ -1,4 +1,4 @@
-"""Values that the forward reads while it is captured: true then, and guarded afterwards."""
+"""Values that the forward reads during a capture are true, and guarded in later steps."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_views_and_in_place_ops_are_followed():
     assert lengths.tolist() == [0, 1, 2, 3, 4, 6]
 
 
-def test_an_input_that_the_forward_writes_to_is_not_written_to_by_a_guard():
+def test_a_guard_does_not_write_to_an_input_that_the_forward_writes_to():
     def forward(m: Written, x: torch.Tensor, counter: torch.Tensor) -> torch.Tensor:
         counter += 1
         return m.a(x).sum() * int(counter)

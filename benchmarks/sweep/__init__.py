@@ -1,0 +1,1 @@
+"""The standing sweep: operators, modules and random programs that nobody chose for us, planned and trained beside eager."""

@@ -1,0 +1,194 @@
+"""Runs the forward of a model once, to see which blocks it calls with which inputs, and captures each block there.
+
+The model's own code decides what it calls, so it runs on real tensors, in the mode in which it trains. The output of a captured
+block is cut off from its history at once. So the run takes no more memory than one block does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from remat_planner.planner.distributed import is_sharded, parallel_wrapper
+from remat_planner.planner.errors import RegionError
+from remat_planner.planner.measurement import Loss, detached, run_backward, state_restored
+from remat_planner.planner.planning import BoundSignature, input_signature, state_signature
+from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts, capture_region
+from remat_planner.planner.regions.forward import restore_forward, without_hooks
+from remat_planner.planner.regions.parameter_reads import ReadsOutside
+from remat_planner.planner.torch_private import direct_apply
+from remat_planner.tracer import CaptureError, Joint
+from remat_planner.tracer.joint import flatten
+from remat_planner.tracer.record import ambient_autocast
+from remat_planner.tracer.refusals import refuse_compiled_around
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What one forward shows about the blocks of a model.
+
+    Attributes:
+        regions: the captured blocks, in the order of their first calls.
+        refused: why a block cannot be planned, by its name.
+        not_called: names of the blocks that the step does not call with gradients enabled.
+        read_outside: ids of the parameters of blocks that code outside all blocks reads.
+    """
+
+    regions: tuple[CapturedRegion, ...]
+    refused: Mapping[str, CaptureError | RegionError]
+    not_called: tuple[str, ...]
+    read_outside: frozenset[int]
+
+
+def discover(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    blocks: Mapping[str, nn.Module],
+    loss: Loss | None = None,
+    gradient_layouts: Mapping[str, GradientLayouts] | None = None,
+) -> Discovery:
+    """Run the forward, and ``loss`` on its output if there is one, and capture ``blocks``. The model is left as it was.
+
+    ``gradient_layouts`` says by block how gradients arrive at its outputs, which by default is as the outputs lie.
+    """
+    refused = _compiled(model, blocks)
+    layouts = gradient_layouts or {}
+    watches = {name: _Watch(name, block, layouts.get(name, {})) for name, block in blocks.items() if name not in refused}
+    if not watches:
+        return Discovery((), refused, (), frozenset())
+    args, kwargs = detached(tuple(args), dict(kwargs))
+    called: list[str] = []
+    wrapper = parallel_wrapper(model)
+    sharded = any(map(is_sharded, model.parameters()))
+    reads = ReadsOutside(parameter for block in blocks.values() for parameter in block.parameters())
+    with ExitStack() as stack:
+        state = stack.enter_context(state_restored(model, args, kwargs, others=() if loss is None else (loss,)))
+        if wrapper is not None:
+            stack.enter_context(wrapper.no_sync())  # it would wait for the gradients of this forward
+        for watch in watches.values():
+            stack.enter_context(_in_place_of_forward(watch, called, reads))
+        with state.observed(), reads:
+            output = model(*args, **kwargs)
+            if loss is not None:
+                loss(output)
+        if sharded:
+            run_backward(output, None)  # only a backward makes ``fully_shard`` free what it gathered, and forget in which order
+    in_order = [watches[name] for name in dict.fromkeys(called)]
+    return Discovery(
+        regions=tuple(watch.region() for watch in in_order if watch.joint is not None),
+        refused={**refused, **{watch.name: watch.refused for watch in in_order if watch.refused is not None}},
+        not_called=tuple(name for name in watches if name not in called),
+        read_outside=frozenset(reads.ids),
+    )
+
+
+def _compiled(model: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, CaptureError | RegionError]:
+    """The refusals of the blocks that lie in a compiled module, or have one inside."""
+    refused: dict[str, CaptureError | RegionError] = {}
+    for name in blocks:
+        try:
+            refuse_compiled_around(model, name)
+        except CaptureError as error:
+            refused[name] = error
+    return refused
+
+
+class _Watch:
+    """Captures a block at its first call, and checks that later calls fit the capture.
+
+    Attributes:
+        joint: the captured step, once there is one that fits all calls so far.
+        refused: why there is none.
+    """
+
+    def __init__(self, name: str, block: nn.Module, gradient_layouts: GradientLayouts) -> None:
+        self.name = name
+        self.block = block
+        self.joint: Joint | None = None
+        self.refused: CaptureError | RegionError | None = None
+        self._bare = without_hooks(block)
+        self._gradient_layouts = gradient_layouts
+        self._signatures: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
+        self._calls = 0
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of the block on these inputs, cut off from its history if the block is captured."""
+        self._calls += 1
+        if self.refused is None:
+            try:
+                if self.joint is None:
+                    self._signatures = state_signature(self._bare), input_signature(args, kwargs)
+                    self.joint = capture_region(self._bare, args, kwargs, self._gradient_layouts)
+                else:
+                    self._refuse_another_form(self.joint, args, kwargs)
+            except (CaptureError, RegionError) as error:
+                self.joint, self.refused = None, error
+        output = self._bare(*args, **kwargs)
+        return output if self.joint is None else _without_history(output, self.joint)
+
+    def region(self) -> CapturedRegion:
+        """The captured block, after the forward."""
+        assert self.joint is not None
+        return CapturedRegion(
+            self.name, self.block, self.joint, *self._signatures, self._calls, gradient_layouts=self._gradient_layouts
+        )
+
+    def _refuse_another_form(self, joint: Joint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        signature = BoundSignature(joint, self._bare)
+        inputs = signature.inputs(*pytree.tree_flatten((args, kwargs)))
+        state = signature.state()
+        if inputs is None or state is None or not signature.holds(state, inputs, ambient_autocast()):
+            raise RegionError(
+                "the step calls it several times with inputs of different forms, or with inputs of which only some require a "
+                f"gradient (first {dict(self._signatures[1])}, later {dict(input_signature(args, kwargs))}), and one schedule "
+                "serves all calls. Leave it out, or plan the modules inside it",
+                names=(self.name,),
+            )
+
+
+def _without_history(output: Any, joint: Joint) -> Any:
+    leaves, spec = flatten(output)
+    cut = [k for k, leaf in enumerate(joint.outputs[: len(leaves)]) if leaf.differentiable]
+    for k, tensor in zip(cut, _cut(torch.empty(0, requires_grad=True), *(leaves[k] for k in cut)), strict=True):
+        leaves[k] = tensor
+    return spec.unflatten(leaves)
+
+
+class _Cut(torch.autograd.Function):
+    """Returns the same tensors with an empty history, as results that may be changed in place."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: ARG004
+        return tuple(tensor.detach() for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ARG004
+        return None, *(None for _ in gradients)
+
+
+_cut: Callable[..., tuple[torch.Tensor, ...]] = direct_apply(_Cut)
+
+
+@contextmanager
+def _in_place_of_forward(watch: _Watch, called: list[str], reads: ReadsOutside) -> Iterator[None]:
+    block, own_forward = watch.block, watch.block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return own_forward(*args, **kwargs)
+        called.append(watch.name)
+        with reads.inside():
+            return watch.call(args, kwargs)
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        restore_forward(block, own_forward)

@@ -1,0 +1,85 @@
+"""What a report says about a schedule, as plain data in bytes, seconds and fractions.
+
+``whole_summary`` and ``region_summary`` build one for each kind of schedule. The terminal report renders a summary and the JSON
+document is derived from it, so a fact that a report gains is added there once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from remat_planner.planner.measurement import Verification
+
+NOT_IN_DOCUMENT: Mapping[str, Any] = {"document": False}
+"""Metadata of a field that only the terminal shows."""
+INLINE: Mapping[str, Any] = {"inline": True}
+"""Metadata of a field whose own fields stand in the document in its place."""
+
+
+class Summary(Protocol):
+    """What both kinds of summary say; each is a dataclass whose fields, in their order, are the keys of the document.
+
+    Attributes:
+        schedule_class: the class of ``remat_planner`` that loads the schedule's file.
+        model: class of the model.
+        device: where the costs hold, "cpu" or the name of a GPU.
+        costs: where the seconds come from: "measure", the name of a data sheet, or a profile file.
+        optimizer: the optimizer whose state counts, or None.
+        budget_bytes: what the step may take at its peak.
+        peak_bytes: what it takes.
+        baseline_peak_bytes: what it takes without recomputation.
+        loss_is_the_callers: whether applying the schedule needs the caller's loss.
+        verification: what a run of the real step showed, or None.
+        schedule: the file that the schedule is in, or None.
+    """
+
+    schedule_class: ClassVar[str]
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def costs(self) -> str: ...
+    @property
+    def optimizer(self) -> str | None: ...
+    @property
+    def budget_bytes(self) -> int: ...
+    @property
+    def peak_bytes(self) -> int: ...
+    @property
+    def baseline_peak_bytes(self) -> int: ...
+    @property
+    def loss_is_the_callers(self) -> bool: ...
+    @property
+    def verification(self) -> VerificationSummary | None: ...
+    @property
+    def schedule(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class VerificationSummary:
+    """What a run of the real step showed; the fields are those of ``measurement.Verification``."""
+
+    identical: bool
+    within_budget: bool
+    measured_peak_bytes: int
+    predicted_peak_bytes: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the planned step equals eager's and stays within the budget."""
+        return self.identical and self.within_budget
+
+
+def summarize_verification(verification: Verification) -> VerificationSummary:
+    """The part of ``verification`` that reports show."""
+    return VerificationSummary(
+        identical=verification.identical,
+        within_budget=verification.within_budget,
+        measured_peak_bytes=verification.measured_peak_bytes,
+        predicted_peak_bytes=verification.predicted_peak_bytes,
+    )

@@ -1,0 +1,130 @@
+"""The terminal report of a schedule for a whole model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from remat_planner.planner.formatting import format_bytes, format_bytes_both, format_inputs, format_percent, format_seconds
+from remat_planner.planner.reports.operator_names import short_operator
+from remat_planner.planner.reports.terminal_widgets import ActivationTable, Bar, TimelineChart, plain_table, section, verdict
+from remat_planner.planner.reports.whole_summary import ReservedMemory, WholeSummary
+
+_LEAST_SHARE = 0.001  # of the peak; smaller shares are one line together
+
+
+def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]:
+    """The lines at the top of the report."""
+    saved = 1 - summary.peak_bytes / summary.baseline_peak_bytes if summary.baseline_peak_bytes else 0.0
+    facts: dict[str, str | Text] = {
+        "Model": ", ".join(filter(None, (summary.model, f"{summary.ops:,} ops", _costs(summary)))),
+        "Budget": understood + (", on what the GPU's allocator reserves" if summary.budget_on == "reserved" else ""),
+        "Peak": f"{format_bytes_both(summary.peak_bytes)}, {format_percent(saved)} below the "
+        f"{format_bytes(summary.baseline_peak_bytes)} without recomputation",
+        "Time": f"+{format_percent(summary.overhead)} a step: {format_seconds(summary.seconds)} instead of "
+        f"{format_seconds(summary.baseline_seconds)}",
+        "Proof": _proof(summary),
+    }
+    if summary.reserved is not None:
+        facts["Allocator"] = _allocator(summary.reserved)
+    if summary.pinned:
+        facts["Pinned"] = f"ops that run exactly once whatever the budget: {len(summary.pinned):,}; `plan show` lists them"
+    return facts
+
+
+def whole_sections(summary: WholeSummary) -> Iterator[RenderableType]:
+    """The tables and drawings below."""
+    if len(summary.forms) > 1:
+        yield section("Forms of input, each by its own schedule", _forms(summary))
+    yield section("Policies at this budget", _comparison(summary))
+    yield section(f"Memory at the peak ({summary.peak_moment})", _memory(summary))
+    if summary.activations:
+        yield section("Largest activations that the backward needs", ActivationTable(summary.activations))
+    yield section("Memory over one step", TimelineChart(summary.curve))
+
+
+def whole_headline(summary: WholeSummary) -> list[str]:
+    """Time and proof in a few words."""
+    return [f"time +{format_percent(summary.overhead)}", _proof(summary)]
+
+
+def pinned_report(summary: WholeSummary) -> RenderableType:
+    """The ops that run exactly once whatever the budget, counted by reason and operator."""
+    counts = Counter((op.reason, short_operator(op.kind)) for op in summary.pinned)
+    table = plain_table(header=False)
+    for (reason, kind), count in counts.most_common():
+        table.add_row(f"{count:,}", Text(kind), Text(reason))
+    return section("Ops that run exactly once", table if counts else Text("none"))
+
+
+def _costs(summary: WholeSummary) -> str:
+    if summary.costs == "measure":
+        return f"costs measured on {summary.device}"
+    return f"costs predicted, from {summary.costs}" if summary.costs else ""
+
+
+def _proof(summary: WholeSummary) -> str:
+    within = f" ({summary.assumption})" if summary.assumption else ""
+    if summary.status == "optimal":
+        return f"optimal{within}"
+    least = f"none takes less than +{format_percent(summary.bound_overhead)}{within}"
+    return f"within {format_percent(summary.gap)} of a step of the best: {least}"
+
+
+def _allocator(reserved: ReservedMemory) -> str:
+    line = (
+        f"hands out {format_bytes(reserved.allocated_bytes)} and reserves {format_bytes(reserved.bytes)} at the most, "
+        f"{format_percent(reserved.fragmentation)} of that for fragmentation"
+    )
+    return line if reserved.setting is None else f"{line}; {format_bytes(reserved.expandable_bytes)} with {reserved.setting}"
+
+
+def _forms(summary: WholeSummary) -> Table:
+    table = plain_table()
+    table.add_column("inputs")
+    for title in ("peak", "without recomputation", "extra time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for form in summary.forms:
+        peaks = (format_bytes(form.peak_bytes), format_bytes(form.baseline_peak_bytes))
+        table.add_row(Text(format_inputs(form.inputs)), *peaks, f"+{format_percent(form.overhead)}")
+    return table
+
+
+def _comparison(summary: WholeSummary) -> Table:
+    table = plain_table()
+    table.add_column("policy")
+    table.add_column("peak", justify="right")
+    table.add_column("extra time", justify="right")
+    table.add_column("budget")
+    for policy in summary.comparison:
+        cells = (policy.solver, format_bytes(policy.peak_bytes), f"+{format_percent(policy.overhead)}")
+        table.add_row(*cells, verdict(policy.fits, "met", "exceeded"))
+    table.add_row(
+        Text(f"this plan ({summary.solver})"),
+        format_bytes(summary.peak_bytes),
+        f"+{format_percent(summary.overhead)}",
+        verdict(True, "met", ""),
+        style="bold",
+    )
+    table.add_row("no plan can take less than", "", f"+{format_percent(summary.bound_overhead)}", "", style="dim")
+    return table
+
+
+def _memory(summary: WholeSummary) -> Table:
+    table = plain_table(header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column()
+    least = _LEAST_SHARE * summary.peak_bytes
+    rows = {name: size for name, size in summary.memory_at_peak.items() if size >= least}
+    if small := [size for size in summary.memory_at_peak.values() if size < least]:
+        rows["other"] = sum(small)
+    for name, size in rows.items():
+        share = size / summary.peak_bytes
+        table.add_row(Text(name), format_bytes(size), format_percent(share), Bar(share))
+    return table

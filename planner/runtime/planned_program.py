@@ -1,0 +1,87 @@
+"""A schedule as a program on the step that was captured for it, ready to run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from remat_planner.planner.codegen import emit
+from remat_planner.planner.compile import CompiledParts, compiled_program, compiler_named
+from remat_planner.planner.runtime.autocast_cache import current_cache, shared_casts
+from remat_planner.planner.runtime.autograd import run_program
+from remat_planner.planner.runtime.wiring import Wiring, wire
+from remat_planner.schedules import Schedule
+from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.python_state import Roots
+
+_log = logging.getLogger("remat_planner")
+
+
+@dataclass(frozen=True)
+class PlannedProgram:
+    """A schedule, the capture whose nodes are its ops, and the program made of both. It runs on any model of the captured form.
+
+    Attributes:
+        schedule: the schedule.
+        joint: the captured step.
+        wiring: the program.
+        compiled: what of the program is compiled; None without a compiler.
+    """
+
+    schedule: Schedule
+    joint: Joint
+    wiring: Wiring
+    compiled: CompiledParts | None = None
+
+    @classmethod
+    def of(cls, schedule: Schedule, joint: Joint, compiler: str | None = None) -> PlannedProgram:
+        """Emit the program, and compile it where ``compiler`` names a compiler.
+
+        Raises:
+            schedules.InvalidScheduleError: the steps would not give eager's bits.
+            CompilerError: the compiler cannot compile the program.
+        """
+        program = emit(joint, schedule.graph, schedule.steps)
+        if compiler is None:
+            return cls(schedule, joint, wire(joint, program))
+        program, parts = compiled_program(program, compiler_named(compiler))
+        _log.info("%s", parts)
+        return cls(schedule, joint, wire(joint, program), parts)
+
+    def run(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], leaves: Sequence[Any], roots: Roots) -> Any:
+        """The step's output. What the forward leaves behind in Python state is there too when this returns.
+
+        Args:
+            state: the model's parameters and buffers.
+            inputs: the input tensors.
+            leaves: all leaves of the call's arguments, among which are the inputs.
+            roots: the model and the arguments, where Python state changes.
+        """
+        joint, wiring = self.joint, self.wiring
+        owners = [
+            (state[gradient.index] if gradient.owner == "parameter" else inputs[gradient.index]) for gradient in joint.gradients
+        ]
+        passed_through = {node: leaves[k] for node, k in zip(joint.input_nodes, joint.input_leaves, strict=True)}
+        tensors = run_program(wiring, [*state, *inputs], owners, self._refusal_of_shared_casts())
+        results = [
+            leaf.constant if leaf.node is None else passed_through[leaf.node] if position is None else tensors[position]
+            for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)
+        ]
+        if joint.effects.made:
+            joint.effects.apply(roots, results[joint.returned :])
+        return joint.output(results)
+
+    def _refusal_of_shared_casts(self) -> Callable[[], None] | None:
+        if not self._shares_casts:
+            return None
+        autocast_cache = current_cache(next(iter(self.joint.autocast)))
+        return lambda: autocast_cache.refuse_another(self.joint.model)
+
+    @cached_property
+    def _shares_casts(self) -> bool:
+        return bool(shared_casts(self.joint))

@@ -1,0 +1,158 @@
+"""Which of the selected regions are planned, by how the step calls them, and how the others are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+import remat_planner
+from remat_planner.planner import RegionError
+from remat_planner.tracer.errors import CaptureError
+from tests.planner.regions.helpers import Block, decoder, gradients_after, same
+from tests.zoo import ZOO
+
+
+def test_a_cache_that_blocks_write_into_is_refused():
+    torch.manual_seed(0)
+    case = ZOO["gpt2"]()
+    with pytest.raises(CaptureError, match=r"region 'transformer\.h\.0': .*DynamicCache.*use_cache=False"):
+        remat_planner.plan(case.model, (), case.kwargs, budget="75%", regions="transformer.h.*")
+
+
+class Recurrent(nn.Module):
+    """One block called several times."""
+
+    def __init__(self, forms: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Linear(32, 32)
+        self.block = Block()
+        self.unused = Block()
+        self.forms = forms
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for rows in self.forms:
+            x = torch.cat([self.block(x[:rows]), x[rows:]])
+        return x.square().mean()
+
+
+def test_a_block_called_several_times_in_a_step_counts_each_time():
+    torch.manual_seed(0)
+    model, x = Recurrent((64, 64, 64)), torch.randn(64, 32)
+    eager = gradients_after(model, x)
+    schedule = remat_planner.plan(model, (x,), budget="75%", regions="block")
+    assert schedule.calls == {"block": 3}
+    found = remat_planner.verify(model, schedule, (x,))
+    assert found.identical, found.differences
+    assert found.within_budget
+    assert same(gradients_after(remat_planner.apply_schedule(model, schedule), x), eager)
+
+
+def test_a_block_called_with_other_forms_or_not_at_all_is_refused():
+    torch.manual_seed(0)
+    model, x = Recurrent((64, 32)), torch.randn(64, 32)
+    with pytest.raises(
+        RegionError, match=r"region 'block': the step calls it several times with inputs of different forms.*64, 32.*32, 32"
+    ):
+        remat_planner.plan(model, (x,), budget="60%", regions="block")
+    with pytest.raises(RegionError, match="does not call the forward of unused") as caught:
+        remat_planner.plan(model, (x,), budget="60%", regions="unused")
+    assert caught.value.names == ("unused",)
+
+
+def test_a_region_that_cannot_be_captured_is_named_and_left_out_of_auto():
+    class Branching(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            return y if y.sum() > 1e9 else y * 0.5
+
+    torch.manual_seed(0)
+    model, tokens = decoder(layers=4)
+    model.layers[1], model.layers[2] = Branching(), Branching()
+    with pytest.raises(CaptureError, match=r"region 'layers\.1': "):
+        remat_planner.plan(model, (tokens,), budget="60%", regions="layers.*")
+    schedule = remat_planner.plan(model, (tokens,), budget="100%", regions="auto")
+    assert list(schedule.regions) == ["layers.0", "layers.3"]
+    assert remat_planner.verify(model, schedule, (tokens,)).identical
+
+
+class SharedHead(nn.Module):
+    """Its heads run on feature maps of two sizes, as in a detector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(2))
+        self.head = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sigmoid()) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.backbone:
+            x = block(x)
+        maps = [x, F.avg_pool2d(x, 2)]
+        for head in self.head:
+            maps = [head(m) for m in maps]
+        return sum(m.mean() for m in maps)
+
+
+def test_auto_leaves_out_blocks_that_are_called_with_several_forms():
+    torch.manual_seed(0)
+    model, x = SharedHead(), torch.randn(2, 4, 8, 8)
+    schedule = remat_planner.plan(model, (x,), budget="100%", regions="auto")
+    assert list(schedule.regions) == ["backbone.0", "backbone.1"]
+    assert remat_planner.verify(model, schedule, (x,)).identical
+    model.backbone = nn.ModuleList()
+    with pytest.raises(
+        RegionError, match=r"none of the repeated blocks can be planned: head\.0: the step calls it several times"
+    ):
+        remat_planner.plan(model, (x,), budget="100%", regions="auto")
+
+
+def test_auto_leaves_out_compiled_blocks():
+    model, tokens = decoder()
+    model.layers[1].compile(backend="eager")
+    schedule = remat_planner.plan(model, (tokens,), budget="100%", regions="auto")
+    assert list(schedule.regions) == ["layers.0", "layers.2"]
+    with pytest.raises(CaptureError, match=r"region 'layers\.1': module 'layers\.1' is compiled already"):
+        remat_planner.plan(model, (tokens,), budget="100%", regions="layers.*")
+
+
+def test_frozen_blocks_are_planned_where_a_gradient_passes_them():
+    model, tokens = decoder()
+    model.layers[1].requires_grad_(False)
+    eager = gradients_after(model, tokens)
+    schedule = remat_planner.plan(model, (tokens,), budget="70%", regions="layers.*")
+    assert list(schedule.regions) == ["layers.0", "layers.1", "layers.2"]
+    assert same(gradients_after(remat_planner.apply_schedule(model, schedule), tokens), eager)
+
+
+def test_frozen_blocks_are_left_out_where_no_gradient_passes_them():
+    model, tokens = decoder()
+    model.embedding.requires_grad_(False)
+    model.layers[0].requires_grad_(False)
+    schedule = remat_planner.plan(model, (tokens,), budget="100%", regions="layers.*")
+    assert list(schedule.regions) == ["layers.1", "layers.2"]
+    assert remat_planner.verify(model, schedule, (tokens,)).identical
+    with pytest.raises(CaptureError, match=r"region 'layers\.0': .* requires a gradient, so there is no backward to plan"):
+        remat_planner.plan(model, (tokens,), budget="100%", regions="layers.0")
+
+
+class ReadsAValue(Block):
+    """The size of what it selects depends on data."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.up(x)[self.up(x) > 0].sum()  # the refused line
+
+
+def test_refusals_and_sources_name_the_models_own_line():
+    model, tokens = decoder()
+    here = Path(__file__).name
+    line = 1 + next(k for k, text in enumerate(Path(__file__).read_text().splitlines()) if text.endswith("# the refused line"))
+    model.layers[1] = ReadsAValue()
+    with pytest.raises(CaptureError, match=rf"region 'layers\.1': \S*{here}:{line}: "):
+        remat_planner.plan(model, (tokens,), budget="100%", regions="layers.*")
+    schedule = remat_planner.plan(model, (tokens,), budget="100%", regions="layers.0")
+    sources = {op.source.rpartition(":")[0].rpartition("/")[2] for op in schedule.regions["layers.0"].graph.ops if op.source}
+    assert sources == {"helpers.py"}

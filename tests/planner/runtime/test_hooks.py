@@ -1,0 +1,111 @@
+"""Hooks of parameters, of the planned module and of modules inside of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from remat_planner.planner import remove_schedule
+from remat_planner.planner.codegen import cuts
+from remat_planner.tracer.errors import LostHookError
+from tests.planner.runtime.planned_net import (
+    equal,
+    gradients,
+    planned,
+    planned_net,
+    replanning,
+)
+
+
+class _Log(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.events.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_gradients_are_handed_over_as_soon_as_they_are_final(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuts, "CALLS_BETWEEN_CUTS", 1)
+    torch.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(8, 8), nn.Tanh())])
+    x = torch.randn(2, 8)
+    ours = planned(model, (x,), loss=torch.sum)
+    log = _Log()
+    for name, parameter in model.named_parameters():
+        parameter.register_hook(lambda gradient, name=name: log.events.append(f"hook {name}"))
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: log.events.append(f"after {name}"))
+    loss = ours(x).sum()
+    with log:
+        loss.backward()
+    multiplications = [k for k, event in enumerate(log.events) if event in ("aten::mm", "aten::addmm")]
+    order = [event for event in log.events if event.startswith("after")]
+    assert sorted(order) == sorted(f"after {name}" for name, _ in model.named_parameters())
+    assert [event.split(".")[0] for event in order] == [f"after {k}" for k in (6, 6, 4, 4, 2, 2, 0, 0)]
+    assert log.events.index("after 6.weight") < multiplications[-4]
+    assert "aten::clone" not in log.events, "a gradient was copied on its way"
+
+
+def test_hooks_on_the_planned_module_run_and_do_not_reach_the_model():
+    ours, _, x = planned_net()
+    calls: list[str] = []
+    ours.register_forward_pre_hook(lambda module, args: calls.append("before"))
+    ours.register_forward_hook(lambda module, args, output: calls.append("after"))
+    ours(x)["loss"].backward()
+    assert calls == ["before", "after"]
+    remove_schedule(ours)(x)
+    assert calls == ["before", "after"]
+
+
+def test_hooks_of_parameters_run_in_every_step():
+    ours, eager, x = planned_net()
+    calls: dict[str, list[str]] = {"ours": [], "eager": []}
+    for name, module in (("eager", eager), ("ours", ours)):
+        module.hidden.weight.register_hook(lambda gradient, name=name: calls[name].append("before"))
+        module.conv.weight.register_hook(lambda gradient: gradient * 3)
+        module.hidden.weight.register_post_accumulate_grad_hook(lambda _, name=name: calls[name].append("after"))
+        for seed in (5, 6):
+            torch.manual_seed(seed)
+            module(x)["loss"].backward()
+    assert calls["ours"] == calls["eager"] == ["before", "after"] * 2
+    assert equal(gradients(ours), gradients(eager))
+
+
+def test_a_hook_that_comes_later_is_planned_with_or_refused():
+    calls: list[tuple[int, ...]] = []
+    ours, eager, x = planned_net(replan=replanning(calls))
+
+    def trained_alike() -> bool:
+        for module in (eager, ours):
+            module.zero_grad()
+            torch.manual_seed(5)
+            module(x)["loss"].backward()
+        return equal(gradients(ours), gradients(eager))
+
+    handle = ours.hidden.register_forward_hook(lambda module, args, output: None)
+    with pytest.raises(LostHookError, match="forward hook of hidden"):
+        ours(x)
+    handle.remove()
+    calls.clear()
+    assert trained_alike()
+    assert not calls, "without the hook the first plan holds"
+    handles = [m.hidden.register_full_backward_hook(lambda _, gradients, __: (gradients[0] * 2,)) for m in (ours, eager)]
+    assert trained_alike()
+    assert len(calls) == 1
+    copied = copy.deepcopy(ours)
+    torch.manual_seed(5)
+    copied.zero_grad()
+    copied(x)["loss"].backward()
+    assert equal(gradients(copied), gradients(eager))
+    assert len(calls) == 1, "the copy has the same hooks"
+    for handle in handles:
+        handle.remove()
+    assert trained_alike()
+    assert len(calls) == 1

@@ -1,0 +1,149 @@
+"""The planned module is the model in all but its forward: state, modes, copies, pickles."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+
+from remat_planner.planner import apply_schedule, plan, remove_schedule
+from remat_planner.planner.apply import is_applied, planned_call
+from remat_planner.planner.errors import (
+    AlreadyAppliedError,
+    NotAppliedError,
+)
+from tests.planner.runtime.planned_net import (
+    Net,
+    equal,
+    gradients,
+    planned_net,
+    same_state,
+)
+
+
+def test_the_planned_module_is_the_model_in_all_but_forward():
+    ours, eager, x = planned_net()
+    model = remove_schedule(ours)
+    assert isinstance(ours, Net)
+    assert type(ours).__name__ == "Net"
+    assert list(ours.state_dict()) == list(eager.state_dict())
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in eager.named_parameters()]
+    assert all(a is b for a, b in zip(ours.parameters(), model.parameters(), strict=True))
+    assert ours.kind == "net"
+    assert ours.features(x).shape == (4, 6)
+    assert is_applied(ours)
+    assert not is_applied(model)
+    ours.note = "shared"
+    assert model.note == "shared"
+    saved = io.BytesIO()
+    torch.save(ours.state_dict(), saved)
+    ours.load_state_dict({name: torch.zeros_like(t) for name, t in eager.state_dict().items()})
+    assert not model.head.weight.any()
+    saved.seek(0)
+    ours.load_state_dict(torch.load(saved))
+    for module in (eager, ours):
+        torch.manual_seed(5)
+        module(x)["loss"].backward()
+    assert equal(gradients(ours), gradients(eager))
+
+
+def test_the_model_itself_stays_eager():
+    ours, eager, _ = planned_net()
+    model, other = remove_schedule(ours), torch.randn(2, 3, 5, 5)
+    assert type(model) is Net
+    for module in (eager, model):
+        torch.manual_seed(5)
+        module(other)["loss"].backward()
+    assert equal(gradients(model), gradients(eager))
+    with pytest.raises(NotAppliedError, match="Net has no schedule"):
+        remove_schedule(model)
+
+
+def test_applying_twice_is_an_error_and_again_after_removal_is_not():
+    ours, _, x = planned_net()
+    schedule = planned_call(ours).schedule
+    with pytest.raises(AlreadyAppliedError, match="remove_schedule"):
+        apply_schedule(ours, schedule)
+    again = apply_schedule(remove_schedule(ours), schedule)
+    again(x)["loss"].backward()
+
+
+def test_copies_train_on_their_own():
+    ours, eager, x = planned_net()
+    copied = copy.deepcopy(ours)
+    assert is_applied(copied)
+    assert remove_schedule(copied) is not remove_schedule(ours)
+    assert planned_call(copied).programs, "the copy has to capture again"
+    for module in (eager, copied):
+        torch.manual_seed(5)
+        module(x)["loss"].backward()
+    assert equal(gradients(copied), gradients(eager))
+    assert same_state(copied, eager)
+    assert all(p.grad is None for p in ours.parameters())
+    assert ours.steps == 0
+    assert not is_applied(copy.deepcopy(remove_schedule(ours)))
+
+
+def test_the_planned_module_can_be_pickled():
+    ours, eager, x = planned_net()
+    copied = pickle.loads(pickle.dumps(ours))
+    for module in (eager, copied):
+        torch.manual_seed(5)
+        module(x)["loss"].backward()
+    assert len(planned_call(copied).programs) == 1
+    assert equal(gradients(copied), gradients(eager))
+
+
+def test_a_replaced_forward_is_called():
+    ours, _, x = planned_net()
+    before = ours.forward
+    ours.forward = lambda *args, **kwargs: {"wrapped": before(*args, **kwargs)}
+    assert "loss" in ours(x)["wrapped"]
+    del ours.forward
+    assert "loss" in ours(x)
+
+
+def test_unwrapping_ends_at_the_planned_forward():
+    ours, eager, _ = planned_net()
+    assert inspect.signature(ours.forward) == inspect.signature(eager.forward)
+    assert inspect.unwrap(ours.forward) == ours.forward, "who takes wrappers off takes the plan off"
+
+
+def test_evaluation_and_no_grad_run_the_models_own_forward():
+    ours, eager, x = planned_net()
+    other = torch.randn(2, 3, 5, 5)  # a form that nobody planned
+    with torch.no_grad():
+        torch.manual_seed(5)
+        found = ours(other)["loss"]
+        torch.manual_seed(5)
+        assert torch.equal(found, eager(other)["loss"])
+    ours.eval()
+    eager.eval()
+    assert not remove_schedule(ours).training
+    assert not ours.norm.training
+    ours(x)["loss"].backward()
+    eager(x)["loss"].backward()
+    assert equal(gradients(ours), gradients(eager))
+    remove_schedule(ours).train()
+    assert ours.training
+    assert same_state(ours, eager)
+
+
+def test_a_tensor_that_the_forward_stores_is_stored_by_the_planned_module_too():
+    class Remembers(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.last = self.features(x)
+            return self.last.square().mean()
+
+    torch.manual_seed(0)
+    eager, x = Remembers().train(), torch.randn(2, 3, 4, 4)
+    model = copy.deepcopy(eager)
+    ours = apply_schedule(model, plan(model, (x,), budget="100%", solver="none"))
+    for network in (eager, ours):
+        (network(x) + network.last.abs().mean()).backward()
+    assert torch.equal(ours.last, eager.last)
+    assert equal(gradients(ours), gradients(eager))

@@ -1,0 +1,73 @@
+"""Each private name of torch does what the planner uses it for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from remat_planner.planner.torch_private import (
+    below_autograd,
+    binding_modules,
+    coordinates_and_values,
+    current_backward,
+    direct_apply,
+    graph_is_kept,
+    runs_hooks,
+)
+
+
+def test_below_autograd_records_nothing_and_bumps_versions():
+    x = torch.randn(3, requires_grad=True)
+    y = torch.randn(3)
+    with below_autograd():
+        assert (x * 2).grad_fn is None
+        y.add_(1)
+        view = y.view(3, 1)
+        view.add_(1)
+    assert y._version == 2
+
+
+def test_direct_apply_is_apply():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            assert graph_is_kept()
+            backwards.append(current_backward())
+            return gradient * 2
+
+    x = torch.ones(3, requires_grad=True)
+    backwards: list[int] = []
+    result = direct_apply(Double)(direct_apply(Double)(x)).sum()
+    result.backward(retain_graph=True)
+    assert torch.equal(x.grad, torch.full((3,), 4.0))
+    result.backward(retain_graph=True)
+    assert backwards[0] == backwards[1] != backwards[2] == backwards[3]
+    assert current_backward() == -1
+
+
+def test_generated_bindings_are_where_they_are_looked_for():
+    assert all(module is not None for module in binding_modules())
+    assert type(torch.mul).__name__ == "builtin_function_or_method"
+    assert type(torch.Tensor.view).__name__ == "method_descriptor"
+
+
+def test_the_entries_of_a_sparse_tensor_are_not_summed():
+    one_place_twice = torch.sparse_coo_tensor(torch.tensor([[1, 1]]), torch.tensor([2.0, 3.0]), (4,), check_invariants=True)
+    indices, values = coordinates_and_values(one_place_twice)
+    assert indices.tolist() == [[1, 1]]
+    assert values.tolist() == [2.0, 3.0]
+
+
+def test_hooks_of_a_parameter_are_seen():
+    for register in ("register_hook", "register_post_accumulate_grad_hook"):
+        parameter = torch.ones(2, requires_grad=True)
+        assert not runs_hooks(parameter)
+        handle = getattr(parameter, register)(lambda _: None)
+        assert runs_hooks(parameter)
+        handle.remove()
+        assert not runs_hooks(parameter)

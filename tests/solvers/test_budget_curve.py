@@ -1,0 +1,42 @@
+"""Curves of seconds against memory: schedules are carried to larger budgets, bounds to smaller ones."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+
+from remat_planner.schedules import Graph
+from remat_planner.solvers import curve
+from remat_planner.solvers.methods.chen import Chen
+from tests.solvers.helpers import baseline_peak, check, networks
+
+
+@pytest.mark.parametrize("name", ["none", "chen", "revolve", "rotor", "greedy", "ilp"])
+def test_a_curve_never_rises_with_memory(name: str) -> None:
+    @settings(max_examples=15, deadline=None)
+    @given(networks(max_stages=5))
+    def holds(graph: Graph) -> None:
+        peak = baseline_peak(graph)
+        budgets = [peak * tenths // 10 for tenths in (9, 4, 10, 5, 7, 6, 7)]
+        solutions = curve(graph, budgets, solver=name, time_limit=60)
+        for budget, solution in zip(budgets, solutions, strict=True):
+            check(graph, budget, solution)
+        ordered = [solution for _, solution in sorted(zip(budgets, solutions, strict=True), key=lambda pair: pair[0])]
+        assert all(later.cost <= earlier.cost for earlier, later in pairwise(ordered))
+        assert all(later.bound <= earlier.bound for earlier, later in pairwise(ordered) if later.status != "infeasible")
+
+    holds()
+
+
+def test_a_curve_of_no_budgets() -> None:
+    assert curve(Graph.from_dag([1], [1], []), []) == []
+
+
+def test_a_curve_by_a_solver_of_ones_own() -> None:
+    class Own(Chen):
+        name = "own"
+
+    graph = Graph.from_dag([1, 1, 1, 1], [1, 1, 1, 1], [(0, 1), (1, 2), (0, 3), (2, 3)], backward=2)
+    assert [solution.solver for solution in curve(graph, [4, 3], solver=Own())] == ["own", "own"]

@@ -1,0 +1,25 @@
+"""Arguments that are refused before the model runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from remat_planner.tracer import capture
+from remat_planner.tracer.errors import InputsDoNotFitError
+from tests.tracer.cases import Written, linear, mean_square, noise
+
+
+def test_arguments_must_be_a_tuple_and_a_dictionary():
+    with pytest.raises(InputsDoNotFitError, match=r"\(x,\)"):
+        capture(linear(), noise())  # type: ignore[arg-type]
+    with pytest.raises(InputsDoNotFitError, match="dictionary"):
+        capture(linear(), (), [noise()])  # type: ignore[arg-type]
+
+
+def test_tensors_hidden_in_an_input_are_refused():
+    class Batch:
+        def __init__(self) -> None:
+            self.x = noise()
+
+    with pytest.raises(InputsDoNotFitError, match="Batch"):
+        capture(Written(lambda m, batch: mean_square(m.a(batch.x)), a=linear()), (Batch(),))

@@ -1,0 +1,78 @@
+"""What a forward leaves behind in Python state, as data: every planned call leaves the same behind."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from remat_planner.tracer.joint.output_tree import TreeOfLeaves
+from remat_planner.tracer.python_state import Attributes, Function, Holder, Place, Roots
+
+EXTEND = "extend"
+REPLACE = "replace"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One change of Python state.
+
+    Attributes:
+        place: where the object is that changes.
+        holder: its kind.
+        key: the entry that is set; ``EXTEND`` for items added to a list or set, ``REPLACE`` for a whole new content.
+        label: the name of what changes, for messages.
+        spec: how the new value is put together from its leaves.
+        leaves: number of leaves of the new value.
+    """
+
+    label: str
+    place: Place
+    holder: type[Holder]
+    key: Any
+    spec: TreeOfLeaves
+    leaves: int
+
+    def apply(self, roots: Roots, leaves: Sequence[Any]) -> None:
+        """Make the change.
+
+        Raises:
+            LookupError: the object that changes is not there any more.
+        """
+        value = self.spec.unflatten(leaves)
+        target = self.place.find(roots)
+        if self.key is EXTEND:
+            target.update(value) if isinstance(target, set) else _kind(target).extend(target, value)
+        elif self.key is REPLACE:
+            self.holder(self.place, target, None).put_back(value)
+        elif issubclass(self.holder, Function):
+            self.holder(self.place, target, None).put_back({self.key: value})
+        elif issubclass(self.holder, Attributes):
+            vars(target)[self.key] = value
+        elif hasattr(target, "__setitem__"):
+            target[self.key] = value
+        else:
+            setattr(target, self.key, value)
+
+
+def _kind(items: Any) -> Any:
+    return deque if isinstance(items, deque) else list
+
+
+@dataclass(frozen=True)
+class Effects:
+    """All that a forward leaves behind, in the order in which it is made."""
+
+    made: tuple[Effect, ...] = ()
+
+    def apply(self, roots: Roots, leaves: Sequence[Any]) -> None:
+        """Make all changes; ``leaves`` are those of the new values, one after the other.
+
+        Raises:
+            LookupError: an object that changes is not there any more.
+        """
+        start = 0
+        for effect in self.made:
+            effect.apply(roots, leaves[start : start + effect.leaves])
+            start += effect.leaves

@@ -1,0 +1,6 @@
+"""From the joint graph to the language of schedules: ops, values and the storages that hold them, then their costs."""
+
+from remat_planner.tracer.lower.build import lower
+from remat_planner.tracer.lower.lowering import LOSS, Lowering
+
+__all__ = ["LOSS", "Lowering", "lower"]

@@ -1,0 +1,60 @@
+"""What the planner knows about operators: one record for each, and the questions that the other rooms ask.
+
+``OperatorFacts`` is the record, ``tables`` has those of PyTorch's operators, ``register_operator`` adds those of users.
+``OpCall`` is one call of an operator, which FLOPs, rooflines and sample inputs are functions of.
+"""
+
+from remat_planner.tracer.operators.behaviour import (
+    batch_norm_statistics,
+    communicates_in_place,
+    hidden_updates,
+    is_collective,
+    is_pure,
+    is_random,
+    pin_reason,
+)
+from remat_planner.tracer.operators.declared import (
+    SAME_TENSOR,
+    reads_a_number,
+    sized_by_values,
+    takes_generator,
+    written_arguments,
+)
+from remat_planner.tracer.operators.eager_gradients import HAVE_EAGER_GRADIENTS, gradient_function, gradient_operator
+from remat_planner.tracer.operators.facts import Roofline, SampleInputs, Values
+from remat_planner.tracer.operators.graph_functions import graph_function, is_random_fill
+from remat_planner.tracer.operators.op_call import OpCall, TensorSpec, op_call
+from remat_planner.tracer.operators.registry import UnknownOperatorError, facts_of, register_operator, unregister_operator
+from remat_planner.tracer.operators.traffic import all_but_first, each_once
+
+__all__ = [
+    "HAVE_EAGER_GRADIENTS",
+    "SAME_TENSOR",
+    "OpCall",
+    "Roofline",
+    "SampleInputs",
+    "TensorSpec",
+    "UnknownOperatorError",
+    "Values",
+    "all_but_first",
+    "batch_norm_statistics",
+    "communicates_in_place",
+    "each_once",
+    "facts_of",
+    "gradient_function",
+    "gradient_operator",
+    "graph_function",
+    "hidden_updates",
+    "is_collective",
+    "is_pure",
+    "is_random",
+    "is_random_fill",
+    "op_call",
+    "pin_reason",
+    "reads_a_number",
+    "register_operator",
+    "sized_by_values",
+    "takes_generator",
+    "unregister_operator",
+    "written_arguments",
+]

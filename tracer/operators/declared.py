@@ -1,0 +1,52 @@
+"""What PyTorch itself declares about an operator, in its schema and its tags."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+aten = torch.ops.aten
+
+SAME_TENSOR = frozenset({aten.detach.default, aten.alias.default})
+"""The operators that ``Tensor.detach`` is recorded as; from torch 2.14 on, the second."""
+
+
+def argument_of(func: torch._ops.OpOverload, args: Any, kwargs: Any, name: str) -> Any:
+    """The argument called ``name`` of a call: positional, named or by default; None where the schema has no such argument."""
+    for position, declared in enumerate(func._schema.arguments):
+        if declared.name == name:
+            return args[position] if position < len(args) else kwargs.get(name, declared.default_value)
+    return None
+
+
+def written_arguments(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The tensors (or nodes) among the arguments that the call writes to according to the schema."""
+    if not isinstance(func, torch._ops.OpOverload) or not func._schema.is_mutable:
+        return []
+    written: list[Any] = []
+    for declared in func._schema.arguments:
+        if declared.alias_info is not None and declared.alias_info.is_write:
+            value = argument_of(func, args, kwargs, declared.name)
+            values = value if isinstance(value, (list, tuple)) else [value]
+            written += [v for v in values if isinstance(v, (torch.Tensor, torch.fx.Node))]
+    return written
+
+
+def reads_a_number(func: Any) -> bool:
+    """Whether ``func`` returns a Python number taken from a tensor's values, as ``Tensor.item`` does."""
+    return isinstance(func, torch._ops.OpOverload) and torch.Tag.data_dependent_output in func.tags
+
+
+@cache
+def takes_generator(func: Any) -> bool:
+    """Whether ``func`` has an argument for a random generator."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return False
+    return any("Generator" in str(declared.type) for declared in func._schema.arguments)
+
+
+def sized_by_values(func: Any) -> bool:
+    """Whether the shape of the result depends on values: ``unique``, ``nonzero``, a mask as an index."""
+    return isinstance(func, torch._ops.OpOverload) and torch.Tag.dynamic_output_shape in func.tags

@@ -1,0 +1,178 @@
+"""Objects whose entries are attributes, and functions with the variables around them."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Container, Iterable
+from typing import Any
+
+from torch import nn
+
+from remat_planner.tracer.python_state.executed_code import is_installed, is_users_module
+from remat_planner.tracer.python_state.holders import Holder, Names
+from remat_planner.tracer.python_state.places import Place
+
+_MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
+
+
+class Attributes(Holder):
+    """An instance with a ``__dict__``. Class attributes that an instance could hide count as absent."""
+
+    has_names = True
+
+    def entries(self) -> dict[Any, Any]:
+        values = vars(self.target)
+        return {key: values[key] for key in self.wanted(values)}
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.attribute(key)
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
+        return vars(self.target), [key for key in self.wanted(vars(self.target)) if key not in ignored]
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        values = vars(self.target)
+        for key in [key for key in self.wanted(values) if key not in entries]:
+            del values[key]
+        values.update(entries)
+
+
+class ModuleAttributes(Attributes):
+    """An ``nn.Module``; its parameters, buffers and children are looked after elsewhere."""
+
+    def wanted(self, keys: Iterable[Any]) -> list[Any]:
+        own = not is_users_module(type(self.target).__module__)
+        # The view of a planned region has its forward in its class, and what is in the dictionary that it shares is the plan.
+        has_forward = isinstance(getattr(type(self.target), "forward", None), property)
+        return [
+            key
+            for key in keys
+            if key not in _MODULE_INTERNALS
+            and not (key == "forward" and has_forward)
+            and (key == "forward" or (not key.startswith("_") if own else self.names is None or key in self.names))
+        ]
+
+
+class Slots(Holder):
+    """An instance whose class declares ``__slots__``."""
+
+    has_names = True
+
+    def entries(self) -> dict[Any, Any]:
+        return {key: getattr(self.target, key) for key in self.wanted(slots_of(type(self.target))) if hasattr(self.target, key)}
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.attribute(key)
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        for key, value in entries.items():
+            object.__setattr__(self.target, key, value)
+
+
+class Namespace(Holder):
+    """The globals of a file, as far as its code names them."""
+
+    has_names = True
+
+    def __init__(self, place: Place, target: dict[str, Any], names: Names, file: str) -> None:
+        super().__init__(place, target, names)
+        self.file = file
+
+    @classmethod
+    def named(cls, namespace: dict[str, Any], names: Names) -> tuple[Place, Namespace]:
+        """The place and the holder of a file's globals."""
+        file = str(namespace.get("__name__", "?"))
+        place = Place(file, namespace, "object")
+        return place, cls(place, namespace, names, file)
+
+    def entries(self) -> dict[Any, Any]:
+        names = self.target if self.names is None else self.names
+        return {name: self.target[name] for name in names if name in self.target and not name.startswith("__")}
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.global_name(key, self.file)
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
+        return self.target, [key for key in self.entries() if key not in ignored]
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        self.target.update(entries)
+
+
+class ClassAttributes(Holder):
+    """A class of the user's: methods, constants."""
+
+    has_names = True
+
+    def entries(self) -> dict[Any, Any]:
+        return {key: value for key, value in vars(self.target).items() if key in self.wanted([key]) or key == "forward"}
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.attribute(key)
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
+        return vars(self.target), [key for key in self.entries() if key not in ignored]
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        for key, value in entries.items():
+            if vars(self.target).get(key) is not value:
+                setattr(self.target, key, value)
+
+
+class Function(Holder):
+    """A Python function of the user's: its variables from around it, its defaults and attributes."""
+
+    has_own_description = False
+
+    @staticmethod
+    def has_state(function: types.FunctionType) -> bool:
+        """Whether there is anything in it that can change."""
+        return bool(function.__closure__ or function.__defaults__ or function.__kwdefaults__ or vars(function))
+
+    def entries(self) -> dict[Any, Any]:
+        function = self.target
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+        found = {("variable", name): cell.cell_contents for name, cell in cells if _is_filled(cell)}
+        found |= {("default", k): value for k, value in enumerate(function.__defaults__ or ())}
+        found |= {("default", name): value for name, value in (function.__kwdefaults__ or {}).items()}
+        return found | {("attribute", key): value for key, value in vars(function).items()}
+
+    def place_of(self, key: Any) -> Place:
+        kind, name = key
+        if kind == "attribute":
+            return self.place.attribute(name)
+        label = f"{name} ({kind} of {self.target.__qualname__})"
+        if kind == "variable":
+            cell = self.target.__closure__[self.target.__code__.co_freevars.index(name)]
+            return Place(label, cell, "object", (("cell", None),))
+        holder = self.target.__defaults__ if isinstance(name, int) else self.target.__kwdefaults__
+        return Place(label, holder, "object", (("item", name),))
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+        # Decorators of libraries fill their variables once; what these hold is looked at for itself.
+        installed = is_installed(self.target.__code__.co_filename)
+        return None if installed or not self.has_state(self.target) else super().check(ignored)
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        function = self.target
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+            if ("variable", name) in entries:
+                cell.cell_contents = entries["variable", name]
+        attributes = {name: value for (kind, name), value in entries.items() if kind == "attribute"}
+        vars(function).clear()
+        vars(function).update(attributes)
+
+
+def slots_of(kind: type) -> list[str]:
+    """The names that ``kind`` and its bases declare in ``__slots__``."""
+    declared = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    return [name for names in declared for name in ((names,) if isinstance(names, str) else names) if name != "__dict__"]
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - it raises where the cell is empty
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,166 @@
+"""Containers, NumPy arrays, and random generators of Python and NumPy."""
+
+from __future__ import annotations
+
+import random
+import types
+import typing
+from collections import OrderedDict, deque
+from collections.abc import Callable, Container
+from typing import Any
+
+import numpy as np
+import torch
+
+from remat_planner.tracer.python_state.holders import Holder
+from remat_planner.tracer.python_state.places import Place
+
+_MOST_ITEMS = 10_000  # of one container that are looked at; of a longer one its length only
+
+
+class Mapping(Holder):
+    """A dictionary of any class."""
+
+    has_names = True
+
+    def entries(self) -> dict[Any, Any]:
+        return dict(dict.items(self.target)) if len(self.target) <= _MOST_ITEMS else {"number of items": len(self.target)}
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.item(key)
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        if len(self.target) > _MOST_ITEMS:
+            return
+        kind: Any = OrderedDict if isinstance(self.target, OrderedDict) else dict  # a Counter's own update would add up
+        kind.clear(self.target)
+        kind.update(self.target, entries)
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
+        if ignored or type(self.target) is not dict or len(self.target) > _MOST_ITEMS:
+            return None
+        return self.target, [key for key in self.target if key not in ignored]
+
+
+class Sequence(Holder):
+    """A list or a deque."""
+
+    def entries(self) -> dict[Any, Any]:
+        long = len(self.target) > _MOST_ITEMS
+        return {"number of items": len(self.target)} if long else dict(enumerate(self.target))
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.item(key)
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        if len(self.target) > _MOST_ITEMS:
+            return
+        kind: Any = deque if isinstance(self.target, deque) else list
+        kind.clear(self.target)
+        kind.extend(self.target, entries.values())
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+        target, size = self.target, len(self.target)
+        if ignored or size > _MOST_ITEMS or any(isinstance(value, torch.Tensor) for value in target):
+            return super().check(ignored)
+        kept = tuple(target)
+        expected = tuple(map(id, kept))
+        return lambda: tuple(map(id, target)) == expected and kept is not None
+
+
+class Fixed(Holder):
+    """What cannot change itself but may hold what can: a tuple, a method, a partial function."""
+
+    has_own_description = False
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
+        return None
+
+    def entries(self) -> dict[Any, Any]:
+        target = self.target
+        if isinstance(target, tuple):
+            return dict(enumerate(target))
+        if isinstance(target, types.MethodType):
+            return {"__self__": target.__self__, "__func__": target.__func__}
+        return {"func": target.func, "args": target.args, "keywords": target.keywords}
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.item(key) if isinstance(self.target, tuple) else self.place.attribute(key)
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        """Nothing can have changed."""
+
+
+class SetOfItems(Holder):
+    """A set."""
+
+    has_places = False
+
+    def entries(self) -> dict[Any, Any]:
+        return {"number of items": len(self.target)} if len(self.target) > _MOST_ITEMS else {"items": frozenset(self.target)}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - the items of a set have no places of their own
+        return self.place
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+        target, items = self.target, frozenset(self.target)
+        return None if ignored else lambda: target == items
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        if "items" in entries and isinstance(self.target, set):
+            set.clear(self.target)
+            set.update(self.target, entries["items"])
+
+
+class Array(Holder):
+    """A NumPy array, by its content where that is not long."""
+
+    has_places = False
+
+    def entries(self) -> dict[Any, Any]:
+        short = self.target.size <= _MOST_ITEMS and self.target.dtype != object
+        return {"content": self.target.tobytes() if short else None}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - the elements of an array have no places of their own
+        return self.place
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        if entries["content"] is not None and self.target.flags.writeable and self.target.tobytes() != entries["content"]:
+            self.target[...] = np.frombuffer(entries["content"], dtype=self.target.dtype).reshape(self.target.shape)
+
+
+class RandomGenerator(Holder):
+    """A random generator of Python's or NumPy's, by its state."""
+
+    has_places = False
+
+    def entries(self) -> dict[Any, Any]:
+        if isinstance(self.target, random.Random):
+            return {"state": self.target.getstate()}
+        if isinstance(self.target, np.random.RandomState):
+            return {"state": _comparable(self.target.get_state(legacy=False))}
+        return {"state": _comparable(self.target.bit_generator.state)}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - a state has no place of its own
+        return self.place
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        if isinstance(self.target, random.Random):
+            self.target.setstate(entries["state"])
+        elif isinstance(self.target, np.random.RandomState):
+            self.target.set_state(_usable(entries["state"]))
+        else:
+            self.target.bit_generator.state = _usable(entries["state"])
+
+
+def _comparable(state: Any) -> Any:
+    """A state of NumPy's as nested tuples: arrays compare by element."""
+    if isinstance(state, dict):
+        return tuple((key, _comparable(value)) for key, value in state.items())
+    return ("array", str(state.dtype), tuple(state.tolist())) if isinstance(state, np.ndarray) else state
+
+
+def _usable(state: Any) -> Any:
+    if isinstance(state, tuple) and state and state[0] == "array":
+        return np.array(state[2], dtype=state[1])
+    return {key: _usable(value) for key, value in state} if isinstance(state, tuple) else state

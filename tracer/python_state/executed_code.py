@@ -1,0 +1,117 @@
+"""Which Python code a forward runs, outside of PyTorch, the standard library and this project.
+
+The names that this code uses (globals, attributes, constant strings) say which Python state a forward can read, so nothing else
+has to be watched. Each code object is announced before its first line runs: what its globals hold then is what the forward
+found.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+_PROJECT = str(Path(__file__).parents[2]) + os.sep
+_STDLIB = tuple({sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib")})
+_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+
+# With these a name that is read can be put together at run time, so no name can be left out.
+_READS_ANY_NAME = frozenset({"eval", "exec", "globals"})
+_READS_ANY_ATTRIBUTE = frozenset({"vars", "__dict__", "attrgetter"})  # in the user's own files; libraries do so for outputs
+
+
+class ExecutedCode:
+    """Collects the code objects that run while ``observed`` is entered.
+
+    Args:
+        first_call: called with each code object and its globals, before the code runs for the first time.
+    """
+
+    def __init__(self, first_call: Callable[[CodeType, FrameType], None] | None = None) -> None:
+        self._first_call = first_call or _nothing
+        self._others: list[CodeType] = []
+        # By identity: code objects compare by content, which takes long. None is code of others.
+        self._calls: dict[int, tuple[CodeType, dict[str, Any]] | None] = {}
+
+    @property
+    def calls(self) -> list[tuple[CodeType, dict[str, Any]]]:
+        """The code objects that ran, with their globals, in the order of their first calls."""
+        return [call for call in self._calls.values() if call is not None]
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """Names that the code uses: globals, attributes and constant strings; None where it may read any name."""
+        names: set[str] = set()
+        for code, _ in self.calls:
+            own = () if is_installed(code.co_filename) else _READS_ANY_ATTRIBUTE
+            if not (_READS_ANY_NAME | frozenset(own)).isdisjoint(code.co_names):
+                return None
+            names.update(code.co_names)
+            names.update(code.co_freevars)
+            for constant in code.co_consts:
+                if isinstance(constant, str):
+                    names.add(constant)
+                elif isinstance(constant, tuple):
+                    names.update(item for item in constant if isinstance(item, str))
+        return frozenset(names)
+
+    @contextmanager
+    def observed(self) -> Iterator[None]:
+        """Observe the calls that this thread makes.
+
+        A profiler is set aside meanwhile, and so are the callbacks of the garbage collector, which are no part of the forward.
+        """
+        profiler, callbacks = sys.getprofile(), gc.callbacks[:]
+        gc.callbacks.clear()
+        sys.setprofile(self._profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(profiler)
+            gc.callbacks[:0] = callbacks
+            self._first_call = _nothing  # it may hold what holds this object
+
+    def _profile(self, frame: FrameType, event: str, _argument: Any) -> None:
+        if event != "call":
+            return
+        code = frame.f_code
+        if id(code) not in self._calls:
+            if is_users_file(code.co_filename):
+                self._calls[id(code)] = (code, frame.f_globals)
+                self._first_call(code, frame)
+            else:
+                self._calls[id(code)] = None
+                self._others.append(code)  # alive, so that no other code gets its identity
+
+
+def _nothing(_code: CodeType, _frame: FrameType) -> None:
+    """For a first call that nobody asked about."""
+
+
+def is_users_file(filename: str) -> bool:
+    """Whether code of this file can be the model's: no part of PyTorch, the standard library or this project."""
+    if filename.startswith((_TORCH, _PROJECT, "<frozen ")):
+        return False
+    return not filename.startswith(_STDLIB) or is_installed(filename)
+
+
+def is_installed(filename: str) -> bool:
+    """Whether code of this file is an installed package's."""
+    return any(part in filename for part in _PACKAGES)
+
+
+_NOT_USERS = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "remat_planner", "builtins", "triton", "numba"}
+
+
+def is_users_module(name: str | None) -> bool:
+    """Whether classes and globals of a module of this name can be the model's."""
+    return (name or "builtins").partition(".")[0] not in _NOT_USERS or name == "__main__"

@@ -1,0 +1,105 @@
+"""Python objects that hold others: what can be asked of each kind.
+
+An object that is of no kind is opaque: it is told from others by identity.
+"""
+
+from __future__ import annotations
+
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterable
+from enum import Enum
+from typing import Any, ClassVar
+
+import torch
+
+from remat_planner.tracer.python_state.places import Place
+
+Names = frozenset[str] | None
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
+
+
+class Holder(ABC):
+    """An object that holds others, at ``place``."""
+
+    def __init__(self, place: Place, target: Any, names: Names) -> None:
+        self.place = place
+        self.target = target
+        self.names = names
+
+    has_places: ClassVar[bool] = True
+    """Whether its entries are objects of their own, with places, rather than a rendering of its content."""
+    has_names: ClassVar[bool] = False
+    """Whether its entries have names of their own, of which a forward can set one and leave the others alone."""
+    has_own_description: ClassVar[bool] = True
+    """Whether another object of the same content would do in its place."""
+
+    @abstractmethod
+    def entries(self) -> dict[Any, Any]:
+        """What it holds, by key."""
+
+    @abstractmethod
+    def place_of(self, key: Any) -> Place:
+        """Where the entry ``key`` is."""
+
+    @abstractmethod
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        """Make the entries what they were."""
+
+    def name_of(self, key: Any) -> str:
+        """The entry ``key`` for messages."""
+        return self.place_of(key).label if self.has_places else self.place.label
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:  # noqa: ARG002
+        """A mapping with the entries, and the keys that matter; None where no such mapping is at hand.
+
+        All of these are compared in one go, which is much quicker than ``check``.
+        """
+        return None
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+        """A quick question whether the entries are the objects that they are now; False says: look closer.
+
+        None where nothing can change.
+        """
+        if ignored and not self.has_names:
+            return None
+        kept = _without_tensors(self.entries(), ignored)
+        return lambda: same_entries(kept, _without_tensors(self.entries(), ignored))
+
+    def wanted(self, keys: Iterable[Any]) -> list[Any]:
+        """Those of ``keys`` that the forward's code can name."""
+        return [key for key in keys if self.names is None or key in self.names]
+
+
+def _without_tensors(entries: dict[Any, Any], ignored: Container[Any]) -> dict[Any, Any]:
+    return {k: v for k, v in entries.items() if k not in ignored and not isinstance(v, torch.Tensor)}
+
+
+class Absent:
+    """In the place of an entry that is not there."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT = Absent()
+
+
+def same_entries(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    """Whether two contents are the same: each entry by identity, or equal where it is plain."""
+    return len(one) == len(other) and all(same(value, other.get(key, ABSENT)) for key, value in one.items())
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two entries are the same object, plain and equal, or the items of equal sets."""
+    if isinstance(one, frozenset) and isinstance(other, frozenset):
+        return one == other
+    return one is other or (is_plain(one) and type(one) is type(other) and bool(one == other))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is a number, a string or alike, or a tuple or frozenset of such."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(is_plain, value))
+    return isinstance(value, PLAIN) and not isinstance(value, torch.Tensor)

@@ -1,0 +1,110 @@
+"""What a forward changes in Python state: a snapshot before it runs, compared and put back after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+from remat_planner.tracer.python_state.attributes import Namespace
+from remat_planner.tracer.python_state.holders import ABSENT, Holder, Names, same, same_entries
+from remat_planner.tracer.python_state.places import Place
+from remat_planner.tracer.python_state.walk import walk
+
+
+@dataclass(frozen=True)
+class Change:
+    """An object whose content is another one after the forward.
+
+    Attributes:
+        holder: the object.
+        before: its entries before the forward.
+        after: its entries after the forward.
+    """
+
+    holder: Holder
+    before: dict[Any, Any] = field(repr=False)
+    after: dict[Any, Any] = field(repr=False)
+
+    @property
+    def keys(self) -> list[Any]:
+        """The entries that differ."""
+        keys = dict.fromkeys((*self.before, *self.after))
+        return [key for key in keys if not same(self.before.get(key, ABSENT), self.after.get(key, ABSENT))]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the entries that differ, for messages."""
+        if not self.holder.has_places or _is_rebuilt(self.before, self.after):
+            return [self.holder.place.label]
+        return [self.holder.place_of(key).label for key in self.keys]
+
+
+class Snapshot:
+    """Python state as it is now, to compare with and to go back to.
+
+    Args:
+        starts: objects that the forward can reach, and where they are.
+    """
+
+    def __init__(self, starts: Iterable[tuple[Place, Any]]) -> None:
+        self._seen: set[int] = set()
+        self._kept: list[tuple[Holder, dict[Any, Any]]] = []
+        self._namespaces: dict[int, set[str]] = {}
+        self._add(starts, None)
+
+    def add_names_of(self, code: CodeType, frame: FrameType) -> None:
+        """Include the globals that ``code`` names, and the variables around it, as they are now."""
+        namespace = frame.f_globals
+        known = self._namespaces.setdefault(id(namespace), set())
+        names = [name for name in code.co_names if name in namespace and name not in known]
+        known.update(names)
+        if names:
+            _, holder = Namespace.named(namespace, frozenset(names))
+            entries = holder.entries()
+            self._kept.append((holder, entries))
+            self._add(((holder.place_of(name), value) for name, value in entries.items()), None)
+        if code.co_freevars:
+            variables = frame.f_locals
+            around = [(name, variables[name]) for name in code.co_freevars if name in variables]
+            label = f"variable of {code.co_name}"
+            self._add(((Place(f"{name} ({label})", value, "object"), value) for name, value in around), None)
+
+    def add(self, holder: Holder) -> None:
+        """Include one object as it is now, unless it is there."""
+        if id(holder.target) not in self._seen:
+            self._seen.add(id(holder.target))
+            self._kept.append((holder, holder.entries()))
+
+    @property
+    def holders(self) -> list[Holder]:
+        """The objects that are included, in the order in which they were."""
+        return [holder for holder, _ in self._kept]
+
+    def holds(self, wanted: Callable[[Any], bool]) -> bool:
+        """Whether an object that is included holds one that is ``wanted``."""
+        return any(wanted(value) for _, entries in self._kept for value in entries.values())
+
+    def changes(self) -> list[Change]:
+        """The objects whose content has changed since."""
+        found = []
+        for holder, before in self._kept:
+            after = holder.entries()
+            if not same_entries(before, after):
+                found.append(Change(holder, before, after))
+        return found
+
+    def put_back(self) -> None:
+        """Make everything what it was."""
+        for holder, before in self._kept:
+            if not same_entries(before, holder.entries()):
+                holder.put_back(before)
+
+    def _add(self, starts: Iterable[tuple[Place, Any]], names: Names) -> None:
+        for holder in walk(starts, names, self._seen):
+            self._kept.append((holder, holder.entries()))
+
+
+def _is_rebuilt(before: dict[Any, Any], after: dict[Any, Any]) -> bool:
+    return bool(before) and not any(same(value, after.get(key, ABSENT)) for key, value in before.items())

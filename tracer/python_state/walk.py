@@ -1,0 +1,96 @@
+"""From some objects to all that can be reached from them."""
+
+from __future__ import annotations
+
+import functools
+import random
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from remat_planner.tracer.python_state.attributes import (
+    Attributes,
+    ClassAttributes,
+    Function,
+    ModuleAttributes,
+    Namespace,
+    Slots,
+    slots_of,
+)
+from remat_planner.tracer.python_state.containers import Array, Fixed, Mapping, RandomGenerator, Sequence, SetOfItems
+from remat_planner.tracer.python_state.executed_code import is_users_file, is_users_module
+from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
+from remat_planner.tracer.python_state.places import Place
+
+_MOST_HOLDERS = 50_000  # objects that one walk looks at, nearest first
+_NAMESPACES = ("types.SimpleNamespace", "argparse.Namespace")
+
+
+def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
+    """``value`` as a holder; None where it is plain, a tensor, or opaque."""
+    if isinstance(value, (*PLAIN, torch.Tensor)):
+        return None
+    if isinstance(value, nn.Module):
+        return ModuleAttributes(place, value, names)
+    for kinds, holder in _BY_KIND:
+        if isinstance(value, kinds):
+            return holder(place, value, names)
+    if isinstance(value, (list, deque)):
+        return Sequence(place, value, names)
+    if isinstance(value, types.FunctionType):
+        return Function(place, value, names) if is_users_file(value.__code__.co_filename) else None
+    if isinstance(value, types.ModuleType):
+        if names is None or not is_users_module(value.__name__):
+            return None
+        return Namespace(place, vars(value), names, value.__name__)
+    if isinstance(value, type):
+        return ClassAttributes(place, value, names) if names is not None and is_users_module(value.__module__) else None
+    kind = type(value)
+    if is_users_module(kind.__module__) or f"{kind.__module__}.{kind.__qualname__}" in _NAMESPACES:
+        if hasattr(value, "__dict__"):
+            return Attributes(place, value, names)
+        if slots_of(kind):
+            return Slots(place, value, names)
+    return None
+
+
+_BY_KIND: tuple[tuple[Any, Any], ...] = (
+    (dict, Mapping),
+    ((tuple, types.MethodType, functools.partial), Fixed),
+    ((set, frozenset), SetOfItems),
+    (np.ndarray, Array),
+    ((random.Random, np.random.RandomState, np.random.Generator), RandomGenerator),
+)
+
+
+def walk(starts: Iterable[tuple[Place, Any]], names: Names, seen: set[int] | None = None) -> Iterator[Holder]:
+    """The holders that can be reached from ``starts``, nearest first, each once.
+
+    Args:
+        starts: objects, and where they are.
+        names: the names that matter of attributes and globals; None for all.
+        seen: identities of objects that are left out; those that are met are added.
+    """
+    seen = set() if seen is None else seen
+    queue = deque(starts)
+    left = _MOST_HOLDERS
+    while queue and left:
+        place, value = queue.popleft()
+        if id(value) in seen:
+            continue
+        holder = value if isinstance(value, Holder) else holder_of(place, value, names)
+        if holder is None or id(holder.target) in seen:
+            continue
+        value = holder.target
+        seen.add(id(value))
+        left -= 1
+        yield holder
+        if holder.has_places:
+            queue.extend((holder.place_of(key), entry) for key, entry in holder.entries().items())
+        if isinstance(holder, (Attributes, Slots)) and names is not None:
+            queue.extend((Place(f"class {base.__qualname__}", base, "object"), base) for base in type(value).__mro__[:-1])

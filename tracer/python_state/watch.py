@@ -1,0 +1,174 @@
+"""What a forward reads from Python state: described when it is captured, and compared before each planned call.
+
+The comparison runs before every step. It compares identities of entries in bulk and looks closer only where one differs.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from remat_planner.tracer.python_state.attributes import Function, Namespace
+from remat_planner.tracer.python_state.executed_code import ExecutedCode
+from remat_planner.tracer.python_state.holders import Holder, Names, is_plain
+from remat_planner.tracer.python_state.places import Place
+from remat_planner.tracer.python_state.same_objects import SameObjects
+from remat_planner.tracer.python_state.walk import holder_of, walk
+
+Described = Mapping[str, Mapping[Any, Any]]
+_A_TENSOR = "a tensor"
+
+
+@dataclass(frozen=True)
+class PythonReads:
+    """The Python state that a captured forward can read.
+
+    Attributes:
+        names: the names that its code uses; None where it may use any.
+        outside: objects that it reaches not through the model: globals, functions with variables of their own.
+        written: keys that the forward sets itself, by the label of the object: what it finds there does not matter.
+        seen: what the objects held when the forward was captured, by label and key.
+    """
+
+    names: Names = frozenset()
+    outside: tuple[tuple[Place, Any], ...] = ()
+    written: Mapping[str, Collection[Any]] = field(default_factory=dict)
+    seen: Described = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, executed: ExecutedCode, written: Mapping[str, Collection[Any]]) -> PythonReads:
+        """What ``executed``, the code of a forward of ``model``, can read now."""
+        reads = cls(executed.names, _outside(executed), written)
+        return cls(reads.names, reads.outside, written, reads.described(reads.holders(model)))
+
+    def holders(self, model: nn.Module) -> Iterator[Holder]:
+        """The objects that the forward of ``model`` can read, each once."""
+        modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
+        return walk([*modules, *self.outside], self.names)
+
+    def argument_state(self, leaf: Any) -> dict[str, dict[Any, Any]] | None:
+        """What an object that is an argument holds; None where it holds nothing that can change."""
+        return described_value(leaf, self.names) or None
+
+    def described(self, holders: Iterable[Holder]) -> dict[str, dict[Any, Any]]:
+        """What ``holders`` hold now, in a form that later contents compare with."""
+        return {holder.place.label: described(holder, self.written.get(holder.place.label, ())) for holder in holders}
+
+
+class Watch:
+    """Tells what has changed of the Python state that a captured forward reads.
+
+    Args:
+        reads: the state as it was captured.
+        model: the model to watch: the captured one, or a copy.
+    """
+
+    def __init__(self, reads: PythonReads, model: nn.Module) -> None:
+        self._reads = reads
+        self._model = model
+        self._seen: Described = reads.seen
+        self._checks: list[Callable[[], bool]] | None = None
+
+    def changed(self) -> tuple[str, ...]:
+        """Names of what is not as it was captured; empty where all of it is."""
+        if self._checks is not None:
+            for check in self._checks:
+                if not check():
+                    break
+            else:
+                return ()
+        holders = list(self._reads.holders(self._model))
+        changed = differences(self._seen, self._reads.described(holders), holders)
+        if not changed:
+            self._bind(holders)
+        return changed
+
+    def accept(self) -> None:
+        """Take what is there now for what was captured."""
+        holders = list(self._reads.holders(self._model))
+        self._seen = self._reads.described(holders)
+        self._bind(holders)
+
+    def _bind(self, holders: Iterable[Holder]) -> None:
+        named: list[tuple[Mapping[Any, Any], list[Any]]] = []
+        self._checks = []
+        for holder in holders:
+            ignored = self._reads.written.get(holder.place.label, ())
+            if (objects := holder.named_objects(ignored)) is not None:
+                named.append(objects)
+            elif (check := holder.check(ignored)) is not None:
+                self._checks.append(check)
+        self._checks.append(SameObjects(named))
+
+
+def described(holder: Holder, ignored: Collection[Any] = ()) -> dict[Any, Any]:
+    """The entries of ``holder``: plain values as they are, and of other objects the kind or the identity."""
+    if ignored and not holder.has_names:  # a list that the forward extends: how long it is does not matter either
+        return {}
+    return {key: _token(value) for key, value in holder.entries().items() if key not in ignored}
+
+
+def described_value(value: Any, names: Names) -> dict[str, dict[Any, Any]]:
+    """An object that is an argument of a call, with all that it holds."""
+    return {h.place.label: described(h) for h in walk([(Place("", value, "object"), value)], names)}
+
+
+def differences(before: Described, after: Described, holders: Iterable[Holder]) -> tuple[str, ...]:
+    """Names of the entries that are in one description and not, or otherwise, in the other."""
+    by_label = {holder.place.label: holder for holder in holders}
+    changed: list[str] = []
+    for label in dict.fromkeys((*before, *after)):
+        one, other = before.get(label), after.get(label)
+        if one is None or other is None:
+            continue  # the entry that holds it differs, and is named
+        for key in dict.fromkeys((*one, *other)):
+            if key not in one or key not in other or one[key] != other[key]:
+                changed.append(by_label[label].name_of(key))
+    return tuple(dict.fromkeys(changed))
+
+
+def _outside(executed: ExecutedCode) -> tuple[tuple[Place, Any], ...]:
+    files: dict[int, tuple[dict[str, Any], set[str]]] = {}
+    for code, namespace in executed.calls:
+        files.setdefault(id(namespace), (namespace, set()))[1].update(name for name in code.co_names if name in namespace)
+    found: list[tuple[Place, Any]] = [Namespace.named(namespace, frozenset(names)) for namespace, names in files.values()]
+    codes = {id(code) for code, _ in executed.calls}
+    for thing in [thing for thing in gc.get_objects() if type(thing) is FunctionType]:
+        if id(thing.__code__) in codes and Function.has_state(thing):
+            found.append((Place(f"{thing.__module__}.{thing.__qualname__}", thing, "object"), thing))
+    return tuple(found)
+
+
+class _Same:
+    """Equal to what has the same object in it."""
+
+    __slots__ = ("thing",)
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Same):
+            return False
+        if type(self.thing) is type(other.thing) and isinstance(self.thing, (MethodType, frozenset)):
+            return bool(self.thing == other.thing)  # these are made anew each time
+        return self.thing is other.thing
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _token(value: Any) -> Any:
+    if is_plain(value):
+        return type(value), value
+    if isinstance(value, torch.Tensor):
+        return _A_TENSOR
+    if isinstance(value, (FunctionType, type)):
+        return _Same(value)  # another function is another function, whatever it holds
+    holder = holder_of(Place("", value, "object"), value, None)
+    return type(value) if holder is not None and holder.has_own_description else _Same(value)

@@ -1,0 +1,170 @@
+"""Calls that change torch's state below the dispatcher, where no dispatch mode sees them.
+
+On fake tensors nothing draws, so what a seed or a saved state of a random generator does to later draws would be lost. A fake
+whose memory is exchanged (``x.data = y``, methods of its storage) keeps its old place in the graph. Both are refused by name,
+unless PyTorch's own code does so, as ``torch.utils.checkpoint`` does, which puts back what it changes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+
+from remat_planner.tracer.python_state import is_users_file
+from remat_planner.tracer.record.provenance import user_line
+from remat_planner.tracer.record.random_state import default_generators
+from remat_planner.tracer.refusals import data_assigned_error, random_state_error, refuse_moved_state, storage_changed_error
+from remat_planner.tracer.torch_private import storage_key, swaps_tensors, without_modes
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_NAMED = {
+    os.path.join(_TORCH, "random.py"): "torch.random",
+    os.path.join(_TORCH, "cuda", "random.py"): "torch.cuda",
+    os.path.join(_TORCH, "xpu", "random.py"): "torch.xpu",
+    os.path.join(_TORCH, "storage.py"): "torch.TypedStorage",
+}
+"""Files whose functions users call for this, and where they find these functions."""
+_CHECKPOINT = os.path.join(_TORCH, "utils", "checkpoint.py")
+_CHANGES_STORAGE = frozenset(
+    {"resize_", "copy_", "fill_", "byteswap", "_byteswap", "_set_from_file", "_swap_data_ptr_", "_set_cdata"}
+)
+_ON_EVERY_GPU = frozenset(
+    id(function.__code__)
+    for function in (torch.cuda.manual_seed, torch.cuda.manual_seed_all, torch.cuda.seed, torch.cuda.seed_all)
+)
+"""Identities of the code of functions that without a GPU only wait for one."""
+
+
+class CallsBelowDispatch:
+    """Refuses, while ``watched`` is entered, the calls of this thread that a graph would lose.
+
+    Args:
+        stand_ins: the fakes of parameters, buffers and inputs.
+        names: what each of them stands for in words, by its id.
+    """
+
+    def __init__(self, stand_ins: Sequence[torch.Tensor], names: Mapping[int, str]) -> None:
+        self._geometries = [(tensor, _geometry(tensor)) for tensor in stand_ins]
+        self._names = names
+        self._part = ""
+        self._refused: Exception | None = None
+
+    @contextmanager
+    def watched(self, part: Literal["forward", "backward"]) -> Iterator[None]:
+        """Watch the code inside, which is this part of the step. A profiler that is active sees its calls as before.
+
+        Raises:
+            RandomStateError: the code reads or sets the state of a random generator of torch.
+            StateReassignedError: the code gives a tensor another memory, or a stand-in another form.
+            UnsupportedOperatorError: the code changes the memory of a tensor without an operator.
+        """
+        self._part = part
+        states = _generator_states()
+        with self._profiled(), _data_watched(self._refuse_data):
+            yield
+        if self._refused is not None:  # the code has caught it
+            raise self._refused
+        if _generator_states() != states:
+            raise random_state_error(part, "a function", "")
+        refuse_moved_state([self._names[id(tensor)] for tensor, before in self._geometries if _geometry(tensor) != before])
+
+    @contextmanager
+    def _profiled(self) -> Iterator[None]:
+        outer = sys.getprofile()
+
+        def profile(frame: FrameType, event: str, argument: Any) -> None:
+            if event == "c_call":
+                owner = getattr(argument, "__self__", None)
+                if isinstance(owner, torch.Generator):
+                    self._refuse_generator(argument.__name__, frame)
+                elif isinstance(owner, torch.UntypedStorage) and argument.__name__ in _CHANGES_STORAGE:
+                    self._refuse_storage(f"UntypedStorage.{argument.__name__}", frame)
+                elif swaps_tensors(argument):
+                    self._refuse_storage("torch.utils.swap_tensors", frame)
+            elif event == "call":
+                if id(frame.f_code) in _ON_EVERY_GPU:
+                    self._refuse_generator(frame.f_code.co_name, frame)
+                if outer is not None:
+                    outer(frame, event, argument)
+
+        sys.setprofile(profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(outer)
+
+    def _refuse_generator(self, method: str, frame: FrameType) -> None:
+        source, through = _asked_by(frame)
+        if source is not None:
+            self._refuse(random_state_error(self._part, through or f"torch.Generator.{method}", source))
+
+    def _refuse_storage(self, call: str, frame: FrameType) -> None:
+        source, through = _asked_by(frame)
+        if source is not None:
+            self._refuse(storage_changed_error(self._part, through or call, source))
+
+    def _refuse_data(self, tensor: torch.Tensor, value: Any, frame: FrameType) -> None:
+        if not (isinstance(value, torch.Tensor) and _geometry(tensor) == _geometry(value)):
+            name = self._names.get(id(tensor), "a tensor that the forward has computed")
+            source, _ = _asked_by(frame)
+            self._refuse(data_assigned_error(name, source or ""))
+
+    def _refuse(self, error: Exception) -> None:
+        self._refused = self._refused or error
+        raise error
+
+
+def _asked_by(frame: FrameType) -> tuple[str | None, str]:
+    """The user's line that makes a call ("" for none), and the function of torch through which it does.
+
+    The line is None where ``torch.utils.checkpoint`` makes it.
+    """
+    asking: FrameType | None = frame
+    through = ""
+    while asking is not None:
+        name = asking.f_code.co_filename
+        if name == _CHECKPOINT:
+            return None, ""
+        if is_users_file(name):
+            return user_line(asking), through
+        if name in _NAMED and not asking.f_code.co_name.startswith("_"):
+            through = f"{_NAMED[name]}.{asking.f_code.co_name}"
+        asking = asking.f_back
+    return "", through
+
+
+@contextmanager
+def _data_watched(refuse: Callable[[torch.Tensor, Any, FrameType], None]) -> Iterator[None]:
+    """Call ``refuse(tensor, value, frame)`` before this thread assigns to ``tensor.data``."""
+    original: Any = torch.Tensor.data
+    thread = threading.get_ident()
+
+    def assign(tensor: torch.Tensor, value: Any) -> None:
+        if threading.get_ident() == thread:
+            refuse(tensor, value, sys._getframe(1))
+        original.__set__(tensor, value)
+
+    torch.Tensor.data = property(original.__get__, assign)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data  # the one of its base class is in its place again
+
+
+def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
+    if tensor.layout is not torch.strided:
+        return tensor.layout, tuple(tensor.shape)
+    return storage_key(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def _generator_states() -> list[bytes]:
+    with without_modes():
+        return [bytes(generator.get_state().numpy()) for generator in default_generators()]

@@ -1,0 +1,175 @@
+"""Which changes of Python state each planned call can make again.
+
+The forward is recorded twice, the second time from the state that the first one left. A change that both make in the same form
+can be repeated: an attribute is set, a list is extended, an entry of a dictionary is replaced. A change that differs from one
+time to the next (a counter, a draw of the module's own generator) cannot, and is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from remat_planner.tracer.joint import EXTEND, REPLACE, Effect, Effects, flatten
+from remat_planner.tracer.python_state import (
+    ABSENT,
+    Array,
+    Change,
+    RandomGenerator,
+    Sequence,
+    SetOfItems,
+    described_value,
+    is_plain,
+    same,
+)
+
+
+@dataclass(frozen=True)
+class RecordedEffects:
+    """The changes of one recording.
+
+    Attributes:
+        effects: as data, without tensors.
+        leaves: the leaves of the new values; tensors among them are outputs of the recorded step.
+        lost: names of the changes that cannot be made again.
+        filled: names of entries that the first forward filled with a tensor for later ones (a cache). Each planned call
+            computes that tensor itself.
+        written: keys that the forward sets, by the label of the object: what it finds there does not matter.
+        reassigned: name of each entry that held another tensor before, by the id of that tensor.
+    """
+
+    effects: Effects
+    leaves: list[Any]
+    lost: tuple[str, ...]
+    filled: frozenset[str]
+    written: dict[str, frozenset[Any]]
+    reassigned: dict[int, str]
+
+
+def effects_of(first: Iterable[Change], second: Iterable[Change] | None = None) -> RecordedEffects:
+    """What a forward leaves behind, from the changes that it made.
+
+    Args:
+        first: changes of the first recording.
+        second: changes of a recording that began with the state that the first one left. Without it, every change but a draw
+            counts as one that can be made again.
+    """
+    first = list(first)
+    later = None if second is None else {change.holder.place.label: change for change in second}
+    made: list[tuple[Change, Any, Any]] = []
+    lost: list[str] = []
+    filled: set[str] = set()
+    written: dict[str, set[Any]] = {}
+    for change in first:
+        unchanged = Change(change.holder, change.after, change.after)
+        again = None if later is None else later.pop(change.holder.place.label, unchanged)
+        for key, value, name in _parts(change, again):
+            written.setdefault(change.holder.place.label, set()).add(key)
+            if value is ABSENT:
+                lost.append(name)
+            elif again is not None and key not in (EXTEND, REPLACE, *again.keys) and _holds_a_tensor(value):
+                filled.add(name)
+            else:
+                made.append((change, key, value))
+    lost += [name for change in (later or {}).values() for name in change.names]
+    flat = [flatten(value) for _, _, value in made]
+    effects = Effects(
+        tuple(
+            Effect(_label(change, key), change.holder.place, type(change.holder), key, spec, len(leaves))
+            for (change, key, _), (leaves, spec) in zip(made, flat, strict=True)
+        )
+    )
+    leaves = [leaf for part, _ in flat for leaf in part]
+    return RecordedEffects(
+        effects,
+        leaves,
+        tuple(dict.fromkeys(lost)),
+        frozenset(filled),
+        {label: frozenset(keys) for label, keys in written.items()},
+        _reassigned(first),
+    )
+
+
+def _label(change: Change, key: Any) -> str:
+    return change.holder.place.label if key in (EXTEND, REPLACE) else change.holder.name_of(key)
+
+
+def _reassigned(changes: Iterable[Change]) -> dict[int, str]:
+    return {
+        id(change.before[key]): change.holder.name_of(key)
+        for change in changes
+        for key in change.keys
+        if isinstance(change.before.get(key), torch.Tensor)
+    }
+
+
+def _parts(change: Change, again: Change | None) -> Iterator[tuple[Any, Any, str]]:
+    """Key, new value and name of each part of a change; the value is ``ABSENT`` where it cannot be made again."""
+    if isinstance(change.holder, RandomGenerator):
+        yield REPLACE, ABSENT, change.holder.place.label
+    elif isinstance(change.holder, (SetOfItems, Array)):
+        key, value = _whole(change)
+        yield key, value if again is None or not again.keys else ABSENT, change.holder.place.label
+    elif isinstance(change.holder, Sequence) and len(change.before) != len(change.after):
+        yield _items(change, again)
+    else:
+        for key in change.keys if again is None else dict.fromkeys((*change.keys, *again.keys)):
+            value = change.after.get(key, ABSENT)
+            repeated = again is None or _is_made_again(value, key, again)
+            yield key, value if repeated else ABSENT, change.holder.name_of(key)
+
+
+def _whole(change: Change) -> tuple[Any, Any]:
+    """The change of an object whose entries have no places: items added to a set, or a new content."""
+    before, after = change.before.get("items"), change.after.get("items")
+    if before is not None and after is not None and before <= after:
+        return EXTEND, list(after - before)
+    return REPLACE, change.after
+
+
+def _is_made_again(value: Any, key: Any, again: Change) -> bool:
+    """Whether the second forward leaves ``value`` under ``key`` too, with tensors of its own."""
+    return key not in again.keys or _same_form(value, again.after.get(key, ABSENT))
+
+
+def _holds_a_tensor(value: Any) -> bool:
+    return any(isinstance(leaf, torch.Tensor) for leaf in flatten(value)[0])
+
+
+def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
+    label = change.holder.place.label
+    before, after = list(change.before.values()), list(change.after.values())
+    tail = _tail(before, after)
+    if again is None:
+        return (EXTEND, tail, label) if tail is not None else (REPLACE, change.after, label)
+    then = list(again.after.values())
+    more = _tail(after, then)
+    if tail is not None and more is not None and _same_form(tail, more):
+        return EXTEND, tail, label
+    return (REPLACE, change.after, label) if _same_form(after, then) else (REPLACE, ABSENT, label)
+
+
+def _tail(start: list[Any], whole: list[Any]) -> list[Any] | None:
+    """What ``whole`` has beyond ``start``; None where it does not begin with it."""
+    begins = len(whole) > len(start) and all(same(one, other) for one, other in zip(start, whole, strict=False))
+    return whole[len(start) :] if begins else None
+
+
+def _same_form(one: Any, other: Any) -> bool:
+    """Whether two values differ in nothing but their tensors."""
+    if is_plain(one) or is_plain(other):
+        return same(one, other)
+    leaves, spec = flatten(one)
+    others, other_spec = flatten(other)
+    if len(leaves) != len(others) or spec.spec != other_spec.spec:
+        return False
+    return all(_same_leaf(leaf, another) for leaf, another in zip(leaves, others, strict=True))
+
+
+def _same_leaf(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    return same(one, other) or described_value(one, None) == described_value(other, None) != {}

@@ -1,0 +1,55 @@
+"""Whether two graphs compute the same: the same operators on the same values, in the same order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.torch_private import generator_key
+
+
+def same_graph(one: fx.Graph, other: fx.Graph) -> bool:
+    """Whether two recordings have the same operators on the same values."""
+    place: dict[fx.Node, int] = {}
+    if len(one.nodes) != len(other.nodes):
+        return False
+    for position, pair in enumerate(zip(one.nodes, other.nodes, strict=True)):
+        place |= dict.fromkeys(pair, position)
+        if pair[0].op != pair[1].op or _value(pair[0], place) != _value(pair[1], place):
+            return False
+    return True
+
+
+def starts_with(whole: fx.Graph, beginning: fx.Graph) -> bool:
+    """Whether ``whole`` begins with all operators of ``beginning``, and returns first what ``beginning`` returns."""
+    place: dict[fx.Node, int] = {}
+    nodes = [node for node in beginning.nodes if node.op != "output"]
+    if len(whole.nodes) <= len(nodes):
+        return False
+    for position, pair in enumerate(zip(whole.nodes, nodes, strict=False)):
+        place |= dict.fromkeys(pair, position)
+        if pair[0].op != pair[1].op or _value(pair[0], place) != _value(pair[1], place):
+            return False
+    returned, expected = (pytree.tree_leaves(graph.output_node().args[0]) for graph in (whole, beginning))
+    return [place.get(node) for node in returned[: len(expected)]] == [place.get(node) for node in expected]
+
+
+def _value(node: fx.Node, place: dict[fx.Node, int]) -> Any:
+    """What the node computes, with its arguments by their positions; equal for equal nodes of two graphs."""
+    if node.op == "get_attr":
+        return _constant(getattr(node.graph.owning_module, str(node.target)))
+    leaves, spec = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
+    arguments = [("node", place[leaf]) if isinstance(leaf, fx.Node) else ("value", repr(leaf)) for leaf in leaves]
+    generator = node.meta.get("generator")
+    drawn_from = None if generator is None else generator_key(generator)
+    return node.target if node.op == "call_function" else None, arguments, spec, drawn_from
+
+
+def _constant(value: Any) -> Any:
+    """Something that is equal for equal constants: of a plain tensor its elements, of any other object its identity."""
+    if not isinstance(value, torch.Tensor) or type(value) is not torch.Tensor:
+        return id(value)
+    return value.dtype, value.shape, value.tolist()

@@ -1,0 +1,114 @@
+"""Recording the caller's loss beside the model: its operators, its storages, and the gradients that it sends to the outputs.
+
+The loss runs twice on fakes: under a trace, for the graph, and without one, for the lifetimes of its storages, since a trace
+frees nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from remat_planner.tracer.errors import DataDependentError
+from remat_planner.tracer.joint import CapturedLoss
+from remat_planner.tracer.record.autocast import without_autocast
+from remat_planner.tracer.record.loss_lifetimes import LossLifetimes
+from remat_planner.tracer.record.provenance import Provenance
+from remat_planner.tracer.record.recorder import Recorder
+from remat_planner.tracer.record.recording import Tangent
+from remat_planner.tracer.record.user_code import run_user_code
+from remat_planner.tracer.record.value_guards import KnownValues
+from remat_planner.tracer.refusals import loss_of_no_output_error, loss_reads_value_error, refuse_loss
+from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward, trace, without_recording
+
+
+def record_loss(
+    loss: Callable[[Any], torch.Tensor], mode: FakeTensorMode, leaves: list[Any], spec: Unflattens
+) -> tuple[CapturedLoss, list[Tangent]]:
+    """Record ``loss`` and its backward on a model's output (fakes, flattened to ``leaves``).
+
+    Raises:
+        LossError: the loss is not a differentiable scalar, or depends on no output.
+        DataDependentError: the loss reads a value.
+    """
+    run = _LossRun(loss, mode, leaves, spec)
+    with without_recording():
+        stand_ins = run.stand_ins()
+        known = KnownValues()
+        recorder = Recorder(Provenance(nn.Module()), known)
+        module = trace(lambda tensors: run(tensors, recorder), stand_ins)
+        lifetimes = LossLifetimes(known.answers)
+        value, gradients = run(stand_ins, lifetimes)
+    if not run.strides:
+        raise loss_of_no_output_error()
+    ops = [node for node in module.graph.nodes if node.op in ("call_function", "get_attr")]
+    captured = CapturedLoss(
+        graph=module,
+        forward=tuple(node for node in ops if not node.meta.get("in_backward", False)),
+        backward=tuple(node for node in ops if node.meta.get("in_backward", False)),
+        outputs=tuple(node for node in module.graph.nodes if node.op == "placeholder"),
+        lifetimes=lifetimes.of_storages([value, *gradients]),
+    )
+    return captured, [Tangent(output, stride) for output, stride in run.strides.items()]
+
+
+class Unflattens(Protocol):
+    """Puts an output together from its leaves.
+
+    Attributes:
+        returned: number of leaves of the output itself; those after them are left behind in Python state.
+    """
+
+    returned: int
+
+    def unflatten(self, leaves: Sequence[Any], /) -> Any:
+        """The output with ``leaves`` in it."""
+
+
+class _LossRun:
+    """Forward and backward of the loss on stand-ins for the output's tensors.
+
+    Attributes:
+        strides: of the gradient that each output leaf gets, by the leaf's index; filled by a run.
+    """
+
+    def __init__(self, loss: Callable[[Any], torch.Tensor], mode: FakeTensorMode, leaves: list[Any], spec: Unflattens) -> None:
+        self.strides: dict[int, tuple[int, ...]] = {}
+        self._loss = loss
+        self._mode = mode
+        self._leaves = leaves
+        self._spec = spec
+        self._tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+    def stand_ins(self) -> list[torch.Tensor]:
+        """New fakes that are laid out like the output's tensors."""
+        outputs = [self._leaves[i] for i in self._tensors]
+        with self._mode, torch.no_grad():
+            return [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in outputs]
+
+    def __call__(
+        self, stand_ins: list[torch.Tensor], watch: Recorder | LossLifetimes
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss and the gradients that it sends, computed under ``watch``."""
+        leaves = list(self._leaves)
+        for i, tensor in zip(self._tensors, stand_ins, strict=True):
+            leaves[i] = tensor.detach().requires_grad_(self._leaves[i].requires_grad)
+        with self._mode, watch:
+            try:
+                value = run_user_code(self._loss, (self._spec.unflatten(leaves),), {})
+            except DataDependentError as error:
+                raise loss_reads_value_error(error) from error
+        refuse_loss(value, "the loss")
+        differentiable = [i for i in self._tensors if leaves[i].requires_grad]
+        watch.in_backward = True
+        with self._mode, watch, single_threaded_backward(), without_autocast():
+            gradients = list(torch.autograd.grad(value, [leaves[i] for i in differentiable], allow_unused=True))
+            for k, i in enumerate(differentiable):
+                if gradients[k] is None and i >= self._spec.returned:
+                    gradients[k] = torch.ones_like(leaves[i])  # the training loop may add it to the loss itself
+        arriving = {i: g for i, g in zip(differentiable, gradients, strict=True) if g is not None}
+        self.strides.update({i: tuple(g.stride()) for i, g in arriving.items()})
+        return value, list(arriving.values())

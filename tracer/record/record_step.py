@@ -1,0 +1,216 @@
+"""Recording one training step: forward and backward run on fake tensors, and the trace holds what eager runs, in its order.
+
+Autograd's own engine calls the operators, without decompositions, so a replay of the recording has eager's bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from remat_planner.tracer.joint import Effects, ModuleState, TreeOfLeaves, flatten
+from remat_planner.tracer.python_state import Change, Roots
+from remat_planner.tracer.record.autocast import without_autocast
+from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
+from remat_planner.tracer.record.eager_masks import libraries_believe_eager
+from remat_planner.tracer.record.effects import effects_of
+from remat_planner.tracer.record.gradient_arrivals import arrival_order, edges_into
+from remat_planner.tracer.record.provenance import Provenance
+from remat_planner.tracer.record.recorder import Recorder
+from remat_planner.tracer.record.recording import CapturedCall, Recording, Tangent
+from remat_planner.tracer.record.user_code import run_backward, run_user_code
+from remat_planner.tracer.record.value_guards import KnownValues
+from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
+from remat_planner.tracer.refusals import foreign_generator_error, refuse_outputs, refuse_written_activations
+from remat_planner.tracer.torch_private import (
+    FakeTensorMode,
+    newest_node,
+    recorded_graph,
+    single_threaded_backward,
+    to_fake,
+    trace,
+)
+
+
+@dataclass(frozen=True)
+class _StandIns:
+    """The fake tensors that stand for a call's parameters, buffers and inputs in one recording."""
+
+    parameters: list[torch.Tensor]
+    buffers: list[torch.Tensor]
+    inputs: list[torch.Tensor]
+
+    @property
+    def all(self) -> list[torch.Tensor]:
+        """Every stand-in."""
+        return [*self.parameters, *self.buffers, *self.inputs]
+
+    @property
+    def differentiated(self) -> list[torch.Tensor]:
+        """The parameters and inputs that get a gradient."""
+        return [t for t in (*self.parameters, *self.inputs) if t.requires_grad]
+
+    def replacement(self, state: ModuleState) -> dict[int, torch.Tensor]:
+        """The stand-in of each parameter and buffer, by the id of the real one."""
+        originals, stand_ins = (*state.parameters, *state.buffers), (*self.parameters, *self.buffers)
+        return {id(original): stand_in for original, stand_in in zip(originals, stand_ins, strict=True)}
+
+    def known_values(self, call: CapturedCall) -> KnownValues:
+        """The values that a forward may read: those of buffers and inputs, and what is computed from them."""
+        known = KnownValues()
+        for kind, fakes, reals in (("buffer", self.buffers, call.state.buffers), ("input", self.inputs, call.inputs)):
+            for i, (fake, real) in enumerate(zip(fakes, reals, strict=True)):
+                known.add_leaf(kind, i, fake, real)
+        return known
+
+    def names(self, state: ModuleState) -> dict[int, str]:
+        """What each one stands for in words, by its id."""
+        slots = (*state.parameter_slots, *state.buffer_slots)
+        named = {id(t): f"{slot.kind} {slot.name}" for t, slot in zip((*self.parameters, *self.buffers), slots, strict=True)}
+        return {**{id(t): f"tensor input {i}" for i, t in enumerate(self.inputs)}, **named}
+
+    def places(self) -> dict[int, tuple[str, int]]:
+        """Kind and index of each stand-in, by its id."""
+        kinds = (("parameter", self.parameters), ("buffer", self.buffers), ("input", self.inputs))
+        return {id(tensor): (kind, i) for kind, tensors in kinds for i, tensor in enumerate(tensors)}
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """How the leaves of a recorded forward form its output and what it leaves behind in Python state.
+
+    Attributes:
+        spec: of the output.
+        returned: number of leaves of the output; the rest are of the effects.
+        effects: changes of Python state.
+        roots: where they are made.
+        forward: puts Python state back.
+    """
+
+    spec: TreeOfLeaves
+    returned: int
+    effects: Effects
+    roots: Roots
+    forward: WatchedForward
+
+    def unflatten(self, leaves: Sequence[Any]) -> Any:
+        """The output with ``leaves`` in it; Python state holds those of the effects until it is put back."""
+        self.forward.put_back()
+        self.effects.apply(self.roots, leaves[self.returned :])
+        return self.spec.unflatten(leaves[: self.returned])
+
+
+def record(
+    call: CapturedCall,
+    mode: FakeTensorMode,
+    choose_tangents: Callable[[Any, list[Any], OutputForm], list[Tangent]] | None,
+    left_behind: Sequence[Change] = (),
+) -> Recording:
+    """Record one step of ``call``.
+
+    ``choose_tangents(output, leaves, form)`` says at which output leaves gradients arrive; None records the forward alone.
+    ``left_behind`` are changes of Python state by an earlier forward, from which this one starts.
+
+    Raises:
+        CaptureError: the step cannot be recorded; the subclasses say why.
+    """
+    state, originals = call.state, call.inputs
+    fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
+    recorded: dict[str, Any] = {}
+    casts_are_cached = torch.is_autocast_cache_enabled()
+
+    def step(parameters: list[torch.Tensor], buffers: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
+        # A trace turns the cache off. A weight that is read twice would be cast twice, and its gradients summed otherwise.
+        torch.set_autocast_cache_enabled(casts_are_cached)
+        stand_ins = _StandIns(
+            [p.detach().requires_grad_(o.requires_grad) for p, o in zip(parameters, state.parameters, strict=True)],
+            buffers,
+            [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
+        )
+        known, provenance = stand_ins.known_values(call), Provenance(call.model)
+        recorder = Recorder(provenance, known)
+        wanted = stand_ins.differentiated
+        with (
+            arrival_order(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
+            watched_step(call.model, stand_ins.replacement(state)),
+            libraries_believe_eager(),
+            provenance.following(),
+        ):
+            args, kwargs = call.arguments(stand_ins.inputs)
+            forward = WatchedForward(call.model, args, kwargs, left_behind)
+            below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state))
+            with forward.watching(), below.watched("forward"), mode, recorder:
+                output = run_user_code(call.model, args, kwargs)
+            try:
+                calls = dict(provenance.calls)
+                leaves, spec = flatten(output)
+                returned = len(leaves)
+                effects = effects_of(forward.changes)
+                leaves += effects.leaves
+                refuse_outputs(leaves)
+                refuse_written_activations(state, stand_ins.buffers, stand_ins.inputs)
+                tangents = []
+                if choose_tangents is not None:
+                    roots = Roots.of(call.model, args, kwargs)
+                    tangents = choose_tangents(output, leaves, OutputForm(spec, returned, effects.effects, roots, forward))
+                del output
+            finally:
+                forward.put_back()
+            reached = [leaves[tangent.output] for tangent in tangents]
+            nodes, arriving = _arriving_gradients(reached, tangents, mode)
+            edges = edges_into(wanted, reached)
+            recorder.in_backward = True
+            gradients: list[torch.Tensor | None] = []
+            if tangents:
+                # Outside the caller's autocast, as PyTorch's documentation asks.
+                with below.watched("backward"), mode, recorder, single_threaded_backward(), without_autocast():
+                    gradients = run_backward(reached, wanted, arriving)
+            _refuse_foreign_generators(recorder, forward)
+        places = stand_ins.places()
+        tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+        recorded.update(
+            constants=[None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves],
+            differentiable=tuple(i for i in tensors if leaves[i].requires_grad),
+            output_spec=spec,
+            tensor_outputs=tuple(tensors),
+            same_as={i: places[id(leaves[i])] for i in tensors if id(leaves[i]) in places},
+            tangents=tuple(zip(nodes, tangents, strict=True)),
+            operators=recorder.operators,
+            arrivals=tuple(arrivals),
+            edges=edges,
+            calls=calls,
+            known=known,
+            returned=returned,
+            changes=forward.changes,
+            executed=forward.executed,
+        )
+        return [leaves[i] for i in tensors], gradients
+
+    module = trace(step, *fakes)
+    return Recording(module=module, **recorded)
+
+
+def _refuse_foreign_generators(recorder: Recorder, forward: WatchedForward) -> None:
+    """Refuse draws from generators that the planned calls would not find.
+
+    Raises:
+        RandomStateError: there are such draws.
+    """
+    for key, source in recorder.own_generators.items():
+        if not forward.found_generator(key):
+            raise foreign_generator_error(source)
+
+
+def _arriving_gradients(
+    outputs: list[torch.Tensor], tangents: list[Tangent], mode: FakeTensorMode
+) -> tuple[list[str], list[torch.Tensor]]:
+    """A fake gradient for each output, and the name of its graph node."""
+    nodes, gradients = [], []
+    with mode:
+        for output, tangent in zip(outputs, tangents, strict=True):
+            gradients.append(torch.empty_strided(output.shape, tangent.stride, dtype=output.dtype, device=output.device))
+            nodes.append(newest_node(recorded_graph()).name)
+    return nodes, gradients

@@ -1,0 +1,104 @@
+"""Everything besides its outputs that a forward may change, watched while a step is recorded.
+
+| state | put back | on a change |
+|---|---|---|
+| parameters and buffers in their slots | yes | another tensor in a slot: ``StateReassignedError`` |
+| Python state: attributes, containers, arguments, globals | yes | repeated by each planned call, or refused (``effects``) |
+| hooks that only look on | yes | ``LostHookError`` |
+| Python's and NumPy's own generators | by ``capture`` | ``DataDependentError`` |
+| the values of buffers and inputs | fakes are changed | with a gradient: ``UnsupportedOperatorError`` |
+| torch's generators: their seeds and states | by ``capture`` | ``RandomStateError`` (``calls_below_dispatch``) |
+| the memory of parameters, buffers and inputs | fakes are changed | ``StateReassignedError`` (``calls_below_dispatch``) |
+
+Draws from torch's generators need no watch: random operators are recorded. A new kind of state gets a row here and a line in
+``watched_step`` (forward and backward), ``WatchedForward`` or ``CallsBelowDispatch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot
+from remat_planner.tracer.record.hooks import watched_hooks
+from remat_planner.tracer.record.module_attributes import swapped
+from remat_planner.tracer.record.random_state import python_random_state
+from remat_planner.tracer.refusals import python_draw_error
+from remat_planner.tracer.torch_private import generator_key
+
+
+@contextmanager
+def watched_step(model: nn.Module, replacement: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """Run forward and backward inside, with ``replacement[id(tensor)]`` in the place of parameters and buffers.
+
+    Raises:
+        StateReassignedError: the forward put another tensor into the slot of a parameter or buffer.
+        LostHookError: a hook had no part in what the step computes.
+    """
+    with swapped(model, replacement), watched_hooks(model):
+        yield
+
+
+class WatchedForward:
+    """Watches one forward: which code runs, and which Python state it changes.
+
+    Args:
+        model: the module, with stand-ins in its slots.
+        args: the positional inputs of the call.
+        kwargs: the named inputs of the call.
+        left_behind: changes of an earlier forward, from which this one starts.
+    """
+
+    def __init__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], left_behind: Sequence[Change] = ()
+    ) -> None:
+        modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
+        self._starts = [*modules, (Place("args", "args", "arguments"), args), (Place("kwargs", "kwargs", "arguments"), kwargs)]
+        self._before = Snapshot(self._starts)
+        self._left_behind = left_behind
+        self.executed = ExecutedCode()
+        self.changes: list[Change] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Run the forward inside. Python state stays as the forward leaves it until ``put_back``.
+
+        Raises:
+            DataDependentError: the forward drew from the generator of Python or NumPy.
+        """
+        drawn = python_random_state()
+        try:
+            for change in self._left_behind:
+                if change.holder.place.kind != "arguments":  # each call has containers of its own
+                    self._before.add(change.holder)
+                    change.holder.put_back(change.after)
+            start = Snapshot(self._starts) if self._left_behind else self._before
+            for change in self._left_behind:
+                start.add(change.holder)
+
+            def first_call(code: Any, frame: Any) -> None:
+                for snapshot in dict.fromkeys((self._before, start)):
+                    snapshot.add_names_of(code, frame)
+
+            self.executed = ExecutedCode(first_call)
+            with self.executed.observed():
+                yield
+            self.changes = start.changes()
+        except BaseException:
+            self.put_back()
+            raise
+        if python_random_state() != drawn:
+            self.put_back()
+            raise python_draw_error()
+
+    def found_generator(self, key: int) -> bool:
+        """Whether the forward could reach the random generator with this key before it ran."""
+        return self._before.holds(lambda value: isinstance(value, torch.Generator) and generator_key(value) == key)
+
+    def put_back(self) -> None:
+        """Make the Python state what it was before the forward."""
+        self._before.put_back()

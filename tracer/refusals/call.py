@@ -1,0 +1,34 @@
+"""Refusals of a call's arguments, before the model runs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.errors import InputsDoNotFitError
+from remat_planner.tracer.joint import tensors_inside
+
+
+def refuse_call(args: Any, kwargs: Any) -> None:
+    """Refuse arguments whose tensors a capture would not find, or would find as others.
+
+    Raises:
+        InputsDoNotFitError: ``args`` is no tuple (a lone tensor would be taken apart into its rows), ``kwargs`` no mapping, or
+            an argument is an object with tensors inside.
+    """
+    if not isinstance(args, (tuple, list)):
+        raise InputsDoNotFitError(
+            f"args is a {type(args).__name__}: pass the positional inputs as a tuple, `(x,)` for one input", source=""
+        )
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InputsDoNotFitError(f"kwargs is a {type(kwargs).__name__}: pass the named inputs as a dictionary", source="")
+    for leaf in pytree.tree_leaves((tuple(args), dict(kwargs or {}))):
+        if not isinstance(leaf, torch.Tensor) and tensors_inside(leaf):
+            raise InputsDoNotFitError(
+                f"an input is a {type(leaf).__name__} with tensors inside, and a capture would take them for constants. Pass "
+                "the tensors themselves, in tuples, lists or dictionaries (`model(**batch)`)",
+                source="",
+            )

@@ -1,0 +1,87 @@
+"""Refusals after the recording: what the step would lose from one call to the next, and what a pure graph cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import fx
+
+from remat_planner.tracer.errors import ModelNotSupportedError, PythonStateError, UnsupportedOperatorError
+from remat_planner.tracer.joint import ModuleState
+from remat_planner.tracer.operators import written_arguments
+from remat_planner.tracer.refusals.recording import reassigned_error
+
+
+def refuse_python_state(names: Sequence[str]) -> None:
+    """Refuse a forward that changes the Python attributes ``names`` from step to step.
+
+    Raises:
+        PythonStateError: ``names`` is not empty.
+    """
+    if names:
+        raise PythonStateError(
+            f"the forward changes Python state from step to step: {', '.join(names)}. A captured step would keep the values "
+            "that they had when planned. Keep the state in a buffer that is updated in place (register_buffer, "
+            "`self.count.add_(1)`), or change it outside of the forward; where it is filled only once, run the model once "
+            "before planning",
+            names=tuple(names),
+        )
+
+
+def refuse_graph(module: fx.GraphModule, state: ModuleState, reassigned: Mapping[int, str]) -> None:
+    """Refuse a graph that writes in place to anything but its placeholders, or holds a tensor that changes between steps.
+
+    Args:
+        module: the functional graph.
+        state: what the model registers.
+        reassigned: name of each attribute that the forward gave another tensor, by the id of its former tensor.
+
+    Raises:
+        StateReassignedError: the forward reads an attribute and puts another tensor into it.
+        ModelNotSupportedError: it reaches a parameter other than through the module (a closure, a global).
+        UnsupportedOperatorError: an operator writes in place.
+    """
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            _refuse_in_place(node)
+    slots = (*state.parameter_slots, *state.buffer_slots)
+    names = {id(t): slot.name for t, slot in zip((*state.parameters, *state.buffers), slots, strict=True)}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            _refuse_captured_tensor(getattr(module, node.target), names, reassigned)
+
+
+def unmatched_draw_error(node: fx.Node) -> UnsupportedOperatorError:
+    """For a draw under ``torch.utils.checkpoint`` that the recomputation makes and the forward did not."""
+    source = node.meta.get("source", "")
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: when torch.utils.checkpoint runs this block again, it draws random numbers that it did not "
+        "draw the first time. Remove the checkpoint: the plan recomputes in its place",
+        operator=str(node.target),
+        source=source,
+    )
+
+
+def _refuse_in_place(node: fx.Node) -> None:
+    written = written_arguments(node.target, node.args, node.kwargs)
+    if any(not isinstance(argument, fx.Node) or argument.op != "placeholder" for argument in written):
+        source = node.meta.get("source", "")
+        raise UnsupportedOperatorError(
+            f"{source or 'the model'}: {node.target} writes in place and has no out-of-place form that a graph can hold. "
+            "Use an out-of-place operator instead",
+            operator=str(node.target),
+            source=source,
+        )
+
+
+def _refuse_captured_tensor(constant: object, names: Mapping[int, str], reassigned: Mapping[int, str]) -> None:
+    if id(constant) in reassigned:
+        raise reassigned_error([reassigned[id(constant)]])
+    if id(constant) in names or (isinstance(constant, torch.Tensor) and constant.requires_grad):
+        name = names.get(id(constant), "a tensor that requires a gradient and is no parameter of the model")
+        raise ModelNotSupportedError(
+            f"the forward reaches {name} not through the module but through a closure, a global or a container. "
+            "Register it as a parameter or buffer and use it from there",
+            kind="closure",
+        )

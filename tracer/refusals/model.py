@@ -1,0 +1,92 @@
+"""Refusals of models, before anything runs: no module, wrapped, compiled, sharded, or with nothing to train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from remat_planner.tracer.errors import ModelNotSupportedError, NothingToTrainError
+from remat_planner.tracer.lazy_types import loaded
+from remat_planner.tracer.refusals.compiled import refuse_compiled
+
+
+def refuse_model(model: Any) -> None:
+    """Refuse a model that is not a plain module, at any depth.
+
+    Raises:
+        ModelNotSupportedError: it is no module, or is data-parallel, sharded or compiled, or has such a module inside.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelNotSupportedError(
+            f"the model is a {type(model).__name__}: pass an nn.Module (not its class, nor its state_dict)",
+            kind=type(model).__name__,
+        )
+    refuse_compiled(model)
+    _refuse_wrapped(model)
+    _refuse_sharded_tensors(model)
+
+
+def refuse_without_backward(model: nn.Module, inputs: Iterable[Any]) -> None:
+    """Refuse a step in which nothing gets a gradient; ``inputs`` are the leaves of the model's arguments.
+
+    Raises:
+        NothingToTrainError: neither a parameter nor an input requires a gradient.
+    """
+    tensors = (*model.parameters(), *(leaf for leaf in inputs if isinstance(leaf, torch.Tensor)))
+    if not any(tensor.requires_grad for tensor in tensors):
+        raise NothingToTrainError(
+            f"no parameter of {type(model).__name__} and no input requires a gradient, so there is no backward to plan. "
+            "Set requires_grad on the parameters that are trained"
+        )
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    wrappers = list(_wrappers())
+    for path, module in model.named_modules():
+        for kind, wrapper, advice in wrappers:
+            if isinstance(module, wrapper):
+                subject = f"module {path!r} is" if path else "the model is"
+                raise ModelNotSupportedError(f"{subject} wrapped by {kind}: {advice}", kind=kind)
+
+
+def _wrappers() -> Iterator[tuple[str, type, str]]:
+    """Name, class and advice for each wrapper class that is loaded."""
+    yield (
+        "DataParallel",
+        nn.DataParallel,
+        "it copies the model in each step. Plan the module inside, and train with DDP around it",
+    )
+    yield (
+        "DistributedDataParallel",
+        nn.parallel.DistributedDataParallel,
+        "a capture would leave the all-reduce out. Plan and apply the module inside, then wrap the applied one; or "
+        'plan by regions, regions="module.layers.*"',
+    )
+    fsdp1 = loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
+    if fsdp1 is not None:
+        yield "FullyShardedDataParallel", fsdp1, "use fully_shard (FSDP2) and plan by regions, one for each block"
+    fsdp2 = loaded("torch.distributed.fsdp", "FSDPModule")
+    if fsdp2 is not None:
+        yield (
+            "fully_shard",
+            fsdp2,
+            'it gathers parameters when it is called. Plan by regions, regions="model.layers.*", none of them inside another',
+        )
+
+
+def _refuse_sharded_tensors(model: nn.Module) -> None:
+    sharded = loaded("torch.distributed.tensor", "DTensor")
+    if sharded is None:
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, sharded):
+            raise ModelNotSupportedError(
+                f"{name} is a DTensor, of which each rank holds a part, and a capture would leave its communication out. "
+                'After fully_shard, plan by regions, regions="model.layers.*", which are captured while their '
+                "parameters are gathered. Tensor-parallel modules cannot be planned: name regions without them, or shard "
+                "with fully_shard instead",
+                kind="DTensor",
+            )

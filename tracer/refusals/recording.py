@@ -1,0 +1,183 @@
+"""Refusals that only the recording can discover: one function for each, which the recorder calls at the point of discovery.
+
+A function named ``..._error`` returns the error, for callers that raise it with a cause of their own. ``source`` is the
+"file:line" of the user's code, or "" where no line is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from remat_planner.tracer.errors import (
+    DataDependentError,
+    InputsDoNotFitError,
+    LostHookError,
+    NothingToTrainError,
+    StateReassignedError,
+    UnsupportedOperatorError,
+)
+from remat_planner.tracer.joint import ModuleState
+
+_WITHOUT_READING = (
+    "Rewrite the branch without reading the value (torch.where), move it out of the forward, or plan the blocks around it and "
+    "leave the rest as it is (remat_planner.plan(model, ..., regions=...))"
+)
+
+
+def data_dependent_error(operator: Any, source: str, why: str) -> DataDependentError:
+    """For a read of a value that the capture does not know; ``why`` says what the value depends on."""
+    return DataDependentError(
+        f"{source or 'the model'}: the code reads a value from a tensor ({operator}), and the value is unknown while the step "
+        f"is captured: {why}. {_WITHOUT_READING}",
+        source=source,
+        operator=str(operator),
+    )
+
+
+def forward_varies_error() -> DataDependentError:
+    """For a forward that runs other operators when it is recorded a second time on the same inputs."""
+    return DataDependentError(
+        "recorded twice on the same inputs, the forward runs other operators the second time, so a captured step would not be "
+        "the next one: it depends on something outside of the model and its inputs (the clock, an own generator). "
+        f"{_WITHOUT_READING}",
+        source="",
+        operator="the forward",
+    )
+
+
+def python_draw_error() -> DataDependentError:
+    """For a forward that draws from a generator whose draws a graph cannot repeat."""
+    return DataDependentError(
+        "the forward draws from the random generator of Python or NumPy, and the captured step would repeat this one draw in "
+        f"every step. Draw with torch, and use the draw in tensors, not in a branch. {_WITHOUT_READING}",
+        source="",
+        operator="random",
+    )
+
+
+def collective_error(operator: Any, source: str) -> UnsupportedOperatorError:
+    """For a collective of ``torch.distributed``, which writes to its arguments."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: {operator} communicates in place, and a captured step cannot hold that. Use the functions "
+        "of torch.distributed._functional_collectives, or plan by regions that leave out the module that calls it",
+        operator=str(operator),
+        source=source,
+    )
+
+
+def storage_view_error(operator: Any, source: str) -> UnsupportedOperatorError:
+    """For a view of a storage, which no tensor of the graph names; cuDNN's recurrent layers view their weights this way."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: {operator} views a storage rather than a tensor, and a captured step cannot hold that. "
+        "nn.LSTM, nn.GRU and nn.RNN on a GPU do it for cuDNN: plan the blocks around them and leave them to eager "
+        "(remat_planner.plan(model, ..., regions=...)), or run them without cuDNN (torch.backends.cudnn.flags(enabled=False))",
+        operator=str(operator),
+        source=source,
+    )
+
+
+def absent_gpu_error(source: str) -> UnsupportedOperatorError:
+    """For ``torch.autocast("cuda")`` on a machine without a GPU, where it only warns."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: torch.autocast('cuda') does nothing on a machine without a GPU, so the plan would be for "
+        "another step, in float32. Plan on the machine with the GPU, or convert the model and its inputs to lower precision "
+        "(model.to(torch.bfloat16)) and leave autocast out",
+        operator="autocast",
+        source=source,
+    )
+
+
+def model_raised_error(error: Exception, source: str) -> InputsDoNotFitError:
+    """For an exception of the model's own code."""
+    return InputsDoNotFitError(
+        f"{source or 'the model'}: the model's own code raised {type(error).__name__} when called on these inputs: "
+        f"{str(error).rstrip('.')}. Check that a plain call of the model on them works",
+        source=source,
+    )
+
+
+def backward_raised_error(error: Exception, source: str) -> UnsupportedOperatorError:
+    """For an exception of the backward."""
+    return UnsupportedOperatorError(
+        f"{source or 'the backward'}: the backward raised {type(error).__name__} while it was captured: "
+        f"{str(error).rstrip('.')}. Check that a plain step of the model on these inputs works; if it does, leave out the "
+        "module at that line, by regions",
+        operator="",
+        source=source,
+    )
+
+
+def lost_hooks_error(names: Sequence[str]) -> LostHookError:
+    """For hooks that change nothing the step computes."""
+    return LostHookError(
+        f"these hooks only observe, and would run during capture and never again: {', '.join(names)}. Remove them "
+        "(handle.remove()), put them on the planned module itself or on parameters, where they run in every step, or plan "
+        "by regions: hooks of the blocks themselves run around them",
+        names=tuple(names),
+    )
+
+
+def reassigned_error(names: Sequence[str]) -> StateReassignedError:
+    """For parameters, buffers or tensor attributes that the forward replaces instead of updating."""
+    return StateReassignedError(
+        f"the forward assigns a new tensor to {', '.join(names)}, and a captured step cannot carry a reassigned tensor to the "
+        "next step. Update it in place (`self.x.copy_(new)` on a registered buffer) instead",
+        names=tuple(names),
+    )
+
+
+def refuse_outputs(leaves: Sequence[Any]) -> None:
+    """Refuse a forward that returns nothing to differentiate.
+
+    Raises:
+        NothingToTrainError: no output requires a gradient.
+    """
+    if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+        return
+    kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+    raise NothingToTrainError(
+        f"no output of the model depends on a parameter that requires a gradient: it returns {kinds}. "
+        "Return the tensors that the loss is made from, not detached, and call the model in a mode in which it trains"
+    )
+
+
+def refuse_written_activations(state: ModuleState, buffers: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+    """Refuse a forward that has written activations with a gradient into ``buffers`` (of ``state``) or ``inputs``.
+
+    Raises:
+        UnsupportedOperatorError: it has.
+    """
+    for slot, buffer in zip(state.buffer_slots, buffers, strict=True):
+        if buffer.requires_grad:
+            raise UnsupportedOperatorError(
+                f"the forward writes activations with a gradient into buffer {slot.name}, so the next step's backward would "
+                f"run through this step's. Detach what is written ({slot.name}.copy_(new.detach()))",
+                operator="aten::copy_",
+                source="",
+            )
+    for i, tensor in enumerate(inputs):
+        if tensor.grad_fn is not None:
+            raise UnsupportedOperatorError(
+                f"the forward changes tensor input {i} in place, and the change has a gradient. Clone the input first",
+                operator="aten::copy_",
+                source="",
+            )
+
+
+def refuse_sparse_gradients(gradients: Sequence[torch.Tensor | None]) -> None:
+    """Refuse gradients that are not strided tensors.
+
+    Raises:
+        UnsupportedOperatorError: one is not.
+    """
+    for gradient in gradients:
+        if gradient is not None and gradient.layout is not torch.strided:
+            raise UnsupportedOperatorError(
+                f"a parameter's gradient is sparse ({gradient.layout}), and only dense gradients can be planned. "
+                "Build the embedding with sparse=False",
+                operator=str(gradient.layout),
+                source="",
+            )
