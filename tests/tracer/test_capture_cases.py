@@ -121,7 +121,8 @@ def test_lists_and_hooks_that_the_forward_grows_are_put_back():
     model = Written(forward, a=linear(), calls=["before"], count=3)
     with pytest.raises(PythonStateError) as caught:
         capture(model, (noise(),))
-    assert caught.value.names == ("count",)
+    assert {"count", "calls[1]"} <= set(caught.value.names)
+    assert any(name.startswith("a._forward_hooks[") for name in caught.value.names)
     assert model.calls == ["before"]
     assert not model.a._forward_hooks
     assert model.count == 3

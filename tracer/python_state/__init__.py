@@ -5,12 +5,14 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 ``Snapshot`` shows, around a recording, what it changes.
 """
 
-from remat_planner.tracer.python_state.attributes import Attributes, ClassAttributes, Function
+from remat_planner.tracer.python_state.attributes import Attributes, Function
 from remat_planner.tracer.python_state.containers import Array, RandomGenerator, Sequence, SetOfItems
 from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_file, is_users_module
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
 from remat_planner.tracer.python_state.places import Place, Roots
+from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
+from remat_planner.tracer.python_state.starts import argument_starts, starts_of
 from remat_planner.tracer.python_state.walk import walk
 from remat_planner.tracer.python_state.watch import PythonReads, Watch, described_value
 
@@ -19,7 +21,6 @@ __all__ = [
     "Array",
     "Attributes",
     "Change",
-    "ClassAttributes",
     "ExecutedCode",
     "Function",
     "Holder",
@@ -31,10 +32,13 @@ __all__ = [
     "SetOfItems",
     "Snapshot",
     "Watch",
+    "argument_starts",
     "described_value",
     "is_plain",
     "is_users_file",
     "is_users_module",
     "same",
+    "same_function",
+    "starts_of",
     "walk",
 ]

@@ -13,6 +13,7 @@ from remat_planner.tracer.python_state.executed_code import is_installed, is_use
 from remat_planner.tracer.python_state.holders import Holder, Names
 from remat_planner.tracer.python_state.places import Place
 
+_HOOKS = frozenset({"_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"})
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
 
 
@@ -42,16 +43,19 @@ class ModuleAttributes(Attributes):
     """An ``nn.Module``; its parameters, buffers and children are looked after elsewhere."""
 
     def wanted(self, keys: Iterable[Any]) -> list[Any]:
-        own = not is_users_module(type(self.target).__module__)
-        # The view of a planned region has its forward in its class, and what is in the dictionary that it shares is the plan.
-        has_forward = isinstance(getattr(type(self.target), "forward", None), property)
-        return [
-            key
-            for key in keys
-            if key not in _MODULE_INTERNALS
-            and not (key == "forward" and has_forward)
-            and (key == "forward" or (not key.startswith("_") if own else self.names is None or key in self.names))
-        ]
+        return [key for key in keys if self._is_wanted(key)]
+
+    def _is_wanted(self, key: str) -> bool:
+        if key in _HOOKS:  # a forward may install some; those that are there are compared for themselves before each call
+            return self.names is None
+        if key == "forward":
+            # The view of a planned region has its forward in its class, and its dictionary holds the plan.
+            return not isinstance(getattr(type(self.target), "forward", None), property)
+        if key in _MODULE_INTERNALS:
+            return False
+        if not is_users_module(type(self.target).__module__):
+            return not key.startswith("_")
+        return self.names is None or key in self.names
 
 
 class Slots(Holder):
@@ -78,6 +82,7 @@ class Namespace(Holder):
     def __init__(self, place: Place, target: dict[str, Any], names: Names, file: str) -> None:
         super().__init__(place, target, names)
         self.file = file
+        self.is_of_package = is_installed(str(target.get("__file__", "")))
 
     @classmethod
     def named(cls, namespace: dict[str, Any], names: Names) -> tuple[Place, Namespace]:

@@ -76,7 +76,7 @@ class ExecutedCode:
         try:
             yield
         finally:
-            sys.setprofile(profiler)
+            _profile_on(profiler)
             gc.callbacks[:0] = callbacks
             self._first_call = _nothing  # it may hold what holds this object
 
@@ -91,6 +91,13 @@ class ExecutedCode:
             else:
                 self._calls[id(code)] = None
                 self._others.append(code)  # alive, so that no other code gets its identity
+
+
+def _profile_on(profiler: Any) -> None:
+    """Go on with a profiler: a function, or an object of ``cProfile``, which only its own method can set."""
+    sys.setprofile(profiler if callable(profiler) else None)
+    if profiler is not None and not callable(profiler):
+        profiler.enable()
 
 
 def _nothing(_code: CodeType, _frame: FrameType) -> None:

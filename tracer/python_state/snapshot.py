@@ -8,6 +8,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from remat_planner.tracer.python_state.attributes import Namespace
+from remat_planner.tracer.python_state.containers import Sequence
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, Names, same, same_entries
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.walk import walk
@@ -36,7 +37,7 @@ class Change:
     @property
     def names(self) -> list[str]:
         """Names of the entries that differ, for messages."""
-        if not self.holder.has_places or _is_rebuilt(self.before, self.after):
+        if not self.holder.has_places or (isinstance(self.holder, Sequence) and _is_rebuilt(self.before, self.after)):
             return [self.holder.place.label]
         return [self.holder.place_of(key).label for key in self.keys]
 
@@ -67,7 +68,8 @@ class Snapshot:
             self._add(((holder.place_of(name), value) for name, value in entries.items()), None)
         if code.co_freevars:
             variables = frame.f_locals
-            around = [(name, variables[name]) for name in code.co_freevars if name in variables]
+            names = [name for name in code.co_freevars if name in variables and not _is_local(name, variables[name], frame)]
+            around = [(name, variables[name]) for name in names]
             label = f"variable of {code.co_name}"
             self._add(((Place(f"{name} ({label})", value, "object"), value) for name, value in around), None)
 
@@ -104,6 +106,16 @@ class Snapshot:
     def _add(self, starts: Iterable[tuple[Place, Any]], names: Names) -> None:
         for holder in walk(starts, names, self._seen):
             self._kept.append((holder, holder.entries()))
+
+
+def _is_local(name: str, value: Any, frame: FrameType) -> bool:
+    """Whether a variable around the code of ``frame`` belongs to a call that is under way, so that the forward made it."""
+    above = frame.f_back
+    while above is not None:
+        if name in above.f_code.co_cellvars and above.f_locals.get(name) is value:
+            return True
+        above = above.f_back
+    return False
 
 
 def _is_rebuilt(before: dict[Any, Any], after: dict[Any, Any]) -> bool:

@@ -71,6 +71,9 @@ _BY_KIND: tuple[tuple[Any, Any], ...] = (
 def walk(starts: Iterable[tuple[Place, Any]], names: Names, seen: set[int] | None = None) -> Iterator[Holder]:
     """The holders that can be reached from ``starts``, nearest first, each once.
 
+    Where names are given, the contents of what an installed package holds in its globals (registries, caches) are left out:
+    they change without a meaning for the forward, as when another model is built.
+
     Args:
         starts: objects, and where they are.
         names: the names that matter of attributes and globals; None for all.
@@ -90,7 +93,7 @@ def walk(starts: Iterable[tuple[Place, Any]], names: Names, seen: set[int] | Non
         seen.add(id(value))
         left -= 1
         yield holder
-        if holder.has_places:
+        if holder.has_places and not (names is not None and isinstance(holder, Namespace) and holder.is_of_package):
             queue.extend((holder.place_of(key), entry) for key, entry in holder.entries().items())
         if isinstance(holder, (Attributes, Slots)) and names is not None:
             queue.extend((Place(f"class {base.__qualname__}", base, "object"), base) for base in type(value).__mro__[:-1])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from remat_planner.tracer.joint import CapturedLoss, dense_strides
-from remat_planner.tracer.record.record_loss import Unflattens, record_loss
+from remat_planner.tracer.record.record_loss import Unflattens, may_join_loss, record_loss
 from remat_planner.tracer.record.recording import Tangent
 from remat_planner.tracer.refusals import refuse_loss
 from remat_planner.tracer.torch_private import FakeTensorMode
@@ -62,7 +62,7 @@ class LossChooser:
     def choose(self, output: Any, leaves: list[Any], spec: Unflattens) -> list[Tangent]:
         """The gradients that arrive at ``output`` (fakes, flattened to ``leaves``).
 
-        A gradient may also arrive at each tensor that the forward leaves in Python state: training code adds auxiliary losses
+        A gradient may also arrive at each number that the forward leaves in Python state: training code adds auxiliary losses
         to the loss.
 
         Raises:
@@ -77,13 +77,11 @@ class LossChooser:
         if loss is not None:
             refuse_loss(loss, "the model's loss")
             place = next(i for i, leaf in enumerate(leaves) if leaf is loss)
-            left_behind = [i for i, leaf in _differentiable(leaves) if i >= spec.returned and leaf is not loss]
+            left_behind = [i for i in may_join_loss(leaves, spec.returned) if leaves[i] is not loss]
             return [Tangent(place, tuple(loss.stride())), *(Tangent(i, dense_strides(leaves[i])) for i in left_behind)]
-        return [Tangent(i, every_output.gradient_strides(i, leaf)) for i, leaf in _differentiable(leaves)]
-
-
-def _differentiable(leaves: list[Any]) -> list[tuple[int, torch.Tensor]]:
-    return [(i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+        outputs = [i for i, leaf in enumerate(leaves[: spec.returned]) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+        reached = [*outputs, *may_join_loss(leaves, spec.returned)]
+        return [Tangent(i, every_output.gradient_strides(i, leaves[i])) for i in reached]
 
 
 def _strides_for(shape: tuple[int, ...], planned: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:

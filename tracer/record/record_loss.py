@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from remat_planner.tracer.errors import DataDependentError
+from remat_planner.tracer.functions import use_functions
 from remat_planner.tracer.joint import CapturedLoss
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.loss_lifetimes import LossLifetimes
@@ -40,6 +41,7 @@ def record_loss(
         known = KnownValues()
         recorder = Recorder(Provenance(nn.Module()), known)
         module = trace(lambda tensors: run(tensors, recorder), stand_ins)
+        use_functions(module.graph)
         lifetimes = LossLifetimes(known.answers)
         value, gradients = run(stand_ins, lifetimes)
     if not run.strides:
@@ -66,6 +68,15 @@ class Unflattens(Protocol):
 
     def unflatten(self, leaves: Sequence[Any], /) -> Any:
         """The output with ``leaves`` in it."""
+
+
+def may_join_loss(leaves: list[Any], returned: int) -> list[int]:
+    """Leaves after the output's that a training loop may add to its loss: numbers with a gradient, as auxiliary losses are.
+
+    For larger tensors that the forward stores, a gradient would take their bytes in every plan, though it hardly ever arrives.
+    """
+    stored = range(returned, len(leaves))
+    return [i for i in stored if isinstance(leaves[i], torch.Tensor) and leaves[i].requires_grad and leaves[i].numel() == 1]
 
 
 class _LossRun:
@@ -107,8 +118,8 @@ class _LossRun:
         with self._mode, watch, single_threaded_backward(), without_autocast():
             gradients = list(torch.autograd.grad(value, [leaves[i] for i in differentiable], allow_unused=True))
             for k, i in enumerate(differentiable):
-                if gradients[k] is None and i >= self._spec.returned:
-                    gradients[k] = torch.ones_like(leaves[i])  # the training loop may add it to the loss itself
+                if gradients[k] is None and i in may_join_loss(leaves, self._spec.returned):
+                    gradients[k] = torch.ones_like(leaves[i])
         arriving = {i: g for i, g in zip(differentiable, gradients, strict=True) if g is not None}
         self.strides.update({i: tuple(g.stride()) for i, g in arriving.items()})
         return value, list(arriving.values())

@@ -1,0 +1,257 @@
+"""Training loops that keep values in Python: the planned model follows what the forward reads, and leaves behind what it does."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from remat_planner.planner import apply_schedule, plan
+from remat_planner.tracer.errors import CaptureError, DataDependentError, PythonStateError
+
+X = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+COLLECTED: list[torch.Tensor] = []
+SETTINGS = {"gain": 1.0}
+
+
+class Net(nn.Module):
+    """Two layers, and whatever a test hangs on it."""
+
+    def __init__(self, forward: Callable[..., Any], **attributes: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.function = forward
+        for name, value in attributes.items():
+            setattr(self, name, copy.deepcopy(value))
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self, *args)
+
+
+Step = Callable[[Net, int], torch.Tensor]
+
+
+def trained(model: nn.Module, step: Step) -> list[torch.Tensor | None]:
+    """Loss and gradients of three steps, and the parameters at the end."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    seen: list[torch.Tensor | None] = []
+    for k in range(3):
+        optimizer.zero_grad()
+        loss = step(model, k)  # type: ignore[arg-type]
+        loss.backward()
+        seen += [loss.detach().clone(), *(None if p.grad is None else p.grad.clone() for p in model.parameters())]
+        optimizer.step()
+    return seen + [p.detach().clone() for p in model.parameters()]
+
+
+def assert_trains_as_eager(make: Callable[[], Net], args: Callable[[], tuple[Any, ...]], step: Step) -> None:
+    torch.manual_seed(0)
+    eager = make()
+    torch.manual_seed(0)
+    model = make()
+    expected = trained(eager, step)
+    planned = apply_schedule(model, plan(model, args(), budget="100%", solver="none", loss=mean_square))
+    for ours, theirs in zip(trained(planned, step), expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or torch.equal(ours, theirs)
+
+
+def mean_square(output: Any) -> torch.Tensor:
+    return (output if isinstance(output, torch.Tensor) else output["y"]).square().mean()
+
+
+def hidden(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(m.a(x))
+
+
+def test_an_auxiliary_loss_in_an_attribute() -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        m.aux = h.abs().mean()
+        return m.b(h)
+
+    assert_trains_as_eager(lambda: Net(forward, aux=0.0), lambda: (X,), lambda m, _: mean_square(m(X)) + m.aux)
+
+
+def test_an_auxiliary_loss_that_only_some_steps_use() -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        m.aux = h.abs().mean()
+        return m.b(h)
+
+    assert_trains_as_eager(
+        lambda: Net(forward, aux=0.0), lambda: (X,), lambda m, k: mean_square(m(X)) + (m.aux if k == 1 else 0)
+    )
+
+
+def test_a_loss_that_reads_what_the_forward_left() -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        m.aux = h.abs().mean()
+        return m.b(h)
+
+    torch.manual_seed(0)
+    eager = Net(forward, aux=0.0)
+    model = copy.deepcopy(eager)
+    expected = trained(eager, lambda m, _: mean_square(m(X)) + m.aux)
+    schedule = plan(model, (X,), budget="100%", solver="none", loss=lambda y: mean_square(y) + model.aux)
+    ours = trained(apply_schedule(model, schedule), lambda m, _: mean_square(m(X)) + m.aux)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))  # type: ignore[arg-type]
+
+
+def test_auxiliary_losses_in_a_global_list() -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        COLLECTED.append(h.abs().mean())
+        return m.b(h)
+
+    def step(m: Net, _: int) -> torch.Tensor:
+        COLLECTED.clear()
+        return mean_square(m(X)) + sum(COLLECTED)
+
+    COLLECTED.clear()
+    assert_trains_as_eager(lambda: Net(forward), lambda: (X,), step)
+    COLLECTED.clear()
+    plan(Net(forward), (X,), budget="100%", solver="none", loss=mean_square)
+    assert COLLECTED == []
+
+
+def test_auxiliary_losses_in_a_list_of_the_callers() -> None:
+    def forward(m: Net, x: torch.Tensor, losses: list[torch.Tensor]) -> torch.Tensor:
+        h = hidden(m, x)
+        losses.append(h.abs().mean())
+        return m.b(h)
+
+    def step(m: Net, _: int) -> torch.Tensor:
+        losses: list[torch.Tensor] = []
+        return mean_square(m(X, losses)) + sum(losses)
+
+    assert_trains_as_eager(lambda: Net(forward), lambda: (X, []), step)
+
+
+def test_a_dictionary_of_the_callers_that_the_forward_fills() -> None:
+    def forward(m: Net, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        batch["h"] = hidden(m, batch["x"])
+        batch["y"] = m.b(batch["h"])
+        return batch
+
+    def step(m: Net, _: int) -> torch.Tensor:
+        batch = {"x": X}
+        m(batch)
+        return mean_square(batch["y"])
+
+    assert_trains_as_eager(lambda: Net(forward), lambda: ({"x": X},), step)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "read", "change"),
+    [
+        ({"config": types.SimpleNamespace(gain=1.0)}, lambda m: m.config.gain, lambda m, k: setattr(m.config, "gain", 1.0 + k)),
+        ({"table": {"gain": [1.0]}}, lambda m: m.table["gain"][0], lambda m, k: m.table["gain"].__setitem__(0, 1.0 + k)),
+        ({}, lambda _: SETTINGS["gain"], lambda _, k: SETTINGS.__setitem__("gain", 1.0 + k)),
+    ],
+    ids=["object", "nested containers", "global"],
+)
+def test_numbers_that_the_training_loop_changes(attributes: dict[str, Any], read: Any, change: Any) -> None:
+    def step(m: Net, k: int) -> torch.Tensor:
+        change(m, k)
+        return mean_square(m(X))
+
+    SETTINGS["gain"] = 1.0
+    try:
+        assert_trains_as_eager(lambda: Net(lambda m, x: m.b(hidden(m, x)) * read(m), **attributes), lambda: (X,), step)
+    finally:
+        SETTINGS["gain"] = 1.0
+
+
+def test_a_number_in_an_object_that_is_an_argument() -> None:
+    options = types.SimpleNamespace(gain=1.0)
+
+    def step(m: Net, k: int) -> torch.Tensor:
+        options.gain = 1.0 + k
+        return mean_square(m(X, options))
+
+    assert_trains_as_eager(lambda: Net(lambda m, x, o: m.b(hidden(m, x)) * o.gain), lambda: (X, options), step)
+
+
+def test_statistics_in_containers_are_there_after_a_planned_step() -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        m.stats = {"mean": h.detach().mean(), "shape": tuple(h.shape), "parts": [h.detach().amax(), 1]}
+        m.space.last = h.detach()
+        return m.b(h)
+
+    torch.manual_seed(0)
+    eager = Net(forward, stats=None, space=types.SimpleNamespace(last=None))
+    model = copy.deepcopy(eager)
+    planned = apply_schedule(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square))
+    eager(X), planned(X)
+    assert torch.equal(planned.stats["mean"], eager.stats["mean"])
+    assert planned.stats["shape"] == eager.stats["shape"]
+    assert torch.equal(planned.stats["parts"][0], eager.stats["parts"][0])
+    assert torch.equal(planned.space.last, eager.space.last)
+
+
+def test_a_ring_of_recent_outputs_grows_as_in_eager() -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        m.recent.append(h.detach().mean())
+        return m.b(h)
+
+    torch.manual_seed(0)
+    eager = Net(forward, recent=collections.deque(maxlen=2))
+    model = copy.deepcopy(eager)
+    planned = apply_schedule(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square))
+    for _ in range(3):
+        eager(X), planned(X)
+    assert len(planned.recent) == 2
+    assert all(torch.equal(a, b) for a, b in zip(planned.recent, eager.recent, strict=True))
+
+
+def _counts(m: Net, x: torch.Tensor) -> torch.Tensor:
+    m.counts["steps"] += 1
+    return m.b(hidden(m, x)) * m.counts["steps"]
+
+
+def _reads_the_last(m: Net, x: torch.Tensor) -> torch.Tensor:
+    h = hidden(m, x)
+    y = m.b(h) + (m.last[-1] if m.last else 0)
+    m.last.append(y.detach())
+    return y
+
+
+@pytest.mark.parametrize(
+    ("forward", "attributes", "name"),
+    [
+        (_counts, {"counts": collections.Counter()}, r"counts\['steps'\]"),
+        (_reads_the_last, {"last": []}, "last"),
+    ],
+)
+def test_state_that_the_next_step_reads_is_refused_by_name(forward: Any, attributes: dict[str, Any], name: str) -> None:
+    model = Net(forward, **attributes)
+    with pytest.raises(PythonStateError, match=name):
+        plan(model, (X,), budget="100%", solver="none", loss=mean_square)
+    assert not model.counts if "counts" in attributes else model.last == []
+
+
+def test_a_generator_of_the_models_own_is_refused() -> None:
+    import random
+
+    model = Net(lambda m, x: m.b(hidden(m, x)) * m.random.random(), random=random.Random(0))
+    state = model.random.getstate()
+    with pytest.raises(CaptureError, match=r"random"):
+        plan(model, (X,), budget="100%", solver="none", loss=mean_square)
+    assert model.random.getstate() == state
+
+
+def test_a_forward_that_varies_by_itself_is_refused() -> None:
+    ticks = iter(range(1000))
+    model = Net(lambda m, x: m.b(hidden(m, x)) * (1.0 + next(ticks)))
+    with pytest.raises(DataDependentError, match="recorded twice"):
+        plan(model, (X,), budget="100%", solver="none", loss=mean_square)

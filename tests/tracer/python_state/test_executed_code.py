@@ -1,0 +1,82 @@
+"""Which code counts as the forward's, and which names it uses."""
+
+from __future__ import annotations
+
+import cProfile
+import gc
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from remat_planner.tracer.python_state import ExecutedCode
+
+SETTING = 1
+
+
+def read_setting() -> int:
+    return SETTING
+
+
+def look_up(table: dict[str, Any]) -> Any:
+    return table["key"]
+
+
+def look_anywhere(thing: Any) -> Any:
+    return vars(thing)
+
+
+def test_names_are_those_of_the_code_that_ran() -> None:
+    executed = ExecutedCode()
+    with executed.observed():
+        read_setting()
+        look_up({"key": 1})
+        nn.Linear(2, 2)(torch.ones(1, 2))
+    assert {code.co_name for code, _ in executed.calls} == {"read_setting", "look_up"}
+    assert executed.names == frozenset({"SETTING", "key", "read_setting docstring"} - {"read_setting docstring"})
+
+
+def test_code_that_reads_any_name_leaves_none_out() -> None:
+    executed = ExecutedCode()
+    with executed.observed():
+        look_anywhere(nn.Identity())
+    assert executed.names is None
+
+
+def test_code_is_announced_before_it_runs() -> None:
+    seen: list[tuple[str, Any]] = []
+    executed = ExecutedCode(lambda code, frame: seen.append((code.co_name, frame.f_globals["SETTING"])))
+    with executed.observed():
+        read_setting()
+        read_setting()
+    assert seen == [("read_setting", 1)]
+
+
+def test_a_profiler_and_callbacks_of_the_collector_are_set_aside_and_put_back() -> None:
+    def callback(_phase: str, _info: dict[str, int]) -> None:
+        read_setting()
+
+    before = sys.getprofile()
+    gc.callbacks.append(callback)
+    try:
+        executed = ExecutedCode()
+        with executed.observed():
+            gc.collect()
+        assert executed.calls == []
+        assert callback in gc.callbacks
+        assert sys.getprofile() is before
+    finally:
+        gc.callbacks.remove(callback)
+
+
+def test_a_profiler_of_the_standard_library_goes_on_afterwards() -> None:
+    profiler = cProfile.Profile()
+    executed = ExecutedCode()
+    profiler.enable()
+    with executed.observed():
+        look_up({"key": 1})
+    read_setting()
+    profiler.disable()
+    assert [code.co_name for code, _ in executed.calls] == ["look_up"]
+    assert any(getattr(entry.code, "co_name", "") == "read_setting" for entry in profiler.getstats())

@@ -1,0 +1,180 @@
+"""What a forward reads from Python state is noticed when it changes, and nothing else is."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import functools
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from remat_planner.tracer.python_state import ExecutedCode, PythonReads, Watch
+
+WEIGHT = 1.0
+TABLE = {"scale": 1.0}
+
+
+def helper(x: torch.Tensor) -> torch.Tensor:
+    return x * TABLE["scale"]
+
+
+class Config:
+    scale = 1.0
+
+
+@dataclass
+class Options:
+    rate: float = 1.0
+    steps: list[int] = field(default_factory=lambda: [1, 2])
+
+
+class Slotted:
+    __slots__ = ("gain",)
+
+    def __init__(self) -> None:
+        self.gain = 1.0
+
+
+def counted() -> Callable[[torch.Tensor], torch.Tensor]:
+    factor = 1.0
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return x * factor
+
+    def change(value: float) -> None:
+        nonlocal factor
+        factor = value
+
+    scaled.change = change  # type: ignore[attr-defined]
+    return scaled
+
+
+class Model(nn.Module):
+    coefficient = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.drop = nn.Linear(4, 4), nn.Linear(4, 4), nn.Dropout(0.1)
+        self.act: Any = torch.relu
+        self.config, self.options, self.slotted = Config(), Options(), Slotted()
+        self.weights = {"kl": {"start": 0.0}}
+        self.queue = collections.deque([1, 2])
+        self.names = {"x"}
+        self.partial = functools.partial(torch.add, alpha=1)
+        self.namespace = types.SimpleNamespace(depth=1)
+        self.closure = counted()
+        self.unused = 0
+        self.stored: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.closure(helper(self.act(self.a(x)))) * self.config.scale * self.options.rate * self.options.steps[0]
+        h = h * self.slotted.gain * self.weights["kl"]["start"] * len(self.queue) * len(self.names) * self.coefficient
+        return self.drop(self.b(self.partial(h, h))) * WEIGHT * self.namespace.depth
+
+
+def set_global(_: Model) -> None:
+    global WEIGHT
+    WEIGHT = 2.0
+
+
+def patch_class(_: Model) -> None:
+    Config.scale = 2.0
+
+
+def patch_forward(model: Model) -> None:
+    own = model.b.forward
+    model.b.forward = lambda x: own(x) * 2  # type: ignore[method-assign]
+
+
+def copy_config(model: Model) -> None:
+    model.config = copy.copy(model.config)
+    model.config.scale = 2.0
+
+
+CHANGES: dict[str, tuple[Callable[[Model], Any], str]] = {
+    "a function": (lambda m: setattr(m, "act", torch.sigmoid), "act"),
+    "a function by a module": (lambda m: (delattr(m, "act"), setattr(m, "act", nn.ReLU())), "act"),
+    "an object's attribute": (lambda m: setattr(m.config, "scale", 2.0), "config.scale"),
+    "a copied object": (copy_config, "config.scale"),
+    "a class attribute": (patch_class, "class Config.scale"),
+    "a class attribute hidden by an instance": (lambda m: setattr(m, "coefficient", 2.0), "coefficient"),
+    "a dataclass": (lambda m: setattr(m.options, "rate", 2.0), "options.rate"),
+    "a list": (lambda m: m.options.steps.__setitem__(0, 5), "options.steps[0]"),
+    "a slot": (lambda m: setattr(m.slotted, "gain", 2.0), "slotted.gain"),
+    "a nested dictionary": (lambda m: m.weights["kl"].__setitem__("start", 0.5), "weights['kl']['start']"),
+    "a deque": (lambda m: m.queue.append(3), "queue[2]"),
+    "a set": (lambda m: m.names.add("y"), "names"),
+    "a partial function": (lambda m: setattr(m, "partial", functools.partial(torch.add, alpha=2)), "partial"),
+    "a namespace": (lambda m: setattr(m.namespace, "depth", 2), "namespace.depth"),
+    "a variable of a closure": (lambda m: m.closure.change(2.0), "factor (variable of counted.<locals>.scaled)"),
+    "a global": (set_global, f"WEIGHT (global of {__name__})"),
+    "a global dictionary": (lambda _: TABLE.__setitem__("scale", 2.0), f"TABLE (global of {__name__})['scale']"),
+    "a forward": (patch_forward, "b.forward"),
+    "a dropout's probability": (lambda m: setattr(m.drop, "p", 0.5), "drop.p"),
+}
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Watch]:
+    monkeypatch.setitem(TABLE, "scale", 1.0)
+    monkeypatch.setattr(f"{__name__}.WEIGHT", 1.0)
+    monkeypatch.setattr(Config, "scale", 1.0)
+    model, executed = Model(), ExecutedCode()
+    with executed.observed():
+        model(torch.ones(2, 4))
+    watch = Watch(PythonReads.of(model, executed, {}), model)
+    assert watch.changed() == ()
+    return model, watch
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_named_until_it_is_accepted(watched: tuple[Model, Watch], what: str) -> None:
+    model, watch = watched
+    change, name = CHANGES[what]
+    change(model)
+    assert name in watch.changed()
+    assert name in watch.changed()
+    watch.accept()
+    assert watch.changed() == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m, "unused", 5),
+        lambda m: setattr(m, "another", 5),
+        lambda m: setattr(m.config, "name", "x"),
+        lambda m: setattr(m.options, "rate", float("1.0")),
+        lambda m: m.weights.__setitem__("kl", {"start": 0.0}),
+    ],
+    ids=["unused", "new and unused", "unused of an object", "an equal number", "an equal dictionary"],
+)
+def test_what_makes_no_difference_is_no_change(watched: tuple[Model, Watch], change: Callable[[Model], None]) -> None:
+    model, watch = watched
+    change(model)
+    assert watch.changed() == ()
+
+
+def test_a_copy_of_the_model_is_watched_for_itself(watched: tuple[Model, Watch]) -> None:
+    model, watch = watched
+    copied = copy.deepcopy(model)
+    watch_of_copy = Watch(watch._reads, copied)
+    watch_of_copy.accept()
+    copied.config.scale = 2.0
+    assert watch.changed() == ()
+    assert watch_of_copy.changed() == ("config.scale",)
+
+
+def test_keys_that_the_forward_sets_are_left_out() -> None:
+    model, executed = Model(), ExecutedCode()
+    with executed.observed():
+        model(torch.ones(2, 4))
+    watch = Watch(PythonReads.of(model, executed, {"": frozenset({"act"})}), model)
+    model.act = torch.sigmoid
+    assert watch.changed() == ()
