@@ -120,7 +120,7 @@ def _mean_square_of_sample(output: Any) -> torch.Tensor:
 def measure(case: Case, *, seconds: float) -> tuple[float, float, float, int]:
     """Seconds of an eager step, of a planned one, the ratio, and how many ops the plan executes."""
     model, args, kwargs, loss = case
-    schedule = remat_planner.plan(model, args, kwargs, budget="100%", loss=loss)
+    schedule = remat_planner.plan(model, args, kwargs, budget="100%", loss=loss, verify=False)
     planned = remat_planner.apply_schedule(model, schedule)
 
     def step(called: nn.Module) -> float:

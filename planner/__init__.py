@@ -6,12 +6,14 @@ from remat_planner.planner.errors import (
     BatchError,
     BudgetError,
     CompilerError,
+    EagerStepError,
     ExportError,
     InfeasibleBudgetError,
     OptimizerError,
     RegionError,
     SavedSetError,
     ShapesError,
+    VerificationError,
 )
 from remat_planner.planner.exports import Export, export
 from remat_planner.planner.measurement import Verification
@@ -24,6 +26,7 @@ __all__ = [
     "BatchError",
     "BudgetError",
     "CompilerError",
+    "EagerStepError",
     "Export",
     "ExportError",
     "Fit",
@@ -39,6 +42,7 @@ __all__ = [
     "TrainingState",
     "TrainingStateError",
     "Verification",
+    "VerificationError",
     "apply_schedule",
     "export",
     "fit",

@@ -8,6 +8,7 @@ itself stays untouched and eager.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ from remat_planner.planner.regions import RegionForward, apply_regions, planned_
 from remat_planner.planner.runtime import PlannedCall, Replan, call_of, is_planned_module, planned_module
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
 from remat_planner.tracer.refusals import refuse_compiled, refuse_compiled_around
+
+_log = logging.getLogger("remat_planner")
 
 
 def apply_schedule(
@@ -68,8 +71,9 @@ def apply_schedule(
     if isinstance(schedule, RegionSchedule):
         return apply_regions(model, schedule, replan=replan, compiler=compiler)
     check_state(model, schedule)
+    _warn_of_absent_gpu(model, schedule)
     replan = replan or functools.partial(replan_like, loss=loss)
-    call = PlannedCall(model, schedule, loss=loss, replan=replan, compiler=compiler)
+    call = PlannedCall(model, schedule, loss=loss, replan=replan, compiler=compiler, watched=True)
     return planned_module(model, call, _apply_again)
 
 
@@ -82,7 +86,9 @@ def remove_schedule(model: nn.Module) -> nn.Module:
     if planned_regions(model):
         remove_regions(model)
         return model
-    return planned_call(model).model
+    call = planned_call(model)
+    call.expect_unplanned()
+    return call.model
 
 
 def is_applied(model: nn.Module) -> bool:
@@ -149,6 +155,16 @@ def check_state(model: nn.Module, schedule: Schedule) -> None:
         raise StaleScheduleError(
             f"the schedule was made for another model ({schedule.origin.model}): {'; '.join(what)}. Plan again for this one",
             differences=what,
+        )
+
+
+def _warn_of_absent_gpu(model: nn.Module, schedule: Schedule) -> None:
+    """Say that a plan for a GPU is put on a model that runs on the CPU."""
+    if schedule.origin.allocation_block > 1 and all(p.device.type == "cpu" for p in model.parameters()):
+        _log.warning(
+            "the schedule is planned for a GPU (costs=%r) and the model is on the CPU. Steps here have eager's bits, but take "
+            "more than the predicted bytes: workspaces of CPU kernels are not counted. For a budget here, plan without costs",
+            schedule.origin.costs,
         )
 
 

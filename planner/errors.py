@@ -95,6 +95,44 @@ class InfeasibleBudgetError(ValueError):
         )
 
 
+class EagerStepError(RuntimeError):
+    """The model's own step fails when it is run several times, so there is nothing to compare a planned step with.
+
+    Attributes:
+        step: number of the step that failed, from 1.
+    """
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class VerificationError(RuntimeError):
+    """The step of a new plan was run, and does not leave what eager leaves or takes more than the budget; or it cannot be run.
+
+    Attributes:
+        schedule: the schedule.
+        differences: names of what differs from eager, as in "step 1: gradient of lm_head.weight".
+        measured_peak_bytes: the peak of the step when it ran; None if it did not.
+        budget_bytes: the budget.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        schedule: object,
+        budget_bytes: int,
+        differences: tuple[str, ...] = (),
+        measured_peak_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.schedule = schedule
+        self.differences = differences
+        self.measured_peak_bytes = measured_peak_bytes
+        self.budget_bytes = budget_bytes
+
+
 class ExportError(ValueError):
     """A model or schedule cannot be exported to a form.
 
@@ -173,8 +211,20 @@ class SharedCastError(BackwardError):
     """Two calls share casts of their parameters, and one backward runs through both."""
 
 
+class MissingGradientError(BackwardError):
+    """Gradients arrived at some outputs only, and what PyTorch does then is not known.
+
+    Attributes:
+        outputs: places of the outputs without a gradient, as in "['logits']".
+    """
+
+    def __init__(self, message: str, *, outputs: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.outputs = outputs
+
+
 class UnexpectedGradientError(BackwardError):
-    """A gradient arrived at an output that the planned loss sends none to.
+    """A gradient arrived at an output that the planned loss sends none to, or after the backward had begun.
 
     Attributes:
         output: place of the output, as in "['logits']".

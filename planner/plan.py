@@ -27,6 +27,7 @@ from remat_planner.planner.planning import (
     trace_step,
 )
 from remat_planner.planner.regions import plan_regions, planned_regions, suggest_regions
+from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState
 from remat_planner.solvers import Solver
 from remat_planner.tracer import CaptureError
@@ -47,12 +48,17 @@ def plan(
     budget_on: BudgetOn = "allocated",
     regions: str | type[nn.Module] | None = None,
     shapes: Sequence[Any] | None = None,
+    verify: bool | None = None,
 ) -> Schedule | RegionSchedule:
     """Find the schedule of one training step that stays within ``budget`` at the least extra time.
 
     Overheads of up to 0.5 % of the step count as none. Within them the plan takes the lowest peak, even below the budget.
 
     Planning leaves the model as it was: parameters, gradients, buffers, mode and random generators.
+
+    Where the plan's device is at hand, the planned step is run beside eager's, as ``remat_planner.verify`` does, and a plan
+    that does not hold is refused. Where eager has no room for the whole batch, the largest part for which it has room is
+    planned alike and run, and the logger "remat_planner" says which.
 
     Args:
         model: the module to train.
@@ -79,6 +85,7 @@ def plan(
             named ones, or a pair of both. Training then runs each form by its own schedule and plans none of them again. A
             budget in percent refers to the highest peak without recomputation of any form, and ``time_limit`` is for each form.
             The result is the schedule of the form with that peak; its ``companions`` are the others.
+        verify: False to leave out running the planned step; True to refuse a plan that cannot be run here.
 
     Raises:
         BudgetError: the budget is not a number of bytes, or is on reserved bytes for a plan that is not for a GPU.
@@ -89,6 +96,7 @@ def plan(
         AlreadyAppliedError: regions of the model have schedules already.
         RegionError: the regions cannot be planned.
         ShapesError: the model cannot be called with one of ``shapes``.
+        VerificationError: the planned step was run, and leaves something else than eager or takes more than the budget.
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
     if isinstance(model, nn.Module) and (applied := planned_regions(model)):
@@ -107,16 +115,24 @@ def plan(
         training=training,
         budget_on=budget_on,
     )
-    if regions is not None:
-        if shapes is not None:
-            raise RegionError(
-                "regions are planned for the form of input that the step runs with: leave shapes out, or plan the whole model",
-                names=(),
-            )
-        return plan_regions(model, args, kwargs or {}, budget=asked, regions=regions, settings=settings)
-    if shapes is not None:
-        return _plan_forms(model, input_forms(args, kwargs or {}, shapes), asked, settings)
-    return schedule_step(trace_whole(model, args, kwargs, settings=settings), asked)
+    if regions is not None and shapes is not None:
+        raise RegionError(
+            "regions are planned for the form of input that the step runs with: leave shapes out, or plan the whole model",
+            names=(),
+        )
+    forms = (InputForm(tuple(args), dict(kwargs or {})),) if shapes is None else input_forms(args, kwargs or {}, shapes)
+
+    def planned(forms: Sequence[InputForm], budget: Budget) -> Schedule | RegionSchedule:
+        if regions is not None:
+            return plan_regions(model, forms[0].args, forms[0].kwargs, budget=budget, regions=regions, settings=settings)
+        if len(forms) == 1:
+            return schedule_step(trace_whole(model, forms[0].args, forms[0].kwargs, settings=settings), budget)
+        return _plan_forms(model, forms, budget, settings)
+
+    schedule = planned(forms, asked)
+    if is_to_verify(verify):
+        check_plan(model, forms, schedule, settings, planned, insist=bool(verify))
+    return schedule
 
 
 def _plan_forms(model: nn.Module, forms: Sequence[InputForm], budget: Budget, settings: Settings) -> Schedule:

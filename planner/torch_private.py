@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.graph import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import optimizer as optimizers
 
@@ -49,6 +50,19 @@ def runs_hooks(parameter: torch.Tensor) -> bool:
 def graph_is_kept() -> bool:
     """Whether the running backward was called with ``retain_graph=True``."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def is_executed(node: torch.autograd.graph.Node) -> bool:
+    """Whether the running backward calls ``node``, or returns the gradient that arrives there."""
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf whose gradient torch.autograd.grad returns
+        return True
+
+
+def is_run_by_backward(node: Node) -> bool:
+    """Whether the running backward goes through ``node``."""
+    return bool(torch._C._will_engine_execute_node(node))
 
 
 def current_backward() -> int:

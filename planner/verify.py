@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +15,18 @@ from remat_planner.planner.apply import (
     apply_schedule,
     compiler_of,
     is_applied,
+    planned_call,
     refuse_compiled_for,
     remove_schedule,
     replan_like,
 )
 from remat_planner.planner.distributed import runs_to_measure_peak
+from remat_planner.planner.errors import EagerStepError
 from remat_planner.planner.measurement import (
     KeptState,
     Loss,
     ToleranceCheck,
     Verification,
-    arguments_snapshot,
     compared_state,
     detached,
     device_of,
@@ -40,12 +40,15 @@ from remat_planner.planner.measurement import (
 )
 from remat_planner.planner.planning import planned_form, settings_of
 from remat_planner.planner.regions import planned_regions, without_regions
+from remat_planner.planner.runtime import unplanned_on_purpose
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingStateError
+from remat_planner.tracer.python_state import Snapshot, argument_starts
 
 _STEPS = 3
 """Training steps that are compared. The second starts from the state that the first one left, and adds to its gradients. Before
-the last, the parameters change as by an optimizer, and gradients are cleared: a value kept from an earlier step shows then."""
+the last, the parameters change as by an optimizer, and gradients are cleared: a value kept from an earlier step shows then. In
+the last, a gradient arrives at one output only, where there is no loss: parameters that it does not reach get none."""
 
 _EXTRA_EAGER_RUNS = 8
 """Further runs of eager at most, once it is seen to be nondeterministic: a tensor may be equal in the first two by chance."""
@@ -83,6 +86,7 @@ def verify(
 
     Raises:
         schedules.StaleScheduleError: the schedule is for another model, or for no inputs of this form.
+        EagerStepError: the model fails without the schedule.
         tracer.CaptureError: the model is compiled.
         TrainingStateError: the schedule is for shards, or for gradients of another dtype, which one process does not have.
     """
@@ -93,7 +97,7 @@ def verify(
     kwargs = dict(kwargs or {})
     if loss is None and isinstance(schedule, Schedule):
         loss = settings_of(schedule).loss
-    with without_regions(model):
+    with without_regions(model), unplanned_on_purpose(model):
         model = remove_schedule(model) if is_applied(model) else model
         form = planned_form(model, schedule, args, kwargs)
         with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
@@ -141,11 +145,8 @@ class _Steps:
                 update_parameters(self.model)
             torch.clear_autocast_cache()  # which training leaves between two steps
             args, kwargs = detached(self.args, self.kwargs)
-            arguments = arguments_snapshot(args, kwargs)
-            with self._observed(called):
-                output = called(*args, **kwargs)
-                loss = run_backward(output, self.loss)
-            inputs = _tensors_of(args, kwargs)
+            inputs, arguments = _tensors_of(args, kwargs), Snapshot(argument_starts(args, kwargs))
+            output, loss = self._step(called, args, kwargs)
             yield from _numbered(number, compared_state(self.model, self.state, inputs, arguments, output, loss))
             arguments.put_back()
         self.number = 0
@@ -164,8 +165,10 @@ class _Steps:
         peaks = []
         for _ in range(runs_to_measure_peak(called)):
             self._restart()
-            if accumulate:
+            if accumulate or self.state.steps_in_hooks:  # the first step of an optimizer makes the state that later ones find
                 one_step(called, self.args, self.kwargs, self.loss)()
+            if not accumulate:
+                self.model.zero_grad(set_to_none=True)
             peaks.append(measure_peak(one_step(called, self.args, self.kwargs, self.loss), device_of(called)))
         return min(peaks)
 
@@ -176,10 +179,24 @@ class _Steps:
         for forward in planned.values():
             forward.block.forward = forward
 
-    def _observed(self, called: nn.Module) -> AbstractContextManager[None]:
-        """In eager the model's own code runs, and shows which Python state it can reach."""
-        eager = called is self.model and not planned_regions(self.model)
-        return self.state.observed() if eager else nullcontext()
+    def _step(self, called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, torch.Tensor | None]:
+        """Output and loss of a step. In eager the model's own code runs, and shows which Python state it can reach."""
+        if called is not self.model or planned_regions(self.model):
+            output = called(*args, **kwargs)
+            return output, self._backward(output)
+        try:
+            with self.state.observed():
+                output = called(*args, **kwargs)
+                return output, self._backward(output)
+        except Exception as error:
+            raise EagerStepError(
+                f"the model itself, without a plan, raised {type(error).__name__} in step {self.number} of {_STEPS} that were "
+                f"run one after the other: {error}",
+                step=self.number,
+            ) from error
+
+    def _backward(self, output: Any) -> torch.Tensor | None:
+        return run_backward(output, self.loss, at_first_only=self.number == _STEPS)
 
 
 @dataclass(frozen=True)
@@ -232,7 +249,9 @@ def _applied(steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str |
             differences=(),
         )
 
-    return apply_schedule(steps.model, schedule, loss=steps.loss, replan=replan, compiler=compiler)
+    planned = apply_schedule(steps.model, schedule, loss=steps.loss, replan=replan, compiler=compiler)
+    planned_call(planned).unwatched()
+    return planned
 
 
 def _numbered(number: int, named: Iterable[_Named]) -> Iterator[_Named]:

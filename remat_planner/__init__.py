@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import ChangedInBetweenError as ChangedInBetweenError
     from remat_planner.planner.errors import CompilerError as CompilerError
     from remat_planner.planner.errors import DoubleBackwardError as DoubleBackwardError
+    from remat_planner.planner.errors import EagerStepError as EagerStepError
     from remat_planner.planner.errors import ExportError as ExportError
     from remat_planner.planner.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from remat_planner.planner.errors import MissingGradientError as MissingGradientError
     from remat_planner.planner.errors import NotAppliedError as NotAppliedError
     from remat_planner.planner.errors import OptimizerError as OptimizerError
     from remat_planner.planner.errors import RegionError as RegionError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import SharedCastError as SharedCastError
     from remat_planner.planner.errors import TransformError as TransformError
     from remat_planner.planner.errors import UnexpectedGradientError as UnexpectedGradientError
+    from remat_planner.planner.errors import VerificationError as VerificationError
     from remat_planner.planner.exports import Export as Export
     from remat_planner.planner.exports import export as export
     from remat_planner.planner.measurement import Verification as Verification
@@ -74,7 +77,10 @@ if TYPE_CHECKING:
     from remat_planner.tracer.errors import PythonStateError as PythonStateError
     from remat_planner.tracer.errors import RandomStateError as RandomStateError
     from remat_planner.tracer.errors import StateReassignedError as StateReassignedError
+    from remat_planner.tracer.errors import SurroundingsError as SurroundingsError
     from remat_planner.tracer.errors import UnsupportedOperatorError as UnsupportedOperatorError
+    from remat_planner.tracer.functions import FunctionVariesError as FunctionVariesError
+    from remat_planner.tracer.functions import register_function as register_function
     from remat_planner.tracer.operators import OpCall as OpCall
     from remat_planner.tracer.operators import Roofline as Roofline
     from remat_planner.tracer.operators import UnknownOperatorError as UnknownOperatorError
@@ -99,8 +105,10 @@ _PUBLIC = {
         "ChangedInBetweenError",
         "CompilerError",
         "DoubleBackwardError",
+        "EagerStepError",
         "ExportError",
         "InfeasibleBudgetError",
+        "MissingGradientError",
         "NotAppliedError",
         "OptimizerError",
         "RegionError",
@@ -110,6 +118,7 @@ _PUBLIC = {
         "ShardedError",
         "TransformError",
         "UnexpectedGradientError",
+        "VerificationError",
     ),
     "planner.exports": (
         "Export",
@@ -154,6 +163,7 @@ _PUBLIC = {
         "PythonStateError",
         "RandomStateError",
         "StateReassignedError",
+        "SurroundingsError",
         "UnsupportedOperatorError",
     ),
     "tracer.costs": (
@@ -163,6 +173,10 @@ _PUBLIC = {
         "ProfileError",
         "ProfileWarning",
         "UnknownDeviceError",
+    ),
+    "tracer.functions": (
+        "FunctionVariesError",
+        "register_function",
     ),
     "tracer.operators": (
         "OpCall",

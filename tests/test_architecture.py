@@ -46,35 +46,40 @@ solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules
 solvers.two_level       deadline milp problem schedules
-tracer.capture          joint passes python_state record refusals torch_private
+tracer.capture          joint passes python_state record refusals torch_private torch_surroundings
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
+tracer.functions        operators torch_functions torch_private
 tracer.joint            python_state
 tracer.lazy_types       -
 tracer.lower            costs joint torch_private schedules
 tracer.on_paper         record refusals torch_private
 tracer.operators        -
-tracer.passes           joint operators record refusals torch_private
+tracer.passes           functions joint operators record refusals torch_functions torch_private
 tracer.python_state     -
-tracer.record           errors joint operators python_state refusals torch_private
+tracer.record           errors functions joint operators python_state refusals torch_functions torch_private
+                        torch_surroundings
 tracer.refusals         errors joint lazy_types operators torch_private
+tracer.torch_functions  -
 tracer.torch_private    -
+tracer.torch_surroundings  -
 planner.apply           compile errors planning regions runtime schedules tracer.refusals
 planner.cli             errors exports formatting memory_table model_loading plan planning regions reports
-                        training_state verify schedules solvers solvers.registry tracer tracer.costs
+                        training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
 planner.compile         codegen errors torch_private schedules tracer.joint tracer.operators
 planner.distributed     tracer.lazy_types
 planner.errors          formatting
-planner.exports         apply errors gpu_allocator module_paths planning runtime schedules tracer tracer.joint
-                        tracer.operators tracer.torch_private
+planner.exports         apply errors gpu_allocator module_paths planning runtime schedules tracer tracer.functions
+                        tracer.joint tracer.operators tracer.torch_private
 planner.formatting      -
 planner.gpu_allocator   schedules solvers
-planner.measurement     distributed torch_private tracer.costs tracer.joint tracer.python_state tracer.record tracer.torch_private
+planner.measurement     distributed torch_private tracer.costs tracer.joint tracer.python_state tracer.record
+                        tracer.torch_private
 planner.memory_table    errors planning reports training_state schedules tracer tracer.record
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
-planner.plan            errors module_paths planning regions schedules solvers tracer
+planner.plan            errors module_paths planning regions verified_plan schedules solvers tracer
 planner.planning        errors formatting gpu_allocator module_paths training_state schedules solvers tracer
                         tracer.costs tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
                         tracer.torch_private
@@ -82,11 +87,14 @@ planner.regions         distributed errors measurement module_paths planning run
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private
 planner.reports         formatting gpu_allocator measurement module_paths schedules solvers
-planner.runtime         codegen compile distributed errors planning torch_private training_state schedules
+planner.runtime         codegen compile distributed errors formatting planning torch_private training_state schedules
                         tracer tracer.joint tracer.lower tracer.python_state tracer.record
 planner.torch_private   -
 planner.training_state  distributed errors measurement module_paths torch_private schedules tracer tracer.costs
-planner.verify          apply distributed measurement planning regions training_state schedules
+planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs
+                        tracer.torch_private
+planner.verify          apply distributed errors measurement planning regions runtime training_state schedules
+                        tracer.python_state
 """
 _ROW = re.compile(r"^(\S+)((?:[^\n]|\n )*)", re.MULTILINE)
 

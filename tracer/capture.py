@@ -16,19 +16,30 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, state_of
-from remat_planner.tracer.passes import annotate, contributions, laid_out_as_owners, make_functional, simplify
+from remat_planner.tracer.passes import (
+    annotate,
+    contributions,
+    copy_small_first_terms,
+    laid_out_as_owners,
+    make_functional,
+    simplify,
+)
 from remat_planner.tracer.python_state import PythonReads
 from remat_planner.tracer.record import (
     CapturedCall,
     LossChooser,
+    OpaqueFunctions,
     RecordedEffects,
     Recording,
+    Switches,
     ambient_autocast,
     eager_gradients,
     effects_from_step_to_step,
     hooks_of,
     random_state_kept,
     record,
+    refuse_surroundings,
+    switches,
     without_autocast,
 )
 from remat_planner.tracer.refusals import (
@@ -47,7 +58,9 @@ from remat_planner.tracer.torch_private import (
     new_fake_mode,
     storage_key,
     to_fake,
+    without_addresses,
 )
+from remat_planner.tracer.torch_surroundings import without_bystanders
 
 
 def capture(
@@ -90,6 +103,7 @@ class RecordedStep:
         recording: the operators that ran.
         loss: the caller's loss; None where the caller passes none.
         autocast: what the ambient ``torch.autocast`` casts to, by device type.
+        switches: the settings of torch in which it ran.
         effects: what the forward leaves behind in Python state.
         reads: the Python state that the forward can read.
     """
@@ -99,6 +113,7 @@ class RecordedStep:
     recording: Recording
     loss: CapturedLoss | None
     autocast: Mapping[str, str]
+    switches: Switches
     effects: RecordedEffects
     reads: PythonReads
 
@@ -114,14 +129,18 @@ def record_step(
     refuse_call(args, kwargs)
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
     refuse_without_backward(model, leaves)
+    refuse_surroundings(model, leaves)
     call = CapturedCall(model, state_of(model), tuple(leaves), spec)
     mode = fake_mode_of(call.tensors) or new_fake_mode()
     chooser = LossChooser(mode, loss)
     with _capturing(mode):
-        recording = record(call, mode, chooser.choose)
-        effects = effects_from_step_to_step(recording, lambda: record(call, mode, None, recording.changes))
+        functions = OpaqueFunctions(call, mode)
+        recording = functions.recorded(lambda: record(call, mode, chooser.choose))
+        effects = effects_from_step_to_step(
+            recording, lambda: functions.recorded(lambda: record(call, mode, None, recording.changes))
+        )
         reads = PythonReads.of(model, recording.executed, effects.written)
-    return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), effects, reads)
+    return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
 
 
 def assemble(recorded: RecordedStep) -> Joint:
@@ -137,6 +156,8 @@ def assemble(recorded: RecordedStep) -> Joint:
     placeholders = _Placeholders.of(graph, call)
     _return_as_autograd(graph, placeholders, call, recording)
     outputs, gradients = _returned(graph)
+    _keep_apart(graph, recording)
+    copy_small_first_terms(graph, gradients, recording.edges)
     sums = [node for g, edges in zip(gradients, recording.edges, strict=True) for node in contributions(g, edges)[1]]
     simplify(graph, keep=[*outputs, *sums])  # autograd makes one gradient for each owner, equal ones too
     outputs, gradients = _returned(graph)
@@ -171,15 +192,19 @@ def assemble(recorded: RecordedStep) -> Joint:
         constants=_constant_bytes(call, module),
         training=call.model.training,
         autocast=recorded.autocast,
+        switches=recorded.switches,
         guards=tuple(recording.known.guards),
         arrivals=recording.arrivals,
+        flow=recording.flow,
         hooks=hooks_of(call.model),
         reads=recorded.reads,
         effects=recorded.effects.effects,
         returned=recording.returned,
+        same_inputs=call.same_inputs,
         argument_states=tuple(recorded.reads.argument_state(leaf) for leaf in call.leaves),
         operators=tuple(recording.operators),
         calls=recording.calls,
+        checkpointed=recording.checkpointed,
     )
 
 
@@ -187,7 +212,10 @@ def assemble(recorded: RecordedStep) -> Joint:
 def _capturing(mode: FakeTensorMode) -> Iterator[None]:
     """Make fakes behave as the real tensors do, keep the random state, and let gradients be recorded."""
     contexts = (
+        without_bystanders(),
+        torch.autograd.set_detect_anomaly(False),  # it reads the gradients' values
         accepting_real_tensors(mode),
+        without_addresses(mode),
         grouped_products_of_any_dtype(),
         laid_out_as_on_a_cpu(mode),
         eager_gradients(),
@@ -254,8 +282,28 @@ def _returned(graph: fx.Graph) -> tuple[list[fx.Node], list[fx.Node | None]]:
     return list(pair[0]), list(pair[1])
 
 
+def _keep_apart(graph: fx.Graph, recording: Recording) -> None:
+    """Mark what stands for one thing in the flow of gradients, so that it is not merged with what looks like it.
+
+    Without some of the tangents, an addition of autograd's leaves out a term, and a node that gets some of its gradients takes
+    zeros for the others. An operator that now computes the same elsewhere would not.
+    """
+    if recording.flow is None:
+        return
+    for node in graph.nodes:
+        number = node.meta.get("operator")
+        autograd_node = None if number is None else recording.operators[number].autograd_node
+        if number in recording.flow.sums:
+            node.meta["apart"] = "addition"
+        elif autograd_node in recording.flow.meetings:
+            node.meta["apart"] = autograd_node
+
+
 def _constant_bytes(call: CapturedCall, module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
-    """Bytes of the storages that are resident before the step: each once, under the first kind in which it occurs."""
+    """Bytes of the storages that are resident before the step: each once, under the first kind in which it occurs.
+
+    A batch that is given twice counts twice, since other steps may have two.
+    """
     kinds: dict[str, Sequence[torch.Tensor]] = {
         "parameters": call.state.parameters,
         "buffers": call.state.buffers,
@@ -269,4 +317,6 @@ def _constant_bytes(call: CapturedCall, module: fx.GraphModule) -> dict[str, tup
         counted |= fresh.keys()
         if fresh or kind != "constants":
             sizes[kind] = tuple(fresh.values())
+    again = [t for i, (t, first) in enumerate(zip(call.inputs, call.same_inputs, strict=True)) if 0 <= first != i]
+    sizes["inputs"] += tuple(t.untyped_storage().nbytes() for t in again if not t.requires_grad)
     return sizes

@@ -102,6 +102,18 @@ class LostHookError(CaptureError):
         self.names = names
 
 
+class SurroundingsError(CaptureError):
+    """Code around the call (a function mode, hooks on all modules or of saved tensors) would not run in a captured step.
+
+    Attributes:
+        what: its name.
+    """
+
+    def __init__(self, message: str, *, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
 class LossError(CaptureError):
     """The loss is not a differentiable scalar.
 

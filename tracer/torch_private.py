@@ -19,7 +19,13 @@ import torch.cuda.amp.common
 import torch.utils.checkpoint
 from torch import _meta_registrations, fx, nn
 from torch._prims_common import suggest_memory_format
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.amp import autocast_mode
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
 from torch.library import _scoped_library
@@ -44,25 +50,29 @@ __all__ = [
     "forward_sequence_number",
     "generator_key",
     "grouped_products_of_any_dtype",
+    "in_checkpoint",
     "in_checkpoint_replaying_draws",
     "is_fake",
+    "lacks_fake",
     "laid_out_as_on_a_cpu",
+    "negated",
     "new_fake_mode",
     "newest_node",
     "nodes_after",
     "recorded_graph",
+    "sequence_number",
     "single_threaded_backward",
     "storage_key",
-    "swaps_tensors",
     "to_fake",
     "trace",
     "truncated_normals_not_drawn",
+    "without_addresses",
     "without_modes",
     "without_recording",
 ]
 
 # Messages of fake tensors whose values are read without the dispatcher.
-READS_OF_FAKES = ("numpy() is not supported for tensor subclasses",)
+READS_OF_FAKES = ("numpy() is not supported for tensor subclasses", "Not available for 'meta' device type")
 # Message of torch.compile when a compiled function is called under a trace.
 CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
 _CHECKPOINT = torch.utils.checkpoint.__file__
@@ -88,6 +98,17 @@ def accepting_real_tensors(mode: FakeTensorMode) -> Iterator[None]:
         yield
     finally:
         mode.allow_non_fake_inputs = before
+
+
+@contextmanager
+def without_addresses(mode: FakeTensorMode) -> Iterator[None]:
+    """Let new fakes raise where their address is read, for which they otherwise give 0 and a warning."""
+    before = mode._allow_unsafe_data_ptr_access
+    mode._allow_unsafe_data_ptr_access = False
+    try:
+        yield
+    finally:
+        mode._allow_unsafe_data_ptr_access = before
 
 
 @contextmanager
@@ -216,6 +237,11 @@ def is_fake(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def lacks_fake(error: Exception) -> bool:
+    """Whether ``error`` says that an operator has no kernel for fakes."""
+    return isinstance(error, UnsupportedOperatorException) or "no fake impl" in str(error)
+
+
 def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     """The fake of ``tensor`` with its shape, strides, dtype and device; a fake of this mode is returned as it is."""
     if isinstance(tensor, FakeTensor) and tensor.fake_mode is mode:
@@ -254,6 +280,11 @@ def nodes_after(node: fx.Node) -> Iterator[fx.Node]:
         node = node.next
 
 
+def negated(tensor: torch.Tensor) -> torch.Tensor:
+    """A view of ``tensor`` whose values are negated when they are read, as the imaginary part of a conjugate is."""
+    return torch._neg_view(tensor)
+
+
 def without_recording() -> AbstractContextManager[Any]:
     """Run operators on fakes without appending them to the graph."""
     return disable_proxy_modes_tracing()
@@ -272,19 +303,33 @@ def forward_sequence_number() -> int:
 def backward_sequence_number() -> int | None:
     """Number of the autograd node whose backward is running; None outside of a backward."""
     node = torch._C._current_autograd_node()
-    return None if node is None else node._sequence_nr()
+    return None if node is None else sequence_number(node)
+
+
+def sequence_number(node: Any) -> int:
+    """Number of an autograd node: the same for its forward and its backward."""
+    return int(node._sequence_nr())
+
+
+def in_checkpoint() -> bool:
+    """Whether the caller's own ``torch.utils.checkpoint`` is on the stack."""
+    return any(True for _ in _frames_of_checkpoint())
 
 
 def in_checkpoint_replaying_draws() -> bool:
     """Whether the caller's own ``torch.utils.checkpoint`` is recomputing with the generator's state of the first run."""
+    return any(
+        names.get("preserve_rng_state") or getattr(names.get("ctx"), "preserve_rng_state", False)
+        for names in (frame.f_locals for frame in _frames_of_checkpoint())
+    )
+
+
+def _frames_of_checkpoint() -> Iterator[FrameType]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == _CHECKPOINT:
-            names = frame.f_locals
-            if names.get("preserve_rng_state") or getattr(names.get("ctx"), "preserve_rng_state", False):
-                return True
+            yield frame
         frame = frame.f_back
-    return False
 
 
 def single_threaded_backward() -> AbstractContextManager[Any]:
@@ -331,11 +376,6 @@ def compiled_by(module: nn.Module) -> Literal["torch.compile(module)", "module.c
     return None
 
 
-def swaps_tensors(function: object) -> bool:
-    """Whether ``function`` exchanges two tensors below ``torch.utils.swap_tensors``."""
-    return function is torch._C._swap_tensor_impl
-
-
 def generator_key(generator: torch.Generator) -> int:
     """Identity of a random generator; in a dispatch mode, operators get another Python object for it."""
-    return generator._cdata
+    return generator._cdata  # type: ignore[attr-defined]

@@ -33,13 +33,16 @@ def collected(parts: list[str], samples: int, words: str, sample: int | None, se
 
 
 def sweep(cases: list[Case], *, limit: float, processes: int = 1, show: bool = False) -> list[tuple[Case, Outcome]]:
-    """Check each case; ``show`` prints the offenders as they are found."""
+    """Check each case; ``show`` prints the offenders as they are found. Ctrl-C ends it with what there is."""
     found: list[tuple[Case, Outcome]] = []
-    for index, result in run_each(check, cases, limit=limit, processes=processes):
-        outcome = result if isinstance(result, Outcome) else Outcome("too slow" if "took" in result else "crashed", result)
-        found.append((cases[index], outcome))
-        if show and outcome.verdict in FAULTS:
-            print(f"{outcome.verdict}: {cases[index].part} {cases[index].name}: {outcome.detail}", flush=True)
+    try:
+        for index, result in run_each(check, cases, limit=limit, processes=processes):
+            outcome = result if isinstance(result, Outcome) else Outcome("too slow" if "took" in result else "crashed", result)
+            found.append((cases[index], outcome))
+            if show and outcome.verdict in FAULTS:
+                print(f"{outcome.verdict}: {cases[index].part} {cases[index].name}: {outcome.detail}", flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(found):,} of {len(cases):,} cases", file=sys.stderr)
     return found
 
 

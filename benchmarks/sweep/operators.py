@@ -77,7 +77,8 @@ def _build(number: int, dtype: torch.dtype, in_place: bool, k: int, of: int) -> 
     sample = samples[chosen[k]]
     if in_place and getattr(sample, "broadcasts_input", False):
         raise NotTrainableError("in place, an operator cannot broadcast its input")
-    tensors = [leaf for leaf in pytree.tree_leaves((sample.input, sample.args, sample.kwargs)) if isinstance(leaf, torch.Tensor)]
+    leaves = pytree.tree_leaves((sample.input, sample.args, sample.kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if any(t.layout is torch.strided and t.numel() > _MOST_ELEMENTS for t in tensors):
         raise NotTrainableError("the sample is large")
     if not any(t.requires_grad for t in tensors):

@@ -83,6 +83,7 @@ class Interpreted(nn.Module):
             variables[statement.target] = self._run(statement, variables)
         returned = [variables[i] for i in self.program.returned]
         chosen = [v for v in (returned if self.program.all_in_loss else returned[:1]) if v.requires_grad]
+        chosen = chosen or [v for v in variables if v.requires_grad]
         if not chosen:
             raise NotTrainableError("the loss has no gradient")
         loss = sum((v.square().mean() for v in chosen[1:]), chosen[0].square().mean())

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 
-def run_each(function: Callable[[Any], Any], tasks: Sequence[Any], *, limit: float, processes: int = 1) -> Iterator[tuple[int, Any]]:
+def run_each(
+    function: Callable[[Any], Any], tasks: Sequence[Any], *, limit: float, processes: int = 1
+) -> Iterator[tuple[int, Any]]:
     """Yield (index, ``function(task)``) as they come; a string says what became of a task without a result.
 
     Args:

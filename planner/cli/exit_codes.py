@@ -7,10 +7,12 @@ from enum import IntEnum
 from remat_planner.planner.errors import (
     BatchError,
     BudgetError,
+    EagerStepError,
     ExportError,
     InfeasibleBudgetError,
     OptimizerError,
     RegionError,
+    VerificationError,
 )
 from remat_planner.planner.model_loading import ModelCodeError, ModelNotLoadedError
 from remat_planner.schedules import GraphError, ScheduleFileError, StaleScheduleError, TrainingStateError
@@ -68,6 +70,8 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (GraphError, ExitCode.MODEL),
     (ScheduleFileError, ExitCode.MODEL),
     (StaleScheduleError, ExitCode.VERIFICATION_FAILED),
+    (EagerStepError, ExitCode.MODEL),
+    (VerificationError, ExitCode.VERIFICATION_FAILED),
 )
 
 

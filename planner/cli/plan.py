@@ -29,7 +29,16 @@ from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.cli.training_options import NO_OPTIONS, TrainingOptions, with_training_options
 from remat_planner.planner.model_loading import DEFAULT_NAME, LoadedModel, built_for, load_model
 from remat_planner.planner.plan import trace_whole
-from remat_planner.planner.planning import AUTO, Budget, Settings, budget_on_device, parse_budget, schedule_step, settings_for
+from remat_planner.planner.planning import (
+    AUTO,
+    Budget,
+    InputForm,
+    Settings,
+    budget_on_device,
+    parse_budget,
+    schedule_step,
+    settings_for,
+)
 from remat_planner.planner.regions import plan_regions
 from remat_planner.planner.reports import (
     PolicyCost,
@@ -45,7 +54,7 @@ from remat_planner.planner.reports import (
     verification_report,
 )
 from remat_planner.planner.training_state import beyond_one_process
-from remat_planner.planner.verify import verify
+from remat_planner.planner.verified_plan import Verdict, is_to_verify, verdict_on
 from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
 from remat_planner.tracer.costs import MEASURE
 
@@ -82,7 +91,14 @@ def plan_command(
     training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
     regions: Regions = None,
-    verify_it: Annotated[bool, typer.Option("--verify", help="run the real steps: compare bits and measure the peak")] = False,
+    verify_it: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="run the real steps: compare bits and measure the peak; by default wherever the plan's device is at hand",
+            show_default=False,
+        ),
+    ] = None,
     require_optimal: Annotated[
         bool, typer.Option("--require-optimal", help="exit with 5 unless the plan is proven optimal")
     ] = False,
@@ -126,15 +142,25 @@ def plan_command(
                 training=training,
                 budget_on=budget_on,
             )
-            schedule = _planned(loaded, limit, regions, settings, stages)
+            form = InputForm(loaded.args, loaded.kwargs)
+            schedule = _planned(loaded, form, limit, regions, settings, stages)
             comparison: list[PolicyCost] = []
             if isinstance(schedule, Schedule):
                 stages.stage("Comparing with the usual policies")
                 comparison = interruptibly(partial(compare, schedule))
-            verification = None
-            if verify_it:
+            verdict = Verdict(None, "as asked")
+            if is_to_verify(verify_it):
                 stages.stage("Verifying")
-                verification = verify(loaded.model, schedule, loaded.args, loaded.kwargs, loss=loaded.loss)
+                verdict = verdict_on(
+                    loaded.model,
+                    form,
+                    schedule,
+                    settings,
+                    lambda forms, budget: _planned(loaded, forms[0], budget, regions, settings, stages),
+                )
+                if verify_it and verdict.verification is None:
+                    raise UsageError(f"the plan cannot be verified here: {verdict.why_not}")
+        verification = verdict.verification
         failed = verification is not None and not (verification.identical and verification.within_budget)
         not_saved = None if failed else _save(schedule, target)
         path = None if failed or not_saved else str(target)
@@ -143,7 +169,7 @@ def plan_command(
             summary = summarize_regions(schedule, verification=verification, path=path)
         else:
             summary = summarize(schedule, comparison=comparison, verification=verification, path=path)
-        _show(result, summary, limit.describe(schedule.budget), as_json=as_json, quiet=quiet)
+        _show(result, summary, verdict.why_not, limit.describe(schedule.budget), as_json=as_json, quiet=quiet)
         if failed:
             raise typer.Exit(ExitCode.VERIFICATION_FAILED)
         if not_saved is not None:
@@ -154,9 +180,9 @@ def plan_command(
 
 
 def _planned(
-    loaded: LoadedModel, limit: Budget, regions: str | None, settings: Settings, stages: Stages
+    loaded: LoadedModel, form: InputForm, limit: Budget, regions: str | None, settings: Settings, stages: Stages
 ) -> Schedule | RegionSchedule:
-    model, args, kwargs = loaded.model, loaded.args, loaded.kwargs
+    model, args, kwargs = loaded.model, form.args, form.kwargs
     if regions is not None:
         return interruptibly(
             lambda: plan_regions(model, args, kwargs, budget=limit, regions=regions, settings=settings, stage=stages.stage)
@@ -175,15 +201,16 @@ def _save(schedule: Schedule | RegionSchedule, target: Path) -> str | None:
     return None
 
 
-def _show(result: SafeConsole, summary: WholeSummary | RegionSummary, understood: str, *, as_json: bool, quiet: bool) -> None:
+def _show(
+    result: SafeConsole, summary: WholeSummary | RegionSummary, why_not: str, understood: str, *, as_json: bool, quiet: bool
+) -> None:
     if as_json:
         print_document(result, plan_document(summary))
     elif quiet:
         result.print(one_line(summary), soft_wrap=True)
     else:
         result.print(plan_report(summary, understood=understood))
-        if summary.verification is not None:
-            result.print(verification_report(summary.verification))
+        result.print(verification_report(summary.verification, why_not))
         if summary.schedule is not None:
             result.print(usage_hint(summary))
 

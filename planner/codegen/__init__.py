@@ -4,8 +4,11 @@
 lies in memory.
 """
 
-from remat_planner.planner.codegen.program import Code, Program
+from remat_planner.planner.codegen.dataflow import Sharing
+from remat_planner.planner.codegen.handovers import Handover
+from remat_planner.planner.codegen.partial_backward import UndecidedError
+from remat_planner.planner.codegen.program import Backward, Code, Program
 from remat_planner.planner.codegen.segments import emit
 from remat_planner.planner.codegen.tensor_layout import TensorLayout
 
-__all__ = ["Code", "Program", "TensorLayout", "emit"]
+__all__ = ["Backward", "Code", "Handover", "Program", "Sharing", "TensorLayout", "UndecidedError", "emit"]

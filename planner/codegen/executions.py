@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import fx
 
-InstanceKind = Literal["source", "tangent", "constant", "result", "element", "generator state"]
+InstanceKind = Literal["source", "tangent", "constant", "zeros", "result", "element", "generator state"]
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Instance:
 
     Attributes:
         kind: where it comes from. A source is a parameter, buffer or input; a constant is an attribute of the captured graph;
-            an element is one item of a tuple that an execution returns.
+            zeros stand for a gradient that does not arrive; an element is one item of a tuple that an execution returns.
         node: the node of the joint graph whose value it is.
         family: number shared by all instances on one storage.
         producer: index of the ``Execution`` that produces it; -1 where none does.
@@ -43,6 +43,7 @@ class Execution:
         reads: the instance that it reads for each node among its arguments.
         elements: the instances of those elements of its result that are read.
         omitted: positions of the arguments that it gets as None: running statistics that the first execution has updated.
+        in_place: whether it is an addition that leaves its result in its first argument.
         saved_state: instance of the generator state that is saved before a draw that a later execution repeats.
         replayed_state: instance of the generator state from which this execution repeats a draw.
     """
@@ -53,6 +54,7 @@ class Execution:
     reads: dict[fx.Node, int]
     elements: list[int] = field(default_factory=list)
     omitted: tuple[int, ...] = ()
+    in_place: bool = False
     saved_state: int | None = None
     replayed_state: int | None = None
 

@@ -48,6 +48,16 @@ class Binder:
         return self._bindings[key]
 
 
+def taking_number(operator: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """``operator``, which gets a tensor at ``position`` of its arguments where it takes a number."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return operator(*args[:position], float(args[position]), *args[position + 1 :], **kwargs)
+
+    call.__name__ = call.__qualname__ = f"{getattr(operator, '__name__', 'operator').replace('.', '_')}_taking_number"
+    return call
+
+
 def _fastest(target: torch._ops.OpOverload, node: fx.Node) -> Binding:
     args = fx.node.map_arg(node.args, _stand_in)
     kwargs = fx.node.map_arg(node.kwargs, _stand_in)

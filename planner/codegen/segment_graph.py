@@ -13,30 +13,34 @@ Nodes carry what a compiler needs to know, in ``meta``:
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import torch
 from torch import fx
 
 from remat_planner.planner.codegen.cuts import Cuts
 from remat_planner.planner.codegen.dataflow import Dataflow
 from remat_planner.planner.codegen.executions import Execution
-from remat_planner.planner.codegen.op_bindings import Binder, Binding
+from remat_planner.planner.codegen.op_bindings import Binder, Binding, taking_number
 from remat_planner.planner.codegen.rng_replay import DrawnFrom
 from remat_planner.tracer.joint import Joint
 
 
 class GraphWriter:
-    """Writes the graphs of the segments, in their order."""
+    """Writes the graphs of the segments, in their order; ``executed`` are nodes of the joint graph that ran before these."""
 
-    def __init__(self, joint: Joint, flow: Dataflow, cuts: Cuts) -> None:
+    def __init__(self, joint: Joint, flow: Dataflow, cuts: Cuts, executed: Iterable[fx.Node] = ()) -> None:
         self._joint = joint
         self._flow = flow
         self._line = flow.line
         self._cuts = cuts
         self._binder = Binder()
-        self._executed: set[fx.Node] = set()
+        self._executed = set(executed)
 
-    def write(self, segment: int, arguments: Sequence[int], returned: Sequence[int]) -> tuple[fx.GraphModule, tuple[int, ...]]:
+    def write(
+        self, segment: int, arguments: Sequence[int], returned: Sequence[int | None]
+    ) -> tuple[fx.GraphModule, tuple[int, ...]]:
         """The graph of a segment, and the places in the store of the values that it stores.
 
         It takes the instances ``arguments`` in a list and returns (the instances ``returned``, the values to store).
@@ -53,12 +57,14 @@ class GraphWriter:
             if position not in self._cuts.skipped:
                 self._execute(graph, values, self._line.executions[position], segment)
         stored = [i for i in self._flow.stored_by(segment) if i in values]
-        results = [self._value(graph, values, i) for i in returned]
-        for k, (instance, result) in enumerate(zip(returned, results, strict=True)):
+        results = [None if i is None else self._value(graph, values, i) for i in returned]
+        for k, (index, result) in enumerate(zip(returned, results, strict=True)):
+            if index is None:
+                continue
             # The caller may change an output, and autograd gives it a history. So an output is not the stored tensor itself
             # and, to autograd, no view of it; they share the version counter, which reveals changes. And a gradient must not
             # be a tensor of the model.
-            if segment == 0 or self._line.instances[instance].kind in ("source", "constant"):
+            if segment == 0 or self._line.instances[index].kind in ("source", "constant"):
                 results[k] = graph.call_method("detach", (result,))
         graph.output((tuple(results), tuple(values[i] for i in stored)))
         module = fx.GraphModule(self._joint.graph, graph, class_name=f"Segment{segment}")
@@ -71,6 +77,13 @@ class GraphWriter:
             assert isinstance(target, str)
             values[index] = graph.get_attr(target)
             values[index].meta["val"] = instance.node.meta.get("val")
+        if index not in values and instance.kind == "zeros":
+            like = instance.node.meta["val"]
+            form = {"dtype": like.dtype, "device": like.device}
+            values[index] = graph.create_node(
+                "call_function", torch.zeros, (tuple(like.shape),), form, name=f"zeros_{instance.node.name}"
+            )
+            values[index].meta["val"] = like
         return values[index]
 
     def _execute(self, graph: fx.Graph, values: dict[int, fx.Node], execution: Execution, segment: int) -> None:
@@ -89,7 +102,7 @@ class GraphWriter:
             repeat = DrawnFrom.of(node).repeating(node.target)
             result = graph.create_node("call_function", repeat, (state, *args), kwargs, name=node.name)
         else:
-            binding = self._binding(node, omits=bool(execution.omitted))
+            binding = Binding(None, "add_") if execution.in_place else self._binding(node, omits=bool(execution.omitted))
             if binding.function is None:
                 result = graph.create_node("call_method", binding.method, args, kwargs, name=node.name)
             else:
@@ -108,6 +121,9 @@ class GraphWriter:
 
     def _binding(self, node: fx.Node, *, omits: bool) -> Binding:
         """How to call the operator of ``node``; ``omits`` says that arguments of the capture are left out."""
+        target: Any = node.target
         if "generator" in node.meta:
-            return Binding(DrawnFrom.of(node).drawing(node.target))
-        return Binding(node.target) if omits else self._binder.binding(node)
+            return Binding(DrawnFrom.of(node).drawing(target))
+        if "factor" in node.meta:
+            return Binding(taking_number(target, node.meta["factor"]))
+        return Binding(target) if omits else self._binder.binding(node)

@@ -7,15 +7,19 @@ takes out what no later segment reads, so every value is freed at its last use, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from remat_planner.planner.codegen.cuts import cut_backward
+from torch import fx
+
+from remat_planner.planner.codegen.cuts import Cuts, cut_backward
 from remat_planner.planner.codegen.dataflow import Dataflow
-from remat_planner.planner.codegen.program import Program, Segment
+from remat_planner.planner.codegen.handovers import handovers
+from remat_planner.planner.codegen.partial_backward import without_tangents
+from remat_planner.planner.codegen.program import Backward, Backwards, Program, Segment
 from remat_planner.planner.codegen.segment_graph import GraphWriter
 from remat_planner.planner.codegen.straight_line import straight_line
 from remat_planner.schedules import Graph, simulate
-from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.joint import Joint, Tangents
 
 
 def emit(joint: Joint, graph: Graph, steps: Sequence[int]) -> Program:
@@ -30,29 +34,62 @@ def emit(joint: Joint, graph: Graph, steps: Sequence[int]) -> Program:
     flow = Dataflow.of(joint, line, cuts)
     writer = GraphWriter(joint, flow, cuts)
     arguments = (*joint.parameter_nodes, *joint.buffer_nodes, *joint.input_nodes)
-    returned = list(dict.fromkeys(i for i in flow.outputs if i is not None))
+    # Where an output is returned detached too, these are two tensors.
+    outputs = [None if i is None else (i, leaf.differentiable) for i, leaf in zip(flow.outputs, joint.outputs, strict=True)]
+    tensors = list(dict.fromkeys(output for output in outputs if output is not None))
+    returned = [instance for instance, _ in tensors]
     forward, writes = writer.write(0, [line.sources[node] for node in arguments], returned)
     tangents = {line.instances[i].node: place for i, place in flow.places.items() if line.instances[i].kind == "tangent"}
+    unchanged = flow.unchanged()
+
+    def without(missing: Tangents) -> Backward:
+        reduced, cuts_of_it = without_tangents(joint, line, cuts, missing)
+        flow_of_it = Dataflow.of(joint, reduced, cuts_of_it, flow.places)
+        writer = GraphWriter(joint, flow_of_it, cuts_of_it, (one.node for one in line.executions[: line.forward_end]))
+        return _backward(flow_of_it, writer, cuts_of_it, unchanged, filled=flow.places.values())
+
     return Program(
         forward=forward,
         run_forward=forward.forward,
         writes=writes,
-        store_size=len(flow.places),
         tangents=tuple(tangents.get(node) for node in joint.tangent_nodes),
-        outputs=tuple(None if i is None else returned.index(i) for i in flow.outputs),
-        segments=tuple(_segment(s, flow, writer, cuts.handed_over[s]) for s in range(1, len(cuts.bounds))),
-        unchanged=flow.unchanged(),
+        outputs=tuple(None if output is None else tensors.index(output) for output in outputs),
+        backwards=Backwards(_backward(flow, writer, cuts, unchanged), without),
+        handovers=handovers(joint, cuts.handed_over[1:]),
+        sharing=flow.sharing(returned),
+        unchanged=unchanged,
     )
 
 
-def _segment(number: int, flow: Dataflow, writer: GraphWriter, handed_over: Sequence[tuple[int, int]]) -> Segment:
+def _backward(
+    flow: Dataflow,
+    writer: GraphWriter,
+    cuts: Cuts,
+    unchanged: Sequence[tuple[int, fx.Node | int]],
+    filled: Collection[int] = (),
+) -> Backward:
+    """The segments of a backward; ``filled`` are the places in the store that the forward may have filled."""
+    index = {place: k for k, (place, _) in enumerate(unchanged)}
+    segments = tuple(_segment(s, flow, writer, cuts, index) for s in range(1, len(cuts.bounds)))
+    read = {place for segment in segments for place in segment.reads}
+    return Backward(
+        segments=segments,
+        store_size=max(flow.store_size, *filled, 0),
+        unread=tuple(place for place in filled if place not in read),
+        unchanged=tuple(k for place, k in index.items() if place in read),
+    )
+
+
+def _segment(number: int, flow: Dataflow, writer: GraphWriter, cuts: Cuts, unchanged: Mapping[int, int]) -> Segment:
     reads = flow.reads(number)
-    module, writes = writer.write(number, reads, [instance for _, instance in handed_over])
+    module, writes = writer.write(number, reads, [part.instance for part in cuts.handed_over[number]])
+    places = tuple(flow.places[i] for i in reads)
     return Segment(
         module=module,
         run=module.forward,
-        reads=tuple(flow.places[i] for i in reads),
+        reads=places,
         clears=tuple(flow.places[i] for i in flow.last_reads(number)),
         writes=writes,
-        gradients=tuple(k for k, _ in handed_over),
+        gradients=tuple(part.gradient for part in cuts.handed_over[number]),
+        unchanged=tuple(unchanged[place] for place in places if place in unchanged),
     )

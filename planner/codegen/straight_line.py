@@ -109,7 +109,8 @@ class _Builder:
             if equal_view is not None:
                 self._bind(node, equal_view)
                 return
-        execution = Execution(node, step, result=-1, reads=reads, omitted=omitted)
+        in_place = node.target is torch.ops.aten.add.Tensor and not self.graph.allocated[index]
+        execution = Execution(node, step, result=-1, reads=reads, omitted=omitted, in_place=in_place)
         producer = len(self.executions)
         if node.meta.get("random") and self.repetitions[index] > 1:
             if recomputed:

@@ -39,13 +39,11 @@ class TensorLayout:
                 end += (size - 1) * stride
         return False
 
-    def fit(self, gradient: torch.Tensor | None) -> torch.Tensor:
-        """``gradient`` in this layout: itself where it fits, a copy where it does not, zeros where none arrived.
+    def fit(self, gradient: torch.Tensor) -> torch.Tensor:
+        """``gradient`` in this layout: itself where it fits, a copy where it does not.
 
         A layout whose elements overlap cannot be written to; then the copy is contiguous.
         """
-        if gradient is None:
-            return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         if gradient.stride() == self.stride:
             return gradient
         if self.overlapping:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
 
-from remat_planner.planner.codegen import Program
+from remat_planner.planner.codegen import Backward, Program
 from remat_planner.planner.compile.compilers import Compiler, PieceCode
 from remat_planner.planner.compile.pieces import Piece, pieces_of
 
@@ -37,14 +36,13 @@ def compiled_program(program: Program, compiler: Compiler) -> tuple[Program, Com
     Raises:
         CompilerError: the compiler cannot compile a piece.
     """
+    forward = _PieceByPiece(program.forward, compiler)
+    backwards = program.backwards.changed(lambda backward: _compiled_backward(backward, compiler))
     modules = [program.forward, *(segment.module for segment in program.segments)]
-    pieces = [pieces_of(module.graph, compiler.supported) for module in modules]
-    run_forward, *runs = [_PieceByPiece(module, of_module, compiler) for module, of_module in zip(modules, pieces, strict=True)]
-    segments = tuple(replace(segment, run=run) for segment, run in zip(program.segments, runs, strict=True))
-    every_piece = [piece for of_module in pieces for piece in of_module]
+    every_piece = [piece for module in modules for piece in pieces_of(module.graph, compiler.supported)]
     compiled = [piece for piece in every_piece if piece.compilable]
     return (
-        replace(program, run_forward=run_forward, segments=segments),
+        replace(program, run_forward=forward, backwards=backwards),
         CompiledParts(
             compiler=compiler.name,
             pieces=len(compiled),
@@ -54,6 +52,11 @@ def compiled_program(program: Program, compiler: Compiler) -> tuple[Program, Com
             ),
         ),
     )
+
+
+def _compiled_backward(backward: Backward, compiler: Compiler) -> Backward:
+    segments = tuple(replace(segment, run=_PieceByPiece(segment.module, compiler)) for segment in backward.segments)
+    return replace(backward, segments=segments)
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,18 @@ class _Stage:
 class _PieceByPiece:
     """The code of a segment. It runs the pieces in order and drops each value as its last reader begins."""
 
-    def __init__(self, module: fx.GraphModule, pieces: Sequence[Piece], compiler: Compiler) -> None:
+    def __init__(self, module: fx.GraphModule, compiler: Compiler) -> None:
         graph = module.graph
+        pieces = pieces_of(graph, compiler.supported)
         box = next(iter(graph.nodes))
         arguments = [node for node in graph.nodes if node.op == "call_function" and node.args[:1] == (box,)]
-        place = {node: k for k, node in enumerate(arguments)}
+        place: dict[fx.Node | None, int] = {node: k for k, node in enumerate(arguments)}
         for piece in pieces:
             for node in piece.writes:
                 place.setdefault(node, len(place))
         results: Any = graph.output_node().args[0]
+        if any(None in nodes for nodes in results):
+            place[None] = len(place)  # of what a segment has None for: no piece writes there
         self._size = len(place)
         self._leaving, self._stored = (tuple(place[node] for node in nodes) for nodes in results)
         last_reader = {node: piece for piece in pieces for node in piece.reads}

@@ -61,6 +61,8 @@ def obstacle(request: Request, module: str) -> str | None:
             return f"{op.name} must run once ({op.pinned})"
         if step.node(i).meta["once"]:
             return f"{op.name} updates running statistics, and would do so twice"
+        if "generator" in step.node(i).meta:
+            return f"{op.name} draws from a torch.Generator of its own, which torch.utils.checkpoint does not set back"
     return None
 
 

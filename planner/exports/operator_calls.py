@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from remat_planner.planner.exports.eager_checkpointing import EagerStep
+from remat_planner.tracer.functions import RECORDED_AS
 from remat_planner.tracer.operators import written_arguments
 from remat_planner.tracer.torch_private import storage_key
 
@@ -25,7 +26,11 @@ class OperatorCalls:
 
     def must_save(self, op: int) -> bool:
         """Whether the op must not run twice."""
-        return self._step.graph.ops[op].pinned is not None or bool(self._step.node(op).meta["once"])
+        meta, operator = self._step.node(op).meta, self._step.operator(op)
+        # Checkpointing does not set generators of the user's own back, and sees the operators inside of an autograd.Function,
+        # which the capture has not seen.
+        uncounted = "generator" in meta or (operator is not None and operator.name == RECORDED_AS)
+        return self._step.graph.ops[op].pinned is not None or bool(meta["once"]) or uncounted
 
     def can_save(self, op: int) -> bool:
         """Whether saving the op's results gives eager's bits."""

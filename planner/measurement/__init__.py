@@ -2,7 +2,7 @@
 
 from remat_planner.planner.measurement.compared_state import compared_state
 from remat_planner.planner.measurement.comparison import ToleranceCheck, same_bits, same_value
-from remat_planner.planner.measurement.kept_state import KeptState, arguments_snapshot
+from remat_planner.planner.measurement.kept_state import KeptState
 from remat_planner.planner.measurement.kept_tensors import kept_copy
 from remat_planner.planner.measurement.parameter_update import update_parameters
 from remat_planner.planner.measurement.peak import measure_intervals, measure_peak
@@ -17,7 +17,6 @@ __all__ = [
     "StorageMeter",
     "ToleranceCheck",
     "Verification",
-    "arguments_snapshot",
     "compared_state",
     "detached",
     "device_of",

@@ -43,7 +43,8 @@ def compared_state(
     for k, leaf in enumerate(leaves):
         yield from _named(f"output {k}", leaf, known)
     yield from ((f"gradient of {name}", p.grad) for name, p in model.named_parameters())
-    yield from ((f"gradient of input {k}", tensor.grad) for k, tensor in enumerate(inputs) if tensor.requires_grad)
+    leaf_inputs = [(k, tensor) for k, tensor in enumerate(inputs) if tensor.requires_grad and tensor.is_leaf]
+    yield from ((f"gradient of input {k}", tensor.grad) for k, tensor in leaf_inputs)
     yield from state.gradients_outside()
     yield from state.changed_tensors()
     yield from ((f"{name} (requires a gradient)", flag) for name, flag in state.changed_flags())

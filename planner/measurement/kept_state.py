@@ -16,16 +16,10 @@ from torch.utils import _pytree as pytree
 from remat_planner.planner.measurement.kept_tensors import KeptTensor
 from remat_planner.planner.measurement.random_generators import KeptGenerators
 from remat_planner.planner.torch_private import runs_hooks
-from remat_planner.tracer.python_state import (
-    Change,
-    ClassAttributes,
-    ExecutedCode,
-    Place,
-    Snapshot,
-    is_users_module,
-)
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, starts_of
 
-_REGISTRIES = (dict, OrderedDict, list, set)
+_CONTAINERS = (dict, OrderedDict, list, set)
+_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
 
 
 class KeptState:
@@ -46,6 +40,10 @@ class KeptState:
         args: positional inputs of its forward.
         kwargs: named inputs of its forward.
         others: further objects with state that a step may change, such as the loss.
+
+    Attributes:
+        generators: the random generators.
+        steps_in_hooks: whether there are optimizers that may step in hooks of gradients.
     """
 
     def __init__(
@@ -67,8 +65,10 @@ class KeptState:
         for k, tensor in enumerate(inputs):
             self._add_tensor(f"input {k}", tensor)
         named = [(getattr(thing, "__qualname__", type(thing).__qualname__), thing) for thing in others]
-        outside = [(Place(name, thing, "object"), thing) for name, thing in (*named, *_stepped_in_hooks(model))]
-        self._python = Snapshot([*_of_model(model), *_of_arguments(arguments), *outside])
+        optimizers = list(_stepped_in_hooks(model))
+        self.steps_in_hooks = bool(optimizers)
+        outside = [(Place(name, thing, "object"), thing) for name, thing in (*named, *optimizers)]
+        self._python = Snapshot([*starts_of(model, *arguments), *outside])
         self._looked_through = 0
         self._add_what_objects_hold()
 
@@ -99,8 +99,13 @@ class KeptState:
                 yield f"gradient of {name}", kept.tensor.grad
 
     def changed_objects(self) -> list[Change]:
-        """The Python objects, arguments left out, that hold something else now."""
-        return [change for change in self._python.changes() if change.holder.place.kind != "arguments"]
+        """The Python objects that hold something else now; arguments are left out, and the registries of hooks in modules."""
+        registries = {id(registry) for module in self._modules for registry in module.registries}
+        return [
+            change
+            for change in self._python.changes()
+            if change.holder.place.kind != "arguments" and id(change.holder.target) not in registries
+        ]
 
     def identities(self) -> set[int]:
         """The identities of the Python objects that are kept."""
@@ -146,7 +151,12 @@ class _KeptModule:
     def __init__(self, module: nn.Module) -> None:
         self._attributes = vars(module)
         self._kept = dict(vars(module))
-        self._contents = [(value, copy.copy(value)) for value in self._kept.values() if type(value) in _REGISTRIES]
+        self._contents = [(value, copy.copy(value)) for value in self._kept.values() if type(value) in _CONTAINERS]
+
+    @property
+    def registries(self) -> list[Any]:
+        """Where PyTorch keeps the hooks and slots of the module."""
+        return [self._kept[key] for key in _INTERNALS if key in self._kept]
 
     def put_back(self) -> None:
         if not _same_items(self._attributes, self._kept):
@@ -176,22 +186,6 @@ def _same_items(one: Any, other: Any) -> bool:
     return all(a is b for a, b in pairs)
 
 
-def _of_model(model: nn.Module) -> Iterator[tuple[Place, Any]]:
-    """The modules and the classes of the user's that they are instances of."""
-    for path, module in model.named_modules():
-        yield Place(path, path, "module"), module
-    classes = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
-    for kind in classes:
-        if is_users_module(kind.__module__):
-            place = Place(kind.__qualname__, kind, "object")
-            yield place, ClassAttributes(place, kind, None)
-
-
-def _of_arguments(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> list[tuple[Place, Any]]:
-    args, kwargs = arguments
-    return [(Place("args", "args", "arguments"), args), (Place("kwargs", "kwargs", "arguments"), kwargs)]
-
-
 def _stepped_in_hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The states, by name, of the optimizers that may step in hooks of the model's gradients."""
     parameters = {id(p) for p in model.parameters()}
@@ -203,8 +197,3 @@ def _stepped_in_hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:
             if not owned.isdisjoint(parameters):
                 yield f"{type(thing).__qualname__}.state", thing.state
                 yield f"{type(thing).__qualname__}.param_groups", thing.param_groups
-
-
-def arguments_snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Snapshot:
-    """The containers and objects that a call is given, as they are now."""
-    return Snapshot(_of_arguments((args, dict(kwargs))))

@@ -27,10 +27,11 @@ def one_step(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], l
     return step
 
 
-def run_backward(output: Any, loss: Loss | None) -> torch.Tensor | None:
+def run_backward(output: Any, loss: Loss | None, *, at_first_only: bool = False) -> torch.Tensor | None:
     """Run the backward as training code does: from ``loss(output)`` or the output's own loss, outside an ambient autocast.
 
-    Without a loss, a gradient arrives at every differentiable output. Returns the loss, or None.
+    Without a loss, a gradient arrives at every differentiable output, or ``at_first_only`` of them, as where a step trains one
+    of several heads. Returns the loss, or None.
     """
     value = loss(output) if loss is not None else loss_of_output(output)
     if value is not None:
@@ -38,6 +39,7 @@ def run_backward(output: Any, loss: Loss | None) -> torch.Tensor | None:
             value.backward()  # type: ignore[no-untyped-call]
         return value
     outputs = [leaf for leaf in flatten(output)[0] if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+    outputs = outputs[:1] if at_first_only else outputs
     with without_autocast():
         torch.autograd.backward(outputs, [torch.empty_like(leaf).fill_(1 / (k + 1)) for k, leaf in enumerate(outputs)])
     return None

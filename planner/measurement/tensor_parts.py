@@ -46,4 +46,4 @@ def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
 def kind_of(tensor: torch.Tensor) -> tuple[object, ...]:
     """What two tensors have in common whose parts can be compared."""
     tensor = local_part(tensor).detach()
-    return type(tensor), tensor.dtype, tensor.shape, tensor.layout
+    return type(tensor), tensor.dtype, None if tensor.is_nested else tensor.shape, tensor.layout

@@ -10,16 +10,18 @@ class Verification:
     """How a planned step compares with eager and with its plan.
 
     Attributes:
-        identical: loss, outputs, gradients, buffers and random state equal eager's, bit for bit.
+        identical: what the planned steps leave equals what eager's leave, bit for bit: loss, outputs, gradients (and which
+            there are), parameters, buffers, inputs, Python state and random states.
         measured_peak_bytes: the plan's constant bytes, plus the measured peak of one step above them.
         predicted_peak_bytes: the plan's peak of forward and backward; the optimizer's step is not run.
         budget_bytes: the plan's budget.
-        differences: names of tensors that differ from eager, as in "step 1: gradient of lm_head.weight".
-        nondeterministic: names of tensors that eager itself does not repeat; left out of the comparison.
+        differences: names of what differs from eager, as in "step 1: gradient of lm_head.weight".
+        nondeterministic: names of what eager itself does not repeat; left out of the comparison.
         compiler: the compiler that the model was applied with; None without one.
         largest_difference: the largest difference from eager of any element of any tensor, as a share of the tensor's largest
-            magnitude; 0.0 where all bits are equal, infinite where shapes, integers or random states differ.
+            magnitude; 0.0 where all bits are equal, infinite where shapes, integers, states or values of Python differ.
         close: no difference exceeds the square root of the epsilon of the tensor's dtype.
+        part: the part of the batch that was run; "" for all of it.
     """
 
     identical: bool
@@ -31,6 +33,7 @@ class Verification:
     compiler: str | None = None
     largest_difference: float = 0.0
     close: bool = True
+    part: str = ""
 
     @property
     def within_budget(self) -> bool:

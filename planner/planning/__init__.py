@@ -4,8 +4,9 @@
 ``fit`` repeats that for several batches. The signatures and ``BoundSignature`` tell whether a later call is the captured one.
 """
 
-from remat_planner.planner.planning.batch_search import LARGEST_BATCH, Fit, Try, fit
+from remat_planner.planner.planning.batch_search import LARGEST_BATCH, Batches, Fit, Try, fit
 from remat_planner.planner.planning.budget import AUTO, Budget, parse_budget
+from remat_planner.planner.planning.call_differences import CallNow, Difference, differences_of
 from remat_planner.planner.planning.call_guards import BoundSignature
 from remat_planner.planner.planning.captures import remember_capture, remembered_capture, settings_of
 from remat_planner.planner.planning.device_budget import budget_on_device
@@ -21,8 +22,11 @@ from remat_planner.planner.planning.step import Step, costed_step, profile_step,
 __all__ = [
     "AUTO",
     "LARGEST_BATCH",
+    "Batches",
     "BoundSignature",
     "Budget",
+    "CallNow",
+    "Difference",
     "Fit",
     "InputForm",
     "Loss",
@@ -33,6 +37,7 @@ __all__ = [
     "budget_on_device",
     "costed_step",
     "describe_call",
+    "differences_of",
     "fit",
     "input_forms",
     "input_signature",

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.joint import Joint, first_places
 from remat_planner.tracer.python_state import Roots, Watch, described_value
-from remat_planner.tracer.record import HOOK_REGISTRIES, hooks_of
+from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
 
@@ -35,11 +35,15 @@ class BoundSignature:
     Args:
         joint: the captured step, of this model or of another one of the same form.
         model: the model on whose tensors the step will run.
+
+    Attributes:
+        joint: the captured step.
+        model: the model.
     """
 
     def __init__(self, joint: Joint, model: nn.Module) -> None:
         self.joint = joint
-        self._model = model
+        self.model = model
         modules = dict(model.named_modules(remove_duplicate=False))
         self._children = [
             (parent._modules, key, child)
@@ -48,8 +52,9 @@ class BoundSignature:
         ]
         self._modes = [(module, module.training) for module in dict.fromkeys(modules.values())]
         self._hooks = [getattr(module, registry) for module in dict.fromkeys(modules.values()) for registry in HOOK_REGISTRIES]
-        self._hooks_seen: list[tuple[int, ...]] = [()] * len(self._hooks)
+        self._hooks_seen: list[tuple[int, ...]] = []
         self._python_state = Watch(joint.reads, model)
+        self._switches = [joint.switches]
         self._modules = modules
         slots = (*joint.parameters, *joint.buffers)
         self._slots = [_slot(modules, slot.name, slot.kind) for slot in slots]
@@ -60,23 +65,26 @@ class BoundSignature:
         self._kinds = [type(owner[key]) for owner, key in self._slots]
         self._leaves = joint.constant_leaves
         self._leaf_states = joint.argument_states
-        trained = {gradient.index for gradient in joint.gradients if gradient.owner == "input"}
+        trained = {gradient.index if gradient.owner == "input" else -1 - gradient.index for gradient in joint.gradients}
+        inputs = zip(joint.input_leaves, joint.input_nodes, joint.same_inputs, strict=True)
         self._input_forms = {
-            position: _form(node.meta["val"])._replace(requires_grad=k in trained)
-            for k, (position, node) in enumerate(zip(joint.input_leaves, joint.input_nodes, strict=True))
+            position: _form(node.meta["val"])._replace(requires_grad=first in trained) for position, node, first in inputs
         }
+        self._same_inputs = [joint.same_inputs]
         self._spec = joint.input_spec
 
     def state(self) -> list[torch.Tensor] | None:
         """The parameters and buffers in the order of the joint graph; None if the model differs from the captured one."""
+        return self.tensors() if self.has_captured_hooks() else None
+
+    def tensors(self) -> list[torch.Tensor] | None:
+        """As ``state``, whatever hooks the model has."""
         for modules, key, child in self._children:
             if modules.get(key) is not child:
                 return None
         for module, mode in self._modes:
             if module.training is not mode:
                 return None
-        if not self._same_hooks():
-            return None
         tensors = [owner.get(key) for owner, key in self._slots]
         # Inlined, since this loop is most of a planned call's overhead.
         forms = zip(tensors, self._kinds, self._forms, strict=True)
@@ -104,17 +112,23 @@ class BoundSignature:
         """Names of the Python values that the forward can read and that differ from those of the capture."""
         return self._python_state.changed()
 
-    def accept_python_state(self) -> None:
-        """Take the present Python values as those of the capture."""
-        self._python_state.accept()
+    def has_switches(self, switches: Switches) -> bool:
+        """Whether the step is the captured one under these settings of torch."""
+        return switches in self._switches
 
-    def _same_hooks(self) -> bool:
-        """Whether the model has exactly the hooks that the capture saw."""
+    def accept(self, switches: Switches) -> None:
+        """Take the present Python values and these settings as such that lead to the captured step too."""
+        self._python_state.accept()
+        if switches not in self._switches:
+            self._switches.append(switches)
+
+    def has_captured_hooks(self) -> bool:
+        """Whether the model has the hooks that the capture saw, or others that do the same."""
         if not self.joint.hooks and not any(self._hooks):
             return True
-        keys = [tuple(hooks) for hooks in self._hooks]
+        keys = [tuple(hooks) for hooks in self._hooks]  # no key is ever given twice
         if keys != self._hooks_seen:
-            if hooks_of(self._model) != self.joint.hooks:
+            if not same_hooks(hooks_of(self.model), self.joint.hooks):
                 return False
             self._hooks_seen = keys
         return True
@@ -135,6 +149,47 @@ class BoundSignature:
             elif leaf is not known and not _equal(leaf, known):
                 return None
         return [leaves[position] for position in self.joint.input_leaves]
+
+    def fits_but_for_values(self, leaves: Sequence[Any], spec: Any) -> bool:
+        """Whether the tensors among the inputs have the captured form; other inputs may have other values."""
+        forms = self._input_forms
+        return (
+            len(leaves) == len(self._leaves)
+            and spec == self._spec
+            and all(
+                isinstance(leaf, torch.Tensor) == (position in forms)
+                and (position not in forms or (type(leaf) in _TENSOR_TYPES and _form(leaf) == forms[position]))
+                for position, leaf in enumerate(leaves)
+            )
+        )
+
+    def changed_inputs(self, leaves: Sequence[Any]) -> list[tuple[int, Any]]:
+        """Position and captured value of each input that is no tensor and has another value now."""
+        names = self.joint.reads.names
+        changed = []
+        for position, (leaf, known, held) in enumerate(zip(leaves, self._leaves, self._leaf_states, strict=True)):
+            if position in self._input_forms:
+                continue
+            if described_value(leaf, names) != held if held is not None else leaf is not known and not _equal(leaf, known):
+                changed.append((position, known))
+        return changed
+
+    def has_same_inputs(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> bool:
+        """Whether the same inputs are one tensor as in the capture, or in another one that led to the same step."""
+        return self._first_places(state, inputs) in self._same_inputs
+
+    def accept_same_inputs(self, leaves: Sequence[Any]) -> None:
+        """Take it that these inputs, of which others are one tensor, lead to the captured step too."""
+        inputs = [leaves[position] for position in self.joint.input_leaves]
+        places = self._first_places([owner[key] for owner, key in self._slots], inputs)  # type: ignore[misc]
+        if places not in self._same_inputs:
+            self._same_inputs.append(places)
+
+    def _first_places(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        # Every call asks. So parameters are looked for only where an input is of their kind.
+        buffers = len(self.joint.parameters)
+        start = buffers if all(type(tensor) is torch.Tensor for tensor in inputs) else 0
+        return first_places(inputs, enumerate(state[start:], start))
 
     def holds(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], autocast: Mapping[str, str]) -> bool:
         """Whether the ambient autocast and the numbers that the capture took as constants are the same."""

@@ -33,7 +33,9 @@ class InputForm:
         joint = step.joint
         signature = BoundSignature(joint, joint.model)
         state, inputs = signature.state(), signature.inputs(*pytree.tree_flatten((self.args, self.kwargs)))
-        return state is not None and inputs is not None and signature.holds(state, inputs, joint.autocast)
+        if state is None or inputs is None or not signature.holds(state, inputs, joint.autocast):
+            return False
+        return signature.has_same_inputs(state, inputs)
 
 
 def input_forms(args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Sequence[Any]) -> tuple[InputForm, ...]:

@@ -50,4 +50,4 @@ def describe_call(call: Origin) -> str:
     if len(modes) > _MOST_MODES:
         modes[_MOST_MODES - 1 :] = [f"{len(modes) - _MOST_MODES + 1} more modules in another mode than the one around them"]
     autocast = [f"autocast to {dtype} on {device}" for device, dtype in call.autocast.items()]
-    return ", ".join([format_inputs(call.inputs), *modes, *autocast])
+    return ", ".join([format_inputs(call.inputs) or "no inputs", *modes, *autocast])

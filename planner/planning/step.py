@@ -12,6 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from remat_planner.planner.planning.origin import new_origin
+from remat_planner.planner.planning.remarks import remark_on
 from remat_planner.planner.planning.settings import Loss, Progress, Settings
 from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.training_state import with_training_state
@@ -62,6 +63,7 @@ def trace_step(
     fakes = any(map(is_fake, model.parameters()))
     with as_on_gpu(fused=fakes) if is_for_gpu(settings.costs) else nullcontext():
         joint = capture(model, args, kwargs, loss=settings.loss)
+    remark_on(joint)
     return costed_step(joint, state_signature(model), input_signature(args, kwargs), settings, progress=progress)
 
 
@@ -74,7 +76,7 @@ def costed_step(
     progress: Progress | None = None,
 ) -> Step:
     """The step of an existing capture; ``parameters`` and ``inputs`` are the signatures of its call. See ``trace_step``."""
-    lowering = lower(joint)
+    lowering = lower(joint)  # sums of gradients count in memory of their own: autograd does not always add in place
     nodes = _costed_nodes(lowering)
     costs = op_costs(nodes, costs=settings.costs, progress=progress)
     block = allocation_block(nodes, settings.costs)

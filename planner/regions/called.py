@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from remat_planner.planner.errors import RegionError
-from remat_planner.planner.measurement import Loss
+from remat_planner.planner.measurement import KeptState, Loss
 from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
 from remat_planner.planner.regions.discover import Discovery, discover
 from remat_planner.planner.regions.select import AUTO, select_regions
@@ -23,17 +23,18 @@ def called_regions(
     regions: str | type[nn.Module],
     loss: Loss | None = None,
     gradient_layouts: Mapping[str, GradientLayouts] | None = None,
+    kept: KeptState | None = None,
 ) -> tuple[CapturedRegion, ...]:
     """The regions that ``regions`` means, captured, but those that have no backward: they retain nothing.
 
-    "auto" also leaves out the blocks that cannot be planned. ``gradient_layouts`` are those of ``discover``.
+    "auto" also leaves out the blocks that cannot be planned. ``gradient_layouts`` and ``kept`` are those of ``discover``.
 
     Raises:
         RegionError: no region is left. Unless ``regions`` is "auto", also if the step does not call a region in training, calls
             it with inputs of several forms, or shares the casts of its parameters.
         tracer.CaptureError: a region cannot be captured, and ``regions`` is not "auto".
     """
-    discovery = discover(model, args, kwargs, select_regions(model, regions), loss, gradient_layouts)
+    discovery = discover(model, args, kwargs, select_regions(model, regions), loss, gradient_layouts, kept)
     why_shared = {r.name: why_its_casts_are_shared(model, r, discovery.read_outside) for r in discovery.regions}
     shared = {name: why for name, why in why_shared.items() if why is not None}
     if regions != AUTO:

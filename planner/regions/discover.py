@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.planner.distributed import is_sharded, parallel_wrapper
 from remat_planner.planner.errors import RegionError
-from remat_planner.planner.measurement import Loss, detached, run_backward, state_restored
+from remat_planner.planner.measurement import KeptState, Loss, detached, run_backward, state_restored
 from remat_planner.planner.planning import BoundSignature, input_signature, state_signature
 from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts, capture_region
 from remat_planner.planner.regions.forward import restore_forward, without_hooks
@@ -53,10 +53,18 @@ def discover(
     blocks: Mapping[str, nn.Module],
     loss: Loss | None = None,
     gradient_layouts: Mapping[str, GradientLayouts] | None = None,
+    kept: KeptState | None = None,
 ) -> Discovery:
     """Run the forward, and ``loss`` on its output if there is one, and capture ``blocks``. The model is left as it was.
 
-    ``gradient_layouts`` says by block how gradients arrive at its outputs, which by default is as the outputs lie.
+    Args:
+        model: the model.
+        args: positional inputs of its forward.
+        kwargs: named inputs of its forward.
+        blocks: the modules to capture, by name.
+        loss: output -> scalar.
+        gradient_layouts: how gradients arrive at a block's outputs, by its name; by default as the outputs lie.
+        kept: the caller's state, which then includes the globals that the forward can reach; they are the caller's to put back.
     """
     refused = _compiled(model, blocks)
     layouts = gradient_layouts or {}
@@ -74,7 +82,7 @@ def discover(
             stack.enter_context(wrapper.no_sync())  # it would wait for the gradients of this forward
         for watch in watches.values():
             stack.enter_context(_in_place_of_forward(watch, called, reads))
-        with state.observed(), reads:
+        with (kept or state).observed(), reads:
             output = model(*args, **kwargs)
             if loss is not None:
                 loss(output)
@@ -144,11 +152,13 @@ class _Watch:
         signature = BoundSignature(joint, self._bare)
         inputs = signature.inputs(*pytree.tree_flatten((args, kwargs)))
         state = signature.state()
-        if inputs is None or state is None or not signature.holds(state, inputs, ambient_autocast()):
+        fits = inputs is not None and state is not None and signature.holds(state, inputs, ambient_autocast())
+        if inputs is None or state is None or not fits or not signature.has_same_inputs(state, inputs):
             raise RegionError(
-                "the step calls it several times with inputs of different forms, or with inputs of which only some require a "
-                f"gradient (first {dict(self._signatures[1])}, later {dict(input_signature(args, kwargs))}), and one schedule "
-                "serves all calls. Leave it out, or plan the modules inside it",
+                "the step calls it several times with inputs of different forms, with inputs of which only some require a "
+                "gradient, or with one tensor as several inputs and with several "
+                f"(first {dict(self._signatures[1])}, later {dict(input_signature(args, kwargs))}), "
+                "and one schedule serves all calls. Leave it out, or plan the modules inside it",
                 names=(self.name,),
             )
 

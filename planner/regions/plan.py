@@ -14,12 +14,14 @@ from torch import nn
 
 from remat_planner.planner.distributed import Ranks
 from remat_planner.planner.errors import RegionError
+from remat_planner.planner.measurement import state_restored
 from remat_planner.planner.module_paths import merged_names
 from remat_planner.planner.planning import Budget, Settings, Step, costed_step
 from remat_planner.planner.regions.called import called_regions
 from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
 from remat_planner.planner.regions.choose import ScheduleChooser
 from remat_planner.planner.regions.options import RegionGraph, RegionOption
+from remat_planner.planner.runtime import unplanned_on_purpose
 from remat_planner.planner.training_state import NO_OPTIMIZER
 from remat_planner.schedules import RegionSchedule, TrainingState
 from remat_planner.solvers import Deadline
@@ -57,20 +59,23 @@ def plan_regions(
     deadline = Deadline(settings.time_limit)
     options: dict[str, tuple[RegionOption, ...]] = {}
     layouts: Mapping[str, GradientLayouts] = {}
-    for attempt in range(_MOST_CAPTURES):
-        stage("Capturing the regions")
-        captured = called_regions(model, args, kwargs, regions, settings.loss, layouts)
-        stage("Finding what each distinct region can keep")
-        steps = _costed_alike(_costed(captured, settings), ranks)
-        options |= _options_of(steps, options, deadline, ranks)
-        options_by_name = {name: options[step.graph.fingerprint] for name, step in steps.items()}
-        chooser = ScheduleChooser(model, args, kwargs, captured, steps, options_by_name, settings, ranks)
-        stage("Running the step with its regions")
-        arriving = chooser.measure_lightest()
-        if arriving == layouts or attempt == _MOST_CAPTURES - 1:
-            break
-        layouts = arriving
-    return chooser.within(ranks.agreed(lambda: budget), stage)
+    others = () if settings.loss is None else (settings.loss,)
+    # The first forward shows which globals it can reach. This puts them back after the measured steps.
+    with unplanned_on_purpose(model), state_restored(model, args, kwargs, others) as kept:
+        for attempt in range(_MOST_CAPTURES):
+            stage("Capturing the regions")
+            captured = called_regions(model, args, kwargs, regions, settings.loss, layouts, kept)
+            stage("Finding what each distinct region can keep")
+            steps = _costed_alike(_costed(captured, settings), ranks)
+            options |= _options_of(steps, options, deadline, ranks)
+            options_by_name = {name: options[step.graph.fingerprint] for name, step in steps.items()}
+            chooser = ScheduleChooser(model, args, kwargs, captured, steps, options_by_name, settings, ranks)
+            stage("Running the step with its regions")
+            arriving = chooser.measure_lightest()
+            if arriving == layouts or attempt == _MOST_CAPTURES - 1:
+                break
+            layouts = arriving
+        return chooser.within(ranks.agreed(lambda: budget), stage)
 
 
 def _refuse_on_paper(model: nn.Module, settings: Settings) -> None:

@@ -68,6 +68,9 @@ class VerificationSummary:
     within_budget: bool
     measured_peak_bytes: int
     predicted_peak_bytes: int
+    differences: tuple[str, ...] = ()
+    nondeterministic: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def passed(self) -> bool:
@@ -82,4 +85,7 @@ def summarize_verification(verification: Verification) -> VerificationSummary:
         within_budget=verification.within_budget,
         measured_peak_bytes=verification.measured_peak_bytes,
         predicted_peak_bytes=verification.predicted_peak_bytes,
+        differences=verification.differences,
+        nondeterministic=verification.nondeterministic,
+        part=verification.part,
     )

@@ -14,6 +14,8 @@ from remat_planner.planner.reports.terminal_whole import whole_facts, whole_head
 from remat_planner.planner.reports.terminal_widgets import INDENT, fact_table, section, verdict
 from remat_planner.planner.reports.whole_summary import WholeSummary
 
+_MOST_NAMES = 4  # of what differs from eager
+
 
 def plan_report(summary: WholeSummary | RegionSummary, *, understood: str) -> RenderableType:
     """The whole report; ``understood`` says in words which budget was planned for."""
@@ -32,18 +34,31 @@ def one_line(summary: WholeSummary | RegionSummary) -> str:
         exceeded = "" if verification.within_budget else " (BUDGET EXCEEDED)"
         parts.append(f"measured {format_bytes(verification.measured_peak_bytes)}{exceeded}")
         parts.append("bits identical" if verification.identical else "BITS DIFFER")
+    else:
+        parts.append("not verified")
     return ", ".join(parts)
 
 
-def verification_report(verification: VerificationSummary) -> RenderableType:
-    """Predicted against measured, and whether every bit is the same."""
+def verification_report(verification: VerificationSummary | None, why_not: str = "") -> RenderableType:
+    """Predicted against measured, and whether every bit is the same; or ``why_not``, where nothing was run."""
+    if verification is None:
+        return section("Not verified", Text(why_not))
     measured, predicted = verification.measured_peak_bytes, verification.predicted_peak_bytes
     off = format_percent((measured - predicted) / predicted if predicted else 0.0)
+    differing = ", ".join(verification.differences[:_MOST_NAMES])
+    if len(verification.differences) > _MOST_NAMES:
+        differing += f" and {len(verification.differences) - _MOST_NAMES} more"
     facts: dict[str, str | Text] = {
         "Measured": f"{format_bytes(measured)} at the peak; predicted {format_bytes(predicted)}, off by {off}",
         "Budget": verdict(verification.within_budget, "met when run", "exceeded when run"),
-        "Bits": verdict(verification.identical, "loss, gradients and buffers equal eager's, bit for bit", "not those of eager"),
+        "Bits": verdict(
+            verification.identical, "loss, gradients and state equal eager's, bit for bit", f"not those of eager: {differing}"
+        ),
     }
+    if verification.nondeterministic:
+        facts["Left out"] = f"what eager does not repeat itself: {len(verification.nondeterministic):,} values"
+    if verification.part:
+        facts["Run on"] = verification.part
     return section("Verified by running it", fact_table(facts))
 
 

@@ -12,6 +12,7 @@ from remat_planner.planner.runtime.planned_module import call_of, is_planned_mod
 from remat_planner.planner.runtime.program_source import Replan
 from remat_planner.planner.runtime.recapture import recapture
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
+from remat_planner.planner.runtime.unplanned import unplanned_on_purpose
 
 __all__ = [
     "PlannedCall",
@@ -24,4 +25,5 @@ __all__ = [
     "planned_module",
     "recapture",
     "shared_casts",
+    "unplanned_on_purpose",
 ]

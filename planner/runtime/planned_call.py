@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import functools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,16 +14,27 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.planner.distributed import in_process_group
 from remat_planner.planner.errors import TransformError
-from remat_planner.planner.planning import BoundSignature, Step, remember_capture, remembered_capture, settings_of
+from remat_planner.planner.planning import (
+    BoundSignature,
+    CallNow,
+    Step,
+    differences_of,
+    remember_capture,
+    remembered_capture,
+    settings_of,
+)
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
+from remat_planner.planner.runtime.recaptures import Recaptures
+from remat_planner.planner.runtime.same_step import same_step
+from remat_planner.planner.runtime.step_watch import StepWatch
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
+from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
-from remat_planner.tracer.record import ambient_autocast, same_graph
+from remat_planner.tracer.record import ambient_autocast, hooks_of, refuse_surroundings, switches
 
-_log = logging.getLogger("remat_planner")
 _MOST_PROGRAMS = 32
 """Programs kept for different inputs, or as many as the schedule has forms; the least recently used one goes first."""
 
@@ -36,6 +48,7 @@ class PlannedCall:
         loss: the loss of the plan, for captures; None for the one that the schedule remembers, or the default one.
         replan: makes a schedule for inputs of another form.
         compiler: compiles the programs; None for PyTorch's own kernels.
+        watched: whether to say on the logger when training does not use the plan or takes more bytes than it counts.
     """
 
     def __init__(
@@ -46,6 +59,7 @@ class PlannedCall:
         loss: Callable[[Any], torch.Tensor] | None,
         replan: Replan,
         compiler: str | None = None,
+        watched: bool = False,
     ) -> None:
         self.model = model
         self.schedule = schedule
@@ -54,11 +68,24 @@ class PlannedCall:
         self.replan = replan
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
+        self._recaptures = Recaptures(self._most_programs)
         self._emitted_for_group = in_process_group()
+        self._watch = StepWatch() if watched else None
+        self._unplanned = UnplannedTraining(model) if watched else None
         for form in reversed(schedule.forms):
             joint = remembered_capture(form)
             if joint is not None and joint.model is model:
                 self.add(self._source.program(form, joint))
+
+    def expect_unplanned(self) -> None:
+        """The model is used without its plan on purpose."""
+        if self._unplanned is not None:
+            self._unplanned.planned()
+
+    def unwatched(self) -> None:
+        """Say nothing from now on: the caller looks at these steps itself."""
+        self.expect_unplanned()
+        self._watch = self._unplanned = None
 
     @property
     def programs(self) -> tuple[PlannedProgram, ...]:
@@ -73,15 +100,20 @@ class PlannedCall:
         """
         self._source.refuse_sharded()
         self._bound.insert(0, (program, BoundSignature(program.joint, self.model)))
-        del self._bound[max(_MOST_PROGRAMS, len(self.schedule.forms)) :]
+        del self._bound[self._most_programs :]
+
+    @property
+    def _most_programs(self) -> int:
+        return max(_MOST_PROGRAMS, len(self.schedule.forms))
 
     def on(self, model: nn.Module) -> PlannedCall:
         """The same programs on a copy of the model, without a reference to this one."""
         schedule = replace(self.schedule)
-        copied = PlannedCall(model, schedule, loss=self.loss, replan=self.replan, compiler=self.compiler)
+        watched = self._watch is not None
+        copied = PlannedCall(model, schedule, loss=self.loss, replan=self.replan, compiler=self.compiler, watched=watched)
         copied._emitted_for_group = self._emitted_for_group
         for program in reversed(self.programs):
-            joint = replace(program.joint, model=model)
+            joint = replace(program.joint, model=model, hooks=hooks_of(model))  # those of the copy, which may be its methods
             if program.schedule is self.schedule:
                 step = Step(schedule.graph, joint, schedule.origin, settings_of(self.schedule))
                 remember_capture(schedule, step)
@@ -97,8 +129,15 @@ class PlannedCall:
         return self._call(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not torch.is_grad_enabled() or not self._trains():
+        if not torch.is_grad_enabled():
             return self.model(*args, **kwargs)
+        if not self._trains():
+            output = self.model(*args, **kwargs)
+            if self._unplanned is not None:
+                self._unplanned.evaluated(output)
+            return output
+        if self._unplanned is not None:
+            self._unplanned.planned()
         if inside_transform():
             raise TransformError(
                 "a planned module is called inside of a torch.func transform (grad, vmap, jvp), which cannot trace its custom "
@@ -107,47 +146,70 @@ class PlannedCall:
         if in_process_group() is not self._emitted_for_group:
             self._emit_again()
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        autocast = ambient_autocast()
-        # These would fit, but Python values that the forward can read have changed since the capture.
-        python_state_changed: list[tuple[int, list[torch.Tensor], list[torch.Tensor]]] = []
+        refuse_surroundings(self.model, leaves)
+        autocast, settings = ambient_autocast(), switches()
         for position, (program, signature) in enumerate(self._bound):
             inputs = signature.inputs(leaves, spec)  # first, because it soon rules out the programs for other inputs
             state = None if inputs is None else signature.state()
-            if state is not None and inputs is not None and signature.holds(state, inputs, autocast):
-                if signature.changed_python_state():
-                    python_state_changed.append((position, state, inputs))
-                    continue
+            if (
+                state is not None
+                and inputs is not None
+                and signature.has_switches(settings)
+                and signature.holds(state, inputs, autocast)
+                and signature.has_same_inputs(state, inputs)
+                and not signature.changed_python_state()
+            ):
                 if position:
                     self._bound.insert(0, self._bound.pop(position))
-                return program.run(state, inputs, leaves, signature.roots_of(args, kwargs))
-        if python_state_changed:
-            graph = self._graph_now(self._bound[python_state_changed[0][0]][1], args, kwargs)
-            for position, state, inputs in python_state_changed:
-                program, signature = self._bound[position]
-                if same_graph(graph, program.joint.graph.graph):
-                    signature.accept_python_state()
-                    return program.run(state, inputs, leaves, signature.roots_of(args, kwargs))
+                return program.run(state, inputs, leaves, signature.roots_of(args, kwargs), self._watch)
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
-        self.add(self._source.program_for(args, kwargs, autocast, [program.schedule for program in self.programs]))
-        program, signature = self._bound[0]
+        program, signature = self._program_for(CallNow(args, kwargs, leaves, spec, autocast, settings))
         new_state, new_inputs = signature.state(), signature.inputs(leaves, spec)
         if new_state is None or new_inputs is None or not signature.holds(new_state, new_inputs, autocast):
             raise RuntimeError("the new capture does not fit the inputs that it was captured with; please report this")
-        return program.run(new_state, new_inputs, leaves, signature.roots_of(args, kwargs))
+        return program.run(new_state, new_inputs, leaves, signature.roots_of(args, kwargs), self._watch)
+
+    def _program_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature]:
+        """A program for a call that none fits: one that is there, where a new capture shows that it does, or a new one."""
+        alike = [
+            (program, signature)
+            for program, signature in self._bound
+            if signature.joint.autocast == call.autocast
+            and signature.fits_but_for_values(call.leaves, call.spec)
+            and signature.tensors() is not None
+        ]
+        if alike:
+            differences = differences_of(call, alike[0][1])
+            start = time.perf_counter()
+            joint = capture(self.model, call.args, call.kwargs, loss=self.loss)
+            tell = functools.partial(self._recaptures.tell, call, differences, seconds=time.perf_counter() - start)
+            for program, signature in alike:
+                if self._fits_so_far(call, signature) and same_step(joint, program.joint):
+                    signature.accept(call.switches)
+                    signature.accept_same_inputs(call.leaves)
+                    tell("the step is the same", programs=len(self._bound))
+                    return program, signature
+            new = self._source.program_like([program for program, _ in alike], joint)
+            if new is not None:
+                self.add(new)
+                tell("only numbers differ, so its schedule is kept", programs=len(self._bound))
+                return self._bound[0]
+            tell(None, programs=len(self._bound))
+        known = [program.schedule for program in self.programs]
+        self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
+        return self._bound[0]
+
+    @staticmethod
+    def _fits_so_far(call: CallNow, signature: BoundSignature) -> bool:
+        """Whether ``call`` is the captured one but for Python values and settings of torch."""
+        state, inputs = signature.state(), signature.inputs(call.leaves, call.spec)
+        return state is not None and inputs is not None and signature.holds(state, inputs, call.autocast)
 
     def _emit_again(self) -> None:
         """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""
         self._emitted_for_group = in_process_group()
         self._bound = [(self._source.program(program.schedule, program.joint), signature) for program, signature in self._bound]
-
-    def _graph_now(self, signature: BoundSignature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.fx.Graph:
-        """The step's graph with the present attributes of the model, which shows whether they matter to it."""
-        _log.warning(
-            "changed since the model was captured, which is done once more to see what that does: %s",
-            ", ".join(signature.changed_python_state()),
-        )
-        return capture(self.model, args, kwargs, loss=self.loss).graph.graph
 
     def _trains(self) -> bool:
         """Whether the plan covers the model's mode: evaluation is eager, unless the plan is for a model in evaluation mode."""

@@ -14,6 +14,8 @@ from remat_planner.planner.codegen import emit
 from remat_planner.planner.compile import CompiledParts, compiled_program, compiler_named
 from remat_planner.planner.runtime.autocast_cache import current_cache, shared_casts
 from remat_planner.planner.runtime.autograd import run_program
+from remat_planner.planner.runtime.outside_casts import LookUps, OutsideCasts
+from remat_planner.planner.runtime.step_watch import StepWatch
 from remat_planner.planner.runtime.wiring import Wiring, wire
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint
@@ -53,7 +55,14 @@ class PlannedProgram:
         _log.info("%s", parts)
         return cls(schedule, joint, wire(joint, program), parts)
 
-    def run(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], leaves: Sequence[Any], roots: Roots) -> Any:
+    def run(
+        self,
+        state: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        leaves: Sequence[Any],
+        roots: Roots,
+        watch: StepWatch | None = None,
+    ) -> Any:
         """The step's output. What the forward leaves behind in Python state is there too when this returns.
 
         Args:
@@ -61,13 +70,17 @@ class PlannedProgram:
             inputs: the input tensors.
             leaves: all leaves of the call's arguments, among which are the inputs.
             roots: the model and the arguments, where Python state changes.
+            watch: is told of the step.
         """
         joint, wiring = self.joint, self.wiring
         owners = [
             (state[gradient.index] if gradient.owner == "parameter" else inputs[gradient.index]) for gradient in joint.gradients
         ]
         passed_through = {node: leaves[k] for node, k in zip(joint.input_nodes, joint.input_leaves, strict=True)}
-        tensors = run_program(wiring, [*state, *inputs], owners, self._refusal_of_shared_casts())
+        on_backward = self._refusal_of_shared_casts(state)
+        if watch is not None:
+            on_backward = watch.flight(self.schedule, joint, on_backward)
+        tensors = run_program(wiring, [*state, *inputs], owners, on_backward)
         results = [
             leaf.constant if leaf.node is None else passed_through[leaf.node] if position is None else tensors[position]
             for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)
@@ -76,12 +89,28 @@ class PlannedProgram:
             joint.effects.apply(roots, results[joint.returned :])
         return joint.output(results)
 
-    def _refusal_of_shared_casts(self) -> Callable[[], None] | None:
-        if not self._shares_casts:
+    def _refusal_of_shared_casts(self, state: Sequence[torch.Tensor]) -> Callable[[], None] | None:
+        if not self._casts:
             return None
-        autocast_cache = current_cache(next(iter(self.joint.autocast)))
-        return lambda: autocast_cache.refuse_another(self.joint.model)
+        model, device = self.joint.model, next(iter(self.joint.autocast))
+        autocast_cache = current_cache(device)
+        if not self._look_ups.is_due():
+            return lambda: autocast_cache.refuse_another(model)
+        outside = OutsideCasts({name: state[place] for name, place in self._casts.items()}, device, self._look_ups)
+        outside.look_up_at_exit()
+
+        def refuse() -> None:
+            autocast_cache.refuse_another(model)
+            outside.refuse(model)
+
+        return refuse
 
     @cached_property
-    def _shares_casts(self) -> bool:
-        return bool(shared_casts(self.joint))
+    def _casts(self) -> dict[str, int]:
+        """Name and place among the parameters of each whose cast it would share."""
+        places = {slot: place for place, slot in enumerate(self.joint.parameters)}
+        return {slot.name: places[slot] for slot in shared_casts(self.joint)}
+
+    @cached_property
+    def _look_ups(self) -> LookUps:
+        return LookUps()

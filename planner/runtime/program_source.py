@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from remat_planner.planner.planning import (
     remembered_capture,
 )
 from remat_planner.planner.runtime.planned_program import PlannedProgram
-from remat_planner.planner.runtime.recapture import recapture
+from remat_planner.planner.runtime.recapture import is_step_of, recapture
+from remat_planner.planner.runtime.same_step import differ_in_numbers_only
 from remat_planner.schedules import Origin, Schedule, StaleScheduleError
 from remat_planner.tracer.joint import Joint
 
@@ -70,17 +71,24 @@ class ProgramSource:
             raise stale
         _log.warning(
             "inputs or model differ from what was planned (%s): planning once for them with the same budget of %s bytes",
-            describe_call(call),
+            describe_call(call) + _other_mode(self.schedule, call),
             f"{self.schedule.budget:,}",
         )
         try:
             schedule = self.replan(self.model, args, kwargs, self.schedule)
         except InfeasibleBudgetError as error:
-            raise error.of_form(call.inputs) from None
+            raise error.of_form(call.inputs, _other_mode(self.schedule, call)) from None
         joint = remembered_capture(schedule)
         if joint is None:
             raise RuntimeError("the new plan came without its capture; please report this")
         return self.program(schedule, joint)
+
+    def program_like(self, known: Iterable[PlannedProgram], joint: Joint) -> PlannedProgram | None:
+        """A program for a new capture by the schedule of a ``known`` program from which it differs in numbers only."""
+        for program in known:
+            if differ_in_numbers_only(joint, program.joint) and is_step_of(program.schedule, joint):
+                return self.program(program.schedule, joint)
+        return None
 
     def program(self, schedule: Schedule, joint: Joint) -> PlannedProgram:
         """The program of ``schedule`` on its capture."""
@@ -114,3 +122,10 @@ class ProgramSource:
                 or is_form_of(form.origin, call)
             )
         ]
+
+
+def _other_mode(schedule: Schedule, call: Origin) -> str:
+    """A remark where no form of ``schedule`` is for the mode of the model in ``call``."""
+    planned = {form.origin.modes.get("", "training") for form in schedule.forms}
+    mode = call.modes.get("", "training")
+    return "" if mode in planned else f". The model is in {mode} mode, and the plan is for {' or '.join(planned)} mode"

@@ -46,7 +46,7 @@ def recapture(
     if loss is None:
         for stand_in in itertools.islice(_stand_ins(schedule.graph, joint), _MOST_STAND_INS):
             candidate = capture(model, args, kwargs, loss=stand_in)
-            if _as_planned(schedule, candidate).fingerprint == schedule.fingerprint:
+            if is_step_of(schedule, candidate):
                 return candidate
     what = differences(schedule.graph, graph)
     hint = ", or pass the loss it was planned with: apply_schedule(..., loss=...)" if loss is None else ""
@@ -56,7 +56,13 @@ def recapture(
     )
 
 
+def is_step_of(schedule: Schedule, joint: Joint) -> bool:
+    """Whether ``joint`` is a capture of the step that ``schedule`` runs."""
+    return _as_planned(schedule, joint).fingerprint == schedule.fingerprint
+
+
 def _as_planned(schedule: Schedule, joint: Joint) -> Graph:
+    """The graph of ``joint``, lowered as that of ``schedule`` was."""
     graph = lower(joint).graph
     if schedule.origin.training.releases_gradients:
         graph = with_released_gradients(graph, joint)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -12,61 +15,104 @@ from remat_planner.planner.codegen import Program, TensorLayout
 from remat_planner.tracer.joint import Joint
 
 
+class Expected(NamedTuple):
+    """A gradient that the plan expects at an output.
+
+    Attributes:
+        layout: how it lies in memory.
+        place: in the store; None where no segment reads it.
+        tangent: its index in ``Joint.tangent_nodes``.
+    """
+
+    layout: TensorLayout
+    place: int | None
+    tangent: int
+
+
+class OutputNode(NamedTuple):
+    """Outputs that have one autograd node, since the same gradients depend on them.
+
+    Attributes:
+        positions: of the outputs among the tensors that the forward returns.
+        chains: the program's handovers that begin with their gradients, the first of each chain.
+    """
+
+    positions: tuple[int, ...]
+    chains: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Wiring:
     """A program, and what autograd must know of the captured step to run it.
 
     Attributes:
         program: the graphs.
-        differentiable: for each tensor that the forward returns, whether it has an autograd history.
-        incoming: for each of these tensors the gradients that the plan expects, as (layout, place in the store or None where no
-            segment reads it). Several where the captured output held the tensor in several places; empty where the plan expects
-            none.
+        nodes: the autograd nodes of the tensors that the forward returns; those without a node have no history.
+        incoming: for each of these tensors the gradients that the plan expects: several where the captured output held the
+            tensor in several places, none where the plan expects none.
         output_names: name of each of these tensors, for messages.
         unchanged_names: name of each entry of ``program.unchanged``, for messages.
     """
 
     program: Program
-    differentiable: tuple[bool, ...]
-    incoming: tuple[tuple[tuple[TensorLayout, int | None], ...], ...]
+    nodes: tuple[OutputNode, ...]
+    incoming: tuple[tuple[Expected, ...], ...]
     output_names: tuple[str, ...]
     unchanged_names: tuple[str, ...]
 
     @cached_property
     def device(self) -> torch.device:
         """Where the step's gradients arrive: the first accelerator among them, else the CPU."""
-        devices = (layout.device for expected in self.incoming for layout, _ in expected)
+        devices = (one.layout.device for expected in self.incoming for one in expected)
         return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+
+    @cached_property
+    def token(self) -> torch.Tensor:
+        """The gradient of a link between two autograd nodes: nothing, but there."""
+        return torch.empty(0, device=self.device)
 
 
 def wire(joint: Joint, program: Program) -> Wiring:
     """The wiring of ``program``, which was emitted from ``joint``."""
     count = 1 + max((position for position in program.outputs if position is not None), default=-1)
     differentiable = [False] * count
-    incoming: list[list[tuple[TensorLayout, int | None]]] = [[] for _ in range(count)]
+    incoming: list[list[Expected]] = [[] for _ in range(count)]
     leaf_names = _leaf_names(joint)
     output_names = [""] * count
     for leaf, position, name in zip(joint.outputs, program.outputs, leaf_names, strict=True):
         if position is not None:
             differentiable[position] = differentiable[position] or leaf.differentiable
             output_names[position] = output_names[position] or name
-    for node, leaf_index, place in zip(joint.tangent_nodes, joint.tangent_outputs, program.tangents, strict=True):
+    tangents = zip(joint.tangent_nodes, joint.tangent_outputs, program.tangents, strict=True)
+    for tangent, (node, leaf_index, place) in enumerate(tangents):
         position = program.outputs[leaf_index]
         assert position is not None
-        incoming[position].append((TensorLayout.of(node.meta["val"]), place))
+        incoming[position].append(Expected(TensorLayout.of(node.meta["val"]), place, tangent))
     state_nodes = (*joint.parameter_nodes, *joint.buffer_nodes)
     names = {
         node: f"{slot.kind} {slot.name}" for node, slot in zip(state_nodes, (*joint.parameters, *joint.buffers), strict=True)
     } | {node: f"input {node.name}" for node in joint.input_nodes}
     return Wiring(
         program=program,
-        differentiable=tuple(differentiable),
+        nodes=_nodes(program, [k for k, has_history in enumerate(differentiable) if has_history], incoming),
         incoming=tuple(map(tuple, incoming)),
         output_names=tuple(output_names),
         unchanged_names=tuple(
             f"output {leaf_names[owner]}" if isinstance(owner, int) else names[owner] for _, owner in program.unchanged
         ),
     )
+
+
+def _nodes(program: Program, outputs: Sequence[int], incoming: Sequence[Sequence[Expected]]) -> tuple[OutputNode, ...]:
+    """Group ``outputs`` by the chains of handovers that a gradient at them begins."""
+    sets = [handover.tangents for handover in program.handovers]
+    firsts = [k for k, tangents in enumerate(sets) if tangents not in sets[:k]]
+    together: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for position in outputs:
+        tangents = {expected.tangent for expected in incoming[position]}
+        chains = tuple(k for k in firsts if tangents & sets[k] or not tangents)
+        together[chains or tuple(firsts)].append(position)
+    return tuple(OutputNode(tuple(positions), chains) for chains, positions in together.items())
 
 
 def _leaf_names(joint: Joint) -> list[str]:

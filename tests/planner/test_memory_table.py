@@ -51,6 +51,7 @@ def table_of(model: nn.Module, args: tuple[torch.Tensor, ...], costs: str) -> Me
     return memory_table(model, args, {}, loss=loss, costs=costs, optimizer="adamw", ranks=4)
 
 
+@pytest.mark.slow
 def test_every_row_is_what_plan_predicts() -> None:
     model, args = build()
     table = table_of(model, args, "h100")
@@ -142,6 +143,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.out
 
 
+@pytest.mark.slow
 def test_the_command(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed = run(capsys, "memory", model_file, "--device", "h100", "--shard", "4")
     for needed in ("float32", "ZeRO-3 over 4", "master weights", "optimizer on the host", "step peak", "frees", "kB"):

@@ -69,6 +69,7 @@ def _added_in_place(step: Step) -> int:
     return max((node.meta["val"].untyped_storage().nbytes() for node in sums), default=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_budget_and_bits(name: str) -> None:
     case, step = _traced(name)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from benchmarks.soak import MODES, soak
 
 
+@pytest.mark.slow
 def test_nothing_grows_or_lingers() -> None:
     found = soak(100, modes=MODES[:1])
     assert found.complaints() == []

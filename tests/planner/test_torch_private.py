@@ -13,6 +13,7 @@ from remat_planner.planner.torch_private import (
     current_backward,
     direct_apply,
     graph_is_kept,
+    is_run_by_backward,
     runs_hooks,
 )
 
@@ -71,3 +72,13 @@ def test_hooks_of_a_parameter_are_seen():
         assert runs_hooks(parameter)
         handle.remove()
         assert not runs_hooks(parameter)
+
+
+def test_nodes_that_the_running_backward_goes_through_are_told_from_others():
+    x = torch.ones(2, requires_grad=True)
+    beside, other = x * 2, x * 3
+    seen: list[bool] = []
+    inner = x.sin()
+    inner.register_hook(lambda _: seen.extend(map(is_run_by_backward, (beside.grad_fn, other.grad_fn))))
+    (inner.sum() + beside.sum()).backward()
+    assert seen == [True, False]

@@ -57,6 +57,7 @@ def test_there_are_loops() -> None:
     assert {"amp", "huggingface_trainer", "with_lightning"} <= set(_LOOPS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_accelerator_left")
 @pytest.mark.parametrize("name", _LOOPS)
 def test_it_ends_where_eager_does(name: str, load: Any, caplog: pytest.LogCaptureFixture):

@@ -189,7 +189,7 @@ def test_tensors_that_eager_does_not_repeat_are_told_apart(monkeypatch: pytest.M
     torch.manual_seed(0)
     model, x = Unsteady(), torch.randn(2, 4)
     schedule = schedule_of(capture(model, (x,)))
-    for alike in (0, 2 * 3 * 4):  # the calls in two runs of three steps: in the first two runs, eager repeats the second head
+    for alike in (0, 2 * (4 + 4 + 3)):  # the calls in two runs of eager, which repeats the second head in those
         start = next(_calls) + 1
         monkeypatch.setattr(f"{__name__}._calls_alike", range(start, start + alike))
         verification = verify(model, schedule, (x,))
@@ -420,3 +420,28 @@ def test_another_form_than_the_planned_ones_is_refused():
         verify(model, schedule, (torch.randn(8, 4).t(),))
     with torch.autocast("cpu"), pytest.raises(StaleScheduleError, match="autocast to bfloat16 on cpu"):
         verify(model, schedule, (small,))
+
+
+def test_a_head_without_a_gradient_is_compared(monkeypatch: pytest.MonkeyPatch):
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.a(x), self.b(x)
+
+    torch.manual_seed(0)
+    model, x = Heads(), torch.randn(2, 4)
+    schedule = schedule_of(capture(model, (x,)))
+    verification = verify(model, schedule, (x,))
+    assert verification.identical, verification.differences
+
+    def with_zeros(self: PlannedCall, args: Any, kwargs: Any) -> Any:
+        first, second = self.model(*args, **kwargs)
+        return first + 0 * second, second
+
+    monkeypatch.setattr(PlannedCall, "__call__", with_zeros)
+    differing = verify(model, schedule, (x,)).differences
+    assert "step 3: gradient of b.weight" in differing
+    assert "step 1: gradient of b.weight" not in differing

@@ -54,6 +54,7 @@ def reference(graph: Graph, steps: list[int]) -> tuple[float, list[int]]:
     return sum(graph.ops[i].seconds for i in steps), memory
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_agrees_with_the_reference(data: st.DataObject) -> None:

@@ -349,3 +349,61 @@ def attribute_filled_at_first_use() -> Case:
         return mean_square(m.a(x) + m.positions)
 
     return Case(Written(forward, a=linear(), positions=None), (noise(),), {}, None)
+
+
+@_case
+def gradients_that_depend_on_values() -> Case:
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        total = h.prod(1).sum() + h.relu().prod(0, keepdim=True).sum() + (1 + h * 0.1).prod()
+        total = total - h.relu().cumprod(1).sum() + h.clone().cumprod_(0).mean()
+        return total - h.t().max() * 2 + h.relu().min() - h.median() + h[:, ::2].nanmedian()
+
+    return Case(Written(forward, a=linear()), (noise(),), {}, None)
+
+
+@_case
+def gradients_that_depend_on_values_under_a_checkpoint() -> Case:
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = checkpoint(lambda y: m.a(y).relu().prod(1) - m.a(y).max(), x, use_reentrant=False)
+        return mean_square(h)
+
+    return Case(Written(forward, a=linear()), (noise(),), {}, None)
+
+
+@_case
+def complex_operators_in_place() -> Case:
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = torch.complex(m.a(x), m.b(x))
+        product = h.clone().addcmul_(h, h, value=0.5).addr_(h[:, 0], h[0]) * h.conj()
+        product.clone()[1:].div_(h[1:])
+        return mean_square(product.abs() + product.clone().div_(h + 2).real)
+
+    return Case(Written(forward, a=linear(), b=linear()), (noise(),), {}, None)
+
+
+@_case
+def in_place_without_a_functional_form() -> Case:
+    return Case(Written(lambda m, x: mean_square((m.a(x).sigmoid() + 1).polygamma_(1)), a=linear()), (noise(),), {}, None)
+
+
+@_case
+def gradient_that_is_a_view_of_a_changed_tensor() -> Case:
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        return mean_square(
+            F.group_norm(m.gain.view(1, 16, 1), 4, m.scale, m.scale) * m.a(x).mean() + m.gain.as_strided((4, 4), (2, 1)).sum()
+        )
+
+    return Case(Written(forward, a=linear(), gain=nn.Parameter(noise(16)), scale=nn.Parameter(noise(16))), (noise(),), {}, None)
+
+
+@_case
+def in_place_on_permuted_tensors() -> Case:
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        first, second, third = (m.a(x).clone() for _ in range(3))
+        first.t().cumsum_(0)
+        second.view(4, 2, 8).transpose(0, 2).index_add_(0, torch.tensor([0, 1, 1]), torch.ones(3, 2, 4))
+        third.t().tril_()
+        return sum((h.sin().sum() for h in (second, third)), first.sin().sum())
+
+    return Case(Written(forward, a=linear()), (noise(),), {}, None)

@@ -46,6 +46,8 @@ def replay(
             for node in joint.ops:
                 if node.meta["in_backward"] == in_backward:
                     a, k = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                    if (position := node.meta.get("factor")) is not None:
+                        a = (*a[:position], float(a[position]), *a[position + 1 :])
                     values[node] = node.target(*a, **k)
 
     run(in_backward=False)

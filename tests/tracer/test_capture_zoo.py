@@ -45,6 +45,7 @@ def captured(name: str) -> tuple[Case, RecordedStep, Joint]:
     return case, recorded, assemble(recorded)
 
 
+@pytest.mark.slow
 def test_a_replay_of_the_joint_graph_has_eagers_bits(name: str):
     case, _, joint = captured(name)
     eager = copy.deepcopy(case.model)

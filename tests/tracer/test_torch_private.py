@@ -127,12 +127,14 @@ def test_a_checkpoint_that_sets_the_generator_back_is_seen(reentrant: bool, pres
 
     def block(x: torch.Tensor) -> torch.Tensor:
         seen.append(private.in_checkpoint_replaying_draws())
+        assert private.in_checkpoint()
         return F.dropout(x.tanh())
 
     x = torch.ones(2, requires_grad=True)
     checkpoint(block, x, use_reentrant=reentrant, preserve_rng_state=preserve).sum().backward()
     assert seen[-1] is preserve
     assert private.in_checkpoint_replaying_draws() is False
+    assert private.in_checkpoint() is False
 
 
 def test_errors_of_fake_tensors_are_not_logged(caplog: pytest.LogCaptureFixture):
@@ -145,9 +147,10 @@ def test_errors_of_fake_tensors_are_not_logged(caplog: pytest.LogCaptureFixture)
 
 def test_what_fake_tensors_say_when_their_values_are_asked_for():
     fake = private.to_fake(private.new_fake_mode(), torch.ones(2))
-    with pytest.raises(RuntimeError) as caught:
-        fake.numpy()
-    assert any(text in str(caught.value) for text in private.READS_OF_FAKES)
+    for read in (fake.numpy, fake.untyped_storage().tolist):
+        with pytest.raises(RuntimeError) as caught:
+            read()
+        assert any(text in str(caught.value) for text in private.READS_OF_FAKES)
 
 
 def test_fakes_multiply_groups_of_matrices_in_every_dtype_that_the_cpu_does():
@@ -256,6 +259,83 @@ def test_composite_operators_are_replaced_on_fakes_alone():
                 assert private.is_fake(torch.dropout(torch.ones(8), probability, True))
     torch.dropout(real, 0.75, True)
     assert seen == [0.5, 0.25]
+
+
+def test_autograd_is_replaced_on_fakes_alone():
+    seen = []
+
+    def kernel(original: Callable[..., torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        seen.append(private.is_fake(values))
+        return original(values)
+
+    real = torch.ones(3, requires_grad=True)
+    mode = private.new_fake_mode()
+    with private.autograd_replaced({torch.ops.aten.prod.default: kernel}):
+        assert torch.equal(torch.autograd.grad(real.prod(), real)[0], torch.ones(3))
+        fake = private.to_fake(mode, real)
+        assert torch.autograd.grad(fake.prod(), fake)[0].shape == (3,)
+    fake.prod()
+    assert seen == [True]
+
+
+def test_new_fakes_may_have_no_address():
+    mode = private.new_fake_mode()
+    with private.without_addresses(mode):
+        fake = private.to_fake(mode, torch.ones(2))
+        views = (fake, fake.detach(), fake[1:])
+    for tensor in views:
+        with pytest.raises(RuntimeError, match="data pointer"):
+            tensor.data_ptr()
+        with pytest.raises(RuntimeError, match="data pointer"):
+            tensor.untyped_storage().data_ptr()
+    assert private.storage_key(views[1]) == private.storage_key(fake)
+
+
+def test_operators_without_a_fake_say_so():
+    @torch.library.custom_op("tests_private::without_fake", mutates_args=())
+    def without_fake(x: torch.Tensor) -> torch.Tensor:
+        return x.sin()
+
+    mode = private.new_fake_mode()
+    with pytest.raises(RuntimeError) as caught:
+        without_fake(private.to_fake(mode, torch.ones(2)))
+    assert private.lacks_fake(caught.value)
+    library = torch.library.Library("tests_private", "FRAGMENT")
+    library.define("in_cpp(Tensor x) -> Tensor")
+    library.impl("in_cpp", lambda x: x.sin(), "CPU")
+    with pytest.raises(RuntimeError) as caught:
+        torch.ops.tests_private.in_cpp(private.to_fake(mode, torch.ones(2)))
+    assert private.lacks_fake(caught.value)
+    assert not private.lacks_fake(RuntimeError("another"))
+
+
+def test_negated_views_are_marked():
+    view = private.negated(torch.ones(2))
+    assert view.is_neg()
+    assert view.sum() == -2
+
+
+def test_a_generator_is_known_again_in_a_dispatch_mode():
+    seen: list[int] = []
+
+    class Mode(private.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(private.generator_key(kwargs["generator"]))
+            return func(*args, **kwargs)
+
+    own = torch.Generator()
+    with Mode():
+        torch.rand(2, generator=own)
+        torch.rand(2, generator=torch.default_generator)
+    assert seen == [private.generator_key(own), private.generator_key(torch.default_generator)]
+    assert private.generator_key(torch.Generator()) != private.generator_key(own)
+
+
+def test_an_autograd_node_has_the_number_of_its_forward():
+    weight = torch.ones(2, requires_grad=True)
+    first = weight * 2
+    second = first * 2
+    assert private.sequence_number(second.grad_fn) == private.sequence_number(first.grad_fn) + 1
 
 
 def test_every_name_is_tried():

@@ -14,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.operators import OpCall, TensorSpec, Values, facts_of
+from remat_planner.tracer.torch_private import negated
 
 _DRAWN = 1 << 20
 """Elements drawn at random; longer storages repeat them, since drawing is far slower than copying."""
@@ -42,7 +43,9 @@ class SampleArguments:
             if not isinstance(leaf, TensorSpec):
                 return leaf
             tensor = torch.empty(0, dtype=leaf.dtype, device=call.storages[leaf.storage].device)
-            return tensor.set_(storages[leaf.storage], leaf.offset, leaf.shape, leaf.stride)
+            tensor.set_(storages[leaf.storage], leaf.offset, leaf.shape, leaf.stride)
+            tensor = tensor.conj() if leaf.conjugated else tensor
+            return negated(tensor) if leaf.negated else tensor
 
         args, kwargs = pytree.tree_map(real, (call.args, call.kwargs))
         if call.writes:

@@ -2,11 +2,13 @@
 
 from remat_planner.tracer.joint.captured_loss import CapturedLoss, StorageLifetime
 from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
-from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Guard, HookKeys, Joint, OutputLeaf
+from remat_planner.tracer.joint.gradient_flow import GradientFlow, InPlaceOfMissing, Meeting, Tangents
+from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Guard, Hook, Joint, OutputLeaf
 from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import ModuleState, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, tensors_inside
+from remat_planner.tracer.joint.same_tensors import first_places
 
 __all__ = [
     "EXTEND",
@@ -16,15 +18,20 @@ __all__ = [
     "Effect",
     "Effects",
     "Gradient",
+    "GradientFlow",
     "Guard",
-    "HookKeys",
+    "Hook",
+    "InPlaceOfMissing",
     "Joint",
+    "Meeting",
     "ModuleState",
     "OutputLeaf",
     "StateSlot",
     "StorageLifetime",
+    "Tangents",
     "TreeOfLeaves",
     "dense_strides",
+    "first_places",
     "flatten",
     "is_dense",
     "operator_name",

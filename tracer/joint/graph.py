@@ -14,14 +14,16 @@ stand in the order in which eager runs them, so the graph's own order has eager'
     generator   the ``torch.Generator`` that it draws from; absent where it is the default one of the device
     pinned      why it must run exactly once, or None
     once        argument positions that a recomputation passes as None (running statistics that the first run updates)
+    factor      position of the argument of a batch normalisation that a node computes, one over its counter; else absent
     operator    index into ``Joint.operators`` of the eager operator behind it; absent where the capture added the node
+    apart       nodes with another value here are not the same computation, though they compute the same; mostly absent
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -29,12 +31,26 @@ from torch.utils._pytree import TreeSpec
 
 from remat_planner.tracer.joint.captured_loss import CapturedLoss
 from remat_planner.tracer.joint.effects import Effects
+from remat_planner.tracer.joint.gradient_flow import GradientFlow
 from remat_planner.tracer.joint.module_state import StateSlot
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
 from remat_planner.tracer.python_state import PythonReads
 
-HookKeys = tuple[tuple[str, str, int], ...]
-"""Path of the module, registry and key of each hook."""
+
+class Hook(NamedTuple):
+    """A hook on a module.
+
+    Attributes:
+        path: of the module.
+        registry: name of the module's attribute that holds it.
+        function: the hook itself.
+        options: those with which it is registered (with_kwargs, always_call).
+    """
+
+    path: str
+    registry: str
+    function: Callable[..., Any]
+    options: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,17 +137,21 @@ class Joint:
         gradients: what the step returns for parameters and inputs that require a gradient.
         loss: the caller's loss; None where the caller passes none.
         constants: bytes of each storage that is resident before the step, by kind ("parameters", "buffers", "inputs",
-            "constants"); a storage counts once, under the first kind.
+            "constants"); a storage counts once, under the first kind, but an input without gradient as often as it is given.
         training: mode of ``model``.
         autocast: what the ambient ``torch.autocast`` casts to, by device type.
+        switches: the settings of torch that decided which operators the forward ran (``tracer.record.switches``).
         guards: values that the forward read.
         arrivals: indices in ``gradients``, in the order in which eager's autograd releases them.
+        flow: how gradients flow from the tangents; None where that is not known.
         operators: all operators that eager runs, in order, without those of the caller's loss.
         calls: how often the forward calls each module, by path.
+        checkpointed: modules that the caller's own ``torch.utils.checkpoint`` runs again in the backward, by path.
         hooks: hooks on the model's modules at capture.
         reads: the Python state that the forward can read.
         effects: what the forward leaves behind in Python state.
         returned: number of ``outputs`` that form the output; those after them are what ``effects`` sets.
+        same_inputs: for each tensor input where the same tensor comes first, as ``first_places`` says.
         argument_states: for each input leaf that is an object, what it held at capture; None for the others.
     """
 
@@ -155,14 +175,18 @@ class Joint:
     constants: Mapping[str, tuple[int, ...]]
     training: bool
     autocast: Mapping[str, str] = field(default_factory=dict)
+    switches: tuple[Any, ...] = ()
     guards: tuple[Guard, ...] = ()
     arrivals: tuple[int, ...] = ()
+    flow: GradientFlow | None = None
     operators: tuple[EagerOperator, ...] = ()
     calls: Mapping[str, int] = field(default_factory=dict)
-    hooks: HookKeys = ()
+    checkpointed: tuple[str, ...] = ()
+    hooks: tuple[Hook, ...] = ()
     reads: PythonReads = field(default_factory=PythonReads)
     effects: Effects = field(default_factory=Effects)
     returned: int = 0
+    same_inputs: tuple[int, ...] = ()
     argument_states: tuple[Any, ...] = ()
 
     def output(self, values: Sequence[Any]) -> Any:

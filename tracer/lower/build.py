@@ -16,6 +16,7 @@ from remat_planner.schedules import Graph, Op, Storage, Value
 from remat_planner.tracer.joint import Joint, operator_name, tensors_of
 from remat_planner.tracer.lower.loss_workspace import loss_workspace
 from remat_planner.tracer.lower.lowering import LOSS, Lowering
+from remat_planner.tracer.lower.sums_in_place import with_sums_in_place
 from remat_planner.tracer.torch_private import storage_key
 
 # Bytes of a random generator's state, which a recomputed draw keeps from its first run: Mersenne Twister on a CPU, seed and
@@ -24,8 +25,14 @@ _GENERATOR_STATE = {"cpu": 5056}
 _GENERATOR_STATE_ELSEWHERE = 16
 
 
-def lower(joint: Joint) -> Lowering:
-    """Lower ``joint``; ops stand in the order in which eager runs them, the loss between forward and backward."""
+def lower(joint: Joint, *, sums_in_place: bool = False) -> Lowering:
+    """Lower ``joint``; ops stand in the order in which eager runs them, the loss between forward and backward.
+
+    Args:
+        joint: the joint graph.
+        sums_in_place: whether autograd adds up gradients in place where it can; False where they become others on the way to
+            their parameters (shards, another dtype), whose bytes then differ from those of the terms.
+    """
     builder = _Builder(joint)
     for node in joint.ops:
         if not node.meta["in_backward"]:
@@ -44,6 +51,8 @@ def lower(joint: Joint) -> Lowering:
         results=tuple(dict.fromkeys(v for v in results if not storages[builder.values[v].storage].constant)),
         constants={kind: sum(sizes) for kind, sizes in joint.constants.items()},
     )
+    if sums_in_place:
+        graph = with_sums_in_place(graph, joint)
     return Lowering(graph=graph, joint=joint, node_of={node.meta["name"]: node for node in joint.ops})
 
 

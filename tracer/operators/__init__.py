@@ -13,35 +13,51 @@ from remat_planner.tracer.operators.behaviour import (
     is_random,
     pin_reason,
 )
+from remat_planner.tracer.operators.computed_numbers import with_some_number
 from remat_planner.tracer.operators.declared import (
     SAME_TENSOR,
+    argument_position,
+    moves_in_place,
     reads_a_number,
     sized_by_values,
     takes_generator,
     written_arguments,
 )
-from remat_planner.tracer.operators.eager_gradients import HAVE_EAGER_GRADIENTS, gradient_function, gradient_operator
-from remat_planner.tracer.operators.facts import Roofline, SampleInputs, Values
+from remat_planner.tracer.operators.eager_gradients import (
+    HAVE_EAGER_GRADIENTS,
+    gradient_name,
+    gradient_operator,
+    operator_of_gradient,
+)
+from remat_planner.tracer.operators.facts import OperatorFacts, Roofline, SampleInputs, Values
 from remat_planner.tracer.operators.graph_functions import graph_function, is_random_fill
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec, op_call
-from remat_planner.tracer.operators.registry import UnknownOperatorError, facts_of, register_operator, unregister_operator
+from remat_planner.tracer.operators.registry import (
+    UnknownOperatorError,
+    facts_of,
+    register_operator,
+    unregister_operator,
+    with_facts,
+)
 from remat_planner.tracer.operators.traffic import all_but_first, each_once
 
 __all__ = [
     "HAVE_EAGER_GRADIENTS",
     "SAME_TENSOR",
     "OpCall",
+    "OperatorFacts",
     "Roofline",
     "SampleInputs",
     "TensorSpec",
     "UnknownOperatorError",
     "Values",
     "all_but_first",
+    "argument_position",
     "batch_norm_statistics",
     "communicates_in_place",
     "each_once",
     "facts_of",
-    "gradient_function",
+    "gradient_name",
     "gradient_operator",
     "graph_function",
     "hidden_updates",
@@ -49,12 +65,16 @@ __all__ = [
     "is_pure",
     "is_random",
     "is_random_fill",
+    "moves_in_place",
     "op_call",
+    "operator_of_gradient",
     "pin_reason",
     "reads_a_number",
     "register_operator",
     "sized_by_values",
     "takes_generator",
     "unregister_operator",
+    "with_facts",
+    "with_some_number",
     "written_arguments",
 ]

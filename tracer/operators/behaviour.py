@@ -20,7 +20,7 @@ _PURE_NAMESPACES = ("aten", "prims")
 
 def is_random(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether this call draws from a random generator."""
-    if is_random_fill(func):
+    if is_random_fill(func) or facts_of(func).draws:
         return True
     if not isinstance(func, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in func.tags:
         return False
@@ -64,11 +64,11 @@ def is_pure(func: Any) -> bool:
 
     Draws, writes in the schema and hidden updates depend on the call and are asked for separately.
     """
+    pure = facts_of(func).pure
     if not isinstance(func, torch._ops.OpOverload):
-        return True
+        return pure is not False
     if is_collective(func):
         return False
-    pure = facts_of(func).pure
     return func.namespace in _PURE_NAMESPACES if pure is None else pure
 
 
@@ -78,7 +78,7 @@ def pin_reason(func: Any) -> str | None:
     The text is part of a schedule's fingerprint: a changed text makes saved schedules stale.
     """
     if not isinstance(func, torch._ops.OpOverload):
-        return None
+        return facts_of(func).pinned
     if is_collective(func):
         return "a collective: other ranks take part in it"
     facts = facts_of(func)

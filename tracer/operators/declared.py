@@ -21,6 +21,11 @@ def argument_of(func: torch._ops.OpOverload, args: Any, kwargs: Any, name: str) 
     return None
 
 
+def argument_position(func: torch._ops.OpOverload, name: str) -> int:
+    """The position of the argument called ``name`` in the schema of ``func``, which has one."""
+    return next(position for position, declared in enumerate(func._schema.arguments) if declared.name == name)
+
+
 def written_arguments(func: Any, args: Any, kwargs: Any) -> list[Any]:
     """The tensors (or nodes) among the arguments that the call writes to according to the schema."""
     if not isinstance(func, torch._ops.OpOverload) or not func._schema.is_mutable:
@@ -37,6 +42,11 @@ def written_arguments(func: Any, args: Any, kwargs: Any) -> list[Any]:
 def reads_a_number(func: Any) -> bool:
     """Whether ``func`` returns a Python number taken from a tensor's values, as ``Tensor.item`` does."""
     return isinstance(func, torch._ops.OpOverload) and torch.Tag.data_dependent_output in func.tags
+
+
+def moves_in_place(func: Any) -> bool:
+    """Whether ``func`` gives its first argument another shape, strides or memory, as ``unsqueeze_`` and ``set_`` do."""
+    return isinstance(func, torch._ops.OpOverload) and torch.Tag.inplace_view in func.tags
 
 
 @cache

@@ -1,27 +1,22 @@
 """Operators whose gradient is computed by one formula on real tensors and by another on fake ones.
 
-Autograd looks at the values (``prod`` divides where nothing is zero), or it asks whether a tensor is of a subclass or a dispatch
-mode is active. A recording would therefore hold a formula that eager does not run, with other bits. The gradient of such an
-operator is recorded as one operator of this project, ``gradient_operator``, and becomes a graph function that runs the formula
-of eager on the real tensors, ``gradient_function``.
+Autograd looks at the values (``prod`` divides where nothing is zero), or it asks whether a tensor is of a subclass. A recording
+would hold a formula that eager does not run, with other bits. So the gradient of such an operator is recorded as one operator
+of this project, its ``gradient_operator``. It has a form, but no kernel: a pass puts a graph function in its place, which runs
+eager's formula on the real tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import torch
 
-from remat_planner.tracer.operators.facts import OperatorFacts, Values
-from remat_planner.tracer.operators.graph_functions import graph_function
-from remat_planner.tracer.operators.op_call import OpCall, TensorSpec
-
 aten = torch.ops.aten
 
 _NAMESPACE = "remat_planner"
-_LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
+_LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 Formula = Callable[..., torch.Tensor]
 
@@ -45,8 +40,9 @@ def _of_product(
 
 def _of_products(gradient: torch.Tensor, source: torch.Tensor, dim: int, **kwargs: Any) -> torch.Tensor:
     """The formula where no factor is zero."""
-    sums = (source.cumprod(dim, **kwargs) * gradient).flip(dim if source.dim() else ()).cumsum(dim).flip(dim if source.dim() else ())
-    return (sums / source).to(source.dtype)
+    flipped = (dim,) if source.dim() else ()
+    terms = source.cumprod(dim, **kwargs) * gradient
+    return (terms.flip(flipped).cumsum(dim).flip(flipped) / source).to(source.dtype)
 
 
 _FORMS: Mapping[torch._ops.OpOverload, Formula] = {
@@ -58,19 +54,20 @@ _FORMS: Mapping[torch._ops.OpOverload, Formula] = {
     aten.median.default: _filled,
     aten.nanmedian.default: _filled,
 }
-"""The operators, each with a formula of the arriving gradient and the operator's arguments whose result has the gradient's shape,
-strides and dtype. Each operator has one differentiable argument, its first, and one result."""
+"""The operators, each with a formula of the arriving gradient and the operator's arguments whose result has the gradient's
+shape, strides and dtype. Each operator has one differentiable argument, its first, and one result."""
 
 
-def _name(operator: torch._ops.OpOverload) -> str:
+def gradient_name(operator: torch._ops.OpOverload) -> str:
+    """Name of the gradient of ``operator``, in recordings and in cost profiles."""
     overload = operator._schema.overload_name
     return f"gradient_of_{operator._overloadpacket.__name__}{'_' + overload if overload else ''}"
 
 
 def _define(operator: torch._ops.OpOverload, form: Formula) -> torch._ops.OpOverload:
     arguments = str(operator._schema).partition("(")[2].rpartition(") ->")[0]
-    name = _name(operator)
-    _LIBRARY.define(f"{name}(Tensor gradient, {arguments}) -> Tensor")
+    name = gradient_name(operator)
+    _LIBRARY.define(f"{name}(Tensor gradient, {arguments}) -> Tensor")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"{_NAMESPACE}::{name}", form, lib=_LIBRARY)
     packet = getattr(getattr(torch.ops, _NAMESPACE), name)
     defined: torch._ops.OpOverload = packet.default
@@ -89,31 +86,6 @@ def gradient_operator(operator: torch._ops.OpOverload) -> torch._ops.OpOverload:
     return _GRADIENTS[operator]
 
 
-def gradient_function(target: Any) -> Formula | None:
-    """The graph function to run in place of ``target``, one of ``gradient_operator``; None for any other target."""
-    operator = _OPERATORS.get(target) if isinstance(target, torch._ops.OpOverload) else None
-    return None if operator is None else _function(operator)
-
-
-@cache
-def _function(operator: torch._ops.OpOverload) -> Formula:
-    @graph_function(f"tracer.eager_gradients.{_name(operator)}", facts=OperatorFacts(sample_inputs=_with_a_zero))
-    def run(gradient: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        source = source.detach().requires_grad_()
-        with torch.enable_grad():
-            result = operator(source, *args, **kwargs)
-        return torch.autograd.grad(result, source, gradient)[0]
-
-    run.__name__ = run.__qualname__ = _name(operator)
-    run.__doc__ = f"The gradient of ``{operator}``, by autograd's own formula."
-    return run
-
-
-def _with_a_zero(call: OpCall) -> Mapping[str | TensorSpec, Values]:
-    """One zero in the source: the formulas of products need the most memory then."""
-    return {call.args[1]: _one_zero}
-
-
-def _one_zero(flat: torch.Tensor) -> None:
-    (torch.view_as_real(flat) if flat.is_complex() else flat).uniform_(0.25, 0.75)
-    flat[:1].zero_()
+def operator_of_gradient(target: Any) -> torch._ops.OpOverload | None:
+    """The operator whose ``gradient_operator`` is ``target``; None for any other target."""
+    return _OPERATORS.get(target) if isinstance(target, torch._ops.OpOverload) else None

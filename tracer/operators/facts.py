@@ -63,6 +63,7 @@ class OperatorFacts:
             PyTorch's own operators, unknown and therefore no for others.
         pinned: why a call must run exactly once although it may be pure; None: no such reason. The text is part of a
             schedule's fingerprint, so a new text makes saved schedules stale.
+        draws: a graph function draws from a random generator; for an operator PyTorch's tags say so.
         draws_if: name of the argument that switches random draws on (a dropout probability, or ``training``). Only for
             operators that PyTorch tags as random whatever their arguments are.
         hidden_updates: names of the arguments that a call with ``training=True`` updates although its schema does not say so.
@@ -74,6 +75,7 @@ class OperatorFacts:
 
     pure: bool | None = None
     pinned: str | None = None
+    draws: bool = False
     draws_if: str | None = None
     hidden_updates: tuple[str, ...] = ()
     flops: Callable[[OpCall], int] | None = None

@@ -1,22 +1,19 @@
 """Python functions that a captured graph calls in place of an operator.
 
-They are pure. One that fills a fresh tensor from a random generator says so by its attribute ``draws``; one that has a record
-as operators have carries it in its attribute ``facts``.
+They are pure unless their record says otherwise. One that fills a fresh tensor from a random generator says so by its attribute
+``draws``; one that has a record, as operators have, got it from ``with_facts``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from remat_planner.tracer.operators.facts import OperatorFacts
+from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def graph_function(name: str, facts: OperatorFacts | None = None) -> Callable[[Function], Function]:
-    """Decorator: ``name`` identifies the function in cost profiles, ``facts`` is its record.
+def graph_function(name: str) -> Callable[[Function], Function]:
+    """Decorator: ``name`` identifies the function in cost profiles.
 
     Profiles outlive the layout of the code, so the name is given here and never derived from a module's path. A name may not
     change once it is released: calls under the old name in a user's profile would be estimated instead of looked up.
@@ -24,7 +21,6 @@ def graph_function(name: str, facts: OperatorFacts | None = None) -> Callable[[F
 
     def named(function: Function) -> Function:
         function.graph_function_name = name  # type: ignore[attr-defined]
-        function.facts = facts  # type: ignore[attr-defined]
         return function
 
     return named

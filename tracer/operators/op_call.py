@@ -17,6 +17,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.operators.computed_numbers import with_some_number
 from remat_planner.tracer.operators.graph_functions import graph_function_name
 
 # These arguments say where a tensor is allocated, not what is computed. The key omits them, so that a profile measured on one
@@ -26,13 +27,19 @@ _PLACEMENT = ("device", "pin_memory", "layout")
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor argument: a strided view onto argument storage number ``storage``, ``offset`` elements after its start."""
+    """A tensor argument: a strided view onto argument storage number ``storage``, ``offset`` elements after its start.
+
+    ``conjugated`` and ``negated``: its values are those in memory, conjugated or negated when they are read. Many kernels copy
+    such a tensor first.
+    """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     storage: int
     offset: int
+    conjugated: bool = False
+    negated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,7 @@ class OpCall:
             return repr(argument)
         dtype = str(argument.dtype).removeprefix("torch.")
         form = f"{dtype}{list(argument.shape)}{list(argument.stride)}".replace(" ", "")
+        form += ".conj" * argument.conjugated + ".neg" * argument.negated
         # The offset counts where the tensor is only a part of its storage, the storage's number where several tensors share it.
         size = self.storages[argument.storage].bytes
         if argument.offset or size != math.prod(argument.shape) * argument.dtype.itemsize:
@@ -148,11 +156,13 @@ def op_call(node: fx.Node, corrected: Mapping[fx.Node, Any] | None = None) -> Op
     if node.op != "call_function" or not callable(node.target):
         raise ValueError(f"{node.format_node()}: only a call of an operator has a cost")
     corrected = corrected or {}
-    values = [corrected[argument] if argument in corrected else _value(argument) for argument in node.all_input_nodes]
-    by_node = dict(zip(node.all_input_nodes, values, strict=True))
-    storages = _storages(values)
-    specs = {argument: _specs(value, storages) for argument, value in by_node.items()}
-    args = fx.node.map_arg(node.args, lambda argument: specs[argument])
+    passed = with_some_number(node, node.args)
+    reads: dict[fx.Node, None] = {}
+    fx.node.map_arg((passed, node.kwargs), lambda argument: reads.setdefault(argument))
+    values = {argument: corrected[argument] if argument in corrected else _value(argument) for argument in reads}
+    storages = _storages(list(values.values()))
+    specs = {argument: _specs(value, storages) for argument, value in values.items()}
+    args = fx.node.map_arg(passed, lambda argument: specs[argument])
     kwargs = fx.node.map_arg(node.kwargs, lambda argument: specs[argument])
     outputs = tuple(leaf if isinstance(leaf, torch.Tensor) else None for leaf in _leaves(node.meta.get("val")))
     fresh = {
@@ -184,7 +194,15 @@ def _specs(value: Any, storages: dict[int, tuple[int, StorageSpec]]) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
         number, _ = storages[leaf.untyped_storage()._cdata]
-        return TensorSpec(tuple(leaf.shape), tuple(leaf.stride()), leaf.dtype, number, int(leaf.storage_offset()))
+        return TensorSpec(
+            shape=tuple(leaf.shape),
+            stride=tuple(leaf.stride()),
+            dtype=leaf.dtype,
+            storage=number,
+            offset=int(leaf.storage_offset()),
+            conjugated=leaf.is_conj(),
+            negated=leaf.is_neg(),
+        )
 
     return pytree.tree_map(spec, value)
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from remat_planner.tracer.operators.facts import OperatorFacts, Roofline, SampleInputs
 from remat_planner.tracer.operators.op_call import OpCall
 from remat_planner.tracer.operators.tables import BUILT_IN
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _NOTHING_SPECIAL = OperatorFacts()
 _registered: dict[str, dict[str, Any]] = {}  # the fields that a registration names, by operator
@@ -42,6 +44,16 @@ def facts_of(target: Any) -> OperatorFacts:
     facts = BUILT_IN.get(f"{name}.{overload}") or BUILT_IN.get(name, _NOTHING_SPECIAL)
     registered = _registered.get(name)
     return facts if registered is None else replace(facts, **registered)
+
+
+def with_facts(facts: OperatorFacts) -> Callable[[Function], Function]:
+    """Decorator: ``facts`` is the record of a graph function."""
+
+    def recorded(function: Function) -> Function:
+        function.facts = facts  # type: ignore[attr-defined]
+        return function
+
+    return recorded
 
 
 def register_operator(

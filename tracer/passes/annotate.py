@@ -24,7 +24,9 @@ def annotate(graph: fx.Graph, tangents: Iterable[fx.Node], outputs: Iterable[fx.
         state: in words, what every other placeholder holds ("buffer norm.running_mean").
     """
     ops = [node for node in graph.nodes if node.op == "call_function"]
-    dependent = _dependent_on(tangents, ops)
+    # What only the backward draws or updates has its place there, although it may depend on no arriving gradient.
+    effects_of_backward = [node for node in ops if node.meta.get("in_backward", False) and has_effects(node)]
+    dependent = _dependent_on([*tangents, *effects_of_backward], ops)
     stale = {
         reader: state[placeholder] for placeholder in updated_placeholders(ops) for reader in readers_of_old_value(placeholder)
     }

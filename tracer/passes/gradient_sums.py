@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from remat_planner.tracer.joint import dense_strides
 from remat_planner.tracer.operators import SAME_TENSOR
 from remat_planner.tracer.passes.pure_forms import copied_with_strides
 
@@ -34,6 +36,40 @@ def contributions(gradient: fx.Node | None, edges: int) -> tuple[tuple[fx.Node, 
         node, term = sorted(map(_undetached, node.args), key=place.__getitem__)
         terms.append(term)
     return ((node, *reversed(terms)), tuple(sums)) if sums else ((), ())
+
+
+def copy_small_first_terms(graph: fx.Graph, gradients: Sequence[fx.Node | None], edges: Sequence[int]) -> None:
+    """Where the first term of a sum is part of a larger storage, sum up a copy of it.
+
+    Autograd adds into the first term, so all of its storage would stay allocated as long as the gradient. An example is a token
+    that every layer appends: its gradients are rows of the gradients of whole activations.
+
+    Args:
+        graph: changed in place.
+        gradients: node of each gradient, or None.
+        edges: for each of them the number of its terms.
+    """
+    for gradient, count in zip(gradients, edges, strict=True):
+        _, sums = contributions(gradient, count)
+        if not sums:
+            continue
+        term: Any = sums[-1].args[0]
+        value = term.meta["val"]
+        if value.untyped_storage().nbytes() > value.nbytes and not value.is_conj() and not value.is_neg():
+            sums[-1].replace_input_with(term, _copied(graph, term, sums[-1]))
+
+
+def _copied(graph: fx.Graph, term: fx.Node, addition: fx.Node) -> fx.Node:
+    """A copy of ``term`` without gaps, made at once in the backward."""
+    value = term.meta["val"]
+    with graph.inserting_after(term) if term.meta.get("in_backward") else graph.inserting_before(addition):
+        copy = graph.call_function(
+            copied_with_strides, (term, tuple(value.shape), dense_strides(value), value.dtype, value.device)
+        )
+    with value.fake_mode:
+        copy.meta["val"] = torch.empty_strided(value.shape, dense_strides(value), dtype=value.dtype, device=value.device)
+    copy.meta.update({key: term.meta.get(key, "") for key in ("module", "source")}, in_backward=True)
+    return copy
 
 
 def _undetached(node: Any) -> Any:

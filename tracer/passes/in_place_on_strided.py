@@ -1,9 +1,10 @@
-"""In-place operators on tensors with gaps, as pure functions with eager's bits.
+"""In-place operators on tensors with gaps, and on complex tensors, as pure functions with eager's bits.
 
 Out of place, ``sigmoid`` of a slice makes a dense tensor; in place, the kernel walks over the slice as it lies in memory. A
 vectorised kernel then takes other paths at the row ends, and its exponentials differ in the last bits. So where eager writes in
 place to a tensor that is not dense, the pure form copies it into fresh memory with the same layout and runs the in-place
-operator there: rows of the same length, separated like eager's, though the gaps need not be as wide.
+operator there: rows of the same length, separated like eager's, though the gaps need not be as wide. Complex numbers are
+divided and multiplied by other instructions in place than out of place, so all of their in-place operators take this form.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _MARK = "in_place"
 
 # Exactly rounded on every path, and by far the most common on slices: their functional forms have eager's bits.
 _EXACT = {"add_", "sub_", "mul_", "div_", "neg_", "abs_", "relu_", "masked_fill_", "clamp_", "clamp_min_", "clamp_max_"}
+# Of these a complex one rounds, in place by another sequence of operations.
+_ROUND_COMPLEX = {"mul_", "div_"}
 # These only move values.
 _MOVES = {"copy_", "fill_", "zero_", "set_", "resize_", "detach_", "requires_grad_"}
 # Bytes of the widest vector and of a cache line: vectorised code may depend on where in a line a row starts.
@@ -39,15 +42,36 @@ def mark_in_place(written: fx.Node, functional_nodes: Sequence[fx.Node]) -> None
         return
     name = target._overloadpacket.__name__
     tensor = written.args[0].meta.get("val")
-    if not name.endswith("_") or name in _MOVES or not isinstance(tensor, torch.Tensor) or is_dense(tensor):
+    if not name.endswith("_") or name in _MOVES or not isinstance(tensor, torch.Tensor):
         return
-    if name in _EXACT and _is_view(written.args[0]):
+    rounds = tensor.is_complex() and name not in _EXACT - _ROUND_COMPLEX
+    if is_dense(tensor) and not rounds and pure_form_of_permuted(target, tensor) is None:
+        return
+    if name in _EXACT and not rounds and _is_view(written.args[0]):
         return  # its base keeps the layout for later readers
     functional = (target._schema.name.removesuffix("_"), target._overloadname)
     for node in functional_nodes:
         form = node.target
         if isinstance(form, torch._ops.OpOverload) and (form._schema.name, form._overloadname) == functional:
             node.meta[_MARK] = (target, tuple(tensor.size()), with_narrow_gaps(tensor, target))
+
+
+def pure_form_of_permuted(target: Any, tensor: Any) -> torch._ops.OpOverload | None:
+    """The out-of-place form of an in-place operator that may lay out its result otherwise than ``tensor``, to which it writes.
+
+    Elementwise operators follow the layout of a permuted tensor without gaps; others (``cumsum``, ``index_add``) need not, and
+    what reads the result then sums it in another order.
+    """
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not isinstance(tensor, torch.Tensor):
+        return None
+    name = target._overloadpacket.__name__
+    if not name.endswith("_") or name in _MOVES or torch.Tag.pointwise in target.tags:
+        return None
+    if tensor.layout is not torch.strided or tensor.is_contiguous() or not is_dense(tensor):
+        return None
+    packet = getattr(getattr(torch.ops, target.namespace), name.removesuffix("_"), None)
+    form: torch._ops.OpOverload | None = getattr(packet, target._overloadname, None)
+    return form
 
 
 def run_in_place_layouts(graph: fx.Graph, mode: FakeTensorMode) -> bool:

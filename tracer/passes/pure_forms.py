@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from remat_planner.tracer.operators import SAME_TENSOR, gradient_function, graph_function
+from remat_planner.tracer.operators import SAME_TENSOR, graph_function
 from remat_planner.tracer.torch_private import storage_key
 
 aten = torch.ops.aten
@@ -40,11 +40,8 @@ def recurrent_layer_with_workspace(*args: Any) -> tuple[torch.Tensor, ...]:
 
 
 def use_pure_forms(graph: fx.Graph) -> None:
-    """Rewrite a functional graph: a copy into fresh memory becomes one op, recurrent layers become pure functions, and gradients
-    that only eager can compute are computed by eager's formulas.
-    """
+    """Rewrite a functional graph: a copy into fresh memory becomes one op, recurrent layers become pure functions."""
     for node in list(graph.nodes):
-        node.target = gradient_function(node.target) or node.target
         if node.target is aten.mkldnn_rnn_layer.default:
             node.target = recurrent_layer_with_workspace
         if node.target is aten.mkldnn_rnn_layer_backward.default:

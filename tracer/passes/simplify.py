@@ -89,7 +89,7 @@ def _key(node: fx.Node) -> tuple[Any, ...]:
         node.target,
         tuple((type(a), repr(a) if isinstance(a, float) else a) for a in arguments),  # 0.0 == -0.0
         str(spec),
-        None if node.op == "get_attr" else node.meta.get("in_backward", False),
+        None if node.op == "get_attr" else (node.meta.get("in_backward", False), node.meta.get("apart")),
     )
 
 

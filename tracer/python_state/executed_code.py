@@ -41,6 +41,21 @@ class ExecutedCode:
         self._others: list[CodeType] = []
         # By identity: code objects compare by content, which takes long. None is code of others.
         self._calls: dict[int, tuple[CodeType, dict[str, Any]] | None] = {}
+        self._watched_names: frozenset[str] = frozenset()
+        self._watch: Callable[[Any, FrameType], None] = _nothing
+
+    @contextmanager
+    def calls_watched(self, names: frozenset[str], called: Callable[[Any, FrameType], None]) -> Iterator[None]:
+        """Have ``called(function, frame)`` called at calls of functions with these names, by the frame that calls them.
+
+        Of functions in C all calls count. Of code of PyTorch, the standard library and this project, the first call does; then
+        ``function`` is the code and ``frame`` its own. What ``called`` raises, the call raises.
+        """
+        self._watched_names, self._watch = names, called
+        try:
+            yield
+        finally:
+            self._watched_names, self._watch = frozenset(), _nothing
 
     @property
     def calls(self) -> list[tuple[CodeType, dict[str, Any]]]:
@@ -80,7 +95,11 @@ class ExecutedCode:
             gc.callbacks[:0] = callbacks
             self._first_call = _nothing  # it may hold what holds this object
 
-    def _profile(self, frame: FrameType, event: str, _argument: Any) -> None:
+    def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_call":
+            if argument.__name__ in self._watched_names:
+                self._watch(argument, frame)
+            return
         if event != "call":
             return
         code = frame.f_code
@@ -91,6 +110,8 @@ class ExecutedCode:
             else:
                 self._calls[id(code)] = None
                 self._others.append(code)  # alive, so that no other code gets its identity
+                if code.co_name in self._watched_names:
+                    self._watch(code, frame)
 
 
 def _profile_on(profiler: Any) -> None:
@@ -100,8 +121,8 @@ def _profile_on(profiler: Any) -> None:
         profiler.enable()
 
 
-def _nothing(_code: CodeType, _frame: FrameType) -> None:
-    """For a first call that nobody asked about."""
+def _nothing(_code: Any, _frame: FrameType) -> None:
+    """For a call that nobody asked about."""
 
 
 def is_users_file(filename: str) -> bool:

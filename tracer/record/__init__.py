@@ -8,14 +8,16 @@ from remat_planner.tracer.record.autocast import ambient_autocast, without_autoc
 from remat_planner.tracer.record.eager_gradients import eager_gradients
 from remat_planner.tracer.record.effects import RecordedEffects
 from remat_planner.tracer.record.graph_equality import same_graph
-from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of
+from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of, same_hooks
 from remat_planner.tracer.record.loss import EveryOutput, LossChooser, loss_of_output
 from remat_planner.tracer.record.module_attributes import swapped
+from remat_planner.tracer.record.opaque_functions import OpaqueFunctions
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.record.random_state import random_state_kept
 from remat_planner.tracer.record.record_step import record
 from remat_planner.tracer.record.recording import CapturedCall, Recording
 from remat_planner.tracer.record.step_to_step import effects_from_step_to_step
+from remat_planner.tracer.record.surroundings import Switches, changed_switches, refuse_surroundings, switches
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 
 __all__ = [
@@ -24,18 +26,24 @@ __all__ = [
     "EveryOutput",
     "KnownValues",
     "LossChooser",
+    "OpaqueFunctions",
     "RecordedEffects",
     "Recording",
+    "Switches",
     "UnknownValueError",
     "ambient_autocast",
+    "changed_switches",
     "eager_gradients",
     "effects_from_step_to_step",
     "hooks_of",
     "loss_of_output",
     "random_state_kept",
     "record",
+    "refuse_surroundings",
     "same_graph",
+    "same_hooks",
     "swapped",
+    "switches",
     "user_line",
     "without_autocast",
 ]

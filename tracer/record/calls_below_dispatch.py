@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Literal
 
 import torch
+from torch.autograd.function import BackwardCFunction
 
-from remat_planner.tracer.python_state import is_users_file
+from remat_planner.tracer.python_state import ExecutedCode, is_users_file
+from remat_planner.tracer.record.gradient_arrivals import nodes_behind
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.record.random_state import default_generators
 from remat_planner.tracer.refusals import data_assigned_error, random_state_error, refuse_moved_state, storage_changed_error
-from remat_planner.tracer.torch_private import storage_key, swaps_tensors, without_modes
+from remat_planner.tracer.torch_private import storage_key, without_modes
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _NAMED = {
@@ -33,18 +35,22 @@ _NAMED = {
 }
 """Files whose functions users call for this, and where they find these functions."""
 _CHECKPOINT = os.path.join(_TORCH, "utils", "checkpoint.py")
-_CHANGES_STORAGE = frozenset(
+_OF_GENERATORS = frozenset(
+    {"get_state", "set_state", "manual_seed", "seed", "initial_seed", "get_offset", "set_offset", "clone_state"}
+    | {"graphsafe_get_state", "graphsafe_set_state"}
+)
+_OF_STORAGES = frozenset(
     {"resize_", "copy_", "fill_", "byteswap", "_byteswap", "_set_from_file", "_swap_data_ptr_", "_set_cdata"}
 )
-_ON_EVERY_GPU = frozenset(
-    id(function.__code__)
-    for function in (torch.cuda.manual_seed, torch.cuda.manual_seed_all, torch.cuda.seed, torch.cuda.seed_all)
-)
-"""Identities of the code of functions that without a GPU only wait for one."""
+# Without a GPU these only wait for one.
+_OF_GPUS = (torch.cuda.manual_seed, torch.cuda.manual_seed_all, torch.cuda.seed, torch.cuda.seed_all)
+# After these the backward runs code of the user's.
+_FOR_BACKWARD = frozenset({"register_hook", "register_prehook", "_push_saved_tensors_default_hooks"})
+_WATCHED = _OF_GENERATORS | _OF_STORAGES | _FOR_BACKWARD | {"swap_tensors", *(function.__name__ for function in _OF_GPUS)}
 
 
 class CallsBelowDispatch:
-    """Refuses, while ``watched`` is entered, the calls of this thread that a graph would lose.
+    """Refuses the calls of a recorded step that a graph would lose.
 
     Args:
         stand_ins: the fakes of parameters, buffers and inputs.
@@ -55,51 +61,69 @@ class CallsBelowDispatch:
         self._geometries = [(tensor, _geometry(tensor)) for tensor in stand_ins]
         self._names = names
         self._part = ""
+        self._backward_runs_code = False
         self._refused: Exception | None = None
 
     @contextmanager
-    def watched(self, part: Literal["forward", "backward"]) -> Iterator[None]:
-        """Watch the code inside, which is this part of the step. A profiler that is active sees its calls as before.
+    def forward(self, code: ExecutedCode) -> Iterator[None]:
+        """Watch the forward inside, which ``code`` observes.
 
         Raises:
-            RandomStateError: the code reads or sets the state of a random generator of torch.
-            StateReassignedError: the code gives a tensor another memory, or a stand-in another form.
-            UnsupportedOperatorError: the code changes the memory of a tensor without an operator.
+            RandomStateError: it reads or sets the state of a random generator of torch.
+            StateReassignedError: it assigns to ``.data``.
+            UnsupportedOperatorError: it changes the memory of a tensor without an operator.
         """
+        with self._watched("forward", code):
+            yield
+
+    @contextmanager
+    def backward(self, outputs: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Watch the backward from ``outputs`` inside, where it can run code of the user's.
+
+        Raises:
+            CaptureError: as in ``forward``.
+        """
+        code = ExecutedCode()
+        runs_code = self._backward_runs_code or any(isinstance(node, BackwardCFunction) for node in nodes_behind(outputs))
+        with code.observed() if runs_code else nullcontext(), self._watched("backward", code):
+            yield
+
+    @contextmanager
+    def _watched(self, part: Literal["forward", "backward"], code: ExecutedCode) -> Iterator[None]:
         self._part = part
         states = _generator_states()
-        with self._profiled(), _data_watched(self._refuse_data):
+        with _data_watched(self._refuse_data), code.calls_watched(_WATCHED, self._called):
             yield
         if self._refused is not None:  # the code has caught it
             raise self._refused
         if _generator_states() != states:
             raise random_state_error(part, "a function", "")
-        refuse_moved_state([self._names[id(tensor)] for tensor, before in self._geometries if _geometry(tensor) != before])
 
-    @contextmanager
-    def _profiled(self) -> Iterator[None]:
-        outer = sys.getprofile()
+    def refuse_moved_state(self, moves: Mapping[int, str]) -> None:
+        """Refuse a stand-in that has another memory or form by now; ``moves`` are the lines of operators, by id of the tensor.
 
-        def profile(frame: FrameType, event: str, argument: Any) -> None:
-            if event == "c_call":
-                owner = getattr(argument, "__self__", None)
-                if isinstance(owner, torch.Generator):
-                    self._refuse_generator(argument.__name__, frame)
-                elif isinstance(owner, torch.UntypedStorage) and argument.__name__ in _CHANGES_STORAGE:
-                    self._refuse_storage(f"UntypedStorage.{argument.__name__}", frame)
-                elif swaps_tensors(argument):
-                    self._refuse_storage("torch.utils.swap_tensors", frame)
-            elif event == "call":
-                if id(frame.f_code) in _ON_EVERY_GPU:
-                    self._refuse_generator(frame.f_code.co_name, frame)
-                if outer is not None:
-                    outer(frame, event, argument)
+        Raises:
+            StateReassignedError: there is one.
+        """
+        moved = [tensor for tensor, before in self._geometries if _geometry(tensor) != before]
+        refuse_moved_state({self._names[id(tensor)]: moves.get(id(tensor), "") for tensor in moved})
 
-        sys.setprofile(profile)
-        try:
-            yield
-        finally:
-            sys.setprofile(outer)
+    def _called(self, function: Any, frame: FrameType) -> None:
+        if isinstance(function, CodeType):
+            if function is torch.utils.swap_tensors.__code__ and frame.f_back is not None:
+                self._refuse_storage("torch.utils.swap_tensors", frame.f_back)
+            elif any(function is on_gpu.__code__ for on_gpu in _OF_GPUS):
+                self._refuse_generator(function.co_name, frame)
+            elif function.co_name in _FOR_BACKWARD:
+                self._backward_runs_code = True
+            return
+        owner, name = getattr(function, "__self__", None), function.__name__
+        if name in _FOR_BACKWARD:
+            self._backward_runs_code = True
+        elif isinstance(owner, torch.Generator):
+            self._refuse_generator(name, frame)
+        elif isinstance(owner, torch.UntypedStorage) and name in _OF_STORAGES:
+            self._refuse_storage(f"UntypedStorage.{name}", frame)
 
     def _refuse_generator(self, method: str, frame: FrameType) -> None:
         source, through = _asked_by(frame)
@@ -108,12 +132,12 @@ class CallsBelowDispatch:
 
     def _refuse_storage(self, call: str, frame: FrameType) -> None:
         source, through = _asked_by(frame)
-        if source is not None:
+        if source is not None and (through or is_users_file(frame.f_code.co_filename)):  # torch makes constants so
             self._refuse(storage_changed_error(self._part, through or call, source))
 
     def _refuse_data(self, tensor: torch.Tensor, value: Any, frame: FrameType) -> None:
         if not (isinstance(value, torch.Tensor) and _geometry(tensor) == _geometry(value)):
-            name = self._names.get(id(tensor), "a tensor that the forward has computed")
+            name = self._names.get(id(tensor), "a tensor")
             source, _ = _asked_by(frame)
             self._refuse(data_assigned_error(name, source or ""))
 

@@ -25,14 +25,14 @@ def _differentiable(
 ) -> Any:
     if not (torch.is_grad_enabled() and source.requires_grad):
         return original(source, *args, **kwargs)
-    return _WithEagerGradient.apply(operator, original, kwargs, source, *args)
+    return _WithEagerGradient.apply(operator, original, kwargs, source, *args)  # type: ignore[no-untyped-call]
 
 
 class _WithEagerGradient(torch.autograd.Function):
     """Calls ``original``; its gradient is one call of ``gradient_operator``."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         operator: torch._ops.OpOverload,
         original: Callable[..., Any],
@@ -45,7 +45,7 @@ class _WithEagerGradient(torch.autograd.Function):
         return original(source, *args, **kwargs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         (source,) = ctx.saved_tensors
         of_source = ctx.gradient(gradient, source, *ctx.args, **ctx.kwargs)
         return (None, None, None, of_source, *(None for _ in ctx.args))

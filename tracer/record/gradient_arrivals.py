@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch.autograd.graph import Node
 
 
 @contextmanager
@@ -26,16 +27,22 @@ def edges_into(leaves: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) 
     for output in outputs:
         if id(output) in count:
             count[id(output)] += 1
+    for node in nodes_behind(outputs):
+        for following, _ in node.next_functions:
+            leaf = id(getattr(following, "variable", None))
+            if leaf in count:
+                count[leaf] += 1
+    return tuple(count.values())
+
+
+def nodes_behind(outputs: Iterable[torch.Tensor]) -> Iterator[Node]:
+    """The autograd nodes through which a backward from ``outputs`` runs."""
     stack = list(dict.fromkeys(output.grad_fn for output in outputs if output.grad_fn is not None))
     seen = set(stack)
     while stack:
-        for node, _ in stack.pop().next_functions:
-            if node is None:
-                continue
-            leaf = id(getattr(node, "variable", None))
-            if leaf in count:
-                count[leaf] += 1
-            elif node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return tuple(count.values())
+        node = stack.pop()
+        yield node
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)

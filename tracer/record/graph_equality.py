@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,13 +13,16 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.torch_private import generator_key
 
 
-def same_graph(one: fx.Graph, other: fx.Graph) -> bool:
-    """Whether two recordings have the same operators on the same values."""
+def same_graph(one: fx.Graph, other: fx.Graph, merged: Mapping[int, int] = MappingProxyType({})) -> bool:
+    """Whether two recordings have the same operators on the same values.
+
+    ``merged`` says which placeholder stands for another one, both by index.
+    """
     place: dict[fx.Node, int] = {}
     if len(one.nodes) != len(other.nodes):
         return False
     for position, pair in enumerate(zip(one.nodes, other.nodes, strict=True)):
-        place |= dict.fromkeys(pair, position)
+        place |= dict.fromkeys(pair, merged.get(position, position))
         if pair[0].op != pair[1].op or _value(pair[0], place) != _value(pair[1], place):
             return False
     return True

@@ -16,26 +16,48 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import HookKeys
+from remat_planner.tracer.joint import Hook
+from remat_planner.tracer.python_state import same_function
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.refusals import lost_hooks_error
 
 HOOK_REGISTRIES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # Index, among the arguments of such a hook, of the value that its result replaces.
 _REPLACEABLE = {"_forward_pre_hooks": 1, "_forward_hooks": -1, "_backward_pre_hooks": 1, "_backward_hooks": 1}
+# Registries of the options with which such a hook is registered.
+_OPTIONS = {
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+}
 # Hooks of these packages serve the forward of the same step (recorded outputs, weight norm): the capture loses nothing.
 _PARTS_OF_THE_MODEL = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate"})
 
 
-def hooks_of(model: nn.Module) -> HookKeys:
+def hooks_of(model: nn.Module) -> tuple[Hook, ...]:
     """The hooks on modules of ``model``, without those that a library installs for itself."""
+    modules = dict(model.named_modules())
     return tuple(
-        (path, registry, key)
-        for path, module in model.named_modules()
-        for registry in HOOK_REGISTRIES
-        for key, hook in getattr(module, registry).items()
-        if not _is_part_of_the_model(hook)
+        Hook(
+            path, registry, hooks[key], tuple(key in getattr(modules[path], options) for options in _OPTIONS.get(registry, ()))
+        )
+        for path, registry, hooks, key in _hooks(model)
     )
+
+
+def same_hooks(one: Sequence[Hook], other: Sequence[Hook]) -> bool:
+    """Whether the hooks do the same in the same places; they may have been registered anew in between."""
+    return len(one) == len(other) and all(
+        (a.path, a.registry, a.options) == (b.path, b.registry, b.options) and same_function(a.function, b.function)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _hooks(model: nn.Module) -> Iterator[tuple[str, str, dict[int, Any], int]]:
+    """Path, name of the registry, registry and key of each."""
+    for path, module in model.named_modules():
+        for registry in HOOK_REGISTRIES:
+            hooks = getattr(module, registry)
+            yield from ((path, registry, hooks, key) for key, hook in hooks.items() if not _is_part_of_the_model(hook))
 
 
 @contextmanager
@@ -56,10 +78,8 @@ def watched_hooks(model: nn.Module) -> Iterator[None]:
         watched.append(_WatchedHook(hook, f"hook of a tensor in {user_line(sys._getframe(1))}", 0, ()))
         return original_register_hook(tensor, watched[-1])
 
-    modules = dict(model.named_modules())
     try:
-        for path, registry, key in hooks_of(model):
-            hooks = getattr(modules[path], registry)
+        for path, registry, hooks, key in list(_hooks(model)):
             kind = registry.strip("_").removesuffix("s").replace("_", " ")
             watched.append(_WatchedHook(hooks[key], f"{kind} of {path or 'the model'}", _REPLACEABLE[registry], buffers))
             replaced.append((hooks, key, hooks[key]))

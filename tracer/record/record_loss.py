@@ -58,13 +58,11 @@ def record_loss(
 
 
 class Unflattens(Protocol):
-    """Puts an output together from its leaves.
+    """Puts an output together from its leaves."""
 
-    Attributes:
-        returned: number of leaves of the output itself; those after them are left behind in Python state.
-    """
-
-    returned: int
+    @property
+    def returned(self) -> int:
+        """Number of leaves of the output itself; those after them are left behind in Python state."""
 
     def unflatten(self, leaves: Sequence[Any], /) -> Any:
         """The output with ``leaves`` in it."""

@@ -6,7 +6,7 @@ Autograd's own engine calls the operators, without decompositions, so a replay o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
 from remat_planner.tracer.record.gradient_arrivals import arrival_order, edges_into
+from remat_planner.tracer.record.gradient_flow import FollowedGradients, noting_materialized_gradients
 from remat_planner.tracer.record.provenance import Provenance
 from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import CapturedCall, Recording, Tangent
@@ -51,7 +52,12 @@ class _StandIns:
     @property
     def differentiated(self) -> list[torch.Tensor]:
         """The parameters and inputs that get a gradient."""
-        return [t for t in (*self.parameters, *self.inputs) if t.requires_grad]
+        return list({id(t): t for t in (*self.parameters, *self.inputs) if t.requires_grad}.values())
+
+    def with_one_for_same(self, first_places: Sequence[int]) -> _StandIns:
+        """With one stand-in where inputs are one tensor, or a parameter or buffer."""
+        stand_ins = (*self.inputs, *reversed((*self.parameters, *self.buffers)))  # a place below zero counts from the end
+        return replace(self, inputs=[stand_ins[place] for place in first_places])
 
     def replacement(self, state: ModuleState) -> dict[int, torch.Tensor]:
         """The stand-in of each parameter and buffer, by the id of the real one."""
@@ -129,7 +135,7 @@ def record(
             [p.detach().requires_grad_(o.requires_grad) for p, o in zip(parameters, state.parameters, strict=True)],
             buffers,
             [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
-        )
+        ).with_one_for_same(call.same_inputs)
         known, provenance = stand_ins.known_values(call), Provenance(call.model)
         recorder = Recorder(provenance, known)
         wanted = stand_ins.differentiated
@@ -142,7 +148,7 @@ def record(
             args, kwargs = call.arguments(stand_ins.inputs)
             forward = WatchedForward(call.model, args, kwargs, left_behind)
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state))
-            with forward.watching(), below.watched("forward"), mode, recorder:
+            with forward.watching(), below.forward(forward.executed), noting_materialized_gradients(), mode, recorder:
                 output = run_user_code(call.model, args, kwargs)
             try:
                 calls = dict(provenance.calls)
@@ -151,6 +157,7 @@ def record(
                 effects = effects_of(forward.changes)
                 leaves += effects.leaves
                 refuse_outputs(leaves)
+                below.refuse_moved_state(recorder.moves)
                 refuse_written_activations(state, stand_ins.buffers, stand_ins.inputs)
                 tangents = []
                 if choose_tangents is not None:
@@ -163,11 +170,20 @@ def record(
             nodes, arriving = _arriving_gradients(reached, tangents, mode)
             edges = edges_into(wanted, reached)
             recorder.in_backward = True
+            recorder.followed = followed = FollowedGradients(reached, arriving)
             gradients: list[torch.Tensor | None] = []
             if tangents:
                 # Outside the caller's autocast, as PyTorch's documentation asks.
-                with below.watched("backward"), mode, recorder, single_threaded_backward(), without_autocast():
+                with (
+                    below.backward(reached),
+                    followed.following(),
+                    mode,
+                    recorder,
+                    single_threaded_backward(),
+                    without_autocast(),
+                ):
                     gradients = run_backward(reached, wanted, arriving)
+            below.refuse_moved_state(recorder.moves)
             _refuse_foreign_generators(recorder, forward)
         places = stand_ins.places()
         tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
@@ -180,8 +196,10 @@ def record(
             tangents=tuple(zip(nodes, tangents, strict=True)),
             operators=recorder.operators,
             arrivals=tuple(arrivals),
+            flow=followed.of_gradients(wanted),
             edges=edges,
             calls=calls,
+            checkpointed=tuple(recorder.checkpointed),
             known=known,
             returned=returned,
             changes=forward.changes,

@@ -12,7 +12,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import EagerOperator
-from remat_planner.tracer.operators import communicates_in_place, is_random, reads_a_number, takes_generator
+from remat_planner.tracer.operators import communicates_in_place, is_random, moves_in_place, reads_a_number, takes_generator
+from remat_planner.tracer.record.cumulative_averages import CumulativeAverages
+from remat_planner.tracer.record.gradient_flow import FollowedGradients
 from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance
 from remat_planner.tracer.record.random_state import default_generators
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
@@ -21,11 +23,14 @@ from remat_planner.tracer.torch_private import (
     TorchDispatchMode,
     backward_sequence_number,
     generator_key,
+    in_checkpoint,
     in_checkpoint_replaying_draws,
     newest_node,
     nodes_after,
     recorded_graph,
 )
+
+_VIEWS_STORAGE = (torch.ops.aten.set_.source_Storage, torch.ops.aten.set_.source_Storage_storage_offset)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -33,15 +38,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         in_backward: set by the caller when the backward begins.
+        followed: set by the caller where the flow of gradients is followed; it is told of each operator.
         operators: all operators so far, dead ones too.
+        moves: the line that first gives a tensor another form in place, by the id of the tensor.
+        checkpointed: modules whose operators the caller's own ``torch.utils.checkpoint`` runs again in the backward.
         own_generators: the line of the first draw from each generator that is no default one, by the generator's key.
     """
 
     def __init__(self, provenance: Provenance, known: KnownValues) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.in_backward = False
+        self.followed: FollowedGradients | None = None
         self.operators: list[EagerOperator] = []
+        self.moves: dict[int, str] = {}
+        self.checkpointed: dict[str, None] = {}
         self.own_generators: dict[int, str] = {}
+        self._averages = CumulativeAverages()
         self._provenance = provenance
         self._known = known
 
@@ -52,11 +64,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)
         _refuse_unsupported(func, origin.source)
         if reads_a_number(func):
+            if (count := self._averages.count(func, args, origin, in_backward=self.in_backward)) is not None:
+                return count
             try:
                 return self._known.read(func, args, kwargs, origin.source)
             except UnknownValueError as error:
                 raise data_dependent_error(func, origin.source, str(error)) from None
         autograd_node = backward_sequence_number() if self.in_backward else None
+        if self.in_backward and torch.is_grad_enabled() and in_checkpoint():
+            self.checkpointed.setdefault(origin.module)
         self.operators.append(EagerOperator(str(func), origin.module, self.in_backward, autograd_node))
         args, kwargs, generator = self._without_generator(func, args, kwargs, origin)
         draws_again = generator is None and self.in_backward and is_random(func, args, kwargs)
@@ -64,7 +80,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         last_node = newest_node(recorded_graph())
         result = func(*args, **kwargs)
         self._label_nodes_after(last_node, origin, replayed=replayed, generator=generator)
+        self._averages.use_factor(func, nodes_after(last_node))
         self._known.follow(func, args, kwargs, result)
+        if self.followed is not None:
+            self.followed.ran(func, args, result, len(self.operators) - 1)
+        if moves_in_place(func):
+            self.moves.setdefault(id(args[0]), origin.source)
         return result
 
     def _without_generator(
@@ -97,5 +118,5 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _refuse_unsupported(operator: Any, source: str) -> None:
     if communicates_in_place(operator):
         raise collective_error(operator, source)
-    if operator is torch.ops.aten.set_.source_Storage:
+    if operator in _VIEWS_STORAGE:
         raise storage_view_error(operator, source)

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import EagerOperator, ModuleState, TreeOfLeaves
+from remat_planner.tracer.joint import EagerOperator, GradientFlow, ModuleState, TreeOfLeaves, first_places
 from remat_planner.tracer.python_state import Change, ExecutedCode
 from remat_planner.tracer.record.value_guards import KnownValues
 
@@ -48,11 +48,19 @@ class CapturedCall:
         return [*self.state.parameters, *self.state.buffers, *self.inputs]
 
     @property
+    def same_inputs(self) -> tuple[int, ...]:
+        """For each tensor input where the same tensor comes first, as ``first_places`` says."""
+        return first_places(self.inputs, enumerate((*self.state.parameters, *self.state.buffers)))
+
+    @property
     def differentiated(self) -> list[tuple[Literal["parameter", "input"], int]]:
-        """The parameters and inputs that require a gradient, by kind and index."""
-        kinds: tuple[tuple[Literal["parameter", "input"], Sequence[torch.Tensor]], ...]
-        kinds = (("parameter", self.state.parameters), ("input", self.inputs))
-        return [(kind, i) for kind, tensors in kinds for i, t in enumerate(tensors) if t.requires_grad]
+        """The parameters and inputs that require a gradient, by kind and index; a tensor that comes again counts once."""
+        first_times = [i for i, first in enumerate(self.same_inputs) if first == i]
+        parameters, inputs = self.state.parameters, self.inputs
+        return [
+            *(("parameter", i) for i, t in enumerate(parameters) if t.requires_grad),
+            *(("input", i) for i in first_times if inputs[i].requires_grad),
+        ]
 
     def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``args`` and ``kwargs`` with ``tensors`` in the place of the inputs."""
@@ -77,8 +85,10 @@ class Recording:
         tangents: names of the nodes that stand for the arriving gradients, with their descriptions.
         operators: all operators that ran, in order, dead ones too.
         arrivals: indices of the gradients in the order in which eager hands them over.
+        flow: how gradients flow from the tangents; None where that is not known.
         edges: for each gradient, how many edges of the autograd graph contribute to it.
         calls: how often the forward calls each module, by its path.
+        checkpointed: modules that the caller's own ``torch.utils.checkpoint`` runs again in the backward, by path.
         known: the values that the code may read, and the guards of those that it read.
         returned: number of leaves of the output; the leaves after them are tensors and values that the forward left in Python
             state.
@@ -95,8 +105,10 @@ class Recording:
     tangents: tuple[tuple[str, Tangent], ...]
     operators: list[EagerOperator]
     arrivals: tuple[int, ...]
+    flow: GradientFlow | None
     edges: tuple[int, ...]
     calls: Mapping[str, int]
+    checkpointed: tuple[str, ...]
     known: KnownValues
     returned: int
     changes: list[Change]

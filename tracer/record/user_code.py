@@ -14,17 +14,22 @@ import torch
 from remat_planner.tracer.errors import CaptureError, DataDependentError
 from remat_planner.tracer.record.provenance import raising_line
 from remat_planner.tracer.refusals import (
+    address_error,
     backward_raised_error,
     compiled_function_error,
     data_dependent_error,
     model_raised_error,
+    refuse_no_gradients,
     refuse_sparse_gradients,
+    without_fake_error,
 )
+from remat_planner.tracer.torch_functions import READS_OF_ADDRESSES
 from remat_planner.tracer.torch_private import (
     CALLS_COMPILED_CODE,
     READS_OF_FAKES,
     DataDependentOutputException,
     DynamicOutputShapeException,
+    lacks_fake,
 )
 
 
@@ -35,6 +40,7 @@ def run_user_code(function: Callable[..., Any], args: Sequence[Any], kwargs: Map
         DataDependentError: the shape of an operator's result depends on values, or the code reads memory that a fake lacks.
         InputsDoNotFitError: the code itself raised.
         ModelNotSupportedError: the code calls a compiled function.
+        UnsupportedOperatorError: it launches a kernel by address, or calls an operator that fakes cannot run.
     """
     try:
         return function(*args, **kwargs)
@@ -51,6 +57,7 @@ def run_backward(
 
     Raises:
         DataDependentError: the shape of an operator's result depends on values.
+        NothingToTrainError: none comes at all.
         UnsupportedOperatorError: the backward raised, or a gradient is sparse.
     """
     try:
@@ -61,6 +68,7 @@ def run_backward(
     except Exception as error:
         raise _explained_in_backward(error) from error
     refuse_sparse_gradients(gradients)
+    refuse_no_gradients(gradients)
     return list(gradients)
 
 
@@ -68,6 +76,10 @@ def _explained(error: Exception) -> CaptureError:
     source = raising_line(error)
     if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
         return _size_depends_on_values(error)
+    if READS_OF_ADDRESSES in str(error):
+        return address_error("", source)
+    if lacks_fake(error):
+        return without_fake_error(error, source)
     if any(text in str(error) for text in READS_OF_FAKES):
         return data_dependent_error("its memory", source, str(error).rstrip("."))
     if CALLS_COMPILED_CODE in str(error):
@@ -78,6 +90,10 @@ def _explained(error: Exception) -> CaptureError:
 def _explained_in_backward(error: Exception) -> CaptureError:
     if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
         return _size_depends_on_values(error)
+    if READS_OF_ADDRESSES in str(error):
+        return address_error("", raising_line(error))
+    if lacks_fake(error):
+        return without_fake_error(error, raising_line(error))
     return backward_raised_error(error, raising_line(error))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot
+from remat_planner.tracer.python_state import Change, ExecutedCode, Snapshot, starts_of
 from remat_planner.tracer.record.hooks import watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
@@ -56,8 +56,7 @@ class WatchedForward:
     def __init__(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], left_behind: Sequence[Change] = ()
     ) -> None:
-        modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
-        self._starts = [*modules, (Place("args", "args", "arguments"), args), (Place("kwargs", "kwargs", "arguments"), kwargs)]
+        self._starts = starts_of(model, args, kwargs)
         self._before = Snapshot(self._starts)
         self._left_behind = left_behind
         self.executed = ExecutedCode()

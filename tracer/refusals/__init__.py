@@ -7,6 +7,7 @@ the recorder with the functions of ``recording`` and ``loss``. ``refuse_...`` ra
 
 from remat_planner.tracer.refusals.call import refuse_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
+from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
 from remat_planner.tracer.refusals.graph import refuse_graph, refuse_python_state, unmatched_draw_error
 from remat_planner.tracer.refusals.loss import loss_of_no_output_error, loss_reads_value_error, refuse_loss
 from remat_planner.tracer.refusals.model import refuse_model, refuse_without_backward
@@ -18,12 +19,21 @@ from remat_planner.tracer.refusals.recording import (
     forward_varies_error,
     lost_hooks_error,
     model_raised_error,
+    no_functional_form_error,
     python_draw_error,
     reassigned_error,
+    refuse_no_gradients,
     refuse_outputs,
     refuse_sparse_gradients,
     refuse_written_activations,
     storage_view_error,
+    without_fake_error,
+)
+from remat_planner.tracer.refusals.surroundings import (
+    dual_tensor_error,
+    function_mode_error,
+    global_hook_error,
+    saved_tensor_hook_error,
 )
 from remat_planner.tracer.refusals.torch_state import (
     data_assigned_error,
@@ -35,17 +45,24 @@ from remat_planner.tracer.refusals.torch_state import (
 
 __all__ = [
     "absent_gpu_error",
+    "address_error",
     "backward_raised_error",
     "collective_error",
     "compiled_function_error",
     "data_assigned_error",
     "data_dependent_error",
+    "drawing_function_error",
+    "dual_tensor_error",
     "foreign_generator_error",
     "forward_varies_error",
+    "function_error",
+    "function_mode_error",
+    "global_hook_error",
     "loss_of_no_output_error",
     "loss_reads_value_error",
     "lost_hooks_error",
     "model_raised_error",
+    "no_functional_form_error",
     "python_draw_error",
     "random_state_error",
     "reassigned_error",
@@ -56,12 +73,15 @@ __all__ = [
     "refuse_loss",
     "refuse_model",
     "refuse_moved_state",
+    "refuse_no_gradients",
     "refuse_outputs",
     "refuse_python_state",
     "refuse_sparse_gradients",
     "refuse_without_backward",
     "refuse_written_activations",
+    "saved_tensor_hook_error",
     "storage_changed_error",
     "storage_view_error",
     "unmatched_draw_error",
+    "without_fake_error",
 ]

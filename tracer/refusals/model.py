@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from remat_planner.tracer.errors import ModelNotSupportedError, NothingToTrainError
 from remat_planner.tracer.lazy_types import loaded
@@ -17,7 +18,8 @@ def refuse_model(model: Any) -> None:
     """Refuse a model that is not a plain module, at any depth.
 
     Raises:
-        ModelNotSupportedError: it is no module, or is data-parallel, sharded or compiled, or has such a module inside.
+        ModelNotSupportedError: it is no module, or is data-parallel, sharded or compiled, or has such a module inside; or a
+            lazy module in it has not seen an input yet.
     """
     if not isinstance(model, nn.Module):
         raise ModelNotSupportedError(
@@ -26,6 +28,7 @@ def refuse_model(model: Any) -> None:
         )
     refuse_compiled(model)
     _refuse_wrapped(model)
+    _refuse_without_shape(model)
     _refuse_sharded_tensors(model)
 
 
@@ -74,6 +77,16 @@ def _wrappers() -> Iterator[tuple[str, type, str]]:
             "fully_shard",
             fsdp2,
             'it gathers parameters when it is called. Plan by regions, regions="model.layers.*", none of them inside another',
+        )
+
+
+def _refuse_without_shape(model: nn.Module) -> None:
+    names = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
+    if names:
+        raise ModelNotSupportedError(
+            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} of a lazy module have no shape before the first call: "
+            "call the model once with an input, then plan it",
+            kind="lazy module",
         )
 
 

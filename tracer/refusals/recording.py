@@ -68,6 +68,18 @@ def collective_error(operator: Any, source: str) -> UnsupportedOperatorError:
     )
 
 
+def no_functional_form_error(operator: Any, source: str, error: Exception) -> UnsupportedOperatorError:
+    """For a write in place, or a read of what was written, that PyTorch cannot express without writing; ``error`` says why."""
+    reason = str(error).partition("\n")[0].partition(". ")[0]
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: {operator} writes in place or reads what was written so, and PyTorch cannot express "
+        f"that without writing, as a captured step needs it ({type(error).__name__}: {reason}). Write to a clone of the "
+        "tensor, or call the operator out of place",
+        operator=str(operator),
+        source=source,
+    )
+
+
 def storage_view_error(operator: Any, source: str) -> UnsupportedOperatorError:
     """For a view of a storage, which no tensor of the graph names; cuDNN's recurrent layers view their weights this way."""
     return UnsupportedOperatorError(
@@ -77,6 +89,21 @@ def storage_view_error(operator: Any, source: str) -> UnsupportedOperatorError:
         operator=str(operator),
         source=source,
     )
+
+
+def without_fake_error(error: Exception, source: str) -> UnsupportedOperatorError:
+    """For an operator that has kernels for real tensors alone; ``error`` names it."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: an operator has no fake kernel, which gives the shapes of its results, so it cannot be "
+        f"captured ({_first_line(error)}). Register one (torch.library.register_fake), call the operator in the forward of a "
+        "torch.autograd.Function, which then runs as it is, or leave out the module at that line, by regions",
+        operator=_first_line(error),
+        source=source,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0].partition(". ")[0]
 
 
 def absent_gpu_error(source: str) -> UnsupportedOperatorError:
@@ -142,6 +169,19 @@ def refuse_outputs(leaves: Sequence[Any]) -> None:
         f"no output of the model depends on a parameter that requires a gradient: it returns {kinds}. "
         "Return the tensors that the loss is made from, not detached, and call the model in a mode in which it trains"
     )
+
+
+def refuse_no_gradients(gradients: Sequence[torch.Tensor | None]) -> None:
+    """Refuse a step whose backward runs and reaches no parameter and no input.
+
+    Raises:
+        NothingToTrainError: all of ``gradients`` are None.
+    """
+    if all(gradient is None for gradient in gradients):
+        raise NothingToTrainError(
+            "the backward gives no parameter and no input a gradient: what the loss is made of has none by its formula (a "
+            "count, as norm(p=0) is, or a function that returns None in its backward), so there is nothing to train"
+        )
 
 
 def refuse_written_activations(state: ModuleState, buffers: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:

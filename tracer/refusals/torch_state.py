@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from remat_planner.tracer.errors import RandomStateError, StateReassignedError, UnsupportedOperatorError
 
@@ -16,7 +16,8 @@ def random_state_error(part: str, call: str, source: str) -> RandomStateError:
         f"{source or 'the model'}: the {part} calls {call}, which reads or sets the state of a random generator of torch. A "
         "captured step repeats the draws and not that call, so it would draw other numbers than eager. Seed before the step; "
         "make numbers that stay the same once, in a buffer (register_buffer); for a stream of its own, draw with generator= "
-        "from a torch.Generator that the model holds and that is seeded outside of the forward",
+        "from a torch.Generator that the model holds and that is seeded outside of the forward. Checkpointing that is not "
+        "torch.utils.checkpoint's is turned off: the plan takes its place",
         call=call,
         source=source,
     )
@@ -36,25 +37,29 @@ def foreign_generator_error(source: str) -> RandomStateError:
 def data_assigned_error(name: str, source: str) -> StateReassignedError:
     """For ``x.data = y``, which gives a tensor another memory behind the back of the graph."""
     return StateReassignedError(
-        f"{source or 'the model'}: the step assigns to .data of {name}. That exchanges its memory, and a captured step cannot "
+        f"{source or 'the model'}: the code assigns to .data of {name}. That exchanges its memory, and a captured step cannot "
         "carry the new memory to its later readers and to the next step. Write into the tensor instead (with torch.no_grad(): "
         "x.copy_(new)), or bind the new tensor to a name of its own",
         names=(name,),
     )
 
 
-def refuse_moved_state(names: Sequence[str]) -> None:
-    """Refuse a step after which the tensors ``names`` have another memory or form.
+def refuse_moved_state(lines: Mapping[str, str]) -> None:
+    """Refuse a step after which parameters, buffers or inputs have another memory or form.
+
+    Args:
+        lines: for each the line that changes it, "" where it is not known.
 
     Raises:
-        StateReassignedError: ``names`` is not empty.
+        StateReassignedError: there are such tensors.
     """
-    if names:
+    if lines:
+        names = ", ".join(f"{name} ({line})" if line else name for name, line in lines.items())
         raise StateReassignedError(
-            f"after the step, {', '.join(names)} has another memory, shape or strides than before (set_(), resize_(), "
-            "unsqueeze_(), ...), and a captured step cannot carry that to the next one. Change its values in place "
-            "(`x.copy_(new)`), and its form in a view (`x.unsqueeze(0)`)",
-            names=tuple(names),
+            f"after the step, {names} has another memory, shape or strides than before (set_(), resize_(), unsqueeze_(), "
+            "...), and a captured step cannot carry that to the next one. Change its values in place (`x.copy_(new)`), and "
+            "its form in a view (`x.unsqueeze(0)`)",
+            names=tuple(lines),
         )
 
 

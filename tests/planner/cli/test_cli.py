@@ -68,6 +68,7 @@ def test_verify_prints_predicted_and_measured(call: Call) -> None:
     assert "bit for bit" in run.out
 
 
+@pytest.mark.slow
 def test_the_words(call: Call, folder: Path) -> None:
     assert call("--budget", "70%", "-q", "net.py").code == ExitCode.OK
     file = "net.schedule.json"
@@ -113,6 +114,7 @@ def test_not_proven(call: Call, folder: Path) -> None:
     assert call("--budget", "100%", "--solver", "none", "--require-optimal", "net.py").code == ExitCode.OK
 
 
+@pytest.mark.slow
 def test_infeasible_names_the_least_budget_and_it_works(call: Call, folder: Path) -> None:
     run = call("--budget", "9%", "--json", "--time-limit", "2", "net.py")
     assert run.code == ExitCode.INFEASIBLE, run.err
@@ -264,11 +266,25 @@ def test_what_fails_verification_is_not_written(call: Call, folder: Path, monkey
     def refuted(*_: object, **__: object) -> remat_planner.Verification:
         return remat_planner.Verification(identical=True, measured_peak_bytes=200, predicted_peak_bytes=100, budget_bytes=100)
 
-    monkeypatch.setattr("remat_planner.planner.cli.plan.verify", refuted)
+    monkeypatch.setattr("remat_planner.planner.verified_plan.verify", refuted)
     run = call("--budget", "70%", "--verify", "net.py")
     assert run.code == ExitCode.VERIFICATION_FAILED
     assert "exceeded" in run.out
     assert written(folder) == set()
+
+
+def test_a_plan_is_verified_unless_told_otherwise(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remat_planner.planner.verified_plan.BY_DEFAULT", True)
+    verified = call("--budget", "70%", "net.py")
+    assert (verified.code, "bit for bit" in verified.out) == (ExitCode.OK, True), verified.err
+    told_not_to = call("--budget", "70%", "--no-verify", "net.py")
+    assert (told_not_to.code, "bit for bit" in told_not_to.out) == (ExitCode.OK, False), told_not_to.err
+    assert "Not verified" in told_not_to.out
+    assert call("--budget", "70%", "--no-verify", "--quiet", "net.py").out.strip().endswith("not verified")
+    on_paper = call("--budget", "70%", "--device", "h100", "net.py")
+    assert (on_paper.code, "Not verified" in on_paper.out, "on paper" in on_paper.out) == (ExitCode.OK, True, True), (
+        on_paper.err
+    )
 
 
 def test_what_nobody_expected_is_told_with_a_traceback(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

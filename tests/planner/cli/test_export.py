@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import remat_planner
@@ -38,6 +39,7 @@ def test_a_schedule_is_exported_as_text_that_runs(call: Call, folder: Path) -> N
     assert document["loss"] == document["overhead"] - document["schedule_overhead"]
 
 
+@pytest.mark.slow
 def test_an_export_that_misses_the_budget_says_so(call: Call, folder: Path) -> None:
     # Most of the memory is outside of the blocks, where only the schedule reaches it.
     (folder / "tail.py").write_text(

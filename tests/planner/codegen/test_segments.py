@@ -35,6 +35,7 @@ def _one_thread_and_many_segments(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_random_schedules_have_eagers_bits(name: str):
     case, joint, graph = captured(name)
@@ -56,6 +57,7 @@ def test_random_schedules_have_eagers_bits(name: str):
     case.model.zero_grad()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_the_storages_that_live_are_the_simulators(name: str):
     case, joint, graph = captured(name)

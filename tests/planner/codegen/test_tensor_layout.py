@@ -26,12 +26,6 @@ def test_a_gradient_captured_as_expanded_may_arrive_dense():
     assert torch.equal(form.fit(gradient), gradient)
 
 
-def test_a_gradient_that_does_not_arrive_is_zeros():
-    fitted = TensorLayout.of(torch.empty(2, 3, dtype=torch.bfloat16)).fit(None)
-    assert fitted.dtype is torch.bfloat16
-    assert not fitted.any()
-
-
 def test_a_gradient_captured_as_part_of_a_larger_tensor_may_arrive_dense():
     form = TensorLayout.of(torch.empty(3, 10)[:, :4])
     gradient = torch.randn(3, 4)

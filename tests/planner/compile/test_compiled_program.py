@@ -145,6 +145,7 @@ def _few_segments(monkeypatch: pytest.MonkeyPatch, _one_thread_and_many_segments
         yield
 
 
+@pytest.mark.slow
 @needs_a_compiler
 @pytest.mark.usefixtures("_few_segments")
 def test_inductor_repeats_draws_and_keeps_the_recomputation():

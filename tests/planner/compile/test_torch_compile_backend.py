@@ -132,6 +132,7 @@ def test_a_schedule_by_regions_is_refused():
         ScheduleBackend(schedule)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(inductor_missing(torch.device("cpu")) != "", reason=f"needs {inductor_missing(torch.device('cpu'))}")
 def test_inductor_saves_the_same():
     torch.manual_seed(0)

@@ -35,10 +35,12 @@ def run_checks(processes: int, folder: Path, *names: str) -> None:
     assert (started.returncode, passed) == (0, list(names)), started.stdout + started.stderr
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path):
     names = ("ddp", "ddp_by_regions", "fsdp", "sharded_afterwards", "refusals", "overlap", "pinned_collectives", "pipeline")
     run_checks(2, tmp_path, *names)
 
 
+@pytest.mark.slow
 def test_four_processes(tmp_path: Path):
     run_checks(4, tmp_path, "ddp", "fsdp")

@@ -148,6 +148,7 @@ def peak(model: nn.Module, case: Case, constant: int) -> int:
     return constant + measure_peak(one_step(model, case.args, case.kwargs, case.loss))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["70%", "60%"])
 @pytest.mark.parametrize(
     ("name", "form"),
@@ -181,6 +182,7 @@ def test_finer_forms_cost_less(name: str):
     assert any(places for calls in fine.setting["regions"].values() for places in calls.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "megatron"])
 def test_a_form_that_cannot_meet_the_budget_says_so_and_is_right(form: str):
     case, at_all = planned("gpt2", "60%")

@@ -33,6 +33,7 @@ def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(batch, 64), torch.randn(5, 64)
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_the_next_does_not() -> None:
     model = Net()
     budget = remat_planner.plan(model, inputs(300), budget="95%", costs="h100").budget
@@ -98,6 +99,7 @@ def test_auto_is_the_devices_memory_less_the_reserve() -> None:
         remat_planner.plan(Net(), inputs(8), budget="auto")
 
 
+@pytest.mark.slow
 def test_the_words_fit_and_auto(call: Call, folder: Path) -> None:
     run = call(
         "fit", "--solver", "greedy", "--time-limit", "20", "--budget", "2MB", "--device", "a100-80gb", "--json", "net.py"

@@ -88,6 +88,7 @@ def train_alike(ours: nn.Module, eager: nn.Module, *args: Any, **kwargs: Any) ->
         assert torch.equal(value, ours.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_one_budget_for_all_and_the_worst_form_decides(said: pytest.LogCaptureFixture) -> None:
     model, eager = net(), net()
     schedule = several(model)
@@ -119,6 +120,7 @@ def test_one_budget_for_all_and_the_worst_form_decides(said: pytest.LogCaptureFi
     assert said.messages == []
 
 
+@pytest.mark.slow
 def test_a_file_holds_all_forms_and_plans_none_again(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     schedule = several(net())
     schedule.save(tmp_path / "s.json")
@@ -133,6 +135,7 @@ def test_a_file_holds_all_forms_and_plans_none_again(tmp_path: Path, said: pytes
     assert {planned.schedule for planned in planned_call(ours).programs} == set(loaded.forms)
 
 
+@pytest.mark.slow
 def test_a_form_that_was_not_planned_is_planned_once(said: pytest.LogCaptureFixture) -> None:
     model, eager = net(), net()
     ours = apply_schedule(model, several(model))
@@ -145,6 +148,7 @@ def test_a_form_that_was_not_planned_is_planned_once(said: pytest.LogCaptureFixt
     assert len(budgets) == 1
 
 
+@pytest.mark.slow
 def test_a_new_form_that_does_not_fit_is_refused_by_name() -> None:
     model = net()
     ours = apply_schedule(model, several(model))
@@ -153,6 +157,7 @@ def test_a_new_form_that_does_not_fit_is_refused_by_name() -> None:
     assert refused.value.inputs == {"[0]": "float32[64, 48, 16]"}
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_have_all_forms(said: pytest.LogCaptureFixture) -> None:
     model, eager = net(), net()
     ours = apply_schedule(model, several(model))
@@ -163,6 +168,7 @@ def test_copies_and_pickles_have_all_forms(said: pytest.LogCaptureFixture) -> No
     assert said.messages == []
 
 
+@pytest.mark.slow
 def test_forms_are_given_as_a_model_is_called(said: pytest.LogCaptureFixture) -> None:
     model, eager = net(), net()
     mask = torch.ones(4, 8)
@@ -200,6 +206,7 @@ def test_a_bad_form_is_refused(shapes: Any, number: int | None, match: str) -> N
     assert refused.value.number == number
 
 
+@pytest.mark.slow
 def test_an_infeasible_budget_names_the_form_that_needs_most() -> None:
     model = net()
     with pytest.raises(InfeasibleBudgetError, match=r"float32\[4, 48, 16\].*one of 3 forms") as refused:
@@ -217,6 +224,7 @@ def test_regions_are_for_one_form() -> None:
 # ------------------------------------------------------------------------------- what decides the program of a call
 
 
+@pytest.mark.slow
 def test_each_of_shape_dtype_mode_and_autocast_has_its_own_program(said: pytest.LogCaptureFixture) -> None:
     model, eager = net(), net()
     ours = apply_schedule(model, plan(model, (tokens(8),), budget="10MB", solver="none"))

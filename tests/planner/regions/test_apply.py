@@ -17,6 +17,7 @@ from remat_planner.schedules.files import load_schedule
 from tests.planner.regions.helpers import decoder
 
 
+@pytest.mark.slow
 def test_two_schedules_on_one_model_are_refused():
     model, tokens = decoder()
     schedule = remat_planner.plan(model, (tokens,), budget="60%", regions="layers.*")
@@ -30,6 +31,7 @@ def test_two_schedules_on_one_model_are_refused():
     assert len(planned_regions(model)) == 3
 
 
+@pytest.mark.slow
 def test_save_and_load(tmp_path: Path):
     model, tokens = decoder()
     schedule = remat_planner.plan(model, (tokens,), budget="60%", regions="layers.*")

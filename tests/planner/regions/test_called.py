@@ -40,6 +40,7 @@ class Recurrent(nn.Module):
         return x.square().mean()
 
 
+@pytest.mark.slow
 def test_a_block_called_several_times_in_a_step_counts_each_time():
     torch.manual_seed(0)
     model, x = Recurrent((64, 64, 64)), torch.randn(64, 32)
@@ -64,6 +65,7 @@ def test_a_block_called_with_other_forms_or_not_at_all_is_refused():
     assert caught.value.names == ("unused",)
 
 
+@pytest.mark.slow
 def test_a_region_that_cannot_be_captured_is_named_and_left_out_of_auto():
     class Branching(Block):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

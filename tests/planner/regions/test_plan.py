@@ -15,6 +15,7 @@ from tests.planner.regions.helpers import Block, decoder, gradients_after, same
 from tests.zoo import ZOO
 
 
+@pytest.mark.slow
 def test_a_branch_between_blocks_is_refused_whole_and_planned_by_regions():
     model, tokens = decoder()
     with pytest.raises(DataDependentError, match=r'layers\.0-2 can be captured: regions="auto"'):
@@ -36,6 +37,7 @@ def test_a_branch_between_blocks_is_refused_whole_and_planned_by_regions():
     assert any(len(region.steps) > len(region.graph.ops) for region in schedule.regions.values())
 
 
+@pytest.mark.slow
 def test_more_budget_never_takes_longer_and_the_least_that_is_named_holds():
     model, tokens = decoder()
     with pytest.raises(InfeasibleBudgetError) as caught:
@@ -46,6 +48,7 @@ def test_more_budget_never_takes_longer_and_the_least_that_is_named_holds():
     assert remat_planner.verify(model, least, (tokens,)).within_budget
 
 
+@pytest.mark.slow
 def test_the_optimizer_is_counted():
     model, tokens = decoder()
     plain = remat_planner.plan(model, (tokens,), budget="100%", regions="auto")
@@ -55,6 +58,7 @@ def test_the_optimizer_is_counted():
     assert counted.peak_bytes - plain.peak_bytes >= 2 * parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regions", ["transformer.h.*", "GPT2Block", "auto"])
 def test_gpt2(regions: str):
     torch.manual_seed(0)
@@ -77,6 +81,7 @@ def test_what_a_run_is_needed_for_is_refused_on_paper():
         remat_planner.plan(model, (tokens,), budget="60%", regions="layers.*", training=remat_planner.TrainingState(shard=2))
 
 
+@pytest.mark.slow
 def test_a_process_that_has_not_loaded_fsdp_plans_by_regions():
     code = """
 import sys, torch, remat_planner

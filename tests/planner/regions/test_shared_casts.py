@@ -14,6 +14,7 @@ from remat_planner.planner.regions.forward import planned_regions
 from tests.planner.regions.helpers import Decoder, decoder, gradients_after, same
 
 
+@pytest.mark.slow
 def test_casts_that_a_region_shares_are_refused_unless_autocast_shares_none():
     model, tokens = decoder()
     model.layers[1].up.weight = model.layers[0].up.weight
@@ -40,6 +41,7 @@ class ReadsItsBlocks(Decoder):
         return logits + F.linear(self.embedding(tokens), self.layers[0].up.weight).mean()
 
 
+@pytest.mark.slow
 def test_casts_that_the_models_own_forward_shares_are_refused():
     torch.manual_seed(0)
     model, tokens = ReadsItsBlocks(), torch.randint(0, 50, (4, 64))

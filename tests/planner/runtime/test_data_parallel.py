@@ -57,6 +57,7 @@ def _train_in_parallel(rank: int, address: str, results: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 def test_distributed_data_parallel_around_a_planned_module(tmp_path: Any):
     context = torch.multiprocessing.get_context("spawn")

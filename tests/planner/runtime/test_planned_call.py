@@ -50,13 +50,13 @@ def test_python_values_that_change_are_planned_with(caplog: pytest.LogCaptureFix
             module(x)["loss"].backward()
         return equal(gradients(ours), gradients(eager))
 
-    for name, value, plans in (("note", "unread", 0), ("scale", 3.0, 1), ("scale", 1.0, 1), ("note", "still unread", 1)):
+    for name, value in (("note", "unread"), ("scale", 3.0), ("scale", 1.0), ("note", "still unread")):
         for module in (eager, ours):
             setattr(module, name, value)
         with caplog.at_level(logging.WARNING, logger="remat_planner"):
             assert trained_alike(), (name, value)
-        assert len(calls) == plans, (name, value)
-    assert "to see what that does: scale" in caplog.text
+    assert not calls  # another number: the same schedule
+    assert "changed since the model was captured: scale" in caplog.text
 
 
 def test_a_model_that_changed_is_planned_again():

@@ -1,4 +1,4 @@
-"""Training loops that keep values in Python: the planned model follows what the forward reads, and leaves behind what it does."""
+"""Training loops that keep values in Python: the planned model follows what the forward reads, and leaves the same behind."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ def _measured(model: nn.Module, x: torch.Tensor, schedule: Schedule) -> int:
     return schedule.graph.constant_bytes + measure_peak(lambda: model(x).backward())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["100%", "85%"])
 @pytest.mark.parametrize("loaded", [False, True])
 def test_an_accumulating_step_takes_what_is_predicted(budget: str, loaded: bool, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def loosened(graph: Graph, draw: st.DataObject) -> Graph:
     return Graph(tuple(ops), graph.values, graph.storages, graph.results, graph.constants)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(graphs(max_ops=14), st.data())
 def test_the_kernel_counts_as_the_simulator_does(graph: Graph, data: st.DataObject) -> None:
@@ -135,12 +136,14 @@ def test_the_hard_graphs(name: str, share: float, overhead: float) -> None:
     assert 100 * (run.seconds / graph.seconds - 1) <= overhead
 
 
+@pytest.mark.slow
 def test_the_same_question_has_the_same_answer() -> None:
     graph, budget = instance("rlg1_n100", 0.8)
     answers = [solve(graph, budget, solver="anneal", time_limit=1.0).cost for _ in range(2)]
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_a_start_is_never_made_worse() -> None:
     graph, budget = instance("checkmate_unet", 0.5)
     good = solve(graph, budget, solver="anneal", time_limit=2.0)

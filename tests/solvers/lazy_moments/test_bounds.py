@@ -33,6 +33,7 @@ def moments_of(problem: Problem, draw: st.DataObject) -> list[int] | None:
     return sorted(draw.draw(st.sets(st.sampled_from(firm), min_size=1))) if firm else None
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(plain_budgets(), st.data())
 def test_no_schedule_beats_the_bound(case: tuple[Graph, int], data: st.DataObject) -> None:

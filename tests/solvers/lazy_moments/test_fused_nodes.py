@@ -33,6 +33,7 @@ def optimum(problem: Problem, budget: int, moments: list[int], *, fuse: bool) ->
     return master.solve(seconds=20, gap=0.0).objective, master.program.columns
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(narrowing_chains(), st.data())
 def test_the_optimum_stays_a_bound_and_loses_nothing(case: tuple[Graph, int], data: st.DataObject) -> None:

@@ -80,6 +80,7 @@ def plain_budgets(draw: st.DrawFn) -> tuple[Graph, int]:
     return graph, draw(st.integers(min(least, peak), peak))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(plain_budgets())
 def test_tiny_graphs_are_solved_as_by_exhaustive_search(case: tuple[Graph, int]) -> None:

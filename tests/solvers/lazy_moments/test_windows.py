@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +54,7 @@ def loose_sequences(draw: st.DrawFn) -> tuple[Problem, list[int]]:
     return problem, builder.sequence
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(loose_sequences(), st.integers(2, 6))
 def test_windows_of_any_sequence(case: tuple[Problem, list[int]], length: int) -> None:

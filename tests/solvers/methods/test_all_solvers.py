@@ -58,6 +58,7 @@ def test_answers_are_true_on_networks(name: str) -> None:
     holds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SOLVERS if name not in ANYTIME])
 def test_the_same_question_has_the_same_answer(name: str) -> None:
     @examples(name)

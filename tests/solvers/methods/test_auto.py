@@ -33,6 +33,7 @@ class Recorder(Reporter):
         self.ended = solution
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(plain_budgets())
 def test_tiny_graphs_are_solved_as_by_exhaustive_search(case: tuple[Graph, int]) -> None:
@@ -62,6 +63,7 @@ def test_never_worse_than_any_other(share: float) -> None:
             assert best.cost <= other.cost * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_annealing_is_left_out_where_it_cannot_be_compiled_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a new installation: compiling takes longer than the few seconds that there are."""
     monkeypatch.setattr(anneal.kernel, "ready", lambda: False)
@@ -90,6 +92,7 @@ def test_more_budget_is_never_slower() -> None:
     assert costs[-1] == graph.seconds
 
 
+@pytest.mark.slow
 def test_an_infeasible_budget_says_what_would_do() -> None:
     graph, peak = instance("checkmate_unet")
     failed = solve(graph, peak // 4, time_limit=5)

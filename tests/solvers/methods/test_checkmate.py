@@ -39,6 +39,7 @@ def test_a_draw_that_may_wait_holds_no_state_until_then(pinned: str | None) -> N
     assert (solution.status, solution.cost, solution.steps) == ("optimal", 3.0, (1, 0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share", "cost"),
     [("checkmate_vgg16", 0.95, 15620), ("checkmate_vgg16", 0.9, 15805), ("checkmate_unet", 0.8, 31620)],

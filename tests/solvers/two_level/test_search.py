@@ -81,6 +81,7 @@ def test_layers_that_differ_are_patterns_of_their_own() -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 5), st.integers(2, 4), st.data())
 def test_the_prediction_is_the_simulation(count: int, width: int, data: st.DataObject) -> None:

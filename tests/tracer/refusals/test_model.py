@@ -31,6 +31,15 @@ def test_data_parallel_models_are_refused():
     assert caught.value.kind == "DataParallel"
 
 
+def test_lazy_modules_are_refused_until_they_have_seen_an_input():
+    model = Written(lambda m, x: mean_square(m.inner(x)), inner=nn.LazyLinear(4))
+    with pytest.raises(ModelNotSupportedError, match=r"inner\.weight, inner\.bias .* call the model once") as caught:
+        capture(model, (noise(),))
+    assert caught.value.kind == "lazy module"
+    model(noise())
+    assert capture(model, (noise(),)).ops
+
+
 @pytest.fixture
 def process_group(tmp_path: Any) -> Any:
     distributed = pytest.importorskip("torch.distributed")

@@ -179,3 +179,42 @@ def test_a_failed_capture_leaves_the_model_as_it_was():
     assert model.count == 0
     model(noise())
     assert not torch.equal(state, torch.get_rng_state())  # only by this test's own draws
+
+
+def test_a_write_without_a_functional_form_is_refused_at_its_line():
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x).clone()
+        h.t()[:4].fill_diagonal_(0.0)
+        return mean_square(h)
+
+    with pytest.raises(UnsupportedOperatorError, match=r"test_recording.py:\d+: aten.fill_.* as_strided.* clone") as caught:
+        capture(Written(forward, a=linear()), (noise(),))
+    assert caught.value.operator == "aten.fill_.Scalar"
+
+
+@torch.library.custom_op("tests_refusals::without_fake", mutates_args=())
+def without_fake(x: torch.Tensor) -> torch.Tensor:
+    return x.sin()
+
+
+@torch.library.custom_op("tests_refusals::without_fake_in_backward", mutates_args=())
+def without_fake_in_backward(x: torch.Tensor) -> torch.Tensor:
+    return x.sin()
+
+
+without_fake_in_backward.register_fake(torch.empty_like)
+without_fake_in_backward.register_autograd(lambda _, gradient: without_fake(gradient))
+
+
+@pytest.mark.parametrize("operator", [without_fake, without_fake_in_backward])
+def test_an_operator_without_a_fake_is_refused(operator: Any):
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        return mean_square(operator(m.a(x)))
+
+    with pytest.raises(UnsupportedOperatorError, match=r"without_fake.*register_fake.*regions"):
+        capture(Written(forward, a=linear()), (noise(),))
+
+
+def test_a_backward_that_reaches_no_parameter_is_refused():
+    with pytest.raises(NothingToTrainError, match="gives no parameter and no input a gradient"):
+        capture(Written(lambda m, x: m.a(x).norm(p=0), a=linear()), (noise(),))

@@ -1,0 +1,35 @@
+"""What is worth a word about a model when it is planned; each is said once for each model."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+
+from torch import nn
+
+from remat_planner.planner.module_paths import merged_names
+from remat_planner.tracer.joint import Joint
+
+_log = logging.getLogger("remat_planner")
+_checkpointed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_in_evaluation: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def remark_on(joint: Joint) -> None:
+    """Say if the model checkpoints by itself, and if it is in evaluation mode, in which it then trains by the plan."""
+    model = joint.model
+    if joint.checkpointed and model not in _checkpointed:
+        _checkpointed.add(model)
+        _log.warning(
+            "the model's own torch.utils.checkpoint is on (%s): what it recomputes counts as part of the step and runs again "
+            "under every budget, and the peak without recomputation is that of the checkpointed step. Turn it off before "
+            "planning (in transformers with model.gradient_checkpointing_disable()): the plan recomputes in its place",
+            merged_names([name or "the model itself" for name, _ in model.named_modules() if name in joint.checkpointed]),
+        )
+    if not joint.training and model not in _in_evaluation:
+        _in_evaluation.add(model)
+        _log.warning(
+            "%s is planned in evaluation mode, as it is now (from_pretrained leaves a model so): the plan is for training "
+            "steps in this mode. For steps in training mode, call train() before plan",
+            type(model).__name__,
+        )

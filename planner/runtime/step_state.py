@@ -1,0 +1,253 @@
+"""One forward of a program and its backwards: the store between them, and the segments that run for autograd.
+
+Autograd calls first the nodes of the outputs, each of which brings the gradients that arrive there, then the nodes that hand
+gradients over. The first of these begins the backward: from here on it is known which gradients arrive. Each runs the segments
+up to its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+
+from remat_planner.planner.codegen import Backward, Code, Handover, UndecidedError
+from remat_planner.planner.errors import (
+    BackwardTwiceError,
+    ChangedInBetweenError,
+    DoubleBackwardError,
+    MissingGradientError,
+    UnexpectedGradientError,
+)
+from remat_planner.planner.runtime.shared_memory import SharedMemory
+from remat_planner.planner.runtime.wiring import Wiring
+from remat_planner.planner.torch_private import below_autograd, current_backward, graph_is_kept
+
+Gradients = tuple[torch.Tensor | None, ...]
+
+
+class StepState:
+    """State of one forward and its backwards.
+
+    Attributes:
+        wiring: the program.
+        on_backward: called when a backward begins.
+        token: the gradient of a link between two autograd nodes.
+        outputs: what the forward returned, until autograd knows it.
+        store: what the forward retains for the backward; None once it is freed.
+        versions: version counters, after the forward, of what must not change until the backward.
+        shared: outputs that lie in one storage.
+        running: the backward that runs, or the last one that ran.
+        not_taken: gradients of a backward that keeps the graph and did not want them, by handover.
+    """
+
+    __slots__ = ("not_taken", "on_backward", "outputs", "running", "shared", "store", "token", "versions", "wiring")
+
+    def __init__(self, wiring: Wiring, on_backward: Callable[[], None] | None = None) -> None:
+        self.wiring = wiring
+        self.on_backward = on_backward
+        self.token = wiring.token
+        self.outputs: list[torch.Tensor] = []
+        self.store: list[Any] | None = None
+        self.versions: list[int] = []
+        self.shared: tuple[SharedMemory, ...] = ()
+        self.running: _RunningBackward | None = None
+        self.not_taken: dict[int, Gradients] = {}
+
+    def run_forward(self, arguments: list[torch.Tensor]) -> None:
+        """Run the forward on parameters, buffers and inputs; the call empties the list."""
+        program = self.wiring.program
+        outputs, retained = _execute(program.run_forward, arguments)
+        store: list[Any] = [None] * program.backwards.whole.store_size
+        for place, value in zip(program.writes, retained, strict=True):
+            store[place] = value
+        self.store = store
+        self.versions = [store[place]._version for place, _ in program.unchanged]
+        self.outputs = list(outputs)
+        self.shared = tuple(SharedMemory(outputs, sharing) for sharing in program.sharing)
+
+    def receive(self, positions: Sequence[int], gradients: Gradients) -> None:
+        """Take the gradients that arrive at the outputs at ``positions``.
+
+        Raises:
+            DoubleBackwardError: the backward is to be differentiated.
+            BackwardTwiceError: the activations are freed.
+            UnexpectedGradientError: the plan expects no gradient at an output, or none any more in this backward.
+        """
+        if torch.is_grad_enabled():
+            raise DoubleBackwardError(
+                "create_graph=True asks for gradients of gradients, but a planned module covers one forward and one backward: "
+                "call the backward without it, or take the plan off with remat_planner.remove_schedule"
+            )
+        arrived = {position: gradient for position, gradient in zip(positions, gradients, strict=True) if gradient is not None}
+        running = self.running
+        if running is None or running.number != current_backward():
+            if self.store is None:
+                raise BackwardTwiceError(
+                    "a second backward through the same forward of a planned module: its activations are freed. Call the first "
+                    "backward with retain_graph=True, or run the forward again"
+                )
+            running = self.running = _RunningBackward(current_backward())
+            self.not_taken = {}
+        for position in arrived:
+            self._refuse_unexpected(position, running)
+        running.arrived.update(arrived)
+
+    def hand_over(self, handover: Handover) -> Gradients:
+        """The gradients of one of the program's handovers.
+
+        Raises:
+            BackwardError: the backward cannot run; the subclasses say why.
+        """
+        running = self.running
+        if running is None or running.number != current_backward():
+            if handover.number in self.not_taken:
+                return self.not_taken.pop(handover.number)
+            raise BackwardTwiceError(
+                "the backward of a planned module was entered in the middle: call it from the outputs, or run the forward again"
+            )
+        if running.backward is None:
+            self._begin(running)
+        while running.next_segment <= handover.segment:
+            self._run_segment(running)
+        if handover.positions is None:
+            return running.left.pop(handover.segment)
+        left = list(running.left[handover.segment])
+        gradients = tuple(left[k] for k in handover.positions)
+        for k in handover.positions:
+            left[k] = None
+        running.left[handover.segment] = tuple(left)
+        return gradients
+
+    def _refuse_unexpected(self, position: int, running: _RunningBackward) -> None:
+        name = self.wiring.output_names[position]
+        if not self.wiring.incoming[position]:
+            raise UnexpectedGradientError(
+                f"a gradient arrived at the output {name}, to which the planned loss sends none. Plan with the loss that "
+                "you train with: plan(..., loss=...)",
+                output=name,
+            )
+        if running.backward is not None:
+            raise UnexpectedGradientError(
+                f"a gradient arrived at the output {name} when the backward of the planned module had begun with the gradients "
+                "of other outputs, since the loss was computed on another device or in another thread. Compute it where the "
+                "outputs are",
+                output=name,
+            )
+
+    def _begin(self, running: _RunningBackward) -> None:
+        """All gradients have arrived: put them into the store, and choose the backward that they need."""
+        wiring, store = self.wiring, self.store
+        if store is None:
+            raise BackwardTwiceError(
+                "the backward of a planned module was entered again after a failure: run the forward again"
+            )
+        backward = self._backward_for(running.arrived)
+        self._check_unchanged(backward.unchanged, "between the forward and the backward, which reads it")
+        for memory in self.shared:
+            memory.refuse_changes(running.arrived, wiring.output_names, self)
+        if self.on_backward is not None:
+            self.on_backward()
+        live = [*store, *[None] * (backward.store_size - len(store))]
+        if not graph_is_kept():
+            self.store = None
+        for place in backward.unread:
+            live[place] = None
+        while running.arrived:
+            position, gradient = running.arrived.popitem()
+            # Where the tensor is in several places of the output, autograd has added up its gradients: the first gets the sum.
+            expected = wiring.incoming[position][0]
+            if expected.place is not None and expected.place not in backward.unread:
+                live[expected.place] = expected.layout.fit(gradient)
+        running.backward, running.live = backward, live
+
+    def _backward_for(self, arrived: Collection[int]) -> Backward:
+        wiring = self.wiring
+        present = [wiring.incoming[position][0].tangent for position in arrived]
+        missing = frozenset(range(len(wiring.program.tangents))).difference(present)
+        try:
+            return wiring.program.backwards.without(missing)
+        except UndecidedError as error:
+            without = [
+                name
+                for position, name in enumerate(wiring.output_names)
+                if wiring.incoming[position] and position not in arrived
+            ]
+            raise MissingGradientError(
+                f"a gradient arrives at {', '.join(wiring.output_names[k] for k in arrived)} and none at {', '.join(without)}, "
+                f"and what PyTorch does then cannot be planned ({error}). Plan with the loss that you train with: "
+                "plan(..., loss=...)",
+                outputs=tuple(without),
+            ) from None
+
+    def _run_segment(self, running: _RunningBackward) -> None:
+        assert running.backward is not None
+        live = running.live
+        if live is None:
+            raise BackwardTwiceError("the backward of a planned module goes on after a failure: run the forward again")
+        number = running.next_segment
+        segment = running.backward.segments[number]
+        if number and segment.unchanged:
+            self._check_unchanged(segment.unchanged, "during the backward, which still reads it", live)
+        values = [live[place] for place in segment.reads]
+        for place in segment.clears:
+            live[place] = None
+        running.next_segment += 1
+        try:
+            gradients, retained = _execute(segment.run, values)
+        except BaseException:
+            running.live = None
+            raise
+        for place, value in zip(segment.writes, retained, strict=True):
+            live[place] = value
+        running.left[number] = gradients
+        if running.next_segment == len(running.backward.segments):
+            running.live = None
+
+    def _check_unchanged(self, indices: Sequence[int], when: str, store: list[Any] | None = None) -> None:
+        store = self.store if store is None else store
+        assert store is not None
+        unchanged, versions = self.wiring.program.unchanged, self.versions
+        changed = [k for k in indices if store[unchanged[k][0]]._version != versions[k]]
+        if not changed:
+            return
+        names = tuple(dict.fromkeys(self.wiring.unchanged_names[k] for k in changed))
+        raise ChangedInBetweenError(
+            f"changed in place {when}: {', '.join(names)}. Change it after the backward, or change a clone", names=names
+        )
+
+
+class _RunningBackward:
+    """A backward under way.
+
+    Attributes:
+        number: of autograd's backward.
+        arrived: the gradients, by position of the output, until it begins.
+        backward: what it runs; None until it begins.
+        live: its store; None before it begins, once it is over, and after a failure.
+        next_segment: the one that runs next.
+        left: what has left each segment and waits for its handover.
+    """
+
+    __slots__ = ("arrived", "backward", "left", "live", "next_segment", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.arrived: dict[int, torch.Tensor] = {}
+        self.backward: Backward | None = None
+        self.live: list[Any] | None = None
+        self.next_segment = 0
+        self.left: dict[int, Gradients] = {}
+
+
+def _execute(code: Code, values: list[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Run generated code without autograd's records and without autocast, whose casts were captured.
+
+    Grad mode is on as in eager's forward, because some kernels depend on it: oneDNN's LSTM keeps its workspace only then.
+    """
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return _execute(code, values)
+    with torch.enable_grad(), below_autograd():
+        return code(values)

@@ -1,0 +1,102 @@
+"""Says once when training takes more bytes than its schedule counts, for a reason that lies outside of the planned step.
+
+Such reasons are a second forward before the backward of the first, and gradients that are there before the backward begins. It
+speaks only of what would exceed the budget.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+
+from remat_planner.schedules import Schedule
+from remat_planner.tracer.joint import Joint
+
+_log = logging.getLogger("remat_planner")
+
+
+class StepWatch:
+    """Watches the steps of one planned module."""
+
+    def __init__(self) -> None:
+        self._in_flight: list[weakref.ref[Flight]] = []
+        self._most_in_flight = 1
+        self._backwards = 0
+        self._told_of_flights = self._told_of_gradients = False
+
+    def flight(self, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> Flight:
+        """What to call when the backward of a forward that now begins begins; it calls ``on_backward``.
+
+        The forward is over when nothing refers to the returned object any more.
+        """
+        flight = Flight(self, schedule, joint, on_backward)
+        if self._in_flight:
+            self._in_flight = [ref for ref in self._in_flight if (other := ref()) is not None and not other.backward_began]
+            self._check_in_flight(schedule, len(self._in_flight) + 1)
+        self._in_flight.append(weakref.ref(flight))
+        return flight
+
+    def _check_in_flight(self, schedule: Schedule, forwards: int) -> None:
+        if self._told_of_flights or forwards <= self._most_in_flight:
+            return
+        self._most_in_flight = forwards
+        peak = schedule.peak_in_flight(forwards)
+        if peak <= schedule.budget:
+            return
+        self._told_of_flights = True
+        _log.warning(
+            "%d forwards of the planned %s run before the first backward. The budget of %s bytes is for one forward and its "
+            "backward; a step with %d takes up to %s bytes. Call backward after each forward, or give both inputs to one call; "
+            "or plan a module whose forward makes all these calls; or plan with a lower budget (Schedule.peak_in_flight(%d) is "
+            "the peak)",
+            forwards,
+            schedule.origin.model,
+            f"{schedule.budget:,}",
+            forwards,
+            f"{peak:,}",
+            forwards,
+        )
+
+    def backward_begins(self, schedule: Schedule, joint: Joint) -> None:
+        """See whether gradients are there already; now and then, because that takes time in a model of many parameters."""
+        self._backwards += 1
+        is_power_of_two = self._backwards & (self._backwards - 1) == 0
+        if self._told_of_gradients or not is_power_of_two or schedule.origin.training.releases_gradients:
+            return
+        existing = sum(p.grad.nbytes for p in joint.model.parameters() if p.grad is not None and not p.grad.is_sparse)
+        if not existing or schedule.peak_bytes + existing <= schedule.budget:
+            return
+        self._told_of_gradients = True
+        _log.warning(
+            "%s bytes of gradients are there before the backward of the planned %s begins, which its plan does not count: the "
+            "step takes up to %s bytes, and its budget is %s. Remove them before the step, with zero_grad(set_to_none=True); "
+            "where the step shall add to them, plan with training=remat_planner.TrainingState(accumulate=True)",
+            f"{existing:,}",
+            schedule.origin.model,
+            f"{schedule.peak_bytes + existing:,}",
+            f"{schedule.budget:,}",
+        )
+
+
+class Flight:
+    """One forward whose backward may follow. It is called when that begins.
+
+    Attributes:
+        backward_began: whether it has been called.
+    """
+
+    __slots__ = ("__weakref__", "_joint", "_on_backward", "_schedule", "_watch", "backward_began")
+
+    def __init__(self, watch: StepWatch, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> None:
+        self._watch = watch
+        self._schedule = schedule
+        self._joint = joint
+        self._on_backward = on_backward
+        self.backward_began = False
+
+    def __call__(self) -> None:
+        if self._on_backward is not None:
+            self._on_backward()
+        self.backward_began = True
+        self._watch.backward_begins(self._schedule, self._joint)

@@ -1,0 +1,56 @@
+"""``BatchNorm(momentum=None)``: its factor is computed in the graph, and other reads of its counter are guarded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from remat_planner.tracer import capture, lower
+from tests.tracer.cases import Written, mean_square
+
+
+def averaging(batches: int = 0) -> nn.BatchNorm1d:
+    norm = nn.BatchNorm1d(16, momentum=None)
+    norm.num_batches_tracked.fill_(batches)
+    return norm
+
+
+def test_the_factor_is_a_node_and_nothing_is_guarded():
+    joint = capture(Written(lambda m, x: mean_square(m.n(m.n(x))), n=averaging()), (torch.randn(4, 16),))
+    assert joint.guards == ()
+    calls = [node for node in joint.ops if "factor" in node.meta]
+    assert [node.target for node in calls] == [torch.ops.aten.native_batch_norm.default] * 2
+    factors = [node.args[node.meta["factor"]] for node in calls]
+    assert [factor.target for factor in factors] == [torch.ops.aten.reciprocal.default] * 2
+    assert factors[0] is not factors[1]
+    names = {op.name for op in lower(joint).graph.ops}
+    assert {factor.meta["name"] for factor in factors} <= names
+
+
+def test_a_counter_without_values_will_do():
+    from remat_planner.tracer.torch_private import new_fake_mode
+
+    with new_fake_mode():
+        model, x = Written(lambda m, x: mean_square(m.n(x)), n=averaging()), torch.randn(4, 16)
+    assert any("factor" in node.meta for node in capture(model, (x,)).ops)
+
+
+def test_a_momentum_stays_a_number():
+    joint = capture(Written(lambda m, x: mean_square(m.n(x)), n=nn.BatchNorm1d(16)), (torch.randn(4, 16),))
+    assert not any("factor" in node.meta for node in joint.ops)
+
+
+def test_another_read_of_the_counter_is_guarded():
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        return mean_square(m.n(x)) * float(m.n.num_batches_tracked)
+
+    (guard,) = capture(Written(forward, n=averaging(6)), (torch.randn(4, 16),)).guards
+    assert guard.expected == 7
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 10**6 + 3, 2**31 + 1, 2**53 - 1])
+def test_the_factor_is_the_number_that_python_computes(count: int):
+    computed = torch.ops.aten.reciprocal.default(torch.tensor(count).to(torch.float64))
+    assert float(computed) == 1.0 / float(count)
+    assert float(torch.ops.aten.reciprocal.default(torch.full((9,), count).to(torch.float64))[8]) == 1.0 / float(count)

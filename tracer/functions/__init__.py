@@ -1,0 +1,23 @@
+"""autograd.Functions that tensors without memory cannot run, such as those that launch kernels by address: each call is one
+operator, which runs the Function's own code as it is.
+"""
+
+from remat_planner.tracer.functions.call import Call
+from remat_planner.tracer.functions.errors import FunctionVariesError, SampleError
+from remat_planner.tracer.functions.forward_call import ForwardCall
+from remat_planner.tracer.functions.operator import RECORDED_AS, use_functions
+from remat_planner.tracer.functions.purity import register_function
+from remat_planner.tracer.functions.samples import sample
+from remat_planner.tracer.functions.stand_in import applied
+
+__all__ = [
+    "RECORDED_AS",
+    "Call",
+    "ForwardCall",
+    "FunctionVariesError",
+    "SampleError",
+    "applied",
+    "register_function",
+    "sample",
+    "use_functions",
+]

@@ -1,0 +1,82 @@
+"""The additions of gradients that autograd makes in place.
+
+Where several edges of the autograd graph lead to a parameter, autograd adds up what they bring. It adds into the first term if
+nothing else holds that tensor or its memory (``accumulate`` in torch/csrc/autograd/input_buffer.cpp), so the sum allocates
+nothing. A program that makes such an addition itself makes it in place too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from remat_planner.schedules import Graph
+from remat_planner.tracer.joint import Joint, is_dense
+
+_PINNED = "autograd adds up this gradient in place"  # in the fingerprint of saved schedules
+
+
+def with_sums_in_place(graph: Graph, joint: Joint) -> Graph:
+    """``graph`` in which a sum that autograd makes in place lies in the storage of its first term, and is made once."""
+    node_of = {node.meta["name"]: node for node in joint.ops}
+    sums = [node.meta["name"] for gradient in joint.gradients for node in gradient.sums]
+    readers = _readers(graph)
+    in_place = [i for i in map(graph.by_name.__getitem__, dict.fromkeys(sums)) if _is_owned(graph, i, readers, node_of)]
+    if not in_place:
+        return graph
+    moved: dict[int, int] = {}  # the storage of a sum: that of its first term, which may be a sum itself
+    for i in sorted(in_place):
+        first, total = (graph.values[value].storage for value in (graph.ops[i].reads[0], graph.ops[i].writes[0]))
+        moved[total] = moved.get(first, first)
+    left = [s for s in range(len(graph.storages)) if s not in moved]
+    index = {s: k for k, s in enumerate(left)}
+    ops = list(graph.ops)
+    for i in in_place:
+        ops[i] = replace(ops[i], pinned=ops[i].pinned or _PINNED)
+    return replace(
+        graph,
+        ops=tuple(ops),
+        values=tuple(replace(value, storage=index[moved.get(value.storage, value.storage)]) for value in graph.values),
+        storages=tuple(graph.storages[s] for s in left),
+    )
+
+
+def _readers(graph: Graph) -> Mapping[int, set[int]]:
+    """For each storage, the ops that read it for something else than another view of it."""
+    readers: dict[int, set[int]] = defaultdict(set)
+    for i, op in enumerate(graph.ops):
+        written = {graph.values[value].storage for value in op.writes}
+        for value in op.reads:
+            if written != {graph.values[value].storage}:
+                readers[graph.values[value].storage].add(i)
+    return readers
+
+
+def _is_owned(graph: Graph, i: int, readers: Mapping[int, set[int]], node_of: Mapping[str, fx.Node]) -> bool:
+    """Whether op ``i``, an addition, can be made in its first argument: nothing else needs that or shares its memory."""
+    op = graph.ops[i]
+    first, result = node_of[op.name].args[0], node_of[op.name].meta["val"]
+    if len(op.reads) < 2 or not isinstance(first, fx.Node):
+        return False
+    term = first.meta["val"]
+    storage = graph.values[op.reads[0]].storage
+    allocated_by = next((graph.ops[k] for k, allocated in enumerate(graph.allocated) if storage in allocated), None)
+    if allocated_by is None or allocated_by.outside or allocated_by.phase != "backward":
+        return False
+    returned = any(graph.values[value].storage == storage for value in graph.results)
+    return (
+        readers[storage] == {i}
+        and not returned
+        and _is_torchs_own(node_of[allocated_by.name].target)
+        and is_dense(term)
+        and (term.shape, term.dtype, term.untyped_storage().nbytes()) == (result.shape, result.dtype, result.nbytes)
+    )
+
+
+def _is_torchs_own(target: object) -> bool:
+    """Whether nothing holds the results of ``target`` but who calls it; other code may keep them."""
+    return not isinstance(target, torch._ops.OpOverload) or target.namespace == "aten"
