@@ -97,6 +97,7 @@ def _task(name: str) -> str:
     return name.upper()
 
 
+@pytest.mark.slow
 def test_a_task_that_hangs_or_ends_its_process_is_told_and_the_others_go_on():
     results = dict(run_each(lambda name: (_task(name),), ["a", "ends", "b", "hangs", "c"], limit=2.0))
     assert results == {0: ("A",), 1: "the process ended with exit code 3", 2: ("B",), 3: "took more than 2 s", 4: ("C",)}

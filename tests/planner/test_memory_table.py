@@ -157,6 +157,7 @@ def test_the_command(model_file: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert not any("ZeRO" in row["name"] for row in document["combinations"])
 
 
+@pytest.mark.slow
 def test_the_options_of_plan_make_the_rows(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = json.loads(run(capsys, "memory", model_file, "--device", "h100", "--shard", "4", "--json"))
     peaks = {row["name"]: row["peak_bytes"] for row in table["combinations"]}

@@ -60,6 +60,7 @@ def test_the_step_is_run_for_real(caplog: pytest.LogCaptureFixture):
     assert not caplog.messages
 
 
+@pytest.mark.slow
 def test_every_form_is_verified_and_regions_are(calls: Calls):
     model, x = net()
     remat_planner.plan(model, shapes=[x, x[:48]], budget="100%", loss=mean_square)
@@ -91,6 +92,7 @@ def test_a_peak_above_the_budget_is_refused_and_a_little_more_is_told(calls: Cal
     assert any("5 B more than its budget" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_batch_is_run_where_eager_has_no_room(
     calls: Calls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
@@ -134,6 +136,7 @@ def test_less_and_less_is_run_until_eager_has_room(monkeypatch: pytest.MonkeyPat
     assert found == [(16, True)]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_run_is_told(calls: Calls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
     plan(*net(), costs="h100")
     plan(*net(), training=remat_planner.TrainingState(shard=2))
@@ -162,6 +165,7 @@ def test_a_model_that_fails_by_itself_cannot_be_compared(caplog: pytest.LogCaptu
     assert any("without a plan, raised KeyError in step 1" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_batch_that_shrinks_less_is_planned_with_its_least_budget(calls: Calls, monkeypatch: pytest.MonkeyPatch):
     model, x = net()
     with pytest.raises(remat_planner.InfeasibleBudgetError) as caught:

@@ -76,6 +76,7 @@ def test_a_planned_model_can_be_verified_too():
     assert verify(planned, schedule, case.args).identical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain_sequential", "low_rank", "in_place_and_views", "channels_last"])
 def test_a_schedule_from_a_file_finds_what_its_loss_reads(name: str, tmp_path: Any):
     case = case_of(name)
@@ -93,6 +94,7 @@ def test_a_schedule_from_a_file_finds_what_its_loss_reads(name: str, tmp_path: A
         assert ours.grad is None if theirs.grad is None else torch.equal(ours.grad, theirs.grad)
 
 
+@pytest.mark.slow
 def test_a_loss_that_cannot_be_found_has_to_be_given(tmp_path: Any):
     torch.manual_seed(0)
     model, x = nn.Linear(4, 4), torch.randn(2, 4)
@@ -233,6 +235,7 @@ def test_the_model_may_be_copied_afterwards():
     assert type(copy.deepcopy(case.model)) is nn.Sequential
 
 
+@pytest.mark.slow
 def test_planned_regions_are_on_the_model_again_afterwards():
     torch.manual_seed(0)
     model, x = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))), torch.randn(4, 8)

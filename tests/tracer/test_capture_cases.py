@@ -31,6 +31,7 @@ def tensors(tree: object) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_replay_of_the_joint_graph_has_eagers_bits_and_its_lowering_can_run(name: str):
     case = build(name)
@@ -67,6 +68,7 @@ def test_a_replay_of_the_joint_graph_has_eagers_bits_and_its_lowering_can_run(na
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_capturing_leaves_everything_as_it_was(name: str):
     case = build(name)

@@ -10,6 +10,7 @@ from remat_planner.schedules import simulate
 from remat_planner.tracer import capture, lower
 
 
+@pytest.mark.slow
 def test_layers_of_a_7b_model_are_captured_without_their_memory():
     transformers = pytest.importorskip("transformers")
     resource = pytest.importorskip("resource")

@@ -78,6 +78,7 @@ def test_a_replay_of_the_joint_graph_has_eagers_bits(name: str):
 _WORKSPACE_OF_UNKNOWN_SIZE = ("lstm", torch.uint8)
 
 
+@pytest.mark.slow
 def test_fake_tensors_have_the_shapes_and_strides_of_the_real_ones(name: str):
     case, _, joint = captured(name)
     ours = replay(joint, case.args, case.kwargs, lambda out: loss_of(case, out))
@@ -113,6 +114,7 @@ _MOVES = (
 )
 
 
+@pytest.mark.slow
 def test_the_capture_runs_eagers_operators_in_eagers_order(name: str):
     _, recorded, _ = captured(name)
     ours: dict[bool, list[str]] = {False: [], True: []}
@@ -161,6 +163,7 @@ class _Storages(TorchDispatchMode):
         self.live -= size
 
 
+@pytest.mark.slow
 def test_the_graphs_own_order_peaks_where_eager_does(name: str):
     if name == _WORKSPACE_OF_UNKNOWN_SIZE[0]:
         pytest.skip("the workspace of the fake recurrent layer has no size; tests of the costs cover it")

@@ -273,6 +273,7 @@ def test_what_fails_verification_is_not_written(call: Call, folder: Path, monkey
     assert written(folder) == set()
 
 
+@pytest.mark.slow
 def test_a_plan_is_verified_unless_told_otherwise(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("remat_planner.planner.verified_plan.BY_DEFAULT", True)
     verified = call("--budget", "70%", "net.py")

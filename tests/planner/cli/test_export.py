@@ -18,6 +18,7 @@ from remat_planner.planner.exports import Export
 from tests.planner.command_line import Call
 
 
+@pytest.mark.slow
 def test_a_schedule_is_exported_as_text_that_runs(call: Call, folder: Path) -> None:
     assert call("--budget", "80%", "--time-limit", "1", "-q", "net.py").code == ExitCode.OK
     file = "net.schedule.json"

@@ -28,6 +28,7 @@ def test_interrupted_while_solving(call: Call, folder: Path, monkeypatch: pytest
     assert written(folder) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("during", ["loading", "solving"])
 def test_a_real_interrupt_ends_the_process(folder: Path, during: str) -> None:
     (folder / "slow.py").write_text(

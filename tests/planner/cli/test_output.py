@@ -70,6 +70,7 @@ def _plan(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "remat_planner", *arguments], env=environment, **options)  # type: ignore[call-overload,no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("show", "s.json"), ("show", "s.json", "--json"), ("explain", "s.json", "mlp")])
 def test_a_terminal_that_knows_only_ascii(folder: Path, arguments: tuple[str, ...]) -> None:
     process = _plan(*arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -84,6 +85,7 @@ def test_a_terminal_that_knows_only_ascii(folder: Path, arguments: tuple[str, ..
         assert " ms" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("show", "s.json"), ("show", "s.json", "--json")])
 def test_a_reader_that_leaves(folder: Path, arguments: tuple[str, ...]) -> None:
     _saved(folder, "net")

@@ -175,6 +175,7 @@ class Block(nn.Module):
         return x + torch.tanh(self.inner(x))
 
 
+@pytest.mark.slow
 @needs_a_compiler
 @pytest.mark.usefixtures("_few_segments")
 def test_equal_regions_share_inductors_code():

@@ -203,6 +203,7 @@ def replan(name: str, budget: int) -> Schedule:
     return schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_where_everything_fits_nothing_is_set(form: str):
     case, schedule = planned("gpt2", "70%")
@@ -214,6 +215,7 @@ def test_where_everything_fits_nothing_is_set(form: str):
     exec(found.code, {})
 
 
+@pytest.mark.slow
 def test_a_form_that_beats_its_schedule_says_so():
     case, _ = planned("llama", "70%")
     schedule = remat_planner.plan(case.model, case.args, case.kwargs, budget="70%", costs="h100", solver="every-n")
@@ -348,6 +350,7 @@ def normalised(counting: bool) -> tuple[Case, Schedule]:
     return case, schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["sac", "modules"])
 def test_what_must_run_once_is_not_wrapped(form: str):
     case, schedule = normalised(counting=True)

@@ -35,6 +35,7 @@ def _planned(budget: int | str, *, time_limit: float = 2, **options: object) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_plan_stays_within_a_budget_on_reserved_bytes() -> None:
     allocated = _planned("95%")
     budget = allocated.budget
@@ -50,6 +51,7 @@ def test_a_plan_stays_within_a_budget_on_reserved_bytes() -> None:
     assert reserving.bound_overhead <= reserving.overhead
 
 
+@pytest.mark.slow
 def test_the_minimum_that_an_error_names_is_feasible() -> None:
     with pytest.raises(remat_planner.InfeasibleBudgetError) as infeasible:
         _planned("10MB", budget_on="reserved")

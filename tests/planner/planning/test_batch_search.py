@@ -49,6 +49,7 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
         remat_planner.plan(model, inputs(too_large), budget=budget, costs="h100", time_limit=5)
 
 
+@pytest.mark.slow
 def test_it_is_halved_where_the_given_batch_is_too_large() -> None:
     found = remat_planner.fit(Net(), inputs(4096), budget="1MB", costs="h100", time_limit=5)
     assert found.largest.batch < 4096
@@ -57,6 +58,7 @@ def test_it_is_halved_where_the_given_batch_is_too_large() -> None:
     assert found.tries[-1].minimum > 10**6
 
 
+@pytest.mark.slow
 def test_gradient_buckets_leave_room_for_fewer() -> None:
     plain, bucketed = (
         remat_planner.fit(Net(), inputs(64), budget="600kB", costs="h100", solver="greedy", time_limit=2, training=training)
@@ -79,6 +81,7 @@ def test_only_inputs_with_as_many_rows_as_the_first_grow() -> None:
     assert kwargs["scale"] == 2.0
 
 
+@pytest.mark.slow
 def test_a_single_sample_that_does_not_fit_is_infeasible() -> None:
     with pytest.raises(remat_planner.InfeasibleBudgetError) as infeasible:
         remat_planner.fit(Net(), inputs(8), budget="1kB", costs="h100", time_limit=1)

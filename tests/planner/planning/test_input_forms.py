@@ -257,6 +257,7 @@ def test_each_of_shape_dtype_mode_and_autocast_has_its_own_program(said: pytest.
     assert len(said.messages) == len(expected), "a program was not found again"
 
 
+@pytest.mark.slow
 def test_a_loaded_plan_knows_its_mode_and_autocast(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "s.json"
     model = net()

@@ -47,6 +47,7 @@ def test_a_solver_of_ones_own_plans(costs: str) -> None:
     assert settings_of(schedule).solver is solver  # other inputs are planned by it too
 
 
+@pytest.mark.slow
 def test_a_solver_of_ones_own_fits_batches_and_survives_a_file(tmp_path: Any) -> None:
     solver, (model, inputs) = KeepAll(), model_and_inputs()
     result = remat_planner.fit(model, inputs, budget="40kB", loss=loss, solver=solver, costs="h100")

@@ -58,6 +58,7 @@ def test_save_and_load(tmp_path: Path):
         RegionSchedule.load(path)
 
 
+@pytest.mark.slow
 def test_another_model_is_refused():
     model, tokens = decoder()
     schedule = remat_planner.plan(model, (tokens,), budget="60%", regions="layers.*")

@@ -42,6 +42,7 @@ def projections(ending: str, rows: int = 4) -> tuple[Projections, torch.Tensor]:
     return Projections(ending).train(), torch.randn(rows, 3, 20, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", _ENDINGS)
 def test_the_bits_are_eagers(ending: str):
     model, x = projections(ending)
@@ -53,6 +54,7 @@ def test_the_bits_are_eagers(ending: str):
     assert found.within_budget
 
 
+@pytest.mark.slow
 def test_a_loaded_schedule_and_a_smaller_batch_keep_the_layout(tmp_path: Path):
     model, x = projections("part of a larger one")
     eager = copy.deepcopy(model)
@@ -64,6 +66,7 @@ def test_a_loaded_schedule_and_a_smaller_batch_keep_the_layout(tmp_path: Path):
     assert same(gradients_after(model, x[:3]), gradients_after(eager, x[:3]))
 
 
+@pytest.mark.slow
 def test_a_step_whose_gradients_arrive_otherwise_still_runs():
     for planned in _ENDINGS:
         model, x = projections(planned)

@@ -16,6 +16,7 @@ from tests.planner.regions.helpers import Block, decoder, gradients_after, same
 from tests.zoo import ZOO
 
 
+@pytest.mark.slow
 def test_a_cache_that_blocks_write_into_is_refused():
     torch.manual_seed(0)
     case = ZOO["gpt2"]()
@@ -99,6 +100,7 @@ class SharedHead(nn.Module):
         return sum(m.mean() for m in maps)
 
 
+@pytest.mark.slow
 def test_auto_leaves_out_blocks_that_are_called_with_several_forms():
     torch.manual_seed(0)
     model, x = SharedHead(), torch.randn(2, 4, 8, 8)
@@ -112,6 +114,7 @@ def test_auto_leaves_out_blocks_that_are_called_with_several_forms():
         remat_planner.plan(model, (x,), budget="100%", regions="auto")
 
 
+@pytest.mark.slow
 def test_auto_leaves_out_compiled_blocks():
     model, tokens = decoder()
     model.layers[1].compile(backend="eager")
@@ -121,6 +124,7 @@ def test_auto_leaves_out_compiled_blocks():
         remat_planner.plan(model, (tokens,), budget="100%", regions="layers.*")
 
 
+@pytest.mark.slow
 def test_frozen_blocks_are_planned_where_a_gradient_passes_them():
     model, tokens = decoder()
     model.layers[1].requires_grad_(False)
@@ -130,6 +134,7 @@ def test_frozen_blocks_are_planned_where_a_gradient_passes_them():
     assert same(gradients_after(remat_planner.apply_schedule(model, schedule), tokens), eager)
 
 
+@pytest.mark.slow
 def test_frozen_blocks_are_left_out_where_no_gradient_passes_them():
     model, tokens = decoder()
     model.embedding.requires_grad_(False)
@@ -148,6 +153,7 @@ class ReadsAValue(Block):
         return x + self.up(x)[self.up(x) > 0].sum()  # the refused line
 
 
+@pytest.mark.slow
 def test_refusals_and_sources_name_the_models_own_line():
     model, tokens = decoder()
     here = Path(__file__).name

@@ -17,6 +17,7 @@ from remat_planner.planner.torch_private import function_behind
 from tests.planner.regions.helpers import decoder, gradients_after, same
 
 
+@pytest.mark.slow
 def test_hooks_of_the_blocks_run_once_a_step():
     model, tokens = decoder()
     seen: list[str] = []
@@ -29,6 +30,7 @@ def test_hooks_of_the_blocks_run_once_a_step():
     assert seen == ["before", "after"]
 
 
+@pytest.mark.slow
 def test_parameters_are_those_that_are_there_when_the_block_is_called():
     model, tokens = decoder()
     eager = copy.deepcopy(model)
@@ -80,6 +82,7 @@ def test_copies_and_pickles_stay_planned():
         assert same(gradients_after(other, tokens), eager)
 
 
+@pytest.mark.slow
 def test_the_ends_of_a_planned_backward_are_found():
     model, tokens = decoder()
     remat_planner.apply_schedule(model, remat_planner.plan(model, (tokens,), budget="60%", regions="layers.*"))

@@ -92,6 +92,7 @@ remat_planner.plan(model, (torch.randn(64, 16),), budget="90%", regions="*")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_planning_leaves_the_model_as_it_was():
     model, tokens = decoder()
     before = {name: t.clone() for name, t in model.state_dict().items()}

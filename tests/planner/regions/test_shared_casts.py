@@ -57,6 +57,7 @@ def test_casts_that_the_models_own_forward_shares_are_refused():
         assert same(gradients_after(model, tokens, steps=1), gradients_after(eager, tokens, steps=1))
 
 
+@pytest.mark.slow
 def test_casts_that_the_loss_shares_are_refused():
     model, tokens = decoder()
 

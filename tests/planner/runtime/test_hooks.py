@@ -78,6 +78,7 @@ def test_hooks_of_parameters_run_in_every_step():
     assert equal(gradients(ours), gradients(eager))
 
 
+@pytest.mark.slow
 def test_a_hook_that_comes_later_is_planned_with_or_refused():
     calls: list[tuple[int, ...]] = []
     ours, eager, x = planned_net(replan=replanning(calls))

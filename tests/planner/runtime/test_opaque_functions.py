@@ -99,6 +99,7 @@ def _least(model: nn.Module, x: torch.Tensor) -> Schedule:
         return schedule_step(step, error.minimum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORWARDS)
 def test_bits_and_peak_are_as_promised(name: str):
     model, x = _model(FORWARDS[name]), noise()

@@ -23,6 +23,7 @@ from tests.planner.runtime.planned_net import (
 )
 
 
+@pytest.mark.slow
 def test_another_form_of_input_is_planned_once(caplog: pytest.LogCaptureFixture):
     calls: list[tuple[int, ...]] = []
     ours, eager, x = planned_net(replan=replanning(calls))
@@ -59,6 +60,7 @@ def test_python_values_that_change_are_planned_with(caplog: pytest.LogCaptureFix
     assert "changed since the model was captured: scale" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_model_that_changed_is_planned_again():
     calls: list[tuple[int, ...]] = []
     ours, eager, x = planned_net(replan=replanning(calls))
@@ -87,6 +89,7 @@ def test_a_model_that_changed_is_planned_again():
     train_alike(3)
 
 
+@pytest.mark.slow
 def test_schedules_of_other_models_are_refused(tmp_path: Any):
     import remat_planner
 

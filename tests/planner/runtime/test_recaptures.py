@@ -81,6 +81,7 @@ def trained_alike(eager: Net, ours: Any, x: torch.Tensor, change: Change, weight
     return equal(*seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
 def test_where_only_numbers_differ_nothing_is_planned(name: str, caplog: pytest.LogCaptureFixture):
     change, weight, named = NUMBERS[name]
@@ -107,6 +108,7 @@ ADVICE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVICE)
 def test_the_third_time_it_is_said_what_to_do(name: str, caplog: pytest.LogCaptureFixture):
     change, weight, _ = NUMBERS[name]

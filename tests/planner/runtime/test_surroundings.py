@@ -89,6 +89,7 @@ def step(model: nn.Module, x: torch.Tensor, context: Context) -> list[torch.Tens
     return [loss.detach(), *gradients(model)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["planned", "run", "both"])
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_bits_are_those_of_eager_in_the_same_surroundings(name: str, when: str):
@@ -99,6 +100,7 @@ def test_bits_are_those_of_eager_in_the_same_surroundings(name: str, when: str):
         assert equal(step(ours, x, around), step(eager, x, around))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "programs"), [("attention by formula", 2), ("cudnn", 1)])
 def test_a_setting_is_planned_for_once(name: str, programs: int, caplog: pytest.LogCaptureFixture):
     eager, ours, x = both()

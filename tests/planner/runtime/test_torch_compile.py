@@ -70,6 +70,7 @@ _ADVICE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile_it", _ADVICE)
 @pytest.mark.parametrize("regions", [None, "blocks.*"])
 def test_a_compiled_model_is_refused_with_what_to_do(compile_it: Callable[[Net], nn.Module], regions: str | None):
@@ -93,6 +94,7 @@ def test_a_compiled_model_is_refused_with_what_to_do(compile_it: Callable[[Net],
     assert remat_planner.apply_schedule(build()[0], schedule) is not None
 
 
+@pytest.mark.slow
 def test_the_rest_around_regions_may_be_compiled():
     model, x = build()
     model.head.compile(backend="eager")
@@ -125,6 +127,7 @@ def test_a_disabled_forward_is_no_compiled_one():
     assert capture(model, (x,)).ops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regions", [False, True])
 def test_torch_compile_leaves_a_planned_module_to_its_schedule(regions: bool):
     """Draws are repeated in the backward, so anything compiled into the forward would show in the gradients."""

@@ -79,6 +79,7 @@ def test_what_eager_takes_when_it_accumulates() -> None:
     assert measured == pytest.approx(schedule.baseline_peak_bytes, rel=0.002)
 
 
+@pytest.mark.slow
 def test_a_plan_without_accumulation_takes_more_when_it_accumulates() -> None:
     # What the option is there for: the budget of a plan that was not told is exceeded.
     model, x, told = _accumulating("100%")
@@ -98,6 +99,7 @@ def test_accumulation_in_shards_and_another_dtype() -> None:
     assert sharded.constants[ACCUMULATED] == on_gpu(2, 17 * 64, 16 * 65, 16 * 64, 3 * 64)
 
 
+@pytest.mark.slow
 def test_regions_that_accumulate() -> None:
     model, x, _ = _accumulating("100%")
     options = {"regions": "layers.*", "time_limit": 5.0}

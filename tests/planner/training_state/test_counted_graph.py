@@ -101,6 +101,7 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, object]) -> No
         planned(**options)
 
 
+@pytest.mark.slow
 def test_stages_of_zero() -> None:
     options = {"shard": 4, "optimizer": "adamw:fused=True", "master_weights": True}
     whole, stages = planned().graph, {stage: planned(zero_stage=stage, **options).graph for stage in (1, 2, 3)}

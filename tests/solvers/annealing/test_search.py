@@ -188,6 +188,7 @@ def test_nodes_are_what_steps_were_made_of() -> None:
     assert problem.nodes_of(problem.expand([0, 1, 0, *range(2, problem.n)])) == [0, 1, 0, *range(2, problem.n)]
 
 
+@pytest.mark.slow
 def test_without_time_to_compile_the_start_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, budget = instance("checkmate_unet", 0.5)
     good = solve(graph, budget, solver="anneal", time_limit=2.0)

@@ -69,6 +69,7 @@ def moves_to(
     return moves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share", "overhead", "without", "saved"),
     [

@@ -31,6 +31,7 @@ def each_solver(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.parametrize("name", SOLVERS)(test)
 
 
+@pytest.mark.slow
 @each_solver
 def test_answers_are_true_on_graphs_of_every_kind(name: str) -> None:
     @examples(name)
@@ -47,6 +48,7 @@ def test_answers_are_true_on_graphs_of_every_kind(name: str) -> None:
     holds()
 
 
+@pytest.mark.slow
 @each_solver
 def test_answers_are_true_on_networks(name: str) -> None:
     @examples(name)

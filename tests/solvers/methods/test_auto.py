@@ -52,6 +52,7 @@ def test_graphs_of_every_kind_and_no_time(graph: Graph) -> None:
             assert simulate(graph, solution.steps).peak_bytes <= budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.5])
 def test_never_worse_than_any_other(share: float) -> None:
     graph, peak = instance("checkmate_unet")

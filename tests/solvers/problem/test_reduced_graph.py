@@ -73,6 +73,7 @@ def some_nodes(problem: Problem, choose: st.DataObject) -> list[int]:
     return nodes
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(graphs(), st.data())
 def test_node_level_is_the_op_level(graph: Graph, data: st.DataObject) -> None:

@@ -115,6 +115,7 @@ def test_any_graph(graph: Graph, share: float) -> None:
         assert run_.seconds == solution.cost >= graph.seconds - 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
 def test_close_to_what_is_proven(share: float) -> None:
     graph = layers(10)

@@ -96,6 +96,7 @@ def test_a_view_of_a_result_that_lies_otherwise_than_its_fake_is_refused():
     assert "huber_loss" in refused.value.operator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "gpt2", "autocast", "batch_norm_and_counter", "channels_last"])
 def test_measured_alone_is_what_each_operator_takes_in_the_step(name):
     torch.manual_seed(0)

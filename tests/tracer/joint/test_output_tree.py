@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from remat_planner.tracer import capture
 from tests.zoo import ZOO
 
 
+@pytest.mark.slow
 def test_key_value_caches_in_the_output_are_filled_with_the_steps_tensors():
     torch.manual_seed(0)
     case = ZOO["gpt2"]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from remat_planner.tracer import capture, lower
@@ -68,6 +69,7 @@ def test_random_ops_hold_the_generators_state_when_repeated():
     assert draw.pinned is None
 
 
+@pytest.mark.slow
 def test_capturing_twice_gives_the_same_graph():
     torch.manual_seed(0)
     case = ZOO["bert"]()

@@ -71,6 +71,7 @@ def test_attention_is_one_kernel(dtype: torch.dtype, forward: Forward, kernel: s
     assert all(graph.storages[storage].bytes < scores for storage in written)
 
 
+@pytest.mark.slow
 def test_attention_that_no_gpu_fuses_stays_unfused() -> None:
     assert FLASH not in kinds(traced(attention(keys=4, dropout_p=0.1), torch.float64))
     with sdpa_kernel(SDPBackend.MATH):

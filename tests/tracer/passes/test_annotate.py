@@ -110,6 +110,7 @@ def test_ops_know_the_module_and_the_line_that_called_them_in_the_backward_too()
     assert len(found) == len(graph.ops)
 
 
+@pytest.mark.slow
 def test_lines_of_library_models_are_named_relative_to_the_packages():
     case = ZOO["gpt2"]()
     graph = lower(capture(case.model, case.args, case.kwargs)).graph

@@ -7,6 +7,7 @@ import gc
 import sys
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -53,6 +54,7 @@ def test_code_is_announced_before_it_runs() -> None:
     assert seen == [("read_setting", 1)]
 
 
+@pytest.mark.slow
 def test_a_profiler_and_callbacks_of_the_collector_are_set_aside_and_put_back() -> None:
     def callback(_phase: str, _info: dict[str, int]) -> None:
         read_setting()
