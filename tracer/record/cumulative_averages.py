@@ -17,13 +17,12 @@ from torch import fx, nn
 
 from remat_planner.tracer.operators import argument_position
 from remat_planner.tracer.record.provenance import OperatorOrigin
+from remat_planner.tracer.refusals import data_dependent_error
 from remat_planner.tracer.torch_private import newest_node, nodes_after, recorded_graph
 
 aten = torch.ops.aten
 
 _FORWARD = nn.BatchNorm1d.forward.__code__  # of every kind of batch normalisation
-_NEAR = 8
-"""Frames between an operator and the forward that calls it."""
 _NUMBER = 1
 """What the forward gets for its counter: it does nothing with it but to compute the factor."""
 
@@ -33,17 +32,19 @@ class CumulativeAverages:
 
     def __init__(self) -> None:
         self._factors: dict[int, fx.Node] = {}  # by the id of the module
+        self._source = ""
 
     def count(self, operator: Any, args: Any, origin: OperatorOrigin, *, in_backward: bool) -> int | None:
         """The answer to such a module that reads its counter; None for any other read."""
         module = _averaging_module() if operator is aten._local_scalar_dense.default else None
-        if module is None:
+        if module is None or args[0] is not module.num_batches_tracked:
             return None
         last = newest_node(recorded_graph())
         aten.reciprocal.default(aten._to_copy.default(args[0], dtype=torch.float64))
         for node in nodes_after(last):
             node.meta.update(module=origin.module, source=origin.source, in_backward=in_backward)
         self._factors[id(module)] = newest_node(recorded_graph())
+        self._source = origin.source
         return _NUMBER
 
     def use_factor(self, operator: Any, nodes: Iterable[fx.Node]) -> None:
@@ -54,6 +55,20 @@ class CumulativeAverages:
             node = next(node for node in nodes if node.target is operator)
             node.meta["factor"] = argument_position(operator, name)
             node.update_arg(node.meta["factor"], self._factors.pop(id(module)))
+
+    def refuse_unused(self) -> None:
+        """Refuse a forward in which such a module has read its counter, and no batch normalisation got the factor.
+
+        Raises:
+            DataDependentError: there is such a module.
+        """
+        if self._factors:
+            raise data_dependent_error(
+                aten._local_scalar_dense.default,
+                self._source,
+                "a BatchNorm(momentum=None) gives its factor, one over the number of batches, to an operator that the planner "
+                "does not know. Give the module a momentum",
+            )
 
 
 _FACTOR_OF = {
@@ -67,11 +82,7 @@ _FACTOR_OF = {
 def _averaging_module() -> nn.Module | None:
     """The module with ``momentum=None`` whose forward calls the running operator."""
     frame: FrameType | None = sys._getframe(2)
-    for _ in range(_NEAR):
-        if frame is None:
-            return None
-        if frame.f_code is _FORWARD:
-            module = frame.f_locals["self"]
-            return module if module.momentum is None else None
+    while frame is not None and frame.f_code is not _FORWARD:
         frame = frame.f_back
-    return None
+    module: Any = None if frame is None else frame.f_locals["self"]
+    return module if module is not None and module.momentum is None else None

@@ -185,6 +185,7 @@ def record(
                     gradients = run_backward(reached, wanted, arriving)
             below.refuse_moved_state(recorder.moves)
             _refuse_foreign_generators(recorder, forward)
+            recorder.averages.refuse_unused()
         places = stand_ins.places()
         tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
         recorded.update(

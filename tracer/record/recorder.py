@@ -40,6 +40,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         in_backward: set by the caller when the backward begins.
         followed: set by the caller where the flow of gradients is followed; it is told of each operator.
         operators: all operators so far, dead ones too.
+        averages: the batch normalisations that average over all batches.
         moves: the line that first gives a tensor another form in place, by the id of the tensor.
         checkpointed: modules whose operators the caller's own ``torch.utils.checkpoint`` runs again in the backward.
         own_generators: the line of the first draw from each generator that is no default one, by the generator's key.
@@ -53,7 +54,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.moves: dict[int, str] = {}
         self.checkpointed: dict[str, None] = {}
         self.own_generators: dict[int, str] = {}
-        self._averages = CumulativeAverages()
+        self.averages = CumulativeAverages()
         self._provenance = provenance
         self._known = known
 
@@ -64,7 +65,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)
         _refuse_unsupported(func, origin.source)
         if reads_a_number(func):
-            if (count := self._averages.count(func, args, origin, in_backward=self.in_backward)) is not None:
+            if (count := self.averages.count(func, args, origin, in_backward=self.in_backward)) is not None:
+                self._known.answers.append(count)
                 return count
             try:
                 return self._known.read(func, args, kwargs, origin.source)
@@ -80,7 +82,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         last_node = newest_node(recorded_graph())
         result = func(*args, **kwargs)
         self._label_nodes_after(last_node, origin, replayed=replayed, generator=generator)
-        self._averages.use_factor(func, nodes_after(last_node))
+        self.averages.use_factor(func, nodes_after(last_node))
         self._known.follow(func, args, kwargs, result)
         if self.followed is not None:
             self.followed.ran(func, args, result, len(self.operators) - 1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import remat_planner
 from remat_planner.planner.apply import planned_call
 from tests.planner.runtime.planned_net import equal, gradients, planned, replanning
 
@@ -176,3 +177,20 @@ def test_batch_norms_that_average_over_all_batches_are_planned_once(batches: int
             assert equal(list(ours.buffers()), list(eager.buffers()))
     assert not calls
     assert not caplog.records
+
+
+def test_such_batch_norms_in_blocks_that_are_planned_by_themselves():
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=None), nn.Tanh()) for _ in range(2)]
+    eager, x = nn.Sequential(*blocks, nn.Linear(8, 1)), torch.randn(4, 8)
+    model = copy.deepcopy(eager)
+    schedule = remat_planner.plan(
+        model, (x,), budget="100%", regions="[01]", solver="none", loss=lambda output: output.square().mean(), verify=False
+    )
+    ours = remat_planner.apply_schedule(model, schedule)
+    for k in range(STEPS):
+        for module in (eager, ours):
+            module.zero_grad()
+            module(x * (k + 1)).square().mean().backward()
+        assert equal(gradients(ours), gradients(eager))
+        assert equal(list(ours.buffers()), list(eager.buffers()))

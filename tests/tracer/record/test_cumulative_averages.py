@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from remat_planner.tracer import capture, lower
+from remat_planner.tracer.errors import DataDependentError
 from tests.tracer.cases import Written, mean_square
 
 
@@ -34,6 +37,29 @@ def test_a_counter_without_values_will_do():
     with new_fake_mode():
         model, x = Written(lambda m, x: mean_square(m.n(x)), n=averaging()), torch.randn(4, 16)
     assert any("factor" in node.meta for node in capture(model, (x,)).ops)
+
+
+def test_the_module_is_found_through_the_frames_of_a_mode():
+    with torch.device("cpu"), torch.device("cpu"), torch.device("cpu"):
+        joint = capture(Written(lambda m, x: mean_square(m.n(x)), n=averaging()), (torch.randn(4, 16),))
+    assert any("factor" in node.meta for node in joint.ops)
+
+
+def test_a_factor_that_nothing_takes_is_refused(monkeypatch: pytest.MonkeyPatch):
+    def by_hand(x: torch.Tensor, mean: torch.Tensor, *args: Any) -> torch.Tensor:
+        return x - mean.mul_(1 - args[4]).add_(x.detach().mean(0) * args[4])
+
+    monkeypatch.setattr(torch.nn.functional, "batch_norm", by_hand)
+    with pytest.raises(DataDependentError, match="Give the module a momentum"):
+        capture(Written(lambda m, x: mean_square(m.a(m.n(x))), a=nn.Linear(16, 16), n=averaging()), (torch.randn(4, 16),))
+
+
+def test_a_loss_may_average_too():
+    norm = averaging()
+    joint = capture(
+        Written(lambda m, x: m.a(x), a=nn.Linear(16, 16)), (torch.randn(4, 16),), loss=lambda y: mean_square(norm(y))
+    )
+    assert joint.loss is not None
 
 
 def test_a_momentum_stays_a_number():
