@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ from remat_planner.tracer.refusals import (
     refuse_call,
     refuse_graph,
     refuse_model,
+    refuse_python_state,
     refuse_without_backward,
 )
 from remat_planner.tracer.torch_private import (
@@ -165,6 +166,7 @@ def assemble(recorded: RecordedStep) -> Joint:
     annotate(graph, placeholders.tangents, outputs, placeholders.in_words(call.state))
     module.recompile()
     node_of_leaf = dict(zip(recording.tensor_outputs, outputs, strict=True))
+    kept = _kept_leaves(recording, recorded.effects)
     return Joint(
         model=call.model,
         graph=module,
@@ -175,20 +177,17 @@ def assemble(recorded: RecordedStep) -> Joint:
         input_leaves=call.input_leaves,
         constant_leaves=tuple(None if isinstance(leaf, torch.Tensor) else leaf for leaf in call.leaves),
         output_spec=recording.output_spec,
-        outputs=tuple(
-            OutputLeaf(node_of_leaf.get(i), constant, i in recording.differentiable)
-            for i, constant in enumerate(recording.constants)
-        ),
+        outputs=tuple(OutputLeaf(node_of_leaf.get(i), recording.constants[i], i in recording.differentiable) for i in kept),
         parameter_nodes=tuple(placeholders.parameters),
         buffer_nodes=tuple(placeholders.buffers),
         input_nodes=tuple(placeholders.inputs),
         tangent_nodes=tuple(placeholders.tangents),
-        tangent_outputs=tuple(tangent.output for _, tangent in recording.tangents),
+        tangent_outputs=tuple(kept.index(tangent.output) for _, tangent in recording.tangents),
         gradients=tuple(
             Gradient(kind, i, node, *contributions(node, edges))
             for (kind, i), node, edges in zip(call.differentiated, gradients, recording.edges, strict=True)
         ),
-        loss=recorded.loss,
+        loss=_loss_of_kept(recorded, kept),
         constants=_constant_bytes(call, module),
         training=call.model.training,
         autocast=recorded.autocast,
@@ -206,6 +205,40 @@ def assemble(recorded: RecordedStep) -> Joint:
         calls=recording.calls,
         checkpointed=recording.checkpointed,
     )
+
+
+def _kept_leaves(recording: Recording, effects: RecordedEffects) -> list[int]:
+    """Indices of the recorded leaves that a planned call returns or leaves behind: those of the output, and of ``effects``.
+
+    The rest are of entries that a first forward fills for later ones.
+
+    Raises:
+        PythonStateError: an entry cannot be left behind, since the first forward alone made it; or a gradient arrives there.
+    """
+    place = {id(leaf): recording.returned + i for i, leaf in reversed(list(enumerate(recording.left_behind)))}
+    leaves = iter(effects.leaves)
+    of_effects = [(effect.label, next(leaves)) for effect in effects.effects.made for _ in range(effect.leaves)]
+    refuse_python_state(list(dict.fromkeys(label for label, leaf in of_effects if id(leaf) not in place)))
+    kept = [*range(recording.returned), *(place[id(leaf)] for _, leaf in of_effects)]
+    if not {tangent.output for _, tangent in recording.tangents} <= set(kept):
+        refuse_python_state(sorted(effects.filled))
+    return kept
+
+
+def _loss_of_kept(recorded: RecordedStep, kept: Sequence[int]) -> CapturedLoss | None:
+    """The caller's loss, with its placeholders of the ``kept`` leaves.
+
+    Raises:
+        PythonStateError: it reads an entry that a first forward fills.
+    """
+    loss = recorded.loss
+    if loss is None:
+        return None
+    placeholder_of = dict(zip(recorded.recording.tensor_outputs, loss.outputs, strict=True))
+    dropped = [placeholder for i, placeholder in placeholder_of.items() if i not in kept]
+    if any(detached.users for placeholder in dropped for detached in placeholder.users):  # the loss begins with detaching all
+        refuse_python_state(sorted(recorded.effects.filled))
+    return replace(loss, outputs=tuple(placeholder_of[i] for i in kept if i in placeholder_of))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from remat_planner.planner.measurement.compared_state import compared_state
 from remat_planner.planner.measurement.comparison import ToleranceCheck, same_bits, same_value
+from remat_planner.planner.measurement.filled_once import FilledOnce
 from remat_planner.planner.measurement.kept_state import KeptState
 from remat_planner.planner.measurement.kept_tensors import kept_copy
 from remat_planner.planner.measurement.parameter_update import update_parameters
@@ -12,6 +13,7 @@ from remat_planner.planner.measurement.storage_meter import StorageMeter
 from remat_planner.planner.measurement.verification import Verification
 
 __all__ = [
+    "FilledOnce",
     "KeptState",
     "Loss",
     "StorageMeter",

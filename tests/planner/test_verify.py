@@ -448,3 +448,33 @@ def test_a_head_without_a_gradient_is_compared(monkeypatch: pytest.MonkeyPatch):
     differing = verify(model, schedule, (x,)).differences
     assert "step 3: gradient of b.weight" in differing
     assert "step 1: gradient of b.weight" not in differing
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_planned_step_need_not_fill_a_cache_but_leaves_a_loss(cached: bool, monkeypatch: pytest.MonkeyPatch):
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.kept: torch.Tensor | None = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            loss = self.linear(x).square().mean()
+            if not cached:
+                self.kept = loss.detach()
+            elif self.kept is None:
+                self.kept = torch.ones(2)
+            return loss
+
+    torch.manual_seed(0)
+    model, x = Keeping(), torch.randn(2, 4)
+    schedule = schedule_of(capture(model, (x,)))
+
+    def without_effects(self: PlannedCall, args: Any, kwargs: Any) -> Any:
+        before = self.model.kept
+        output = self.model(*args, **kwargs)
+        self.model.kept = before
+        return output
+
+    monkeypatch.setattr(PlannedCall, "__call__", without_effects)
+    assert verify(model, schedule, (x,)).identical is cached

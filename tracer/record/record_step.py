@@ -203,6 +203,7 @@ def record(
             checkpointed=tuple(recorder.checkpointed),
             known=known,
             returned=returned,
+            left_behind=effects.leaves,
             changes=forward.changes,
             executed=forward.executed,
         )

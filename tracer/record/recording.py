@@ -92,6 +92,7 @@ class Recording:
         known: the values that the code may read, and the guards of those that it read.
         returned: number of leaves of the output; the leaves after them are tensors and values that the forward left in Python
             state.
+        left_behind: these, as the forward left them.
         changes: of Python state, in order.
         executed: the Python code that the forward ran.
     """
@@ -111,5 +112,6 @@ class Recording:
     checkpointed: tuple[str, ...]
     known: KnownValues
     returned: int
+    left_behind: list[Any]
     changes: list[Change]
     executed: ExecutedCode

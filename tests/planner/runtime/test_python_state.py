@@ -255,3 +255,29 @@ def test_a_forward_that_varies_by_itself_is_refused() -> None:
     model = Net(lambda m, x: m.b(hidden(m, x)) * (1.0 + next(ticks)))
     with pytest.raises(DataDependentError, match="recorded twice"):
         plan(model, (X,), budget="100%", solver="none", loss=mean_square)
+
+
+def test_caches_that_the_first_forward_fills() -> None:
+    def forward(self: Net, x: torch.Tensor) -> torch.Tensor:
+        if self.scale is None:
+            self.scale = torch.arange(16.0) / 16
+        if 4 not in self.masks:
+            self.masks[4] = torch.ones(4) * 2
+        return self.b((self.a(x) * self.scale).tanh()) * self.masks[4]
+
+    assert_trains_as_eager(
+        lambda: Net(forward, scale=None, masks={}),
+        lambda: (X,),
+        lambda model, _: mean_square(model(X)),
+    )
+
+
+def test_a_loss_that_reads_a_cache_is_refused() -> None:
+    def forward(self: Net, x: torch.Tensor) -> torch.Tensor:
+        if self.scale is None:
+            self.scale = torch.arange(4.0)
+        return self.b(self.a(x).tanh()) * self.scale
+
+    model = Net(forward, scale=None)
+    with pytest.raises(PythonStateError, match="scale"):
+        plan(model, (X,), budget="100%", loss=lambda output: mean_square(output * model.scale))
