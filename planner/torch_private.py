@@ -52,17 +52,12 @@ def graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def is_executed(node: torch.autograd.graph.Node) -> bool:
+def is_run_by_backward(node: Node) -> bool:
     """Whether the running backward calls ``node``, or returns the gradient that arrives there."""
     try:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf whose gradient torch.autograd.grad returns
         return True
-
-
-def is_run_by_backward(node: Node) -> bool:
-    """Whether the running backward goes through ``node``."""
-    return bool(torch._C._will_engine_execute_node(node))
 
 
 def current_backward() -> int:

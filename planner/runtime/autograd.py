@@ -17,7 +17,7 @@ from torch.autograd.graph import Node
 from remat_planner.planner.codegen import Handover
 from remat_planner.planner.runtime.step_state import StepState
 from remat_planner.planner.runtime.wiring import Wiring
-from remat_planner.planner.torch_private import direct_apply, function_behind, graph_is_kept, is_executed
+from remat_planner.planner.torch_private import direct_apply, function_behind, graph_is_kept, is_run_by_backward
 
 
 def run_program(
@@ -110,7 +110,8 @@ class _Handover(torch.autograd.Function):
         is_last = handover.following is None
         if graph_is_kept():
             owners = [node for node, _ in ctx.next_functions][0 if is_last else 1 :]
-            if not all(is_executed(node) for node, gradient in zip(owners, gradients, strict=False) if gradient is not None):
+            given = [node for node, gradient in zip(owners, gradients, strict=False) if gradient is not None]
+            if not all(map(is_run_by_backward, given)):
                 state.not_taken[handover.number] = gradients
         return None, None, None if is_last else state.token, *gradients, *[None for _ in handover.awaited_by]
 

@@ -51,6 +51,28 @@ def test_direct_apply_is_apply():
     assert current_backward() == -1
 
 
+def test_a_backward_knows_which_nodes_it_runs():
+    class Asking(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            asked.append([is_run_by_backward(node) for node, _ in ctx.next_functions])
+            return gradient, gradient
+
+    asked: list[list[bool]] = []
+    x, y = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    inner = y * 2
+    result = Asking.apply(x, inner).sum()
+    result.backward(retain_graph=True)
+    result.backward(inputs=[x], retain_graph=True)
+    torch.autograd.grad(result, [x], retain_graph=True)
+    torch.autograd.grad(result, [inner])
+    assert asked == [[True, True], [True, False], [True, False], [False, True]]
+
+
 def test_generated_bindings_are_where_they_are_looked_for():
     assert all(module is not None for module in binding_modules())
     assert type(torch.mul).__name__ == "builtin_function_or_method"

@@ -120,6 +120,27 @@ def test_sequence_numbers_join_forward_and_backward():
     assert private.backward_sequence_number() is None
 
 
+def test_a_node_has_the_number_of_the_backward_that_it_runs():
+    running: list[int | None] = []
+
+    class Noting(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            running.append(private.backward_sequence_number())
+            return gradient * 2
+
+    y = Noting.apply(torch.ones(2, requires_grad=True))
+    z = y.tanh()
+    numbers = [private.sequence_number(tensor.grad_fn) for tensor in (y, z)]
+    z.sum().backward()
+    assert running == numbers[:1]
+    assert numbers[0] < numbers[1]
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("preserve", [False, True])
 def test_a_checkpoint_that_sets_the_generator_back_is_seen(reentrant: bool, preserve: bool):

@@ -28,6 +28,33 @@ class _Small(nn.Module):
         return self.norm(x).pow(2).mean()
 
 
+class _Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = torch.tanh(self.trunk(x))
+        return self.first(h), self.second(h)
+
+
+def _trains_one_head_as_eager(rank: int) -> bool:
+    """With a static graph, the parameters of a head without gradient keep None, and so their values under weight decay."""
+    torch.manual_seed(0)
+    eager = _Heads()
+    model, x = copy.deepcopy(eager), torch.randn(8, 16) + rank
+    ours = apply_schedule(model, schedule_of(capture(model, (x,))))
+    for called, own in ((eager, eager), (ours, model)):
+        wrapped = torch.nn.parallel.DistributedDataParallel(called, static_graph=True)
+        optimizer = torch.optim.AdamW(own.parameters(), weight_decay=0.5)
+        for _ in range(2):
+            optimizer.zero_grad()
+            wrapped(x)[0].square().mean().backward()
+            optimizer.step()
+        del wrapped
+    return model.second.weight.grad is None and all(map(torch.equal, model.parameters(), eager.parameters()))
+
+
 def _train_in_parallel(rank: int, address: str, results: Any) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
@@ -53,7 +80,7 @@ def _train_in_parallel(rank: int, address: str, results: Any) -> None:
         same = same and all(torch.equal(a, b) for a, b in zip(eager.parameters(), model.parameters(), strict=True))
         same = same and all(torch.equal(a, b) for a, b in zip(eager.buffers(), model.buffers(), strict=True))
         del wrapped
-    results.put((rank, same))
+    results.put((rank, same and _trains_one_head_as_eager(rank)))
     torch.distributed.destroy_process_group()
 
 

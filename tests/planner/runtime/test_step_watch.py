@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -16,11 +18,16 @@ def loss_of(output: torch.Tensor) -> torch.Tensor:
     return output.square().mean()
 
 
-def planned_net(budget: str, **options: object) -> tuple[nn.Module, Schedule]:
+def net_and_schedule(budget: str, **options: object) -> tuple[nn.Module, Schedule]:
     torch.manual_seed(0)
     net = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(32, 32), nn.GELU())])
     schedule = remat_planner.plan(net, (X,), budget=budget, loss=loss_of, time_limit=2, verify=False, **options)
     assert isinstance(schedule, Schedule)
+    return net, schedule
+
+
+def planned_net(budget: str, **options: object) -> tuple[nn.Module, Schedule]:
+    net, schedule = net_and_schedule(budget, **options)
     return remat_planner.apply_schedule(net, schedule), schedule
 
 
@@ -68,7 +75,10 @@ def test_three_forwards_of_a_pipeline_where_two_fit(said):
 
 
 def test_gradients_that_are_set_to_zero_stay_allocated(said):
-    planned, schedule = planned_net("70%")
+    net, schedule = net_and_schedule("70%")
+    # A plan found on a busy machine may lie so far below its budget that the gradients fit beside it.
+    schedule = dataclasses.replace(schedule, budget=schedule.peak_bytes)
+    planned = remat_planner.apply_schedule(net, schedule)
     existing = sum(p.nbytes for p in planned.parameters())
     for _ in range(4):
         planned.zero_grad(set_to_none=False)

@@ -1,0 +1,89 @@
+"""Outputs in one storage, changed in place by the caller: eager's gradients, or a refusal by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from remat_planner.planner.errors import ChangedInBetweenError
+from tests.planner.runtime.planned_net import equal, gradients, planned
+
+Change = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+
+
+class Views(nn.Module):
+    """A result, two views of it, the result without history, and one that is alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.other = nn.Linear(4, 6), nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        h = self.linear(x) * 2
+        return {"all": h, "flat": h.view(-1), "some": h[:, :2], "seen": h.detach(), "other": self.other(x) * 3}
+
+
+def built() -> tuple[Any, Views, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = Views(), torch.randn(3, 4)
+    eager = copy.deepcopy(model)
+    return planned(model, (x,)), eager, x
+
+
+def changed(output: dict[str, torch.Tensor], name: str, *read: str) -> torch.Tensor:
+    output[name].mul_(3)
+    return torch.stack([output[one].square().sum() for one in read]).sum()
+
+
+@pytest.mark.parametrize(("name", "read"), [("all", "flat"), ("flat", "all"), ("some", "all"), ("all", "some")])
+def test_a_change_that_reaches_another_output_is_refused(name: str, read: str):
+    ours, _, x = built()
+    loss = changed(ours(x), name, read)
+    with pytest.raises(ChangedInBetweenError, match=r"output \['all'\], output \['flat'\].*Change a clone") as caught:
+        loss.backward()
+    assert f"output ['{read}']" in caught.value.names
+    ours, _, x = built()
+    with pytest.raises(ChangedInBetweenError):
+        changed(ours(x), name, name, read).backward()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("all", "all"), ("flat", "flat"), ("seen", "other"), ("other", "other"), ("all", "other")]
+)
+def test_other_changes_are_eagers(name: str, read: str):
+    ours, eager, x = built()
+    for model in (eager, ours):
+        output = model(x)
+        changed(output, name, read).backward()
+    assert equal(gradients(ours), gradients(eager))
+
+
+def test_outputs_that_nobody_changes_get_all_their_gradients():
+    ours, eager, x = built()
+    for model in (eager, ours):
+        output = model(x)
+        torch.stack([tensor.square().sum() for name, tensor in output.items() if name != "seen"]).sum().backward()
+    assert equal(gradients(ours), gradients(eager))
+
+
+def test_an_output_in_the_memory_of_an_input_is_not_followed_to_the_input():
+    class View(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.view(-1), x.sum() * self.weight
+
+    model = View()
+    ours = planned(model, (torch.ones(2, 3, requires_grad=True),))
+    x = torch.ones(2, 3, requires_grad=True) * 1
+    flat, _ = ours(x)
+    flat.mul_(2)
+    with pytest.raises(ChangedInBetweenError, match="that of an input or parameter"):
+        (flat.sum() + x.square().sum()).backward()
