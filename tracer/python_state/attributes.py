@@ -57,6 +57,11 @@ class ModuleAttributes(Attributes):
             return not key.startswith("_")
         return self.names is None or key in self.names
 
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
+        values, keys = vars(self.target), self.wanted(vars(self.target))
+        # The mode of each module is compared before each call in any case, with its tensors.
+        return values, [key for key in keys if key not in ignored and key != "training"]
+
 
 class Slots(Holder):
     """An instance whose class declares ``__slots__``."""

@@ -104,7 +104,7 @@ class ExecutedCode:
             return
         code = frame.f_code
         if id(code) not in self._calls:
-            if is_users_file(code.co_filename):
+            if is_users_code(code, frame.f_globals):
                 self._calls[id(code)] = (code, frame.f_globals)
                 self._first_call(code, frame)
             else:
@@ -130,6 +130,16 @@ def is_users_file(filename: str) -> bool:
     if filename.startswith((_TORCH, _PROJECT, "<frozen ")):
         return False
     return not filename.startswith(_STDLIB) or is_installed(filename)
+
+
+def is_users_code(code: CodeType, namespace: dict[str, Any]) -> bool:
+    """Whether ``code``, whose globals are ``namespace``, can be the model's.
+
+    Code that was made from a string, as the ``__init__`` of a dataclass is, belongs to the module whose globals it uses.
+    """
+    if code.co_filename.startswith("<") and not is_users_module(namespace.get("__name__")):
+        return False
+    return is_users_file(code.co_filename)
 
 
 def is_installed(filename: str) -> bool:

@@ -23,7 +23,7 @@ from remat_planner.tracer.python_state.attributes import (
     slots_of,
 )
 from remat_planner.tracer.python_state.containers import Array, Fixed, Mapping, RandomGenerator, Sequence, SetOfItems
-from remat_planner.tracer.python_state.executed_code import is_users_file, is_users_module
+from remat_planner.tracer.python_state.executed_code import is_users_code, is_users_module
 from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
 from remat_planner.tracer.python_state.places import Place
 
@@ -43,7 +43,7 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     if isinstance(value, (list, deque)):
         return Sequence(place, value, names)
     if isinstance(value, types.FunctionType):
-        return Function(place, value, names) if is_users_file(value.__code__.co_filename) else None
+        return Function(place, value, names) if is_users_code(value.__code__, value.__globals__) else None
     if isinstance(value, types.ModuleType):
         if names is None or not is_users_module(value.__name__):
             return None

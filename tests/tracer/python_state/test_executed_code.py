@@ -5,13 +5,14 @@ from __future__ import annotations
 import cProfile
 import gc
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import ExecutedCode
+from remat_planner.tracer.python_state import ExecutedCode, Place
 
 SETTING = 1
 
@@ -36,6 +37,19 @@ def test_names_are_those_of_the_code_that_ran() -> None:
         nn.Linear(2, 2)(torch.ones(1, 2))
     assert {code.co_name for code, _ in executed.calls} == {"read_setting", "look_up"}
     assert executed.names == frozenset({"SETTING", "key", "read_setting docstring"} - {"read_setting docstring"})
+
+
+@dataclass
+class Users:
+    number: int
+
+
+def test_code_made_from_a_string_belongs_to_the_module_whose_globals_it_uses() -> None:
+    executed = ExecutedCode()
+    with executed.observed():
+        Users(1)
+        Place("", None, "object")
+    assert [(code.co_name, namespace["__name__"]) for code, namespace in executed.calls] == [("__init__", __name__)]
 
 
 def test_code_that_reads_any_name_leaves_none_out() -> None:
