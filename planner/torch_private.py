@@ -47,6 +47,12 @@ def runs_hooks(parameter: torch.Tensor) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
+def forget_removed_hooks(tensor: torch.Tensor) -> None:
+    """Have backwards pass by the hooks of ``tensor`` where all of them are removed: they would go on asking for its hooks."""
+    if tensor._backward_hooks is not None and not tensor._backward_hooks:
+        tensor._backward_hooks = None
+
+
 def graph_is_kept() -> bool:
     """Whether the running backward was called with ``retain_graph=True``."""
     return torch._C._autograd._get_current_graph_task_keep_graph()

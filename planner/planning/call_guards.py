@@ -166,8 +166,9 @@ class BoundSignature:
 
     def inputs(self, leaves: Sequence[Any], spec: Any) -> list[torch.Tensor] | None:
         """The tensor inputs in the order of the joint graph; None if the inputs have another form than the captured ones."""
-        if len(leaves) != len(self._leaves) or spec != self._spec:
+        if len(leaves) != len(self._leaves) or (spec is not self._spec and spec != self._spec):
             return None
+        self._spec = spec  # most calls come with the same object
         forms, states, names = self._input_forms, self._leaf_states, self.joint.reads.names
         for position, (leaf, known) in enumerate(zip(leaves, self._leaves, strict=True)):
             form = forms.get(position)

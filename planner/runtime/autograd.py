@@ -78,8 +78,9 @@ class _Outputs(torch.autograd.Function):
     """Gives outputs of the forward their history. Its backward takes their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, state: StepState, number: int, *tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: ARG004
+    def forward(ctx: Any, state: StepState, number: int, *tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.state = state
+        ctx.tokens = [state.token] * len(tokens)
         ctx.positions = state.wiring.nodes[number].positions
         ctx.set_materialize_grads(False)
         return tuple(state.outputs[position] for position in ctx.positions)
@@ -87,7 +88,7 @@ class _Outputs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         ctx.state.receive(ctx.positions, gradients)
-        return None, None, *(ctx.state.token for _ in ctx.next_functions)
+        return None, None, *ctx.tokens
 
 
 class _Handover(torch.autograd.Function):

@@ -68,6 +68,7 @@ class PlannedCall:
         self.replan = replan
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
+        self._specs: dict[tuple[Any, ...], pytree.TreeSpec] = {}
         self._recaptures = Recaptures(self._most_programs)
         self._emitted_for_group = in_process_group()
         self._watch = StepWatch() if watched else None
@@ -145,7 +146,7 @@ class PlannedCall:
             )
         if in_process_group() is not self._emitted_for_group:
             self._emit_again()
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+        leaves, spec = self._flatten(args, kwargs)
         refuse_surroundings(self.model, leaves)
         autocast, settings = ambient_autocast(), switches()
         for position, (program, signature) in enumerate(self._bound):
@@ -169,6 +170,16 @@ class PlannedCall:
         if new_state is None or new_inputs is None or not signature.holds(new_state, new_inputs, autocast):
             raise RuntimeError("the new capture does not fit the inputs that it was captured with; please report this")
         return program.run(new_state, new_inputs, leaves, signature.roots_of(args, kwargs), self._watch)
+
+    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], pytree.TreeSpec]:
+        """``tree_flatten`` of the arguments. Where all are tensors, its result is known but for the tensors themselves."""
+        leaves = [*args, *kwargs.values()]
+        if not all(type(leaf) is torch.Tensor for leaf in leaves):
+            return pytree.tree_flatten((args, kwargs))
+        form = (len(args), *kwargs)
+        if form not in self._specs:
+            self._specs[form] = pytree.tree_structure((args, kwargs))
+        return leaves, self._specs[form]
 
     def _program_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature]:
         """A program for a call that none fits: one that is there, where a new capture shows that it does, or a new one."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import fx
 
 from remat_planner.planner.codegen import emit
 from remat_planner.planner.compile import CompiledParts, compiled_program, compiler_named
@@ -73,16 +74,14 @@ class PlannedProgram:
             watch: is told of the step.
         """
         joint, wiring = self.joint, self.wiring
-        owners = [
-            (state[gradient.index] if gradient.owner == "parameter" else inputs[gradient.index]) for gradient in joint.gradients
-        ]
-        passed_through = {node: leaves[k] for node, k in zip(joint.input_nodes, joint.input_leaves, strict=True)}
+        arguments = [*state, *inputs]
+        owners = list(map(arguments.__getitem__, self._owners))
         on_backward = self._refusal_of_shared_casts(state)
         if watch is not None:
             on_backward = watch.flight(self.schedule, joint, on_backward)
-        tensors = run_program(wiring, [*state, *inputs], owners, on_backward)
+        tensors = run_program(wiring, arguments, owners, on_backward)
         results = [
-            leaf.constant if leaf.node is None else passed_through[leaf.node] if position is None else tensors[position]
+            leaf.constant if leaf.node is None else leaves[self._inputs[leaf.node]] if position is None else tensors[position]
             for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)
         ]
         if joint.effects.made:
@@ -104,6 +103,17 @@ class PlannedProgram:
             outside.refuse(model)
 
         return refuse
+
+    @cached_property
+    def _owners(self) -> list[int]:
+        """For each gradient the place, among parameters, buffers and inputs, of the tensor that receives it."""
+        state = len(self.joint.parameters) + len(self.joint.buffers)
+        return [g.index if g.owner == "parameter" else state + g.index for g in self.joint.gradients]
+
+    @cached_property
+    def _inputs(self) -> dict[fx.Node, int]:
+        """The place among a call's leaves of the input that each node stands for."""
+        return dict(zip(self.joint.input_nodes, self.joint.input_leaves, strict=True))
 
     @cached_property
     def _casts(self) -> dict[str, int]:

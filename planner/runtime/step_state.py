@@ -8,6 +8,7 @@ up to its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from remat_planner.planner.runtime.wiring import Wiring
 from remat_planner.planner.torch_private import below_autograd, current_backward, graph_is_kept
 
 Gradients = tuple[torch.Tensor | None, ...]
+
+
+_version = attrgetter("_version")
 
 
 class StepState:
@@ -63,9 +67,12 @@ class StepState:
         for place, value in zip(program.writes, retained, strict=True):
             store[place] = value
         self.store = store
-        self.versions = [store[place]._version for place, _ in program.unchanged]
+        self.versions = self._versions_in(store)
         self.outputs = list(outputs)
         self.shared = tuple(SharedMemory(outputs, sharing) for sharing in program.sharing)
+
+    def _versions_in(self, store: list[Any]) -> list[int]:
+        return list(map(_version, map(store.__getitem__, self.wiring.unchanged_places)))
 
     def receive(self, positions: Sequence[int], gradients: Gradients) -> None:
         """Take the gradients that arrive at the outputs at ``positions``.
@@ -81,17 +88,18 @@ class StepState:
                 "call the backward without it, or take the plan off with remat_planner.remove_schedule"
             )
         arrived = {position: gradient for position, gradient in zip(positions, gradients, strict=True) if gradient is not None}
-        running = self.running
-        if running is None or running.number != current_backward():
+        running, number = self.running, current_backward()
+        if running is None or running.number != number:
             if self.store is None:
                 raise BackwardTwiceError(
                     "a second backward through the same forward of a planned module: its activations are freed. Call the first "
                     "backward with retain_graph=True, or run the forward again"
                 )
-            running = self.running = _RunningBackward(current_backward())
+            running = self.running = _RunningBackward(number)
             self.not_taken = {}
         for position in arrived:
-            self._refuse_unexpected(position, running)
+            if running.backward is not None or not self.wiring.incoming[position]:
+                raise self._unexpected(position)
         running.arrived.update(arrived)
 
     def hand_over(self, handover: Handover) -> Gradients:
@@ -120,21 +128,20 @@ class StepState:
         running.left[handover.segment] = tuple(left)
         return gradients
 
-    def _refuse_unexpected(self, position: int, running: _RunningBackward) -> None:
+    def _unexpected(self, position: int) -> UnexpectedGradientError:
         name = self.wiring.output_names[position]
         if not self.wiring.incoming[position]:
-            raise UnexpectedGradientError(
+            return UnexpectedGradientError(
                 f"a gradient arrived at the output {name}, to which the planned loss sends none. Plan with the loss that "
                 "you train with: plan(..., loss=...)",
                 output=name,
             )
-        if running.backward is not None:
-            raise UnexpectedGradientError(
-                f"a gradient arrived at the output {name} when the backward of the planned module had begun with the gradients "
-                "of other outputs, since the loss was computed on another device or in another thread. Compute it where the "
-                "outputs are",
-                output=name,
-            )
+        return UnexpectedGradientError(
+            f"a gradient arrived at the output {name} when the backward of the planned module had begun with the gradients "
+            "of other outputs, since the loss was computed on another device or in another thread. Compute it where the "
+            "outputs are",
+            output=name,
+        )
 
     def _begin(self, running: _RunningBackward) -> None:
         """All gradients have arrived: put them into the store, and choose the backward that they need."""
@@ -144,7 +151,8 @@ class StepState:
                 "the backward of a planned module was entered again after a failure: run the forward again"
             )
         backward = self._backward_for(running.arrived)
-        self._check_unchanged(backward.unchanged, "between the forward and the backward, which reads it")
+        if self._versions_in(store) != self.versions:
+            self._check_unchanged(backward.unchanged, "between the forward and the backward, which reads it")
         for memory in self.shared:
             memory.refuse_changes(running.arrived, wiring.output_names, self)
         if self.on_backward is not None:
@@ -164,6 +172,8 @@ class StepState:
 
     def _backward_for(self, arrived: Collection[int]) -> Backward:
         wiring = self.wiring
+        if len(arrived) == len(wiring.program.tangents):
+            return wiring.program.backwards.whole
         present = [wiring.incoming[position][0].tangent for position in arrived]
         missing = frozenset(range(len(wiring.program.tangents))).difference(present)
         try:

@@ -18,6 +18,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from remat_planner.planner.torch_private import forget_removed_hooks
+
 _log = logging.getLogger("remat_planner")
 _watches: weakref.WeakSet[UnplannedTraining] = weakref.WeakSet()
 
@@ -47,7 +49,7 @@ class UnplannedTraining:
         self._model = weakref.ref(model)  # the hooks refer to this object, and a cycle would keep the model allocated
         self._kind = type(model).__name__
         self._told = False
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: list[tuple[weakref.ref[torch.Tensor], RemovableHandle]] = []
         self.watch_parameters()
         _watches.add(self)
 
@@ -56,7 +58,8 @@ class UnplannedTraining:
         model = self._model()
         for name, parameter in () if model is None else model.named_parameters():
             if parameter.requires_grad and parameter.is_leaf:
-                self._hooks.append(parameter.register_hook(self._hook(name)))  # type: ignore[no-untyped-call]
+                handle = parameter.register_hook(self._hook(name))  # type: ignore[no-untyped-call]
+                self._hooks.append((weakref.ref(parameter), handle))
 
     def watches(self, parameters: Collection[int]) -> bool:
         """Whether there are hooks on one of ``parameters``, which are given by their ids."""
@@ -104,5 +107,8 @@ class UnplannedTraining:
 
     def _remove_hooks(self) -> None:
         hooks, self._hooks = self._hooks, []
-        for hook in hooks:
+        for reference, hook in hooks:
             hook.remove()
+            parameter = reference()
+            if parameter is not None:
+                forget_removed_hooks(parameter)

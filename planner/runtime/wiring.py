@@ -67,6 +67,11 @@ class Wiring:
         return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
     @cached_property
+    def unchanged_places(self) -> tuple[int, ...]:
+        """The place in the store of each entry of ``program.unchanged``."""
+        return tuple(place for place, _ in self.program.unchanged)
+
+    @cached_property
     def token(self) -> torch.Tensor:
         """The gradient of a link between two autograd nodes: nothing, but there."""
         return torch.empty(0, device=self.device)

@@ -12,6 +12,7 @@ from remat_planner.planner.torch_private import (
     coordinates_and_values,
     current_backward,
     direct_apply,
+    forget_removed_hooks,
     graph_is_kept,
     is_run_by_backward,
     runs_hooks,
@@ -71,6 +72,24 @@ def test_a_backward_knows_which_nodes_it_runs():
     torch.autograd.grad(result, [x], retain_graph=True)
     torch.autograd.grad(result, [inner])
     assert asked == [[True, True], [True, False], [True, False], [False, True]]
+
+
+def test_a_backward_passes_by_hooks_that_are_forgotten():
+    x = torch.ones(2, requires_grad=True)
+    first, second = x.register_hook(lambda gradient: gradient * 2), x.register_hook(lambda gradient: gradient * 3)
+    first.remove()
+    forget_removed_hooks(x)
+    assert runs_hooks(x)
+    x.sum().backward()
+    assert x.grad.tolist() == [3, 3]
+    second.remove()
+    assert x._backward_hooks is not None
+    forget_removed_hooks(x)
+    assert x._backward_hooks is None
+    x.register_hook(lambda gradient: gradient * 4)
+    x.grad = None
+    x.sum().backward()
+    assert x.grad.tolist() == [4, 4]
 
 
 def test_generated_bindings_are_where_they_are_looked_for():

@@ -12,6 +12,8 @@ from torch import nn
 
 from remat_planner.planner import apply_schedule
 from remat_planner.schedules import Schedule, StaleScheduleError
+from remat_planner.tracer import capture
+from tests.planner.random_schedules import schedule_of
 from tests.planner.runtime.planned_net import (
     Net,
     build,
@@ -130,6 +132,25 @@ def test_a_forward_with_all_frozen_is_eager():
     assert torch.equal(found, eager(x)["loss"])
     assert not found.requires_grad
     assert not calls
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, *, scale: torch.Tensor, shift: Any = 0) -> torch.Tensor:
+        return (self.layer(x) * scale + shift).square().sum()
+
+
+def test_arguments_are_told_apart_by_their_names():
+    torch.manual_seed(0)
+    model = Mixed()
+    eager, x, y, z = copy.deepcopy(model), torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
+    calls: list[dict[str, Any]] = [{"scale": y}, {"scale": y, "shift": z}, {"shift": y, "scale": z}, {"scale": y, "shift": 1.0}]
+    ours = apply_schedule(model, schedule_of(capture(model, (x,), calls[0])), replan=replanning([]))
+    for kwargs in (*calls, *calls):
+        assert torch.equal(ours(x, **kwargs), eager(x, **kwargs))
 
 
 def test_ambient_autocast_is_part_of_the_plan():
