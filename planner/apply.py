@@ -18,7 +18,14 @@ from torch import nn
 
 from remat_planner.planner.compile import check_compiler
 from remat_planner.planner.errors import AlreadyAppliedError, NotAppliedError
-from remat_planner.planner.planning import schedule_step, settings_of, state_signature, trace_step
+from remat_planner.planner.planning import (
+    ENOUGH_FOR_REPLAN,
+    REPLAN_TIME_LIMIT,
+    schedule_step,
+    settings_for_replan,
+    state_signature,
+    trace_step,
+)
 from remat_planner.planner.regions import RegionForward, apply_regions, planned_regions, remove_regions
 from remat_planner.planner.runtime import PlannedCall, Replan, call_of, is_planned_module, planned_module
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
@@ -33,6 +40,7 @@ def apply_schedule(
     *,
     loss: Callable[[Any], torch.Tensor] | None = None,
     replan: Replan | None = None,
+    replan_time_limit: float = REPLAN_TIME_LIMIT,
     compiler: str | None = None,
 ) -> nn.Module:
     """The model as a module that trains by ``schedule``, with the same outputs, gradients and buffers, bit for bit.
@@ -49,7 +57,9 @@ def apply_schedule(
         model: the model that the schedule was planned for.
         schedule: from ``plan`` or ``Schedule.load``. A loaded one is checked against a capture at the first training call.
         loss: the loss that was given to ``plan``; only needed for a loaded schedule that was planned with one.
-        replan: how to plan for other inputs, by default as ``schedule`` was planned.
+        replan: how to plan for other inputs, by default as ``schedule`` was planned. A schedule of known inputs is kept
+            where the step has the same operators and it costs at most 1 % more time; else the solver searches.
+        replan_time_limit: seconds that this search may take.
         compiler: "inductor" to compile what runs between the schedule's recomputations. The schedule still decides what is
             recomputed, but bits may differ from eager's and the peak from the plan's: ``verify`` shows both.
 
@@ -69,10 +79,10 @@ def apply_schedule(
     if compiler is not None:
         check_compiler(compiler, model.parameters())
     if isinstance(schedule, RegionSchedule):
-        return apply_regions(model, schedule, replan=replan, compiler=compiler)
+        return apply_regions(model, schedule, replan=replan, replan_time_limit=replan_time_limit, compiler=compiler)
     check_state(model, schedule)
     _warn_of_absent_gpu(model, schedule)
-    replan = replan or functools.partial(replan_like, loss=loss)
+    replan = replan or functools.partial(replan_like, loss=loss, time_limit=replan_time_limit)
     call = PlannedCall(model, schedule, loss=loss, replan=replan, compiler=compiler, watched=True)
     return planned_module(model, call, _apply_again)
 
@@ -135,10 +145,15 @@ def replan_like(
     like: Schedule,
     *,
     loss: Callable[[Any], torch.Tensor] | None = None,
+    time_limit: float = REPLAN_TIME_LIMIT,
 ) -> Schedule:
-    """Plan for other inputs as ``like`` was planned, with the same budget; ``loss`` where ``like`` was loaded without it."""
-    settings = settings_of(like)
-    return schedule_step(trace_step(model, args, kwargs, settings=replace(settings, loss=settings.loss or loss)), like.budget)
+    """Plan for other inputs as ``like`` was planned, with the same budget; ``loss`` where ``like`` was loaded without it.
+
+    Solving takes at most ``time_limit`` seconds, and no more than for ``like``.
+    """
+    settings = settings_for_replan(like, time_limit)
+    step = trace_step(model, args, kwargs, settings=replace(settings, loss=settings.loss or loss))
+    return schedule_step(step, like.budget, enough=ENOUGH_FOR_REPLAN)
 
 
 def check_state(model: nn.Module, schedule: Schedule) -> None:

@@ -203,7 +203,13 @@ class Graph:
             "storages": [(s.bytes, s.constant) for s in self.storages],
             "results": self.results,
         }
-        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        return _digest(content)
+
+    @cached_property
+    def structure(self) -> str:
+        """SHA-256 of ops, wiring and aliasing alone: equal for a step on inputs of other sizes that runs the same ops."""
+        ops = [(o.name, o.reads, o.writes, o.phase, o.pinned, o.auxiliary, o.outside) for o in self.ops]
+        return _digest((ops, [v.storage for v in self.values], [s.constant for s in self.storages], self.results))
 
     def dag(self) -> networkx.DiGraph:
         """The ops as nodes, with an edge from the producer of each value to every op that reads it."""
@@ -212,6 +218,10 @@ class Graph:
         for i, op in enumerate(self.ops):
             dag.add_edges_from((p, i) for value in op.reads if (p := self.producer[value]) is not None)
         return dag
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
 def _fresh_storages(graph: Graph, op: Op) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from remat_planner.planner.planning.input_forms import InputForm, input_forms
 from remat_planner.planner.planning.origin import new_origin
 from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
 from remat_planner.planner.planning.repeated_blocks import repeated_blocks
+from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, settings_for_replan
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
 from remat_planner.planner.planning.solve_step import peak_without_recomputation, schedule_step
@@ -21,7 +22,9 @@ from remat_planner.planner.planning.step import Step, costed_step, profile_step,
 
 __all__ = [
     "AUTO",
+    "ENOUGH_FOR_REPLAN",
     "LARGEST_BATCH",
+    "REPLAN_TIME_LIMIT",
     "Batches",
     "BoundSignature",
     "Budget",
@@ -53,6 +56,7 @@ __all__ = [
     "repeated_blocks",
     "schedule_step",
     "settings_for",
+    "settings_for_replan",
     "settings_of",
     "state_signature",
     "trace_step",

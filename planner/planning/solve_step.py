@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from remat_planner.planner.errors import InfeasibleBudgetError
@@ -10,16 +11,25 @@ from remat_planner.planner.gpu_allocator import AllocatorPeak, allocator_peak, s
 from remat_planner.planner.planning.budget import Budget, parse_budget
 from remat_planner.planner.planning.captures import remember_capture
 from remat_planner.planner.planning.free_savings import is_free, save_for_free
-from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule
+from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule, schedules_of_other_sizes
 from remat_planner.planner.planning.step import Step
 from remat_planner.schedules import Graph, Schedule, simulate
-from remat_planner.solvers import Deadline, Reporter, Solution, solve
+from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
 
 
-def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter | None = None) -> Schedule:
+def schedule_step(
+    step: Step, budget: Budget | int | str, *, reporter: Reporter | None = None, enough: float | None = None
+) -> Schedule:
     """Find a schedule for a traced step; see ``remat_planner.plan`` for the meaning of ``budget``.
 
     With the solver "auto", earlier schedules of the same graph are starting points, and the result includes free savings.
+
+    Args:
+        step: the traced step.
+        budget: bytes, or a share of the peak without recomputation.
+        reporter: receives progress.
+        enough: with the solver "auto", a schedule that is known already, perhaps of a step with other sizes, is taken without
+            a search if it fits and takes at most this much more time, as a fraction of the step without recomputation.
 
     Raises:
         BudgetError: the budget is not a number of bytes.
@@ -32,25 +42,36 @@ def schedule_step(step: Step, budget: Budget | int | str, *, reporter: Reporter 
         raise _too_small_for_the_update(graph, limit)
     automatic = settings.solver == "auto"
     deadline = Deadline(settings.time_limit)
-    options: dict[str, Any] = {
-        "solver": settings.solver,
-        "time_limit": settings.time_limit,
-        "reporter": reporter,
-        "start": known_schedules(graph.fingerprint) if automatic else (),
-    }
-    solution = solve(graph, limit, **options) if peak is None else solve_on_gpu(graph, limit, peak, **options)
+    start = known_schedules(graph) if automatic else ()
+    if automatic and enough is not None:
+        start = (*start, *schedules_of_other_sizes(graph))
+
+    def solution_by(solver: str | Solver) -> Solution:
+        options: dict[str, Any] = {"solver": solver, "time_limit": settings.time_limit, "reporter": reporter, "start": start}
+        return solve(graph, limit, **options) if peak is None else solve_on_gpu(graph, limit, peak, **options)
+
+    if automatic and enough is not None:
+        known = solution_by("none")
+        if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
+            return _schedule(step, limit, replace(known, solver="auto"))
+    solution = solution_by(settings.solver)
     if solution.status == "infeasible":
-        remember_schedule(graph.fingerprint, solution.minimum_steps)
+        remember_schedule(graph, solution.minimum_steps)
         raise _infeasible(graph, solution, limit)
-    steps = solution.steps
     if automatic and is_free(graph, solution.cost):
         saving = save_for_free(graph, solution, deadline)
-        steps = saving if peak is None or peak(saving) <= limit else steps
-    remember_schedule(graph.fingerprint, steps)
+        if peak is None or peak(saving) <= limit:
+            solution = replace(solution, steps=saving)
+    return _schedule(step, limit, solution)
+
+
+def _schedule(step: Step, budget: int, solution: Solution) -> Schedule:
+    """The schedule of ``solution``, which later plans know."""
+    remember_schedule(step.graph, solution.steps)
     schedule = Schedule(
-        graph=graph,
-        steps=steps,
-        budget=limit,
+        graph=step.graph,
+        steps=solution.steps,
+        budget=budget,
         solver=solution.solver,
         status="optimal" if solution.status == "optimal" else "feasible",
         bound_seconds=solution.bound,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -12,7 +13,15 @@ from torch import nn
 
 from remat_planner.planner.distributed import shard_count
 from remat_planner.planner.errors import InfeasibleBudgetError
-from remat_planner.planner.planning import Budget, schedule_step, settings_of, state_signature, trace_step
+from remat_planner.planner.planning import (
+    ENOUGH_FOR_REPLAN,
+    REPLAN_TIME_LIMIT,
+    Budget,
+    schedule_step,
+    settings_for_replan,
+    state_signature,
+    trace_step,
+)
 from remat_planner.planner.regions.forward import planned_regions, put_on, take_off
 from remat_planner.planner.runtime import Replan
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
@@ -23,11 +32,17 @@ _MOST_LINES = 8
 
 
 def apply_regions(
-    model: nn.Module, schedule: RegionSchedule, *, replan: Replan | None = None, compiler: str | None = None
+    model: nn.Module,
+    schedule: RegionSchedule,
+    *,
+    replan: Replan | None = None,
+    replan_time_limit: float = REPLAN_TIME_LIMIT,
+    compiler: str | None = None,
 ) -> nn.Module:
     """Replace the forward of each of the schedule's regions, and return ``model`` itself.
 
-    ``compiler``, if given, compiles each region at its first call. ``replan`` makes a schedule for inputs of another form.
+    ``compiler``, if given, compiles each region at its first call. ``replan`` makes a schedule for inputs of another form, by
+    default ``replan_region`` with ``replan_time_limit`` seconds for solving.
 
     Raises:
         schedules.StaleScheduleError: the model has no such regions, or is sharded otherwise; it is left as it was.
@@ -35,8 +50,9 @@ def apply_regions(
     blocks = dict(model.named_modules())
     _refuse_another_model(blocks, schedule)
     _refuse_other_shards(model, schedule)
+    replan = replan or functools.partial(replan_region, time_limit=replan_time_limit)
     for name, region in schedule.regions.items():
-        put_on(blocks[name], region, replan or replan_region, compiler)
+        put_on(blocks[name], region, replan, compiler)
     return model
 
 
@@ -75,14 +91,17 @@ def _refuse_other_shards(model: nn.Module, schedule: RegionSchedule) -> None:
         )
 
 
-def replan_region(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Schedule) -> Schedule:
+def replan_region(
+    block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Schedule, *, time_limit: float = REPLAN_TIME_LIMIT
+) -> Schedule:
     """Plan a region for inputs of another form, with the same share of its peak without recomputation as ``like`` has.
 
     The step with these inputs is not measured, so it may exceed the budget.
     """
-    settings = replace(settings_of(like), loss=EveryOutput(like.origin.gradient_layouts))
+    settings = replace(settings_for_replan(like, time_limit), loss=EveryOutput(like.origin.gradient_layouts))
     step = trace_step(block, args, kwargs, settings=settings)
     try:
-        return schedule_step(step, Budget(share=Fraction(like.peak_bytes, like.baseline_peak_bytes)))
+        share = Fraction(like.peak_bytes, like.baseline_peak_bytes)
+        return schedule_step(step, Budget(share=share), enough=ENOUGH_FOR_REPLAN)
     except InfeasibleBudgetError as error:
-        return schedule_step(step, error.minimum)
+        return schedule_step(step, error.minimum, enough=ENOUGH_FOR_REPLAN)
