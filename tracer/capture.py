@@ -140,7 +140,7 @@ def record_step(
         effects = effects_from_step_to_step(
             recording, lambda: functions.recorded(lambda: record(call, mode, None, recording.changes))
         )
-        reads = PythonReads.of(model, recording.executed, effects.written)
+        reads = PythonReads.of(model, recording.executed, effects.written, recording.outside)
     return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
 
 

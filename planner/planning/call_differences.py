@@ -72,7 +72,10 @@ def _inputs(call: CallNow, signature: BoundSignature) -> list[Difference]:
 
 
 def _python_values(signature: BoundSignature) -> list[Difference]:
-    advice = "keep numbers that change in a buffer (register_buffer) and set them in place (fill_)"
+    advice = (
+        "keep numbers and tensors that change in a buffer (register_buffer) and set them in place (fill_, copy_), or give "
+        "tensors to the forward as inputs"
+    )
     return [Difference(name, advice) for name in signature.changed_python_state()]
 
 

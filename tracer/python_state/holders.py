@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from remat_planner.tracer.python_state.places import Place
+from remat_planner.tracer.python_state.tensor_entries import SeenTensor
 
 Names = frozenset[str] | None
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
@@ -64,16 +65,18 @@ class Holder(ABC):
         """
         if ignored and not self.has_names:
             return None
-        kept = _without_tensors(self.entries(), ignored)
-        return lambda: same_entries(kept, _without_tensors(self.entries(), ignored))
+        kept = _with_forms(self.entries(), ignored)
+        return lambda: same_entries(kept, _with_forms(self.entries(), ignored))
 
     def wanted(self, keys: Iterable[Any]) -> list[Any]:
         """Those of ``keys`` that the forward's code can name."""
         return [key for key in keys if self.names is None or key in self.names]
 
 
-def _without_tensors(entries: dict[Any, Any], ignored: Container[Any]) -> dict[Any, Any]:
-    return {k: v for k, v in entries.items() if k not in ignored and not isinstance(v, torch.Tensor)}
+def _with_forms(entries: dict[Any, Any], ignored: Container[Any]) -> dict[Any, Any]:
+    """The entries that matter, of tensors the form."""
+    wanted = {key: value for key, value in entries.items() if key not in ignored}
+    return {k: SeenTensor(v, is_constant=False) if isinstance(v, torch.Tensor) else v for k, v in wanted.items()}
 
 
 class Absent:
@@ -92,8 +95,8 @@ def same_entries(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two entries are the same object, plain and equal, or the items of equal sets."""
-    if isinstance(one, frozenset) and isinstance(other, frozenset):
+    """Whether two entries are the same object, plain and equal, the items of equal sets, or tensors seen as the same."""
+    if isinstance(one, (frozenset, SeenTensor)) and isinstance(other, (frozenset, SeenTensor)):
         return one == other
     return one is other or (is_plain(one) and type(one) is type(other) and bool(one == other))
 

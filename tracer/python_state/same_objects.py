@@ -1,4 +1,4 @@
-"""Whether many mappings have the objects in them that they had, asked in one go."""
+"""Whether many mappings have the objects in them that they had, and tensors of the same forms, asked in one go."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 from operator import getitem
 from typing import Any
 
-import torch
+from remat_planner.tracer.python_state.tensor_entries import form_of, has_form
 
 
 class SameObjects:
     """Compares the number of entries of each mapping, and the identity of the objects under some of its keys.
 
-    All of it runs in C, at some 60 ns an entry. Tensors are left out: their identity changes with every step, and what is read
-    of them is in the graph.
+    All of it runs in C, at some 60 ns an entry. Of tensors the form is compared: others may be there in every step.
 
     Args:
         named: mappings, each with the keys that matter.
@@ -23,19 +22,26 @@ class SameObjects:
         self._mappings: list[Mapping[Any, Any]] = []
         self._owners: list[Mapping[Any, Any]] = []
         self._keys: list[Any] = []
+        self._tensor_owners: list[Mapping[Any, Any]] = []
+        self._tensor_keys: list[Any] = []
         for mapping, keys in named:
             self._mappings.append(mapping)
-            chosen = [key for key in keys if not isinstance(mapping[key], torch.Tensor)]
+            chosen = [key for key in keys if not has_form(mapping[key])]
             self._owners += [mapping] * len(chosen)
             self._keys += chosen
+            tensors = [key for key in keys if has_form(mapping[key])]
+            self._tensor_owners += [mapping] * len(tensors)
+            self._tensor_keys += tensors
         self._sizes = list(map(len, self._mappings))
         self._objects = list(map(getitem, self._owners, self._keys))  # alive, so that no other object gets their identity
         self._identities = list(map(id, self._objects))
+        self._forms = list(map(form_of, map(getitem, self._tensor_owners, self._tensor_keys)))
 
     def __call__(self) -> bool:
         """Whether nothing differs; False says: look closer."""
         try:
             found = list(map(id, map(getitem, self._owners, self._keys)))
-        except KeyError:
+            forms = list(map(form_of, map(getitem, self._tensor_owners, self._tensor_keys)))
+        except (KeyError, AttributeError, RuntimeError):
             return False
-        return found == self._identities and list(map(len, self._mappings)) == self._sizes
+        return found == self._identities and forms == self._forms and list(map(len, self._mappings)) == self._sizes

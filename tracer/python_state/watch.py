@@ -6,9 +6,10 @@ The comparison runs before every step. It compares identities of entries in bulk
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from types import FunctionType, MethodType
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import torch
@@ -19,10 +20,13 @@ from remat_planner.tracer.python_state.executed_code import ExecutedCode
 from remat_planner.tracer.python_state.holders import Holder, Names, is_plain
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.same_objects import SameObjects
+from remat_planner.tracer.python_state.tensor_entries import SeenTensor, version_of
 from remat_planner.tracer.python_state.walk import holder_of, walk
 
 Described = Mapping[str, Mapping[Any, Any]]
-_A_TENSOR = "a tensor"
+Keys = Mapping[str, Collection[Any]]
+"""Keys of entries, by the label of the object that holds them."""
+_NONE: Keys = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -32,20 +36,41 @@ class PythonReads:
     Attributes:
         names: the names that its code uses; None where it may use any.
         outside: objects that it reaches not through the model: globals, functions with variables of their own.
-        written: keys that the forward sets itself, by the label of the object: what it finds there does not matter.
+        written: keys that the forward sets itself: what it finds there does not matter.
+        constant: keys of tensors that the captured step has as constants, or whose values decided what it is.
+        constants: these tensors, also those that no key leads to, while they are alive, and their versions.
         seen: what the objects held when the forward was captured, by label and key.
     """
 
-    names: Names = frozenset()
-    outside: tuple[tuple[Place, Any], ...] = ()
-    written: Mapping[str, Collection[Any]] = field(default_factory=dict)
-    seen: Described = field(default_factory=dict)
+    names: Names = field(default=frozenset(), repr=False)
+    outside: tuple[tuple[Place, Any], ...] = field(default=(), repr=False)
+    written: Keys = field(default_factory=dict)
+    constant: Keys = field(default_factory=dict)
+    constants: tuple[tuple[weakref.ref[torch.Tensor], int], ...] = field(default=(), repr=False)
+    seen: Described = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, model: nn.Module, executed: ExecutedCode, written: Mapping[str, Collection[Any]]) -> PythonReads:
-        """What ``executed``, the code of a forward of ``model``, can read now."""
+    def of(
+        cls, model: nn.Module, executed: ExecutedCode, written: Keys, constants: Collection[torch.Tensor] = ()
+    ) -> PythonReads:
+        """What ``executed``, the code of a forward of ``model``, can read now.
+
+        ``constants`` are the tensors that an operator read and that are no inputs of the captured step.
+        """
         reads = cls(executed.names, _outside(executed), written)
-        return cls(reads.names, reads.outside, written, reads.described(reads.holders(model)))
+        identities = set(map(id, constants))
+        holders = list(reads.holders(model))
+        constant = {
+            holder.place.label: frozenset(key for key, value in holder.entries().items() if id(value) in identities)
+            for holder in holders
+            if holder.has_places
+        }
+        reads = replace(
+            reads,
+            constant={label: keys for label, keys in constant.items() if keys},
+            constants=tuple((weakref.ref(tensor), version_of(tensor)) for tensor in constants),
+        )
+        return replace(reads, seen=reads.described(holders))
 
     def holders(self, model: nn.Module) -> Iterator[Holder]:
         """The objects that the forward of ``model`` can read, each once."""
@@ -58,7 +83,7 @@ class PythonReads:
 
     def described(self, holders: Iterable[Holder]) -> dict[str, dict[Any, Any]]:
         """What ``holders`` hold now, in a form that later contents compare with."""
-        return {holder.place.label: described(holder, self.written.get(holder.place.label, ())) for holder in holders}
+        return described(list(holders), self.written, self.constant)
 
 
 class Watch:
@@ -73,6 +98,7 @@ class Watch:
         self._reads = reads
         self._model = model
         self._seen: Described = reads.seen
+        self._constants = [(tensor, version) for ref, version in reads.constants if (tensor := ref()) is not None]
         self._checks: list[Callable[[], bool]] | None = None
 
     def changed(self) -> tuple[str, ...]:
@@ -85,6 +111,8 @@ class Watch:
                 return ()
         holders = list(self._reads.holders(self._model))
         changed = differences(self._seen, self._reads.described(holders), holders)
+        if not changed and not self._has_constants():
+            changed = ("the values of a tensor that the forward reads",)
         if not changed:
             self._bind(holders)
         return changed
@@ -93,13 +121,20 @@ class Watch:
         """Take what is there now for what was captured."""
         holders = list(self._reads.holders(self._model))
         self._seen = self._reads.described(holders)
+        self._constants = [(tensor, version_of(tensor)) for tensor, _ in self._constants]
         self._bind(holders)
+
+    def _has_constants(self) -> bool:
+        """Whether the tensors that the captured step has as constants have the values that they had."""
+        return all(version_of(tensor) == version for tensor, version in self._constants)
 
     def _bind(self, holders: Iterable[Holder]) -> None:
         named: list[tuple[Mapping[Any, Any], list[Any]]] = []
-        self._checks = []
+        self._checks = [self._has_constants] if self._constants else []
         for holder in holders:
             ignored = self._reads.written.get(holder.place.label, ())
+            if constant := self._reads.constant.get(holder.place.label, ()):
+                self._checks.append(_has_tensors(holder, constant))
             if (objects := holder.named_objects(ignored)) is not None:
                 named.append(objects)
             elif (check := holder.check(ignored)) is not None:
@@ -107,16 +142,27 @@ class Watch:
         self._checks.append(SameObjects(named))
 
 
-def described(holder: Holder, ignored: Collection[Any] = ()) -> dict[Any, Any]:
-    """The entries of ``holder``: plain values as they are, and of other objects the kind or the identity."""
-    if ignored and not holder.has_names:  # a list that the forward extends: how long it is does not matter either
-        return {}
-    return {key: _token(value) for key, value in holder.entries().items() if key not in ignored}
+def described(holders: Sequence[Holder], ignored: Keys = _NONE, constant: Keys = _NONE) -> dict[str, dict[Any, Any]]:
+    """The entries of each holder: plain values as they are, of tensors the form, and of other objects the kind or the identity.
+
+    Tensors under keys that are ``constant`` are told by identity and by how often they were changed.
+    """
+    labels = {id(holder.target): holder.place.label for holder in holders}
+    found = {}
+    for holder in holders:
+        label = holder.place.label
+        left_out, constants = ignored.get(label, ()), constant.get(label, ())
+        # Of a list that the forward extends it does not matter either how long it is.
+        entries = {} if left_out and not holder.has_names else holder.entries()
+        found[label] = {
+            key: _token(value, labels, is_constant=key in constants) for key, value in entries.items() if key not in left_out
+        }
+    return found
 
 
 def described_value(value: Any, names: Names) -> dict[str, dict[Any, Any]]:
     """An object that is an argument of a call, with all that it holds."""
-    return {h.place.label: described(h) for h in walk([(Place("", value, "object"), value)], names)}
+    return described(list(walk([(Place("", value, "object"), value)], names)))
 
 
 def differences(before: Described, after: Described, holders: Iterable[Holder]) -> tuple[str, ...]:
@@ -145,6 +191,18 @@ def _outside(executed: ExecutedCode) -> tuple[tuple[Place, Any], ...]:
     return tuple(found)
 
 
+def _has_tensors(holder: Holder, keys: Iterable[Any]) -> Callable[[], bool]:
+    """A question whether the entries under ``keys`` are the tensors that they are now, unchanged."""
+    entries = holder.entries()
+    kept = {key: SeenTensor(entries[key], is_constant=True) for key in keys if isinstance(entries.get(key), torch.Tensor)}
+
+    def check() -> bool:
+        entries = holder.entries()
+        return all(seen.is_still(entries.get(key)) for key, seen in kept.items())
+
+    return check
+
+
 class _Same:
     """Equal to what has the same object in it."""
 
@@ -163,12 +221,14 @@ class _Same:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _token(value: Any) -> Any:
+def _token(value: Any, labels: Mapping[int, str], *, is_constant: bool) -> Any:
     if is_plain(value):
         return type(value), value
     if isinstance(value, torch.Tensor):
-        return _A_TENSOR
+        return SeenTensor(value, is_constant=is_constant)
     if isinstance(value, (FunctionType, type)):
         return _Same(value)  # another function is another function, whatever it holds
     holder = holder_of(Place("", value, "object"), value, None)
-    return type(value) if holder is not None and holder.has_own_description else _Same(value)
+    if holder is None or not holder.has_own_description:
+        return _Same(value)
+    return type(value), labels.get(id(value))  # what it holds is described there, once

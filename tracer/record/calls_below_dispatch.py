@@ -21,6 +21,7 @@ from torch.autograd.function import BackwardCFunction
 
 from remat_planner.tracer.python_state import ExecutedCode, is_users_file
 from remat_planner.tracer.record.gradient_arrivals import nodes_behind
+from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.record.random_state import default_generators
 from remat_planner.tracer.refusals import data_assigned_error, random_state_error, refuse_moved_state, storage_changed_error
@@ -46,7 +47,10 @@ _OF_STORAGES = frozenset(
 _OF_GPUS = (torch.cuda.manual_seed, torch.cuda.manual_seed_all, torch.cuda.seed, torch.cuda.seed_all)
 # After these the backward runs code of the user's.
 _FOR_BACKWARD = frozenset({"register_hook", "register_prehook", "_push_saved_tensors_default_hooks"})
-_WATCHED = _OF_GENERATORS | _OF_STORAGES | _FOR_BACKWARD | {"swap_tensors", *(function.__name__ for function in _OF_GPUS)}
+_READS_OF_VALUES = frozenset({"numpy", "tolist"})
+_WATCHED = frozenset(
+    {"swap_tensors", *_READS_OF_VALUES, *_OF_GENERATORS, *_OF_STORAGES, *_FOR_BACKWARD, *(f.__name__ for f in _OF_GPUS)}
+)
 
 
 class CallsBelowDispatch:
@@ -55,11 +59,13 @@ class CallsBelowDispatch:
     Args:
         stand_ins: the fakes of parameters, buffers and inputs.
         names: what each of them stands for in words, by its id.
+        outside: is told of other tensors whose values are read.
     """
 
-    def __init__(self, stand_ins: Sequence[torch.Tensor], names: Mapping[int, str]) -> None:
+    def __init__(self, stand_ins: Sequence[torch.Tensor], names: Mapping[int, str], outside: OutsideTensors) -> None:
         self._geometries = [(tensor, _geometry(tensor)) for tensor in stand_ins]
         self._names = names
+        self._outside = outside
         self._part = ""
         self._backward_runs_code = False
         self._refused: Exception | None = None
@@ -124,6 +130,8 @@ class CallsBelowDispatch:
             self._refuse_generator(name, frame)
         elif isinstance(owner, torch.UntypedStorage) and name in _OF_STORAGES:
             self._refuse_storage(f"UntypedStorage.{name}", frame)
+        elif name in _READS_OF_VALUES:
+            self._outside.note([owner])
 
     def _refuse_generator(self, method: str, frame: FrameType) -> None:
         source, through = _asked_by(frame)

@@ -19,6 +19,7 @@ from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
 from remat_planner.tracer.record.gradient_arrivals import arrival_order, edges_into
 from remat_planner.tracer.record.gradient_flow import FollowedGradients, noting_materialized_gradients
+from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import Provenance
 from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import CapturedCall, Recording, Tangent
@@ -126,6 +127,7 @@ def record(
     state, originals = call.state, call.inputs
     fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
     recorded: dict[str, Any] = {}
+    outside = OutsideTensors()
     casts_are_cached = torch.is_autocast_cache_enabled()
 
     def step(parameters: list[torch.Tensor], buffers: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
@@ -137,7 +139,7 @@ def record(
             [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
         ).with_one_for_same(call.same_inputs)
         known, provenance = stand_ins.known_values(call), Provenance(call.model)
-        recorder = Recorder(provenance, known)
+        recorder = Recorder(provenance, known, outside)
         wanted = stand_ins.differentiated
         with (
             arrival_order(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
@@ -147,7 +149,7 @@ def record(
         ):
             args, kwargs = call.arguments(stand_ins.inputs)
             forward = WatchedForward(call.model, args, kwargs, left_behind)
-            below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state))
+            below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
             with forward.watching(), below.forward(forward.executed), noting_materialized_gradients(), mode, recorder:
                 output = run_user_code(call.model, args, kwargs)
             try:
@@ -156,6 +158,7 @@ def record(
                 returned = len(leaves)
                 effects = effects_of(forward.changes)
                 leaves += effects.leaves
+                outside.note(leaves)
                 refuse_outputs(leaves)
                 below.refuse_moved_state(recorder.moves)
                 refuse_written_activations(state, stand_ins.buffers, stand_ins.inputs)
@@ -206,6 +209,7 @@ def record(
             left_behind=effects.leaves,
             changes=forward.changes,
             executed=forward.executed,
+            outside=list(outside.found.values()),
         )
         return [leaves[i] for i in tensors], gradients
 

@@ -15,6 +15,7 @@ from remat_planner.tracer.joint import EagerOperator
 from remat_planner.tracer.operators import communicates_in_place, is_random, moves_in_place, reads_a_number, takes_generator
 from remat_planner.tracer.record.cumulative_averages import CumulativeAverages
 from remat_planner.tracer.record.gradient_flow import FollowedGradients
+from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance
 from remat_planner.tracer.record.random_state import default_generators
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
@@ -46,7 +47,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         own_generators: the line of the first draw from each generator that is no default one, by the generator's key.
     """
 
-    def __init__(self, provenance: Provenance, known: KnownValues) -> None:
+    def __init__(self, provenance: Provenance, known: KnownValues, outside: OutsideTensors) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.in_backward = False
         self.followed: FollowedGradients | None = None
@@ -57,6 +58,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.averages = CumulativeAverages()
         self._provenance = provenance
         self._known = known
+        self._outside = outside
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -64,6 +66,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)
         _refuse_unsupported(func, origin.source)
+        self._outside.note_arguments(func, args, kwargs)
         if reads_a_number(func):
             if (count := self.averages.count(func, args, origin, in_backward=self.in_backward)) is not None:
                 self._known.answers.append(count)

@@ -95,6 +95,7 @@ class Recording:
         left_behind: these, as the forward left them.
         changes: of Python state, in order.
         executed: the Python code that the forward ran.
+        outside: tensors that operators got, and that are neither parameters, buffers nor inputs.
     """
 
     module: fx.GraphModule
@@ -115,3 +116,4 @@ class Recording:
     left_behind: list[Any]
     changes: list[Change]
     executed: ExecutedCode
+    outside: list[torch.Tensor]
