@@ -29,6 +29,7 @@ from remat_planner.tracer.record import (
     CapturedCall,
     LossChooser,
     OpaqueFunctions,
+    OutsideTensors,
     RecordedEffects,
     Recording,
     Switches,
@@ -44,6 +45,7 @@ from remat_planner.tracer.record import (
 )
 from remat_planner.tracer.refusals import (
     refuse_call,
+    refuse_constants,
     refuse_graph,
     refuse_model,
     refuse_python_state,
@@ -135,13 +137,18 @@ def record_step(
     mode = fake_mode_of(call.tensors) or new_fake_mode()
     chooser = LossChooser(mode, loss)
     with _capturing(mode):
-        functions = OpaqueFunctions(call, mode)
-        recording = functions.recorded(lambda: record(call, mode, chooser.choose))
-        effects = effects_from_step_to_step(
-            recording, lambda: functions.recorded(lambda: record(call, mode, None, recording.changes))
-        )
-        reads = PythonReads.of(model, recording.executed, effects.written, recording.outside)
-    return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
+        outside = OutsideTensors(call)
+
+        def recorded(call: CapturedCall) -> tuple[Recording, RecordedEffects]:
+            functions = OpaqueFunctions(call, mode)
+            first = functions.recorded(lambda: record(call, mode, chooser.choose, outside))
+            again = lambda: functions.recorded(lambda: record(call, mode, None, outside, first.changes))  # noqa: E731
+            return first, effects_from_step_to_step(first, again)
+
+        recording, effects = outside.recorded(recorded)
+        refuse_constants(outside.constants)
+        reads = PythonReads.of(model, recording.executed, effects.written, outside.constants, outside.has_constant())
+    return RecordedStep(outside.call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
 
 
 def assemble(recorded: RecordedStep) -> Joint:
@@ -287,7 +294,7 @@ class _Placeholders:
         """What each holds, but for the tangents: "buffer norm.running_mean"."""
         return {
             **{node: f"parameter {slot.name}" for node, slot in zip(self.parameters, state.parameter_slots, strict=True)},
-            **{node: f"buffer {slot.name}" for node, slot in zip(self.buffers, state.buffer_slots, strict=True)},
+            **{node: f"{slot.kind} {slot.name}" for node, slot in zip(self.buffers, state.buffer_slots, strict=True)},
             **{node: f"input {i}" for i, node in enumerate(self.inputs)},
         }
 

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from remat_planner.tracer.joint import Joint, first_places
+from remat_planner.tracer.joint import Joint, PlaceSlot, StateSlot, first_places
 from remat_planner.tracer.python_state import Roots, Watch, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
+from remat_planner.tracer.torch_private import is_fake
 
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
 
@@ -38,6 +39,7 @@ class _Slots:
 
     Args:
         places: a mapping and a key for each tensor.
+        examples: tensors of these forms; a fake one stands for a plain tensor.
     """
 
     _READ = (
@@ -48,12 +50,11 @@ class _Slots:
         torch.Tensor.stride,
     )
 
-    def __init__(self, places: Sequence[tuple[Mapping[str, torch.Tensor | None], str]]) -> None:
+    def __init__(self, places: Sequence[tuple[Mapping[str, torch.Tensor | None], str]], examples: Sequence[Any]) -> None:
         self._owners = [owner for owner, _ in places]
         self._keys = [key for _, key in places]
-        tensors: list[Any] = self.tensors() or []
-        self._kinds = list(map(type, tensors))
-        self._forms = [(read, list(map(read, tensors))) for read in self._READ]
+        self._kinds = [torch.Tensor if is_fake(tensor) else type(tensor) for tensor in examples]
+        self._forms = [(read, list(map(read, examples))) for read in self._READ]
 
     def tensors(self) -> list[torch.Tensor | None] | None:
         """What is in the places now; None if one of the places is gone."""
@@ -101,10 +102,17 @@ class BoundSignature:
         self._switches = [joint.switches]
         self._modules = modules
         slots = (*joint.parameters, *joint.buffers)
-        self._slots = _Slots([_slot(modules, slot.name, slot.kind) for slot in slots])
-        self._ties = [
-            (*_slot(modules, alias, slot.kind), position) for position, slot in enumerate(slots) for alias in slot.aliases
-        ]
+        places = [_places(slot, modules) for slot in slots]
+        nodes = (*joint.parameter_nodes, *joint.buffer_nodes)
+        # What lies in a place of Python state may have another form by now.
+        self._slots = _Slots(
+            [(owner, key) for (owner, key), *_ in places],
+            [
+                node.meta["val"] if isinstance(slot, PlaceSlot) else owner[key]
+                for slot, node, ((owner, key), *_) in zip(slots, nodes, places, strict=True)
+            ],
+        )
+        self._ties = [(*tie, position) for position, (_, *ties) in enumerate(places) for tie in ties]
         self._leaves = joint.constant_leaves
         self._leaf_states = joint.argument_states
         trained = {gradient.index if gradient.owner == "input" else -1 - gradient.index for gradient in joint.gradients}
@@ -229,6 +237,13 @@ class BoundSignature:
             return False
         buffers = state[len(self.joint.parameters) :]
         return all(guard.evaluate(buffers, inputs) == guard.expected for guard in self.joint.guards)
+
+
+def _places(slot: StateSlot | PlaceSlot, modules: Mapping[str, nn.Module]) -> list[tuple[Any, Any]]:
+    """A mapping and a key for each place in which the tensor of ``slot`` is."""
+    if isinstance(slot, PlaceSlot):
+        return [place.entry(Roots(modules)) for place in (slot.place, *slot.ties)]
+    return [_slot(modules, name, slot.kind) for name in (slot.name, *slot.aliases)]
 
 
 def _slot(modules: Mapping[str, nn.Module], name: str, kind: str) -> tuple[dict[str, torch.Tensor | None], str]:

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.joint import Joint, PlaceSlot
 from remat_planner.tracer.record import same_graph
 
 _NUMBERS = (bool, int, float, complex)
@@ -26,6 +26,7 @@ def same_step(one: Joint, other: Joint) -> bool:
     merged = _merged_inputs(one, other)
     return (
         merged is not None
+        and _same_places(one, other)
         and same_graph(one.graph.graph, other.graph.graph, merged)
         and one.output_spec.spec == other.output_spec.spec
         and not any((*one.output_spec.templates, *other.output_spec.templates))
@@ -61,6 +62,13 @@ def _merged_inputs(one: Joint, other: Joint) -> dict[int, int] | None:
         if first != of_other and (trained or first < 0):
             return None
     return merged
+
+
+def _same_places(one: Joint, other: Joint) -> bool:
+    """Whether both read the same places of Python state: equal graphs may stand for tensors of other places."""
+    return len(one.buffers) == len(other.buffers) and all(
+        a.is_same(b) for a, b in zip(one.buffers, other.buffers, strict=True) if isinstance(a, PlaceSlot)
+    )
 
 
 def _same(one: Any, other: Any) -> bool:

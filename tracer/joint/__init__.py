@@ -5,7 +5,7 @@ from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow, InPlaceOfMissing, Meeting, Tangents
 from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Guard, Hook, Joint, OutputLeaf
 from remat_planner.tracer.joint.layout import dense_strides, is_dense
-from remat_planner.tracer.joint.module_state import ModuleState, StateSlot, state_of
+from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, tensors_inside
 from remat_planner.tracer.joint.same_tensors import first_places
@@ -13,6 +13,7 @@ from remat_planner.tracer.joint.same_tensors import first_places
 __all__ = [
     "EXTEND",
     "REPLACE",
+    "BufferSlot",
     "CapturedLoss",
     "EagerOperator",
     "Effect",
@@ -26,6 +27,7 @@ __all__ = [
     "Meeting",
     "ModuleState",
     "OutputLeaf",
+    "PlaceSlot",
     "StateSlot",
     "StorageLifetime",
     "Tangents",

@@ -32,7 +32,7 @@ from torch.utils._pytree import TreeSpec
 from remat_planner.tracer.joint.captured_loss import CapturedLoss
 from remat_planner.tracer.joint.effects import Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow
-from remat_planner.tracer.joint.module_state import StateSlot
+from remat_planner.tracer.joint.module_state import BufferSlot, StateSlot
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
 from remat_planner.tracer.python_state import PythonReads
 
@@ -123,7 +123,7 @@ class Joint:
         graph: the joint graph; it returns (tensor outputs, gradients).
         ops: its calls, in order.
         parameters: slot of each parameter, in the order of ``parameter_nodes``.
-        buffers: slot of each buffer, in the order of ``buffer_nodes``.
+        buffers: slot of each buffer, then of each tensor that the forward reads in Python state, as ``buffer_nodes``.
         input_spec: pytree structure of ``(args, kwargs)``.
         input_leaves: index among the input leaves of each tensor, in the order of ``input_nodes``.
         constant_leaves: the input leaves, with None for tensors.
@@ -159,7 +159,7 @@ class Joint:
     graph: fx.GraphModule
     ops: tuple[fx.Node, ...]
     parameters: tuple[StateSlot, ...]
-    buffers: tuple[StateSlot, ...]
+    buffers: tuple[BufferSlot, ...]
     input_spec: TreeSpec
     input_leaves: tuple[int, ...]
     constant_leaves: tuple[Any, ...]

@@ -1,12 +1,19 @@
-"""The tensors that a module registers: each distinct parameter and buffer once, however often it is tied or shared."""
+"""The tensors that a forward finds outside of its inputs: each distinct one once, however often it is tied or shared.
+
+Most of them a module registers, as parameters and buffers. Others lie in Python state: plain attributes, lists, globals. From a
+capture on these count as buffers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import nn
+
+from remat_planner.tracer.python_state import Place
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,65 @@ class StateSlot:
 
 
 @dataclass(frozen=True)
+class PlaceSlot:
+    """Where to find a tensor in Python state. It lies in ``ties`` too."""
+
+    place: Place
+    ties: tuple[Place, ...] = ()
+    kind: Literal["tensor"] = "tensor"
+
+    @property
+    def name(self) -> str:
+        """The name of the place, for messages."""
+        return self.place.label
+
+    def is_same(self, other: BufferSlot) -> bool:
+        """Whether ``other`` is the same place, of this model or of a copy."""
+        return (
+            isinstance(other, PlaceSlot)
+            and len(self.ties) == len(other.ties)
+            and all(map(Place.is_same, (self.place, *self.ties), (other.place, *other.ties)))
+        )
+
+
+BufferSlot = StateSlot | PlaceSlot
+
+
+@dataclass(frozen=True)
 class ModuleState:
-    """Each distinct parameter and buffer of a model, with its slot."""
+    """Each distinct parameter and buffer of a model, with its slot; and each tensor in Python state that counts as a buffer.
+
+    Attributes:
+        parameters: the parameters.
+        parameter_slots: where they are.
+        buffers: the buffers, then the tensors in Python state.
+        buffer_slots: where they are.
+        places: places in Python state with one of these tensors.
+    """
 
     parameters: tuple[torch.Tensor, ...]
     parameter_slots: tuple[StateSlot, ...]
     buffers: tuple[torch.Tensor, ...]
-    buffer_slots: tuple[StateSlot, ...]
+    buffer_slots: tuple[BufferSlot, ...]
+    places: tuple[tuple[Place, torch.Tensor], ...] = ()
+
+    @property
+    def registered(self) -> tuple[torch.Tensor, ...]:
+        """The parameters and buffers that modules register."""
+        slots = zip(self.buffers, self.buffer_slots, strict=True)
+        return (*self.parameters, *(tensor for tensor, slot in slots if isinstance(slot, StateSlot)))
+
+    def with_places(self, found: Iterable[tuple[torch.Tensor, tuple[Place, ...]]]) -> ModuleState:
+        """This state, with the tensors that are ``found`` in places of Python state; some may be registered too."""
+        found = list(found)
+        registered = set(map(id, self.registered))
+        others = [(tensor, places) for tensor, places in found if id(tensor) not in registered]
+        return replace(
+            self,
+            buffers=(*self.buffers, *(tensor for tensor, _ in others)),
+            buffer_slots=(*self.buffer_slots, *(PlaceSlot(places[0], places[1:]) for _, places in others)),
+            places=tuple((place, tensor) for tensor, places in found for place in places),
+        )
 
 
 def state_of(model: nn.Module) -> ModuleState:

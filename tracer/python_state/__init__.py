@@ -13,6 +13,7 @@ from remat_planner.tracer.python_state.places import Place, Roots
 from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
 from remat_planner.tracer.python_state.starts import argument_starts, starts_of
+from remat_planner.tracer.python_state.tensor_places import tensor_places
 from remat_planner.tracer.python_state.walk import walk
 from remat_planner.tracer.python_state.watch import PythonReads, Watch, described_value
 
@@ -40,5 +41,6 @@ __all__ = [
     "same",
     "same_function",
     "starts_of",
+    "tensor_places",
     "walk",
 ]

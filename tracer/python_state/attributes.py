@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Container, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -84,9 +84,12 @@ class Namespace(Holder):
 
     has_names = True
 
-    def __init__(self, place: Place, target: dict[str, Any], names: Names, file: str) -> None:
+    def __init__(
+        self, place: Place, target: dict[str, Any], names: Names, file: str, kind: Literal["attribute", "item"] = "item"
+    ) -> None:
         super().__init__(place, target, names)
         self.file = file
+        self.kind: Literal["attribute", "item"] = kind  # what the names are of the object at the place
         self.is_of_package = is_installed(str(target.get("__file__", "")))
 
     @classmethod
@@ -101,7 +104,7 @@ class Namespace(Holder):
         return {name: self.target[name] for name in names if name in self.target and not name.startswith("__")}
 
     def place_of(self, key: Any) -> Place:
-        return self.place.global_name(key, self.file)
+        return self.place.global_name(key, self.file, self.kind)
 
     def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
         return self.target, [key for key in self.entries() if key not in ignored]
@@ -156,8 +159,8 @@ class Function(Holder):
         if kind == "variable":
             cell = self.target.__closure__[self.target.__code__.co_freevars.index(name)]
             return Place(label, cell, "object", (("cell", None),))
-        holder = self.target.__defaults__ if isinstance(name, int) else self.target.__kwdefaults__
-        return Place(label, holder, "object", (("item", name),))
+        holder = "__defaults__" if isinstance(name, int) else "__kwdefaults__"
+        return Place(label, self.target, "object", (("attribute", holder), ("item", name)))
 
     def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
         # Decorators of libraries fill their variables once; what these hold is looked at for itself.

@@ -71,7 +71,9 @@ class Sequence(Holder):
 class Fixed(Holder):
     """What cannot change itself but may hold what can: a tuple, a method, a partial function."""
 
-    has_own_description = False
+    @property
+    def has_own_description(self) -> bool:  # type: ignore[override]
+        return isinstance(self.target, tuple)  # another method is another function
 
     def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
         return None

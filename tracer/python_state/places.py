@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter, itemgetter
+from types import CellType
 from typing import Any, Literal
 
 from torch import nn
@@ -50,9 +52,14 @@ class Place:
         """The item ``key`` of what is here."""
         return replace(self, label=f"{self.label}[{key!r}]", steps=(*self.steps, ("item", key)))
 
-    def global_name(self, name: str, file: str) -> Place:
-        """The global ``name`` of the namespace that is here."""
-        return replace(self, label=f"{name} (global of {file})", steps=(*self.steps, ("item", name)))
+    def global_name(self, name: str, file: str, kind: Literal["attribute", "item"]) -> Place:
+        """The global ``name`` of the module, or of the namespace of a module, that is here."""
+        return replace(self, label=f"{name} (global of {file})", steps=(*self.steps, (kind, name)))
+
+    def is_same(self, other: Place) -> bool:
+        """Whether ``other`` leads to the same object, whatever it is."""
+        same_start = self.start is other.start if self.kind == "object" else self.start == other.start
+        return same_start and self.kind == other.kind and self.steps == other.steps
 
     def find(self, roots: Roots) -> Any:
         """The object that is here now.
@@ -62,11 +69,43 @@ class Place:
         """
         try:
             found = self._start(roots)
-            for kind, key in self.steps:
-                found = getattr(found, key) if kind == "attribute" else found.cell_contents if kind == "cell" else found[key]
+            for step in self.steps:
+                found = _getter(step)(found)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise LookupError(self.label) from error
         return found
+
+    def entry(self, roots: Roots) -> tuple[Any, Any]:
+        """A mapping and a key under which the object that is here is found each time, as quickly as can be.
+
+        The mapping raises ``KeyError`` where there is none.
+        """
+        start = self._start(roots)
+        if len(self.steps) == 1:
+            kind, key = self.steps[0]
+            if kind == "attribute" and key in getattr(start, "__dict__", ()):
+                return vars(start), key
+            if kind == "item" and isinstance(start, dict):
+                return start, key
+        return _EntryAt(start, self.steps), None
+
+    def put(self, roots: Roots, value: Any) -> Callable[[], None]:
+        """Put ``value`` here, also into a tuple, in whose place another one is put. Returns what undoes it.
+
+        Raises:
+            LookupError: there is no such place.
+            TypeError: nothing can be put here.
+            AttributeError: nothing can be put here.
+        """
+        before = self.find(roots)
+        *steps, step = self.steps
+        above = replace(self, steps=tuple(steps))
+        holder = above.find(roots)
+        if isinstance(holder, tuple):
+            items: list[Any] = [value if k == step[1] else item for k, item in enumerate(holder)]
+            return above.put(roots, holder._make(items) if hasattr(holder, "_make") else type(holder)(items))
+        _set(holder, step, value)
+        return lambda: _set(holder, step, before)
 
     def _start(self, roots: Roots) -> Any:
         if self.kind == "module":
@@ -74,3 +113,51 @@ class Place:
         if self.kind == "arguments":
             return roots.args if self.start == "args" else roots.kwargs
         return self.start
+
+
+class _EntryAt:
+    """A mapping with one entry, what is some ``steps`` from ``start``. It is looked for each time."""
+
+    def __init__(self, start: Any, steps: tuple[Step, ...]) -> None:
+        self._start = start
+        self._getters = list(map(_getter, steps))
+
+    def __getitem__(self, _key: None) -> Any:
+        found = self._start
+        try:
+            for get in self._getters:
+                found = get(found)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            raise KeyError from None
+        return found
+
+    def get(self, key: None) -> Any:
+        """The entry, or None."""
+        try:
+            return self[key]
+        except KeyError:
+            return None
+
+
+def _getter(step: Step) -> Callable[[Any], Any]:
+    kind, key = step
+    return itemgetter(key) if kind == "item" else attrgetter(key if kind == "attribute" else "cell_contents")
+
+
+def _set(holder: Any, step: Step, value: Any) -> None:
+    """Without the code that a class of the user's runs for it."""
+    kind, key = step
+    if isinstance(holder, CellType):
+        holder.cell_contents = value
+    elif isinstance(holder, dict):
+        dict.__setitem__(holder, key, value)
+    elif isinstance(holder, list):
+        list.__setitem__(holder, key, value)
+    elif kind == "item":
+        holder[key] = value
+    elif isinstance(holder, type):
+        type.__setattr__(holder, key, value)
+    elif key in getattr(holder, "__dict__", ()):
+        vars(holder)[key] = value
+    else:
+        object.__setattr__(holder, key, value)

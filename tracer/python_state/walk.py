@@ -47,7 +47,7 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     if isinstance(value, types.ModuleType):
         if names is None or not is_users_module(value.__name__):
             return None
-        return Namespace(place, vars(value), names, value.__name__)
+        return Namespace(place, vars(value), names, value.__name__, "attribute")
     if isinstance(value, type):
         return ClassAttributes(place, value, names) if names is not None and is_users_module(value.__module__) else None
     kind = type(value)

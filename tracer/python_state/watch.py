@@ -26,7 +26,7 @@ from remat_planner.tracer.python_state.walk import holder_of, walk
 Described = Mapping[str, Mapping[Any, Any]]
 Keys = Mapping[str, Collection[Any]]
 """Keys of entries, by the label of the object that holds them."""
-_NONE: Keys = MappingProxyType({})
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,30 @@ class PythonReads:
     seen: Described = field(default_factory=dict, repr=False)
 
     @classmethod
+    def of_code(cls, executed: ExecutedCode) -> PythonReads:
+        """What ``executed`` can read, without what is there now."""
+        return cls(executed.names, _outside(executed))
+
+    @classmethod
     def of(
-        cls, model: nn.Module, executed: ExecutedCode, written: Keys, constants: Collection[torch.Tensor] = ()
+        cls,
+        model: nn.Module,
+        executed: ExecutedCode,
+        written: Keys,
+        constants: Collection[torch.Tensor] = (),
+        is_constant: Callable[[torch.Tensor], bool] = lambda _: False,
     ) -> PythonReads:
         """What ``executed``, the code of a forward of ``model``, can read now.
 
-        ``constants`` are the tensors that an operator read and that are no inputs of the captured step.
+        ``constants`` are the tensors that an operator read and that are no inputs of the captured step. ``is_constant`` says
+        whether a tensor is one, or shares its memory.
         """
-        reads = cls(executed.names, _outside(executed), written)
-        identities = set(map(id, constants))
+        reads = replace(cls.of_code(executed), written=written)
         holders = list(reads.holders(model))
         constant = {
-            holder.place.label: frozenset(key for key, value in holder.entries().items() if id(value) in identities)
+            holder.place.label: frozenset(
+                key for key, value in holder.entries().items() if isinstance(value, torch.Tensor) and is_constant(value)
+            )
             for holder in holders
             if holder.has_places
         }
@@ -70,7 +82,7 @@ class PythonReads:
             constant={label: keys for label, keys in constant.items() if keys},
             constants=tuple((weakref.ref(tensor), version_of(tensor)) for tensor in constants),
         )
-        return replace(reads, seen=reads.described(holders))
+        return replace(reads, seen=reads.described(holders, registered_in(model)))
 
     def holders(self, model: nn.Module) -> Iterator[Holder]:
         """The objects that the forward of ``model`` can read, each once."""
@@ -81,9 +93,9 @@ class PythonReads:
         """What an object that is an argument holds; None where it holds nothing that can change."""
         return described_value(leaf, self.names) or None
 
-    def described(self, holders: Iterable[Holder]) -> dict[str, dict[Any, Any]]:
-        """What ``holders`` hold now, in a form that later contents compare with."""
-        return described(list(holders), self.written, self.constant)
+    def described(self, holders: Sequence[Holder], registered: Mapping[int, str]) -> dict[str, dict[Any, Any]]:
+        """What ``holders`` hold now, in a form that later contents compare with; ``registered`` as ``registered_in`` says."""
+        return described(holders, registered, self.written, self.constant)
 
 
 class Watch:
@@ -109,32 +121,34 @@ class Watch:
                     break
             else:
                 return ()
-        holders = list(self._reads.holders(self._model))
-        changed = differences(self._seen, self._reads.described(holders), holders)
+        holders, registered = list(self._reads.holders(self._model)), registered_in(self._model)
+        changed = differences(self._seen, self._reads.described(holders, registered), holders)
         if not changed and not self._has_constants():
             changed = ("the values of a tensor that the forward reads",)
         if not changed:
-            self._bind(holders)
+            self._bind(holders, registered)
         return changed
 
     def accept(self) -> None:
         """Take what is there now for what was captured."""
-        holders = list(self._reads.holders(self._model))
-        self._seen = self._reads.described(holders)
+        holders, registered = list(self._reads.holders(self._model)), registered_in(self._model)
+        self._seen = self._reads.described(holders, registered)
         self._constants = [(tensor, version_of(tensor)) for tensor, _ in self._constants]
-        self._bind(holders)
+        self._bind(holders, registered)
 
     def _has_constants(self) -> bool:
         """Whether the tensors that the captured step has as constants have the values that they had."""
         return all(version_of(tensor) == version for tensor, version in self._constants)
 
-    def _bind(self, holders: Iterable[Holder]) -> None:
+    def _bind(self, holders: Iterable[Holder], registered: Mapping[int, str]) -> None:
         named: list[tuple[Mapping[Any, Any], list[Any]]] = []
         self._checks = [self._has_constants] if self._constants else []
         for holder in holders:
             ignored = self._reads.written.get(holder.place.label, ())
             if constant := self._reads.constant.get(holder.place.label, ()):
                 self._checks.append(_has_tensors(holder, constant))
+            if tied := [key for key, value in holder.entries().items() if id(value) in registered and key not in ignored]:
+                self._checks.append(_has_objects(holder, tied))
             if (objects := holder.named_objects(ignored)) is not None:
                 named.append(objects)
             elif (check := holder.check(ignored)) is not None:
@@ -142,10 +156,18 @@ class Watch:
         self._checks.append(SameObjects(named))
 
 
-def described(holders: Sequence[Holder], ignored: Keys = _NONE, constant: Keys = _NONE) -> dict[str, dict[Any, Any]]:
+def registered_in(model: nn.Module) -> dict[int, str]:
+    """The name of each parameter and buffer by the identity of the tensor."""
+    return {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def described(
+    holders: Sequence[Holder], registered: Mapping[int, str] = _NOTHING, ignored: Keys = _NOTHING, constant: Keys = _NOTHING
+) -> dict[str, dict[Any, Any]]:
     """The entries of each holder: plain values as they are, of tensors the form, and of other objects the kind or the identity.
 
-    Tensors under keys that are ``constant`` are told by identity and by how often they were changed.
+    Tensors under keys that are ``constant`` are told by identity and by how often they were changed, and ``registered`` ones by
+    their name.
     """
     labels = {id(holder.target): holder.place.label for holder in holders}
     found = {}
@@ -155,7 +177,9 @@ def described(holders: Sequence[Holder], ignored: Keys = _NONE, constant: Keys =
         # Of a list that the forward extends it does not matter either how long it is.
         entries = {} if left_out and not holder.has_names else holder.entries()
         found[label] = {
-            key: _token(value, labels, is_constant=key in constants) for key, value in entries.items() if key not in left_out
+            key: registered.get(id(value)) or _token(value, labels, is_constant=key in constants)
+            for key, value in entries.items()
+            if key not in left_out
         }
     return found
 
@@ -199,6 +223,18 @@ def _has_tensors(holder: Holder, keys: Iterable[Any]) -> Callable[[], bool]:
     def check() -> bool:
         entries = holder.entries()
         return all(seen.is_still(entries.get(key)) for key, seen in kept.items())
+
+    return check
+
+
+def _has_objects(holder: Holder, keys: Iterable[Any]) -> Callable[[], bool]:
+    """A question whether the entries under ``keys`` are the objects that they are now."""
+    entries = holder.entries()
+    kept = {key: entries[key] for key in keys}
+
+    def check() -> bool:
+        entries = holder.entries()
+        return all(entries.get(key) is value for key, value in kept.items())
 
     return check
 

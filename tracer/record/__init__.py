@@ -12,6 +12,7 @@ from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of, same_ho
 from remat_planner.tracer.record.loss import EveryOutput, LossChooser, loss_of_output
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.opaque_functions import OpaqueFunctions
+from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.record.random_state import random_state_kept
 from remat_planner.tracer.record.record_step import record
@@ -27,6 +28,7 @@ __all__ = [
     "KnownValues",
     "LossChooser",
     "OpaqueFunctions",
+    "OutsideTensors",
     "RecordedEffects",
     "Recording",
     "Switches",

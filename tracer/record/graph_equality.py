@@ -55,6 +55,6 @@ def _value(node: fx.Node, place: dict[fx.Node, int]) -> Any:
 
 def _constant(value: Any) -> Any:
     """Something that is equal for equal constants: of a plain tensor its elements, of any other object its identity."""
-    if not isinstance(value, torch.Tensor) or type(value) is not torch.Tensor:
+    if type(value) is not torch.Tensor or value.layout is not torch.strided:
         return id(value)
     return value.dtype, value.shape, value.tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,13 +61,17 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, dict[int, Any], int]]:
 
 
 @contextmanager
-def watched_hooks(model: nn.Module) -> Iterator[None]:
+def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Iterator[None]:
     """Refuse, at the end, hooks that ran inside and changed nothing that the step computes with.
+
+    Args:
+        model: the model.
+        state: tensors besides buffers that they may change.
 
     Raises:
         LostHookError: names every such hook.
     """
-    buffers = list(model.buffers())
+    buffers = [*model.buffers(), *state]
     watched: list[_WatchedHook] = []
     replaced: list[tuple[dict[int, Any], int, Any]] = []
     original_register_hook: Any = torch.Tensor.register_hook

@@ -1,20 +1,22 @@
 """Running a module's forward with other parameters and buffers, and putting its attributes back.
 
 Each module is visited once and every slot that holds a tensor is swapped, also lists of parameters that a module keeps beside
-its slots (``nn.LSTM._flat_weights``), so tied tensors and shared submodules need no special case.
+its slots (``nn.LSTM._flat_weights``), so tied tensors and shared submodules need no special case. Other places of Python state
+are swapped one by one, in the containers that hold them.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from remat_planner.tracer.python_state import Place, Roots
 from remat_planner.tracer.refusals import reassigned_error
 
 _SLOTS = ("_parameters", "_buffers")
@@ -23,8 +25,15 @@ _CONTAINERS = (dict, OrderedDict, list, set)
 
 
 @contextmanager
-def swapped(model: nn.Module, replacement: Mapping[int, torch.Tensor]) -> Iterator[None]:
-    """Put ``replacement[id(tensor)]`` into the place of each parameter and buffer, and all attributes back at the end.
+def swapped(
+    model: nn.Module, replacement: Mapping[int, torch.Tensor], places: Iterable[tuple[Place, torch.Tensor]] = ()
+) -> Iterator[None]:
+    """Put other tensors into the model, and all attributes back at the end.
+
+    Args:
+        model: the model.
+        replacement: what comes in the place of a parameter or buffer, by the id of that.
+        places: further places of Python state, and what comes there.
 
     Raises:
         StateReassignedError: the code inside put another tensor into the slot of a parameter or buffer.
@@ -33,7 +42,11 @@ def swapped(model: nn.Module, replacement: Mapping[int, torch.Tensor]) -> Iterat
     try:
         for snapshot in snapshots:
             snapshot.swap()
-        yield
+        with ExitStack() as put_back:
+            roots = Roots.of(model)
+            for place, tensor in places:
+                put_back.callback(place.put(roots, tensor))
+            yield
         reassigned = [name for snapshot in snapshots for name in snapshot.reassigned_slots()]
     finally:
         for snapshot in snapshots:

@@ -206,7 +206,8 @@ class OpaqueFunctions:
         """As while a step is recorded: a sample may change no parameter or buffer of the model."""
         state = self._captured.state
         fakes = {id(tensor): to_fake(self._mode, tensor) for tensor in (*state.parameters, *state.buffers)}
-        return swapped(self._captured.model, fakes)
+        replacement = {id(tensor): fakes[id(tensor)] for tensor in state.registered}
+        return swapped(self._captured.model, replacement, [(place, fakes[id(tensor)]) for place, tensor in state.places])
 
 
 def _first_line(error: Exception) -> str:

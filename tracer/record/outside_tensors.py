@@ -1,33 +1,209 @@
-"""The tensors that a recorded step finds in Python state, in no parameter, buffer or input: plain attributes, globals."""
+"""The tensors that a recorded step finds in Python state, in no parameter, buffer or input: plain attributes, globals.
+
+A recording sees them as real tensors among the arguments of operators. Each that has a place in Python state gets a stand-in
+there, as buffers have one, and the step is recorded again. So a planned call reads what lies in the place by then. The others
+are constants of the captured step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.torch_private import is_fake
+from remat_planner.tracer.errors import CaptureError
+from remat_planner.tracer.operators import written_arguments
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, PythonReads, Roots, tensor_places
+from remat_planner.tracer.record.recording import CapturedCall
+from remat_planner.tracer.refusals import changed_constant_error
+from remat_planner.tracer.torch_private import fake_mode_of, is_fake, storage_key
+
+Result = TypeVar("Result")
+
+
+class _FoundError(BaseException):
+    """Ends a recording: other tensors need stand-ins. No code of the user's may catch this."""
 
 
 class OutsideTensors:
-    """Collects the real tensors that a recorded step reads.
+    """Finds, over all recordings of ``call``, the tensors in Python state that it reads.
 
-    Attributes:
-        found: them, by id.
+    Args:
+        call: the call, whose state has the parameters and buffers alone.
     """
 
-    def __init__(self) -> None:
-        self.found: dict[int, torch.Tensor] = {}
+    def __init__(self, call: CapturedCall) -> None:
+        self._plain_call = call
+        self._registered = frozenset(map(id, call.state.registered))
+        self._fakes = _fakes_in_attributes(call)
+        self._places: dict[int, tuple[torch.Tensor, tuple[Place, ...]]] = {}
+        self._found: dict[int, torch.Tensor] = {}
+        self._constant: dict[int, torch.Tensor] = {}
+        self._may_interrupt = True
+        self._executed: Callable[[], ExecutedCode] = ExecutedCode
 
-    def note_arguments(self, func: torch._ops.OpOverload, args: Any, kwargs: Any) -> None:
-        """The step calls an operator. What ``lift_fresh`` gets is a constant of the code: ``torch.tensor(1.0)``."""
-        if func is not torch.ops.aten.lift_fresh.default:
-            self.note(pytree.tree_leaves((args, kwargs)))
+    @property
+    def constants(self) -> list[torch.Tensor]:
+        """The tensors that the last recording read and that had no stand-in."""
+        return list(self._found.values())
+
+    def has_constant(self) -> Callable[[torch.Tensor], bool]:
+        """Tells whether a tensor is one of ``constants``, or shares its memory."""
+        memory = set(map(_memory_of, self._found.values()))
+        return lambda tensor: bool(memory) and _memory_of(tensor) in memory
+
+    @property
+    def call(self) -> CapturedCall:
+        """The call; its state has the tensors that have stand-ins too."""
+        return self._plain_call.with_places(self._places.values())
+
+    def recorded(self, record: Callable[[CapturedCall], Result]) -> Result:
+        """What ``record`` returns for the call, which is recorded until every tensor that it reads is known.
+
+        Raises:
+            CaptureError: the step cannot be recorded, neither with stand-ins for these tensors nor with constants.
+        """
+        refused: CaptureError | None = None
+        while True:
+            self._found.clear()
+            try:
+                result = record(self.call)
+            except _FoundError:
+                self._may_interrupt = not self._has_looked_in_vain()
+            except CaptureError as error:
+                if self._has_looked_in_vain():
+                    if refused is not None:
+                        raise refused from refused.__cause__
+                    if not self._places:
+                        raise
+                    refused = error
+                    self._constant |= {identity: tensor for identity, (tensor, _) in self._places.items()}
+                    self._places.clear()
+            else:
+                if self._has_looked_in_vain():
+                    return result
+            torch.clear_autocast_cache()  # it may hold fakes of this recording
+
+    def begin(self, executed: Callable[[], ExecutedCode]) -> None:
+        """A forward begins; ``executed`` returns the code that it has run."""
+        self._executed = executed
+
+    def end(self, changes: Iterable[Change], stand_ins: Mapping[int, torch.Tensor]) -> None:
+        """The forward is over. End the recording here where some of the tensors that it read need stand-ins.
+
+        Args:
+            changes: what it changed in Python state.
+            stand_ins: the tensor behind each stand-in, by the id of that.
+        """
+        replaced = [change.before.get(key) for change in changes for key in change.keys]
+        given_up = [tensor for value in replaced if (tensor := stand_ins.get(id(value))) is not None]
+        for tensor in given_up:
+            self._give_up(tensor)
+        if given_up or (self._may_interrupt and self._candidates()):
+            raise _FoundError
+
+    def note_arguments(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, source: str) -> None:
+        """The step calls an operator, in line ``source``. What ``lift_fresh`` gets is a constant of the code.
+
+        Raises:
+            UnsupportedOperatorError: it would change a tensor that can have no stand-in.
+        """
+        if func is torch.ops.aten.lift_fresh.default:
+            return
+        self.note(pytree.tree_leaves((args, kwargs)))
+        written = [tensor for tensor in written_arguments(func, args, kwargs) if self._is_outside(tensor)]
+        if self._may_interrupt and any(id(tensor) not in self._constant for tensor in written):
+            raise _FoundError
+        if written:
+            raise changed_constant_error(func, source)
 
     def note(self, values: Iterable[Any]) -> None:
         """The step reads ``values``, some of which may be tensors."""
-        for leaf in values:
-            if isinstance(leaf, torch.Tensor) and not is_fake(leaf):
-                self.found.setdefault(id(leaf), leaf)
+        for value in values:
+            if self._is_outside(value):
+                self._found.setdefault(id(value), value)
+
+    def _is_outside(self, value: Any) -> bool:
+        if not isinstance(value, torch.Tensor):
+            return False
+        return not is_fake(value) or (id(value) in self._fakes and id(value) not in self._places)  # a fake stands for itself
+
+    def _candidates(self) -> list[torch.Tensor]:
+        return [tensor for identity, tensor in self._found.items() if identity not in self._constant]
+
+    def _has_looked_in_vain(self) -> bool:
+        """Look for the places of the tensors that the last recording read. True where the next one has no other stand-ins."""
+        candidates = self._candidates()
+        if not candidates:
+            return True
+        before = len(self._places)
+        placed = self._placed({_memory_of(tensor) for tensor in candidates})
+        found = set()
+        for tensor, places in self._with_memory_of_their_own(placed):
+            _, known = self._places.get(id(tensor), (tensor, ()))
+            new = [place for place in places if not any(map(place.is_same, known))]
+            if new:
+                self._places[id(tensor)] = tensor, (*known, *new)
+                found.add(_memory_of(tensor))
+        for tensor in candidates:
+            if _memory_of(tensor) not in found:
+                self._give_up(tensor)
+        return not found and len(self._places) == before
+
+    def _placed(self, memory: Collection[Any]) -> list[tuple[torch.Tensor, tuple[Place, ...]]]:
+        """The tensors in Python state that have this memory, with their places; ``x.data`` has the memory of ``x``."""
+        model, executed = self._plain_call.model, self._executed()
+        holders = PythonReads.of_code(executed).holders(model)
+        return tensor_places(lambda tensor: _memory_of(tensor) in memory, holders, executed, Roots.of(model))
+
+    def _give_up(self, tensor: torch.Tensor) -> None:
+        """Have no stand-in for the memory of ``tensor``."""
+        self._constant[id(tensor)] = tensor
+        memory = _memory_of(tensor)
+        for other, _ in list(self._places.values()):
+            if _memory_of(other) == memory:
+                self._constant[id(other)] = other
+                del self._places[id(other)]
+
+    def _with_memory_of_their_own(
+        self, placed: Sequence[tuple[torch.Tensor, tuple[Place, ...]]]
+    ) -> list[tuple[torch.Tensor, tuple[Place, ...]]]:
+        """Those of ``placed`` that can have stand-ins: these do not share memory."""
+        state = self._plain_call.state
+        others = (*state.parameters, *state.buffers, *(tensor for tensor, _ in (*placed, *self._places.values())))
+        uses = Counter(map(_memory_of, {id(tensor): tensor for tensor in others}.values()))
+        return [
+            (tensor, places)
+            for tensor, places in placed
+            if id(tensor) in self._registered
+            or (id(tensor) not in self._constant and uses[_memory_of(tensor)] == 1 and self._can_have_stand_in(tensor))
+        ]
+
+    def _can_have_stand_in(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` is a plain one."""
+        if (type(tensor) is not torch.Tensor and id(tensor) not in self._fakes) or tensor.requires_grad:
+            return False
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+            return False
+        return not tensor.is_inference() and tensor.device.type != "meta"
+
+
+def _memory_of(tensor: torch.Tensor) -> Any:
+    """Something that is equal for tensors in one storage; what has none is told by identity."""
+    try:
+        return storage_key(tensor)
+    except (RuntimeError, NotImplementedError):
+        return "without storage", id(tensor)
+
+
+def _fakes_in_attributes(call: CapturedCall) -> frozenset[int]:
+    """The identities of the fakes in the plain attributes of a model that was built of fakes."""
+    if fake_mode_of(call.tensors) is None:
+        return frozenset()
+    holders = PythonReads(names=None).holders(call.model)
+    return frozenset(
+        id(v) for holder in holders for v in holder.entries().values() if isinstance(v, torch.Tensor) and is_fake(v)
+    )

@@ -17,7 +17,6 @@ from remat_planner.tracer.functions import use_functions
 from remat_planner.tracer.joint import CapturedLoss
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.loss_lifetimes import LossLifetimes
-from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import Provenance
 from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import Tangent
@@ -40,7 +39,7 @@ def record_loss(
     with without_recording():
         stand_ins = run.stand_ins()
         known = KnownValues()
-        recorder = Recorder(Provenance(nn.Module()), known, OutsideTensors())
+        recorder = Recorder(Provenance(nn.Module()), known)
         module = trace(lambda tensors: run(tensors, recorder), stand_ins)
         use_functions(module.graph)
         lifetimes = LossLifetimes(known.answers)

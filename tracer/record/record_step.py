@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from remat_planner.tracer.joint import Effects, ModuleState, TreeOfLeaves, flatten
-from remat_planner.tracer.python_state import Change, Roots
+from remat_planner.tracer.joint import Effects, ModuleState, PlaceSlot, TreeOfLeaves, flatten
+from remat_planner.tracer.python_state import Change, Place, Roots
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
@@ -60,10 +60,17 @@ class _StandIns:
         stand_ins = (*self.inputs, *reversed((*self.parameters, *self.buffers)))  # a place below zero counts from the end
         return replace(self, inputs=[stand_ins[place] for place in first_places])
 
-    def replacement(self, state: ModuleState) -> dict[int, torch.Tensor]:
-        """The stand-in of each parameter and buffer, by the id of the real one."""
+    def in_model(self, state: ModuleState) -> tuple[dict[int, torch.Tensor], list[tuple[Place, torch.Tensor]]]:
+        """The stand-in of each parameter and buffer, by the id of the real one; and those in other places."""
         originals, stand_ins = (*state.parameters, *state.buffers), (*self.parameters, *self.buffers)
-        return {id(original): stand_in for original, stand_in in zip(originals, stand_ins, strict=True)}
+        by_id = {id(original): stand_in for original, stand_in in zip(originals, stand_ins, strict=True)}
+        replacement = {id(original): by_id[id(original)] for original in state.registered}
+        return replacement, [(place, by_id[id(original)]) for place, original in state.places]
+
+    def outside(self, state: ModuleState) -> dict[int, torch.Tensor]:
+        """The real tensor of each that lies in Python state alone, by the id of the stand-in."""
+        slots = zip(self.buffers, state.buffers, state.buffer_slots, strict=True)
+        return {id(stand_in): original for stand_in, original, slot in slots if isinstance(slot, PlaceSlot)}
 
     def known_values(self, call: CapturedCall) -> KnownValues:
         """The values that a forward may read: those of buffers and inputs, and what is computed from them."""
@@ -114,11 +121,13 @@ def record(
     call: CapturedCall,
     mode: FakeTensorMode,
     choose_tangents: Callable[[Any, list[Any], OutputForm], list[Tangent]] | None,
+    outside: OutsideTensors,
     left_behind: Sequence[Change] = (),
 ) -> Recording:
     """Record one step of ``call``.
 
     ``choose_tangents(output, leaves, form)`` says at which output leaves gradients arrive; None records the forward alone.
+    ``outside`` is told of the tensors that the step reads in Python state.
     ``left_behind`` are changes of Python state by an earlier forward, from which this one starts.
 
     Raises:
@@ -127,7 +136,6 @@ def record(
     state, originals = call.state, call.inputs
     fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
     recorded: dict[str, Any] = {}
-    outside = OutsideTensors()
     casts_are_cached = torch.is_autocast_cache_enabled()
 
     def step(parameters: list[torch.Tensor], buffers: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
@@ -141,14 +149,16 @@ def record(
         known, provenance = stand_ins.known_values(call), Provenance(call.model)
         recorder = Recorder(provenance, known, outside)
         wanted = stand_ins.differentiated
+        in_model = stand_ins.in_model(state)
         with (
             arrival_order(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
-            watched_step(call.model, stand_ins.replacement(state)),
+            watched_step(call.model, *in_model),
             libraries_believe_eager(),
             provenance.following(),
         ):
             args, kwargs = call.arguments(stand_ins.inputs)
             forward = WatchedForward(call.model, args, kwargs, left_behind)
+            outside.begin(lambda: forward.executed)
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
             with forward.watching(), below.forward(forward.executed), noting_materialized_gradients(), mode, recorder:
                 output = run_user_code(call.model, args, kwargs)
@@ -159,6 +169,7 @@ def record(
                 effects = effects_of(forward.changes)
                 leaves += effects.leaves
                 outside.note(leaves)
+                outside.end(forward.changes, stand_ins.outside(state))
                 refuse_outputs(leaves)
                 below.refuse_moved_state(recorder.moves)
                 refuse_written_activations(state, stand_ins.buffers, stand_ins.inputs)
@@ -209,7 +220,6 @@ def record(
             left_behind=effects.leaves,
             changes=forward.changes,
             executed=forward.executed,
-            outside=list(outside.found.values()),
         )
         return [leaves[i] for i in tensors], gradients
 

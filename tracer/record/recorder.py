@@ -47,7 +47,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         own_generators: the line of the first draw from each generator that is no default one, by the generator's key.
     """
 
-    def __init__(self, provenance: Provenance, known: KnownValues, outside: OutsideTensors) -> None:
+    def __init__(self, provenance: Provenance, known: KnownValues, outside: OutsideTensors | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.in_backward = False
         self.followed: FollowedGradients | None = None
@@ -66,7 +66,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)
         _refuse_unsupported(func, origin.source)
-        self._outside.note_arguments(func, args, kwargs)
+        if self._outside is not None:
+            self._outside.note_arguments(func, args, kwargs, origin.source)
         if reads_a_number(func):
             if (count := self.averages.count(func, args, origin, in_backward=self.in_backward)) is not None:
                 self._known.answers.append(count)

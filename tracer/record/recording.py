@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import EagerOperator, GradientFlow, ModuleState, TreeOfLeaves, first_places
-from remat_planner.tracer.python_state import Change, ExecutedCode
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place
 from remat_planner.tracer.record.value_guards import KnownValues
 
 
@@ -31,6 +31,10 @@ class CapturedCall:
     state: ModuleState
     leaves: tuple[Any, ...]
     spec: pytree.TreeSpec
+
+    def with_places(self, found: Iterable[tuple[torch.Tensor, tuple[Place, ...]]]) -> CapturedCall:
+        """This call, with the tensors that are ``found`` in places of Python state."""
+        return replace(self, state=self.state.with_places(found))
 
     @property
     def input_leaves(self) -> tuple[int, ...]:
@@ -95,7 +99,6 @@ class Recording:
         left_behind: these, as the forward left them.
         changes: of Python state, in order.
         executed: the Python code that the forward ran.
-        outside: tensors that operators got, and that are neither parameters, buffers nor inputs.
     """
 
     module: fx.GraphModule
@@ -116,4 +119,3 @@ class Recording:
     left_behind: list[Any]
     changes: list[Change]
     executed: ExecutedCode
-    outside: list[torch.Tensor]

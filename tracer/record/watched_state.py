@@ -16,14 +16,14 @@ Draws from torch's generators need no watch: random operators are recorded. A ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import Change, ExecutedCode, Snapshot, starts_of
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, starts_of
 from remat_planner.tracer.record.hooks import watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
@@ -32,14 +32,16 @@ from remat_planner.tracer.torch_private import generator_key
 
 
 @contextmanager
-def watched_step(model: nn.Module, replacement: Mapping[int, torch.Tensor]) -> Iterator[None]:
-    """Run forward and backward inside, with ``replacement[id(tensor)]`` in the place of parameters and buffers.
+def watched_step(
+    model: nn.Module, replacement: Mapping[int, torch.Tensor], places: Collection[tuple[Place, torch.Tensor]] = ()
+) -> Iterator[None]:
+    """Run forward and backward inside, with other tensors in the model, as ``swapped`` puts them there.
 
     Raises:
         StateReassignedError: the forward put another tensor into the slot of a parameter or buffer.
         LostHookError: a hook had no part in what the step computes.
     """
-    with swapped(model, replacement), watched_hooks(model):
+    with swapped(model, replacement, places), watched_hooks(model, [tensor for _, tensor in places]):
         yield
 
 

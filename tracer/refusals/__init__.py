@@ -8,12 +8,13 @@ the recorder with the functions of ``recording`` and ``loss``. ``refuse_...`` ra
 from remat_planner.tracer.refusals.call import refuse_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
 from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
-from remat_planner.tracer.refusals.graph import refuse_graph, refuse_python_state, unmatched_draw_error
+from remat_planner.tracer.refusals.graph import refuse_constants, refuse_graph, refuse_python_state, unmatched_draw_error
 from remat_planner.tracer.refusals.loss import loss_of_no_output_error, loss_reads_value_error, refuse_loss
 from remat_planner.tracer.refusals.model import refuse_model, refuse_without_backward
 from remat_planner.tracer.refusals.recording import (
     absent_gpu_error,
     backward_raised_error,
+    changed_constant_error,
     collective_error,
     data_dependent_error,
     forward_varies_error,
@@ -47,6 +48,7 @@ __all__ = [
     "absent_gpu_error",
     "address_error",
     "backward_raised_error",
+    "changed_constant_error",
     "collective_error",
     "compiled_function_error",
     "data_assigned_error",
@@ -69,6 +71,7 @@ __all__ = [
     "refuse_call",
     "refuse_compiled",
     "refuse_compiled_around",
+    "refuse_constants",
     "refuse_graph",
     "refuse_loss",
     "refuse_model",

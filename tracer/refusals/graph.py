@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import fx
@@ -27,6 +27,22 @@ def refuse_python_state(names: Sequence[str]) -> None:
             "before planning",
             names=tuple(names),
         )
+
+
+def refuse_constants(constants: Iterable[torch.Tensor]) -> None:
+    """Refuse tensors besides parameters, buffers and inputs that a graph cannot hold.
+
+    Raises:
+        ModelNotSupportedError: one is sparse.
+    """
+    for constant in constants:
+        if constant.layout is not torch.strided:
+            raise ModelNotSupportedError(
+                f"the forward reads a tensor in the layout {constant.layout} that is no input. Sparse tensors cannot be "
+                "planned: make it dense (to_dense()), or plan the modules without it by regions "
+                "(remat_planner.plan(model, ..., regions=...))",
+                kind="sparse",
+            )
 
 
 def refuse_graph(module: fx.GraphModule, state: ModuleState, reassigned: Mapping[int, str]) -> None:

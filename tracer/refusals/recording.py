@@ -91,6 +91,18 @@ def storage_view_error(operator: Any, source: str) -> UnsupportedOperatorError:
     )
 
 
+def changed_constant_error(operator: Any, source: str) -> UnsupportedOperatorError:
+    """For a change in place of a tensor that is a constant of the captured step."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: {operator} changes a tensor in place that is no input, parameter or buffer, and a captured "
+        "step cannot: it is of a subclass, sparse or quantized, it shares its memory with another tensor that the forward "
+        "reads, or it lies in no attribute, list, dictionary, global or variable of a function. Keep it in a buffer "
+        "(register_buffer), or clone it first",
+        operator=str(operator),
+        source=source,
+    )
+
+
 def without_fake_error(error: Exception, source: str) -> UnsupportedOperatorError:
     """For an operator that has kernels for real tensors alone; ``error`` names it."""
     return UnsupportedOperatorError(
@@ -193,8 +205,8 @@ def refuse_written_activations(state: ModuleState, buffers: Sequence[torch.Tenso
     for slot, buffer in zip(state.buffer_slots, buffers, strict=True):
         if buffer.requires_grad:
             raise UnsupportedOperatorError(
-                f"the forward writes activations with a gradient into buffer {slot.name}, so the next step's backward would "
-                f"run through this step's. Detach what is written ({slot.name}.copy_(new.detach()))",
+                f"the forward writes activations with a gradient into {slot.kind} {slot.name}, so the next step's backward "
+                f"would run through this step's. Detach what is written ({slot.name}.copy_(new.detach()))",
                 operator="aten::copy_",
                 source="",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from remat_planner.planner import apply_schedule, plan
+from remat_planner.planner import apply_schedule, plan, verify
+from remat_planner.planner.runtime.planned_module import call_of
+from remat_planner.tracer.errors import ModelNotSupportedError, UnsupportedOperatorError
 
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
 SCALE: Any = torch.ones(4)
@@ -108,13 +112,186 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("what", PLACES)
-def test_another_tensor_or_number_in_its_place_is_read(what: str) -> None:
+def test_another_tensor_in_its_place_is_read_without_another_capture(what: str) -> None:
     read, attributes, put = PLACES[what]
     model = Net(read, **attributes)
     trained = planned(model)
-    for value in (twos(), 3.0):
-        put(model, value)
+    put(model, twos())
+    assert_equal(step(trained), step(model))
+    assert len(call_of(trained).programs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", PLACES)
+def test_a_number_in_its_place_is_noticed(what: str) -> None:
+    read, attributes, put = PLACES[what]
+    model = Net(read, **attributes)
+    trained = planned(model)
+    put(model, 3.0)
+    assert_equal(step(trained), step(model))
+
+
+def moved(m: Any, h: torch.Tensor) -> torch.Tensor:
+    average = m.s if isinstance(m.s, torch.Tensor) else m.s[0]
+    average.mul_(0.5).add_(h.detach().mean(0))
+    return h * average
+
+
+@pytest.mark.parametrize("held", [ones(), [ones()], (ones(),)], ids=["attribute", "list", "tuple"])
+def test_a_forward_updates_it_in_place(held: Any) -> None:
+    model = Net(moved, s=held)
+    trained = planned(model)
+    eager = copy.deepcopy(model)
+    for _ in range(2):
+        assert_equal(step(trained), step(eager))
+        assert_equal(pytree.tree_leaves(model.s), pytree.tree_leaves(eager.s))
+
+
+def test_a_global_that_is_counted_up() -> None:
+    def counted(_: Any, h: torch.Tensor) -> torch.Tensor:
+        global SCALE
+        SCALE += 1
+        return h * SCALE
+
+    model = Net(counted)
+    trained = planned(model)
+    first = step(trained)
+    assert SCALE[0] == 2
+    step(trained)
+    assert SCALE[0] == 3
+    SCALE.fill_(1)
+    assert_equal(first, step(model))
+
+
+def test_verify_compares_and_puts_it_back() -> None:
+    model = Net(moved, s=ones())
+    result = verify(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square, verify=False), (X,))
+    assert result.identical
+    assert torch.equal(model.s, ones())
+
+
+def test_a_copy_reads_and_updates_its_own() -> None:
+    model = Net(moved, s=ones())
+    trained = planned(model)
+    copied = copy.deepcopy(trained)
+    expected = copy.deepcopy(model)
+    assert_equal(step(copied), step(expected))
+    assert torch.equal(model.s, ones())
+    assert torch.equal(copied.s, expected.s)
+    assert len(call_of(copied).programs) == 1
+
+
+def test_an_update_with_a_gradient_is_refused_by_name() -> None:
+    def carried(m: Any, h: torch.Tensor) -> torch.Tensor:
+        m.s.mul_(0.5).add_(h.mean(0))
+        return h * m.s
+
+    model = Net(carried, s=ones())
+    with pytest.raises(UnsupportedOperatorError, match="into tensor s, so the next step's backward"):
+        planned(model)
+    assert not model.s.requires_grad
+
+
+def test_an_update_of_memory_that_another_one_has_is_refused() -> None:
+    def updated(m: Any, h: torch.Tensor) -> torch.Tensor:
+        m.s.add_(1)
+        return h * m.row
+
+    whole = torch.ones(2, 4)
+    model = Net(updated, s=whole, row=whole[0])
+    with pytest.raises(UnsupportedOperatorError, match="changes a tensor in place that is no input"):
+        planned(model)
+    assert torch.equal(whole, torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("read", [lambda t: t.data, lambda t: t.detach()[0] * torch.ones(4)])
+def test_what_has_its_memory_is_read_for_it(read: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    model = Net(lambda m, h: h * read(m.s), s=ones())
+    trained = planned(model)
+    for change in (lambda: setattr(model, "s", twos()), lambda: model.s.fill_(3.0)):
+        change()
         assert_equal(step(trained), step(model))
+    assert len(call_of(trained).programs) == 1
+
+
+def test_views_of_one_memory_are_read() -> None:
+    model = Net(lambda m, h: h * m.rows[0] + m.rows[1], rows=list(torch.ones(2, 4).unbind()))
+    trained = planned(model, budget="200%")
+    for change in (lambda: model.rows[0].fill_(3.0), lambda: model.rows.__setitem__(1, twos())):
+        change()
+        assert_equal(step(trained), step(model))
+
+
+def test_one_tensor_in_two_places() -> None:
+    shared = ones()
+    model = Net(lambda m, h: h * m.s + m.t[0], s=shared, t=[shared])
+    trained = planned(model, budget="200%")
+    for change in (lambda: setattr(model, "s", twos()), lambda: model.t.__setitem__(0, model.s)):
+        change()
+        assert_equal(step(trained), step(model))
+
+
+def test_an_attribute_that_chooses_one_of_the_buffers() -> None:
+    model = Net(lambda m, h: h * m.s)
+    model.register_buffer("one", ones())
+    model.register_buffer("two", twos())
+    model.s = model.one
+    trained = planned(model)
+    model.s = model.two
+    assert_equal(step(trained), step(model))
+
+
+def test_a_number_that_chooses_one_of_two_tensors() -> None:
+    model = Net(lambda m, h: h * (m.s if m.first else m.t), s=ones(), t=twos(), first=True)
+    trained = planned(model)
+    for first in (False, True):
+        model.first = first
+        assert_equal(step(trained), step(model))
+
+
+def test_a_tensor_that_is_an_input_too() -> None:
+    model = Net(lambda m, h: h * m.s, s=X.mean(0))
+    trained = apply_schedule(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square, verify=False))
+    model.s = X[0].clone()
+    assert_equal(step(trained), step(model))
+
+
+def test_a_subclass_is_a_constant_that_is_watched() -> None:
+    class Named(torch.Tensor):
+        pass
+
+    model = Net(lambda m, h: h * m.s.as_subclass(torch.Tensor), s=ones().as_subclass(Named))
+    trained = planned(model)
+    for change in (lambda: setattr(model, "s", twos().as_subclass(Named)), lambda: model.s.fill_(3.0)):
+        change()
+        assert_equal(step(trained), step(model))
+
+
+def test_a_sparse_one_is_refused_by_name() -> None:
+    model = Net(lambda m, h: torch.sparse.mm(m.s, h.t()).t(), s=torch.eye(4).to_sparse())
+    with pytest.raises(ModelNotSupportedError, match=r"a tensor in the layout torch\.sparse_coo"):
+        planned(model)
+
+
+def test_a_hook_that_only_updates_it_has_a_part_in_the_step() -> None:
+    model = Net(lambda m, h: h * m.s, s=ones())
+    eager = copy.deepcopy(model)
+    for net in (model, eager):
+        net.a.register_forward_hook(lambda _, __, output, net=net: net.s.add_(output.detach().mean(0)).shape and None)  # type: ignore[misc]
+    trained = planned(model)
+    for _ in range(2):
+        assert_equal(step(trained), step(eager))
+
+
+def test_a_model_by_regions() -> None:
+    model = nn.Sequential(*(Net(moved, s=ones()) for _ in range(3)))
+    schedule = plan(model, (X,), budget="100%", loss=mean_square, regions="auto", verify=False)
+    eager = copy.deepcopy(model)
+    trained = apply_schedule(model, schedule)
+    for net in (*model, *eager):
+        net.s = twos()
+    for _ in range(2):
+        assert_equal(step(trained), step(eager))
 
 
 def test_a_tensor_that_comes_or_goes() -> None:
