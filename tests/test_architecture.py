@@ -49,7 +49,7 @@ solvers.two_level       deadline milp problem schedules
 tracer.capture          joint passes python_state record refusals torch_private torch_surroundings
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
-tracer.functions        operators torch_functions torch_private
+tracer.functions        operators torch_functions torch_private torch_script
 tracer.joint            python_state
 tracer.lazy_types       -
 tracer.lower            costs joint torch_private schedules
@@ -58,10 +58,11 @@ tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private
 tracer.python_state     -
 tracer.record           errors functions joint operators python_state refusals torch_functions torch_private
-                        torch_surroundings
+                        torch_script torch_surroundings
 tracer.refusals         errors joint lazy_types operators torch_private
 tracer.torch_functions  -
 tracer.torch_private    -
+tracer.torch_script     -
 tracer.torch_surroundings  -
 planner.apply           compile errors planning regions runtime schedules tracer.refusals
 planner.cli             errors exports formatting memory_table model_loading plan planning regions reports
@@ -82,7 +83,7 @@ planner.module_paths    -
 planner.plan            errors module_paths planning regions verified_plan schedules solvers tracer
 planner.planning        errors formatting gpu_allocator module_paths training_state schedules solvers tracer
                         tracer.costs tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
-                        tracer.torch_private
+                        tracer.torch_private tracer.torch_script
 planner.regions         distributed errors measurement module_paths planning runtime torch_private training_state
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private

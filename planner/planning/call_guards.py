@@ -17,6 +17,7 @@ from remat_planner.tracer.joint import Joint, PlaceSlot, StateSlot, first_places
 from remat_planner.tracer.python_state import Roots, Watch, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import is_fake
+from remat_planner.tracer.torch_script import readable
 
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
 
@@ -91,7 +92,7 @@ class BoundSignature:
         self.model = model
         modules = dict(model.named_modules(remove_duplicate=False))
         self._children = [
-            (parent._modules, key, child)
+            (readable(parent._modules), key, child)
             for parent in dict.fromkeys(modules.values())
             for key, child in parent._modules.items()
         ]
@@ -246,11 +247,10 @@ def _places(slot: StateSlot | PlaceSlot, modules: Mapping[str, nn.Module]) -> li
     return [_slot(modules, name, slot.kind) for name in (slot.name, *slot.aliases)]
 
 
-def _slot(modules: Mapping[str, nn.Module], name: str, kind: str) -> tuple[dict[str, torch.Tensor | None], str]:
+def _slot(modules: Mapping[str, nn.Module], name: str, kind: str) -> tuple[Mapping[str, Any], str]:
     path, _, key = name.rpartition(".")
     module = modules[path]
-    tensors: dict[str, Any] = module._parameters if kind == "parameter" else module._buffers
-    return tensors, key
+    return readable(module._parameters if kind == "parameter" else module._buffers), key
 
 
 def _form(tensor: torch.Tensor | None) -> _TensorForm:

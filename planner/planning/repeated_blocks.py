@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING
 
 from remat_planner.planner.module_paths import block_and_number
 from remat_planner.planner.planning.signatures import state_signature
+from remat_planner.tracer.torch_script import scripted
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost numbered modules with a sibling of the same class and form, by full name; frozen modules do not count."""
+    """The outermost numbered modules with a sibling of the same class and form, by full name.
+
+    Frozen modules do not count, nor do scripted ones, which cannot be taken apart.
+    """
     blocks: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if any(name.startswith(f"{outer}.") for outer in blocks) or not name:
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        if scripted(module) is not None or any(name.startswith(f"{outer}.") for outer in blocks) or not name:
             continue
         parent, number = block_and_number(name)
         if number is not None and any(p.requires_grad for p in module.parameters()):
-            siblings = model.get_submodule(parent).children()
+            siblings = modules[parent].children()
             alike = Counter(_form(sibling) for sibling in siblings)
             if alike[_form(module)] > 1:
                 blocks[name] = module

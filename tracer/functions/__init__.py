@@ -8,6 +8,7 @@ from remat_planner.tracer.functions.forward_call import ForwardCall
 from remat_planner.tracer.functions.operator import RECORDED_AS, use_functions
 from remat_planner.tracer.functions.purity import register_function
 from remat_planner.tracer.functions.samples import sample
+from remat_planner.tracer.functions.scripts import ScriptCall
 from remat_planner.tracer.functions.stand_in import applied
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ForwardCall",
     "FunctionVariesError",
     "SampleError",
+    "ScriptCall",
     "applied",
     "register_function",
     "sample",

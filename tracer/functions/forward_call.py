@@ -74,8 +74,9 @@ class ForwardCall(Call):
         constants = [_described(leaf) for i, leaf in enumerate(self.leaves) if i not in self.tensors]
         wanted = [str(i) for i, needed in enumerate(self.needs_input_grad) if needed and self.differentiated]
         autocast = [f"{device} {dtype}" for device, dtype, _ in self.autocast]
-        parts = (constants, wanted and ["gradients of", *wanted], autocast and ["autocast", *autocast])
-        return "; ".join([self.name, *(" ".join(part) for part in parts if part)])
+        code = [getattr(self.function, "code", "")]
+        parts = (code, constants, wanted and ["gradients of", *wanted], autocast and ["autocast", *autocast])
+        return "; ".join([self.name, *(" ".join(part) for part in parts if any(part))])
 
     @cached_property
     def read_in_backward(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

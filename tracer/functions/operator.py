@@ -57,7 +57,8 @@ def use_functions(graph: fx.Graph) -> None:
 
 @cache
 def _graph_function(call: Call, pure: bool) -> Callable[..., Any]:
-    pinned = None if pure else f"an autograd.Function that runs as it is ({call.name}): whether it may run twice is unknown"
+    kind = getattr(call.function, "what", "an autograd.Function")
+    pinned = None if pure else f"{kind} that runs as it is ({call.name}): whether it may run twice is unknown"
 
     @graph_function(f"autograd.Function {call.description}")
     @with_facts(OperatorFacts(pure=pure, pinned=pinned, draws=call.sampled.draws))

@@ -18,6 +18,7 @@ from torch import nn
 
 from remat_planner.tracer.python_state import Place, Roots
 from remat_planner.tracer.refusals import reassigned_error
+from remat_planner.tracer.torch_script import script_slots, scripted
 
 _SLOTS = ("_parameters", "_buffers")
 _REGISTRIES = (*_SLOTS, "_modules")
@@ -38,7 +39,10 @@ def swapped(
     Raises:
         StateReassignedError: the code inside put another tensor into the slot of a parameter or buffer.
     """
-    snapshots = [_ModuleSnapshot(path, module, replacement) for path, module in model.named_modules()]
+    snapshots = [
+        (_ModuleSnapshot if scripted(module) is None else _ScriptSnapshot)(path, module, replacement)
+        for path, module in model.named_modules()
+    ]
     try:
         for snapshot in snapshots:
             snapshot.swap()
@@ -99,6 +103,32 @@ class _ModuleSnapshot:
                 if now.get(key) is not self._replacement.get(id(before.get(key)), before.get(key)):
                     names.append(f"{self._prefix}{key}")
         return names
+
+
+class _ScriptSnapshot:
+    """The parameters and buffers of one scripted module, without those of the modules in it."""
+
+    def __init__(self, path: str, module: nn.Module, replacement: Mapping[int, torch.Tensor]) -> None:
+        self._path = path
+        self._owner: Any = scripted(module)
+        self._slots = list(script_slots(self._owner, deep=False))
+        self._swapped = [replacement.get(id(tensor), tensor) for tensor, _ in self._slots]
+
+    def swap(self) -> None:
+        """Put the replacements in."""
+        for (_, put), tensor in zip(self._slots, self._swapped, strict=True):
+            put(tensor)
+
+    def put_back(self) -> None:
+        """Put the tensors back."""
+        for tensor, put in self._slots:
+            put(tensor)
+
+    def reassigned_slots(self) -> list[str]:
+        """The module's path, where another tensor than ``swap`` put there is in one of its slots."""
+        now = script_slots(self._owner, deep=False)
+        same = all(tensor is swapped for (tensor, _), swapped in zip(now, self._swapped, strict=True))
+        return [] if same else [self._path]
 
 
 def _same_items(container: Any, content: Any) -> bool:

@@ -21,13 +21,14 @@ from typing import Any, TypeVar
 import torch
 
 from remat_planner.tracer.errors import CaptureError, DataDependentError
-from remat_planner.tracer.functions import Call, ForwardCall, SampleError, applied, sample
+from remat_planner.tracer.functions import Call, ForwardCall, SampleError, ScriptCall, applied, sample
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.provenance import raising_line, user_line
 from remat_planner.tracer.record.recording import CapturedCall
 from remat_planner.tracer.refusals import address_error, drawing_function_error, function_error
 from remat_planner.tracer.torch_functions import ADDRESSES, functions_applied_by
 from remat_planner.tracer.torch_private import FakeTensorMode, in_checkpoint_replaying_draws, is_fake, to_fake, without_modes
+from remat_planner.tracer.torch_script import call_script, qualified_name, scripts_called_by
 
 Result = TypeVar("Result")
 Function = type[torch.autograd.Function]
@@ -110,7 +111,11 @@ class OpaqueFunctions:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        with functions_applied_by(self._apply, self._run_backward), _addresses_watched(self._refuse_address):
+        with (
+            functions_applied_by(self._apply, self._run_backward),
+            scripts_called_by(self._run_script),
+            _addresses_watched(self._refuse_address),
+        ):
             yield
 
     def _apply(self, original: Callable[..., Any], function: Function, *args: Any, **kwargs: Any) -> Any:
@@ -118,12 +123,25 @@ class OpaqueFunctions:
             return original(*args, **kwargs)
         if function not in self._causes:
             return self._followed(function, lambda: original(*args, **kwargs))
+        return self._as_one_operator(function, args, kwargs)
+
+    def _as_one_operator(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._refuse_forms(function, args, kwargs)
         call, tensors = ForwardCall.of(function, args)
         self._ensure_sampled(call)
         if call.sampled.draws and in_checkpoint_replaying_draws():
             raise drawing_function_error(call.name, user_line(sys._getframe(1)))
         return applied(call, args, tensors, self._ensure_sampled)
+
+    def _run_script(self, script: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a script as a Function that runs as it is: it rewrites its own code after the first calls."""
+        call = ScriptCall.of(script, args, kwargs)
+        if not any(map(is_fake, call.tensors)):
+            return call_script(script, *args, **kwargs)
+        source = user_line(sys._getframe(1))
+        name = qualified_name(script)
+        self._causes.setdefault(call.function, _Cause(RuntimeError(name), "it is TorchScript", source))
+        return call.unflattened(self._as_one_operator(call.function, (call.arguments, *call.tensors), {}))
 
     def _run_backward(self, original: Callable[..., Any], function: Function, *args: Any) -> Any:
         if self._is_left_alone(function):

@@ -19,12 +19,18 @@ def refuse_model(model: Any) -> None:
 
     Raises:
         ModelNotSupportedError: it is no module, or is data-parallel, sharded or compiled, or has such a module inside; or a
-            lazy module in it has not seen an input yet.
+            lazy module in it has not seen an input yet; or it is TorchScript itself.
     """
     if not isinstance(model, nn.Module):
         raise ModelNotSupportedError(
             f"the model is a {type(model).__name__}: pass an nn.Module (not its class, nor its state_dict)",
             kind=type(model).__name__,
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelNotSupportedError(
+            "the model is scripted or traced, so all of it would be one operator, and there is nothing to plan. Plan the "
+            "module before torch.jit.script or torch.jit.trace; scripted modules inside of it run as they are",
+            kind="TorchScript",
         )
     refuse_compiled(model)
     _refuse_wrapped(model)
