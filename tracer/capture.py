@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.functions import result_by_example
 from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, state_of
 from remat_planner.tracer.passes import (
     annotate,
@@ -56,6 +57,7 @@ from remat_planner.tracer.torch_private import (
     accepting_real_tensors,
     errors_not_logged,
     fake_mode_of,
+    fakes_by_example,
     grouped_products_of_any_dtype,
     laid_out_as_on_a_cpu,
     new_fake_mode,
@@ -258,6 +260,7 @@ def _capturing(mode: FakeTensorMode) -> Iterator[None]:
         without_addresses(mode),
         grouped_products_of_any_dtype(),
         laid_out_as_on_a_cpu(mode),
+        fakes_by_example(mode, result_by_example),
         eager_gradients(),
         errors_not_logged(),
         random_state_kept(),

@@ -47,6 +47,7 @@ __all__ = [
     "composites_replaced",
     "errors_not_logged",
     "fake_mode_of",
+    "fakes_by_example",
     "forward_sequence_number",
     "generator_key",
     "grouped_products_of_any_dtype",
@@ -159,6 +160,27 @@ def laid_out_as_on_a_cpu(mode: FakeTensorMode) -> Iterator[None]:
         yield
     finally:
         del mode.dispatch  # restores the method of the class
+
+
+@contextmanager
+def fakes_by_example(mode: FakeTensorMode, example: Callable[[torch._ops.OpOverload, Any, Any], Any]) -> Iterator[None]:
+    """Let ``example(operator, args, kwargs)``, in ``mode``, give the fake results of operators without a kernel for fakes."""
+    dispatch = mode.dispatch
+
+    def with_examples(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return dispatch(func, types, args, kwargs)
+        except Exception as error:
+            if not lacks_fake(error):
+                raise
+            with mode:
+                return example(func, args, kwargs or {})
+
+    mode.dispatch = with_examples  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        mode.dispatch = dispatch  # type: ignore[method-assign]
 
 
 @contextmanager

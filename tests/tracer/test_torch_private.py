@@ -328,6 +328,12 @@ def test_operators_without_a_fake_say_so():
         torch.ops.tests_private.in_cpp(private.to_fake(mode, torch.ones(2)))
     assert private.lacks_fake(caught.value)
     assert not private.lacks_fake(RuntimeError("another"))
+    fake = private.to_fake(mode, torch.ones(2))
+    with private.fakes_by_example(mode, lambda func, args, kwargs: args[0].new_empty(3)):
+        assert without_fake(fake).shape == (3,)
+        assert (fake + fake).shape == (2,)
+    with pytest.raises(RuntimeError):
+        without_fake(fake)
 
 
 def test_negated_views_are_marked():

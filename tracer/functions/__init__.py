@@ -3,6 +3,13 @@ operator, which runs the Function's own code as it is.
 """
 
 from remat_planner.tracer.functions.call import Call
+from remat_planner.tracer.functions.custom_operators import (
+    MissingExampleError,
+    is_custom,
+    result_by_example,
+    run_on_copies,
+    use_custom_operators,
+)
 from remat_planner.tracer.functions.errors import FunctionVariesError, SampleError
 from remat_planner.tracer.functions.forward_call import ForwardCall
 from remat_planner.tracer.functions.operator import RECORDED_AS, use_functions
@@ -16,10 +23,15 @@ __all__ = [
     "Call",
     "ForwardCall",
     "FunctionVariesError",
+    "MissingExampleError",
     "SampleError",
     "ScriptCall",
     "applied",
+    "is_custom",
     "register_function",
+    "result_by_example",
+    "run_on_copies",
     "sample",
+    "use_custom_operators",
     "use_functions",
 ]

@@ -40,7 +40,7 @@ def sample(call: Call) -> None:
     with _WithoutCollectives():  # type: ignore[no-untyped-call]
         try:
             if isinstance(call, ForwardCall):
-                arguments = _arguments(call.arguments)
+                arguments = sample_arguments(call.arguments)
                 kept, _ = _sample_forward(call, arguments)
                 _refuse_hidden(kept, arguments)
             elif isinstance(call, BackwardCall):
@@ -75,7 +75,7 @@ class _WithoutCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _sample_forward(call: ForwardCall, arguments: list[torch.Tensor]) -> tuple[KeptContext, list[torch.Tensor]]:
     """The ``ctx`` that the forward keeps, and its tensors in memory of their own."""
     before = [copied(argument) for argument in arguments]
-    with _draws_seen(arguments) as draws:
+    with draws_seen(arguments) as draws:
         returned, context = call.called(arguments)
     outputs = in_tuple(returned)
     kept, in_context = KeptContext.of(context)
@@ -101,13 +101,13 @@ def _sample_forward(call: ForwardCall, arguments: list[torch.Tensor]) -> tuple[K
 
 def _sample_backward(call: BackwardCall) -> None:
     forward = call.forward
-    arguments = _arguments(forward.arguments)
+    arguments = sample_arguments(forward.arguments)
     kept, own = _sample_forward(forward, arguments)
     read, read_own = forward.read_in_backward
-    gradients = _arguments(call.arguments[1 + len(read) + len(read_own) :])
+    gradients = sample_arguments(call.arguments[1 + len(read) + len(read_own) :])
     tensors = [token(kept), *(arguments[i] for i in read), *(own[i] for i in read_own), *gradients]
     before = [copied(tensor) for tensor in tensors]
-    with _draws_seen(tensors) as draws:
+    with draws_seen(tensors) as draws:
         returned = call.called(tensors)
     places, own = _located(in_tuple(returned), tensors)
     call.results = Results(_changed(before, tensors), tuple(map(TensorForm.of, own)), tuple(places), draws())
@@ -115,7 +115,7 @@ def _sample_backward(call: BackwardCall) -> None:
 
 
 @contextmanager
-def _draws_seen(tensors: Sequence[torch.Tensor]) -> Iterator[Callable[[], bool]]:
+def draws_seen(tensors: Sequence[torch.Tensor]) -> Iterator[Callable[[], bool]]:
     """Gives a function that tells whether random numbers were drawn inside, on the CPU or on the device of a tensor."""
     devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
 
@@ -128,7 +128,8 @@ def _draws_seen(tensors: Sequence[torch.Tensor]) -> Iterator[Callable[[], bool]]
     after.append(states())
 
 
-def _arguments(forms: Sequence[TensorForm]) -> list[torch.Tensor]:
+def sample_arguments(forms: Sequence[TensorForm]) -> list[torch.Tensor]:
+    """New tensors of these forms, with arbitrary values."""
     return [with_flag(_filled(form.empty()), form.requires_grad) for form in forms]
 
 

@@ -13,6 +13,7 @@ stand in the order in which eager runs them, so the graph's own order has eager'
     random      True where it draws from a random generator
     generator   the ``torch.Generator`` that it draws from; absent where it is the default one of the device
     pinned      why it must run exactly once, or None
+    repeats     True where a call of somebody else's operator was seen to give the same when it runs again; else absent
     once        argument positions that a recomputation passes as None (running statistics that the first run updates)
     factor      position of the argument of a batch normalisation that a node computes, one over its counter; else absent
     operator    index into ``Joint.operators`` of the eager operator behind it; absent where the capture added the node

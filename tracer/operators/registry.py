@@ -67,7 +67,8 @@ def register_operator(
 ) -> None:
     """Tell the planner about an operator, usually a custom one. A later registration of the same operator replaces this one.
 
-    A custom operator that is not registered is never recomputed, has 0 FLOPs, and is measured on arbitrary values.
+    A custom operator that is not registered is recomputed only if two runs on arbitrary values gave the same bits, has 0 FLOPs,
+    and is measured on arbitrary values.
     Registrations last for the process. Make them before planning, and again in the process that applies a saved schedule:
     what may be recomputed is part of the schedule's fingerprint.
 

@@ -56,7 +56,7 @@ def _dependent_on(tangents: Iterable[fx.Node], ops: list[fx.Node]) -> set[fx.Nod
 def _pinned(node: fx.Node, stale: Mapping[fx.Node, str]) -> str | None:
     """Why ``node`` must run exactly once; ``stale`` names the updated state that an op reads."""
     reason = pin_reason(node.target)
-    if reason is not None:
+    if reason is not None and not node.meta.get("repeats", False):
         return reason
     if written_arguments(node.target, node.args, node.kwargs):
         return "writes in place"

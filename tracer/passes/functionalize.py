@@ -13,8 +13,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.functions import use_functions
-from remat_planner.tracer.operators import with_some_number
+from remat_planner.tracer.functions import is_custom, run_on_copies, use_custom_operators, use_functions
+from remat_planner.tracer.operators import with_some_number, written_arguments
 from remat_planner.tracer.passes.checkpointed_draws import use_first_draws
 from remat_planner.tracer.passes.eager_gradients import use_eager_gradients
 from remat_planner.tracer.passes.effects import readers
@@ -54,6 +54,7 @@ def make_functional(recording: Recording, mode: FakeTensorMode, inputs: Sequence
     use_pure_forms(module.graph)
     use_eager_gradients(module.graph)
     use_functions(module.graph)
+    use_custom_operators(module.graph)
     use_first_draws(module.graph)
     return module
 
@@ -140,7 +141,12 @@ class _Replay(fx.Interpreter):
         last = newest_node(recorded_graph())
         pure = _pure_form(n)
         try:
-            result = super().run_node(n) if pure is None else self._run_pure(n, pure)
+            operator: Any = n.target
+            if _is_mutable(n) and is_custom(operator):
+                args, kwargs = self.fetch_args_kwargs_from_env(n)
+                result = run_on_copies(operator, args, kwargs, written_arguments(operator, args, kwargs))
+            else:
+                result = super().run_node(n) if pure is None else self._run_pure(n, pure)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise no_functional_form_error(n.target, n.meta.get("source", ""), error) from error
         new_nodes = list(nodes_after(last))

@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import torch
 
 from remat_planner.tracer.errors import CaptureError, DataDependentError
-from remat_planner.tracer.functions import Call, ForwardCall, SampleError, ScriptCall, applied, sample
+from remat_planner.tracer.functions import Call, ForwardCall, MissingExampleError, SampleError, ScriptCall, applied, sample
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.provenance import raising_line, user_line
 from remat_planner.tracer.record.recording import CapturedCall
-from remat_planner.tracer.refusals import address_error, drawing_function_error, function_error
+from remat_planner.tracer.refusals import address_error, drawing_function_error, function_error, without_fake_error
 from remat_planner.tracer.torch_functions import ADDRESSES, functions_applied_by
 from remat_planner.tracer.torch_private import FakeTensorMode, in_checkpoint_replaying_draws, is_fake, to_fake, without_modes
 from remat_planner.tracer.torch_script import call_script, qualified_name, scripts_called_by
@@ -103,6 +103,8 @@ class OpaqueFunctions:
                 self._samples.clear()
             except _NotSampledError as found:
                 self._sample(found.call)
+            except MissingExampleError as missing:
+                self._make_example(missing)
             else:
                 if self._refused is not None:  # the code has caught it
                     raise self._refused
@@ -219,6 +221,14 @@ class OpaqueFunctions:
             part = "forward" if isinstance(call, ForwardCall) else "backward"
             why = f"but on sample tensors of the same forms its {part} raised {type(error).__name__}: {_first_line(error)}"
             raise function_error(call.name, cause.source, cause.words, why) from error
+
+    def _make_example(self, missing: MissingExampleError) -> None:
+        source = raising_line(missing)
+        try:
+            with self._fakes_in_model():
+                missing.make()
+        except SampleError as error:
+            raise without_fake_error(missing, source, f"it cannot be run as an example, for {error}") from error
 
     def _fakes_in_model(self) -> AbstractContextManager[None]:
         """As while a step is recorded: a sample may change no parameter or buffer of the model."""

@@ -103,18 +103,18 @@ def changed_constant_error(operator: Any, source: str) -> UnsupportedOperatorErr
     )
 
 
-def without_fake_error(error: Exception, source: str) -> UnsupportedOperatorError:
-    """For an operator that has kernels for real tensors alone; ``error`` names it."""
+def without_fake_error(error: BaseException, source: str, why: str = "") -> UnsupportedOperatorError:
+    """For an operator that has kernels for real tensors alone; ``error`` names it, ``why`` says why real ones do not help."""
     return UnsupportedOperatorError(
         f"{source or 'the model'}: an operator has no fake kernel, which gives the shapes of its results, so it cannot be "
-        f"captured ({_first_line(error)}). Register one (torch.library.register_fake), call the operator in the forward of a "
-        "torch.autograd.Function, which then runs as it is, or leave out the module at that line, by regions",
+        f"captured ({_first_line(error)}{why and f'; {why}'}). Register one (torch.library.register_fake), call the operator "
+        "in the forward of a torch.autograd.Function, which then runs as it is, or leave out its module, by regions",
         operator=_first_line(error),
         source=source,
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0].partition(". ")[0]
 
 

@@ -33,12 +33,15 @@ def test_the_example_is_recomputed_has_flops_and_sample_inputs():
         with undisturbed([]) as samples:
             (_, index, _), _ = samples.make(call)
         assert index.max() > 1000
+        remat_planner.register_operator("mylib::rows_times", pure=False)
+        pinned = remat_planner.trace(names["Model"](), inputs, costs="h100")
+        assert all("not pure" in (op.pinned or "") for op in pinned.ops if "rows_times" in op.name)
+        with pytest.raises(remat_planner.InfeasibleBudgetError):
+            remat_planner.plan(names["Model"](), inputs, budget=schedule.peak_bytes, costs="h100", solver="greedy")
     finally:
         remat_planner.unregister_operator("mylib::rows_times")
-    pinned = remat_planner.trace(names["Model"](), inputs, costs="h100")
-    assert all("unknown" in (op.pinned or "") for op in pinned.ops if "rows_times" in op.name)
-    with pytest.raises(remat_planner.InfeasibleBudgetError):
-        remat_planner.plan(names["Model"](), inputs, budget=schedule.peak_bytes, costs="h100", solver="greedy")
+    tried = remat_planner.trace(names["Model"](), inputs, costs="h100")
+    assert [op.pinned for op in tried.ops if "rows_times" in op.name] == [None] * 6
 
 
 def test_every_public_name_of_the_page_exists():
