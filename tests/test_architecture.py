@@ -89,7 +89,7 @@ planner.regions         distributed errors measurement module_paths planning run
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private
 planner.reports         formatting gpu_allocator measurement module_paths schedules solvers
 planner.runtime         codegen compile distributed errors formatting planning torch_private training_state schedules
-                        tracer tracer.joint tracer.lower tracer.python_state tracer.record
+                        tracer tracer.functions tracer.joint tracer.lower tracer.python_state tracer.record
 planner.torch_private   -
 planner.training_state  distributed errors measurement module_paths torch_private schedules tracer tracer.costs
 planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs

@@ -24,6 +24,7 @@ from remat_planner.tracer.passes import (
     laid_out_as_owners,
     make_functional,
     simplify,
+    undo_of,
 )
 from remat_planner.tracer.python_state import PythonReads
 from remat_planner.tracer.record import (
@@ -213,6 +214,7 @@ def assemble(recorded: RecordedStep) -> Joint:
         operators=tuple(recording.operators),
         calls=recording.calls,
         checkpointed=recording.checkpointed,
+        undo=undo_of(graph, [*placeholders.parameters, *placeholders.buffers, *placeholders.inputs]),
     )
 
 

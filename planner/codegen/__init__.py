@@ -8,7 +8,8 @@ from remat_planner.planner.codegen.dataflow import Sharing
 from remat_planner.planner.codegen.handovers import Handover
 from remat_planner.planner.codegen.partial_backward import UndecidedError
 from remat_planner.planner.codegen.program import Backward, Code, Program
+from remat_planner.planner.codegen.rng_replay import generator_of
 from remat_planner.planner.codegen.segments import emit
 from remat_planner.planner.codegen.tensor_layout import TensorLayout
 
-__all__ = ["Backward", "Code", "Handover", "Program", "Sharing", "TensorLayout", "UndecidedError", "emit"]
+__all__ = ["Backward", "Code", "Handover", "Program", "Sharing", "TensorLayout", "UndecidedError", "emit", "generator_of"]

@@ -23,6 +23,7 @@ from remat_planner.planner.planning import (
     remembered_capture,
     settings_of,
 )
+from remat_planner.planner.runtime.checked_step import CheckedStep
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
 from remat_planner.planner.runtime.recaptures import Recaptures
@@ -33,6 +34,7 @@ from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
+from remat_planner.tracer.python_state import Roots
 from remat_planner.tracer.record import ambient_autocast, hooks_of, refuse_surroundings, switches
 
 _MOST_PROGRAMS = 32
@@ -69,6 +71,7 @@ class PlannedCall:
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._specs: dict[tuple[Any, ...], pytree.TreeSpec] = {}
+        self._checked = CheckedStep(model)
         self._recaptures = Recaptures(self._most_programs)
         self._emitted_for_group = in_process_group()
         self._watch = StepWatch() if watched else None
@@ -162,14 +165,26 @@ class PlannedCall:
             ):
                 if position:
                     self._bound.insert(0, self._bound.pop(position))
-                return program.run(state, inputs, leaves, signature.roots_of(args, kwargs), self._watch)
+                return self._run(program, state, inputs, leaves, signature.roots_of(args, kwargs))
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
         program, signature = self._program_for(CallNow(args, kwargs, leaves, spec, autocast, settings))
         new_state, new_inputs = signature.state(), signature.inputs(leaves, spec)
         if new_state is None or new_inputs is None or not signature.holds(new_state, new_inputs, autocast):
             raise RuntimeError("the new capture does not fit the inputs that it was captured with; please report this")
-        return program.run(new_state, new_inputs, leaves, signature.roots_of(args, kwargs), self._watch)
+        return self._run(program, new_state, new_inputs, leaves, signature.roots_of(args, kwargs))
+
+    def _run(
+        self,
+        program: PlannedProgram,
+        state: list[torch.Tensor],
+        inputs: list[torch.Tensor],
+        leaves: list[Any],
+        roots: Roots,
+    ) -> Any:
+        if program.joint.undo is None:
+            return program.run(state, inputs, leaves, roots, self._watch)
+        return self._checked(program, state, inputs, leaves, roots, self._watch)
 
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], pytree.TreeSpec]:
         """``tree_flatten`` of the arguments. Where all are tensors, its result is known but for the tensors themselves."""

@@ -3,6 +3,7 @@ operator, which runs the Function's own code as it is.
 """
 
 from remat_planner.tracer.functions.call import Call
+from remat_planner.tracer.functions.checks import CheckFiredError, check_value, is_check, use_checks
 from remat_planner.tracer.functions.custom_operators import (
     MissingExampleError,
     is_custom,
@@ -21,17 +22,21 @@ from remat_planner.tracer.functions.stand_in import applied
 __all__ = [
     "RECORDED_AS",
     "Call",
+    "CheckFiredError",
     "ForwardCall",
     "FunctionVariesError",
     "MissingExampleError",
     "SampleError",
     "ScriptCall",
     "applied",
+    "check_value",
+    "is_check",
     "is_custom",
     "register_function",
     "result_by_example",
     "run_on_copies",
     "sample",
+    "use_checks",
     "use_custom_operators",
     "use_functions",
 ]

@@ -9,6 +9,7 @@ from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, Pla
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, tensors_inside
 from remat_planner.tracer.joint.same_tensors import first_places
+from remat_planner.tracer.joint.undo import Undo
 
 __all__ = [
     "EXTEND",
@@ -32,6 +33,7 @@ __all__ = [
     "StorageLifetime",
     "Tangents",
     "TreeOfLeaves",
+    "Undo",
     "dense_strides",
     "first_places",
     "flatten",

@@ -8,5 +8,14 @@ from remat_planner.tracer.passes.functionalize import make_functional
 from remat_planner.tracer.passes.gradient_layout import laid_out_as_owners
 from remat_planner.tracer.passes.gradient_sums import contributions, copy_small_first_terms
 from remat_planner.tracer.passes.simplify import simplify
+from remat_planner.tracer.passes.undo import undo_of
 
-__all__ = ["annotate", "contributions", "copy_small_first_terms", "laid_out_as_owners", "make_functional", "simplify"]
+__all__ = [
+    "annotate",
+    "contributions",
+    "copy_small_first_terms",
+    "laid_out_as_owners",
+    "make_functional",
+    "simplify",
+    "undo_of",
+]

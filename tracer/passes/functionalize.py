@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.functions import is_custom, run_on_copies, use_custom_operators, use_functions
+from remat_planner.tracer.functions import is_custom, run_on_copies, use_checks, use_custom_operators, use_functions
 from remat_planner.tracer.operators import with_some_number, written_arguments
 from remat_planner.tracer.passes.checkpointed_draws import use_first_draws
 from remat_planner.tracer.passes.eager_gradients import use_eager_gradients
@@ -55,6 +55,7 @@ def make_functional(recording: Recording, mode: FakeTensorMode, inputs: Sequence
     use_eager_gradients(module.graph)
     use_functions(module.graph)
     use_custom_operators(module.graph)
+    use_checks(module.graph)
     use_first_draws(module.graph)
     return module
 

@@ -89,15 +89,21 @@ class Provenance:
 
 def user_line(frame: Any) -> str:
     """ "file:line" of the innermost frame outside torch and this package, else of the innermost in ``torch.nn``, else ""."""
-    fallback = ""
+    line = line_of_user(frame)
+    return "" if line is None else f"{shortened(line[0])}:{line[1]}"
+
+
+def line_of_user(frame: Any) -> tuple[str, int] | None:
+    """File and line as ``user_line`` says, the whole path of the file."""
+    fallback = None
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(_INTERNAL):
-            return f"{shortened(name)}:{frame.f_lineno}"
+            return name, frame.f_lineno
         if frame.f_code.co_name in _CALLERS and name.startswith(_PROJECT):
             break
-        if not fallback and name.startswith(_TORCH_MODULES) and name != _CALL_MACHINERY:
-            fallback = f"{shortened(name)}:{frame.f_lineno}"
+        if fallback is None and name.startswith(_TORCH_MODULES) and name != _CALL_MACHINERY:
+            fallback = name, frame.f_lineno
         frame = frame.f_back
     return fallback
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.functions import check_value
 from remat_planner.tracer.joint import EagerOperator
 from remat_planner.tracer.operators import communicates_in_place, is_random, moves_in_place, reads_a_number, takes_generator
 from remat_planner.tracer.record.cumulative_averages import CumulativeAverages
+from remat_planner.tracer.record.expected_checks import ExpectedChecks
 from remat_planner.tracer.record.gradient_flow import FollowedGradients
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance
@@ -59,6 +61,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._provenance = provenance
         self._known = known
         self._outside = outside
+        self._checks = ExpectedChecks()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -75,7 +78,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             try:
                 return self._known.read(func, args, kwargs, origin.source)
             except UnknownValueError as error:
-                raise data_dependent_error(func, origin.source, str(error)) from None
+                expected = self._checks.expected(args[0])
+                if expected is None or (self.in_backward and not in_checkpoint()):
+                    raise data_dependent_error(func, origin.source, str(error)) from None
+                if not self.in_backward:
+                    self._check(args[0], expected, origin)
+                return expected
         autograd_node = backward_sequence_number() if self.in_backward else None
         if self.in_backward and torch.is_grad_enabled() and in_checkpoint():
             self.checkpointed.setdefault(origin.module)
@@ -88,11 +96,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._label_nodes_after(last_node, origin, replayed=replayed, generator=generator)
         self.averages.use_factor(func, nodes_after(last_node))
         self._known.follow(func, args, kwargs, result)
+        self._checks.follow(func, args, kwargs, result)
         if self.followed is not None:
             self.followed.ran(func, args, result, len(self.operators) - 1)
         if moves_in_place(func):
             self.moves.setdefault(id(args[0]), origin.source)
         return result
+
+    def _check(self, tensor: torch.Tensor, expected: float, origin: OperatorOrigin) -> None:
+        """Let each planned step compare what it reads here."""
+        last_node = newest_node(recorded_graph())
+        check_value(tensor, float(expected), origin.source)
+        for node in nodes_after(last_node):
+            node.meta.update(module=origin.module, source=origin.source, in_backward=False)
 
     def _without_generator(
         self, func: Any, args: Any, kwargs: Any, origin: OperatorOrigin
