@@ -29,7 +29,9 @@ def fill_as_eager(graph: fx.Graph, mode: FakeTensorMode) -> bool:
             continue
         node.target = fill
         like = node.args[0].meta["val"]
-        changed = changed or like.stride() != node.meta["val"].stride()
+        if like.stride() == node.meta["val"].stride():
+            continue  # views of the fake stay views of it
+        changed = True
         with mode:
             node.meta["val"] = torch.empty_strided(like.size(), like.stride(), dtype=like.dtype, device=like.device)
     return changed

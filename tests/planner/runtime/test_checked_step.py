@@ -122,6 +122,19 @@ def test_an_assertion_and_an_argument_check_are_eagers_errors():
         planned(x)
 
 
+def test_views_of_a_draw_stay_its_views():
+    def drawn(x: torch.Tensor) -> torch.Tensor:
+        scale = torch.diag_embed(1 + x.sin() / 2)
+        return torch.distributions.MultivariateNormal(x, scale_tril=scale).rsample()
+
+    torch.manual_seed(0)
+    model, args = Net(drawn), (torch.randn(4, 16) / 100,)
+    schedule = remat_planner.plan(model, args, budget="100%", solver="greedy", time_limit=1, verify=False)
+    result = remat_planner.verify(model, schedule, args)
+    assert result.identical
+    assert result.within_budget
+
+
 def test_a_branch_that_may_go_either_way_is_refused():
     class Early(nn.Module):
         def __init__(self) -> None:
