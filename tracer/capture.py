@@ -150,8 +150,10 @@ def record_step(
 
         recording, effects = outside.recorded(recorded)
         refuse_constants(outside.constants)
-        reads = PythonReads.of(model, recording.executed, effects.written, outside.constants, outside.has_constant())
-    return RecordedStep(outside.call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
+        reads = outside.reads(recording.executed)
+        call = outside.call
+        reads = reads.found_in(model, effects.written, call.state.unregistered, outside.constants, outside.has_constant())
+    return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
 
 
 def assemble(recorded: RecordedStep) -> Joint:

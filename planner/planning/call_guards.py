@@ -64,6 +64,15 @@ class _Slots:
         except KeyError:
             return None
 
+    def is_changed(self, position: int) -> bool:
+        """Whether the tensor in one place is gone, or has another form."""
+        try:
+            tensor: Any = self._owners[position][self._keys[position]]
+        except KeyError:
+            return True
+        forms = ((read, forms[position]) for read, forms in self._forms)
+        return type(tensor) is not self._kinds[position] or any(read(tensor) != form for read, form in forms)
+
     def unchanged(self) -> list[torch.Tensor] | None:
         """The tensors; None if one has another form, or is another kind of object (a DTensor has the shape of the whole)."""
         tensors: Any = self.tensors()
@@ -151,6 +160,11 @@ class BoundSignature:
     def changed_python_state(self) -> tuple[str, ...]:
         """Names of the Python values that the forward can read and that differ from those of the capture."""
         return self._python_state.changed()
+
+    def changed_places(self) -> tuple[str, ...]:
+        """Names of the tensors in Python state that are gone, or have another form than those of the capture."""
+        slots = enumerate((*self.joint.parameters, *self.joint.buffers))
+        return tuple(slot.name for k, slot in slots if isinstance(slot, PlaceSlot) and self._slots.is_changed(k))
 
     def has_switches(self, switches: Switches) -> bool:
         """Whether the step is the captured one under these settings of torch."""

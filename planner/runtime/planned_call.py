@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +37,8 @@ from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
 from remat_planner.tracer.python_state import Roots
 from remat_planner.tracer.record import ambient_autocast, hooks_of, refuse_surroundings, switches
+
+_log = logging.getLogger("remat_planner")
 
 _MOST_PROGRAMS = 32
 """Programs kept for different inputs, or as many as the schedule has forms; the least recently used one goes first."""
@@ -222,6 +225,9 @@ class PlannedCall:
                 tell("only numbers differ, so its schedule is kept", programs=len(self._bound))
                 return self._bound[0]
             tell(None, programs=len(self._bound))
+        places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.spec)]
+        if any(places):
+            _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(min(places, key=len)))
         known = [program.schedule for program in self.programs]
         self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
         return self._bound[0]

@@ -83,6 +83,12 @@ class ModuleState:
         slots = zip(self.buffers, self.buffer_slots, strict=True)
         return (*self.parameters, *(tensor for tensor, slot in slots if isinstance(slot, StateSlot)))
 
+    @property
+    def unregistered(self) -> tuple[torch.Tensor, ...]:
+        """The tensors that lie in Python state alone."""
+        slots = zip(self.buffers, self.buffer_slots, strict=True)
+        return tuple(tensor for tensor, slot in slots if isinstance(slot, PlaceSlot))
+
     def with_places(self, found: Iterable[tuple[torch.Tensor, tuple[Place, ...]]]) -> ModuleState:
         """This state, with the tensors that are ``found`` in places of Python state; some may be registered too."""
         found = list(found)

@@ -14,6 +14,7 @@ import torch
 
 from remat_planner.tracer.python_state.holders import Holder
 from remat_planner.tracer.python_state.places import Place
+from remat_planner.tracer.python_state.tensor_entries import has_form, same_forms
 
 _MOST_ITEMS = 10_000  # of one container that are looked at; of a longer one its length only
 
@@ -61,6 +62,8 @@ class Sequence(Holder):
 
     def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
         target, size = self.target, len(self.target)
+        if not ignored and 0 < size <= _MOST_ITEMS and all(map(has_form, target)):
+            return same_forms(target)
         if ignored or size > _MOST_ITEMS or any(isinstance(value, torch.Tensor) for value in target):
             return super().check(ignored)
         kept = tuple(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -20,6 +21,19 @@ def has_form(value: Any) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def same_forms(tensors: Iterable[torch.Tensor]) -> Callable[[], bool]:
+    """A question whether ``tensors`` yields as many tensors as now, of the same forms."""
+    forms = list(map(form_of, tensors))
+
+    def check() -> bool:
+        try:
+            return list(map(form_of, tensors)) == forms
+        except (AttributeError, RuntimeError):
+            return False
+
+    return check
 
 
 def version_of(tensor: torch.Tensor) -> int:

@@ -37,6 +37,7 @@ class PythonReads:
         names: the names that its code uses; None where it may use any.
         outside: objects that it reaches not through the model: globals, functions with variables of their own.
         written: keys that the forward sets itself: what it finds there does not matter.
+        inputs: keys of tensors that are inputs of the captured step. Their forms are compared with those of buffers.
         constant: keys of tensors that the captured step has as constants, or whose values decided what it is.
         constants: these tensors, also those that no key leads to, while they are alive, and their versions.
         seen: what the objects held when the forward was captured, by label and key.
@@ -45,41 +46,41 @@ class PythonReads:
     names: Names = field(default=frozenset(), repr=False)
     outside: tuple[tuple[Place, Any], ...] = field(default=(), repr=False)
     written: Keys = field(default_factory=dict)
+    inputs: Keys = field(default_factory=dict)
     constant: Keys = field(default_factory=dict)
     constants: tuple[tuple[weakref.ref[torch.Tensor], int], ...] = field(default=(), repr=False)
     seen: Described = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_code(cls, executed: ExecutedCode) -> PythonReads:
-        """What ``executed`` can read, without what is there now."""
-        return cls(executed.names, _outside(executed))
+    def of_code(cls, executed: ExecutedCode, more: frozenset[str] = frozenset()) -> PythonReads:
+        """What ``executed`` can read, without what is there now; ``more`` are names besides those that its code has."""
+        names = executed.names
+        return cls(None if names is None else names | more, _outside(executed))
 
-    @classmethod
-    def of(
-        cls,
+    def found_in(
+        self,
         model: nn.Module,
-        executed: ExecutedCode,
         written: Keys,
+        inputs: Collection[torch.Tensor] = (),
         constants: Collection[torch.Tensor] = (),
         is_constant: Callable[[torch.Tensor], bool] = lambda _: False,
     ) -> PythonReads:
-        """What ``executed``, the code of a forward of ``model``, can read now.
+        """With what a forward of ``model`` can read now.
 
-        ``constants`` are the tensors that an operator read and that are no inputs of the captured step. ``is_constant`` says
-        whether a tensor is one, or shares its memory.
+        Args:
+            model: the model.
+            written: keys that the forward sets itself.
+            inputs: tensors that are inputs of the captured step.
+            constants: other tensors that an operator read.
+            is_constant: whether a tensor is one of them, or shares its memory.
         """
-        reads = replace(cls.of_code(executed), written=written)
+        reads = replace(self, written=written)
         holders = list(reads.holders(model))
-        constant = {
-            holder.place.label: frozenset(
-                key for key, value in holder.entries().items() if isinstance(value, torch.Tensor) and is_constant(value)
-            )
-            for holder in holders
-            if holder.has_places
-        }
+        identities = set(map(id, inputs))
         reads = replace(
             reads,
-            constant={label: keys for label, keys in constant.items() if keys},
+            inputs=_tensor_keys(holders, lambda tensor: id(tensor) in identities),
+            constant=_tensor_keys(holders, is_constant),
             constants=tuple((weakref.ref(tensor), version_of(tensor)) for tensor in constants),
         )
         return replace(reads, seen=reads.described(holders, registered_in(model)))
@@ -150,10 +151,21 @@ class Watch:
             if tied := [key for key, value in holder.entries().items() if id(value) in registered and key not in ignored]:
                 self._checks.append(_has_objects(holder, tied))
             if (objects := holder.named_objects(ignored)) is not None:
-                named.append(objects)
+                compared = self._reads.inputs.get(holder.place.label, ())
+                named.append((objects[0], [key for key in objects[1] if key not in compared]))
             elif (check := holder.check(ignored)) is not None:
                 self._checks.append(check)
         self._checks.append(SameObjects(named))
+
+
+def _tensor_keys(holders: Iterable[Holder], wanted: Callable[[torch.Tensor], bool]) -> Keys:
+    """The keys of the tensors that are ``wanted``."""
+    keys = {
+        holder.place.label: frozenset(k for k, v in holder.entries().items() if isinstance(v, torch.Tensor) and wanted(v))
+        for holder in holders
+        if holder.has_places
+    }
+    return {label: found for label, found in keys.items() if found}
 
 
 def registered_in(model: nn.Module) -> dict[int, str]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.errors import CaptureError
-from remat_planner.tracer.operators import written_arguments
+from remat_planner.tracer.operators import batch_norm_statistics, written_arguments
 from remat_planner.tracer.python_state import Change, ExecutedCode, Place, PythonReads, Roots, tensor_places
 from remat_planner.tracer.record.recording import CapturedCall
-from remat_planner.tracer.refusals import changed_constant_error
+from remat_planner.tracer.refusals import changed_constant_error, changed_view_error
 from remat_planner.tracer.torch_private import fake_mode_of, is_fake, storage_key
 
 Result = TypeVar("Result")
@@ -43,12 +44,19 @@ class OutsideTensors:
         self._found: dict[int, torch.Tensor] = {}
         self._constant: dict[int, torch.Tensor] = {}
         self._may_interrupt = True
+        self._names: frozenset[str] = frozenset()
         self._executed: Callable[[], ExecutedCode] = ExecutedCode
+        self._real_memory: dict[Any, Any] = {}  # of buffers, by the memory of their stand-ins
+        self._changed: dict[Any, str] = {}
 
     @property
     def constants(self) -> list[torch.Tensor]:
         """The tensors that the last recording read and that had no stand-in."""
         return list(self._found.values())
+
+    def reads(self, executed: ExecutedCode) -> PythonReads:
+        """What the code that ran can read, without what is there now."""
+        return PythonReads.of_code(executed, self._names)
 
     def has_constant(self) -> Callable[[torch.Tensor], bool]:
         """Tells whether a tensor is one of ``constants``, or shares its memory."""
@@ -69,6 +77,7 @@ class OutsideTensors:
         refused: CaptureError | None = None
         while True:
             self._found.clear()
+            self._changed.clear()
             try:
                 result = record(self.call)
             except _FoundError:
@@ -84,12 +93,16 @@ class OutsideTensors:
                     self._places.clear()
             else:
                 if self._has_looked_in_vain():
+                    self._refuse_changed_memory()
                     return result
             torch.clear_autocast_cache()  # it may hold fakes of this recording
 
-    def begin(self, executed: Callable[[], ExecutedCode]) -> None:
-        """A forward begins; ``executed`` returns the code that it has run."""
+    def begin(
+        self, executed: Callable[[], ExecutedCode], buffers: Iterable[torch.Tensor], stand_ins: Iterable[torch.Tensor]
+    ) -> None:
+        """A forward begins; ``executed`` returns the code that it has run, ``buffers`` have these ``stand_ins``."""
         self._executed = executed
+        self._real_memory = dict(zip(map(_memory_of, stand_ins), map(_memory_of, buffers), strict=True))
 
     def end(self, changes: Iterable[Change], stand_ins: Mapping[int, torch.Tensor]) -> None:
         """The forward is over. End the recording here where some of the tensors that it read need stand-ins.
@@ -114,7 +127,12 @@ class OutsideTensors:
         if func is torch.ops.aten.lift_fresh.default:
             return
         self.note(pytree.tree_leaves((args, kwargs)))
-        written = [tensor for tensor in written_arguments(func, args, kwargs) if self._is_outside(tensor)]
+        statistics = batch_norm_statistics(func, args, kwargs)
+        changed = [t for t in (*written_arguments(func, args, kwargs), *statistics) if isinstance(t, torch.Tensor)]
+        for memory in map(_memory_of, changed):
+            if memory in self._real_memory:
+                self._changed.setdefault(self._real_memory[memory], source)
+        written = [tensor for tensor in changed if self._is_outside(tensor)]
         if self._may_interrupt and any(id(tensor) not in self._constant for tensor in written):
             raise _FoundError
         if written:
@@ -130,6 +148,16 @@ class OutsideTensors:
         if not isinstance(value, torch.Tensor):
             return False
         return not is_fake(value) or (id(value) in self._fakes and id(value) not in self._places)  # a fake stands for itself
+
+    def _refuse_changed_memory(self) -> None:
+        """Refuse constants that lie in memory which the step changes; a graph would not know when to read them.
+
+        Raises:
+            UnsupportedOperatorError: there is one.
+        """
+        for memory in map(_memory_of, self.constants):
+            if memory in self._changed:
+                raise changed_view_error(self._changed[memory])
 
     def _candidates(self) -> list[torch.Tensor]:
         return [tensor for identity, tensor in self._found.items() if identity not in self._constant]
@@ -155,9 +183,20 @@ class OutsideTensors:
 
     def _placed(self, memory: Collection[Any]) -> list[tuple[torch.Tensor, tuple[Place, ...]]]:
         """The tensors in Python state that have this memory, with their places; ``x.data`` has the memory of ``x``."""
-        model, executed = self._plain_call.model, self._executed()
-        holders = PythonReads.of_code(executed).holders(model)
-        return tensor_places(lambda tensor: _memory_of(tensor) in memory, holders, executed, Roots.of(model))
+        executed, left = self._executed(), set(memory)
+        found = self._placed_by(self.reads(executed), left, executed)
+        left -= {_memory_of(tensor) for tensor, _ in found}
+        if left:  # getattr(self, f"mask_{k}")
+            others = self._placed_by(replace(self.reads(executed), names=None), left, executed)
+            self._names |= {key for _, places in others for place in places for _, key in place.steps if isinstance(key, str)}
+            found += others
+        return found
+
+    def _placed_by(
+        self, reads: PythonReads, memory: Collection[Any], executed: ExecutedCode
+    ) -> list[tuple[torch.Tensor, tuple[Place, ...]]]:
+        model = self._plain_call.model
+        return tensor_places(lambda tensor: _memory_of(tensor) in memory, reads.holders(model), executed, Roots.of(model))
 
     def _give_up(self, tensor: torch.Tensor) -> None:
         """Have no stand-in for the memory of ``tensor``."""

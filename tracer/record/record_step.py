@@ -158,7 +158,7 @@ def record(
         ):
             args, kwargs = call.arguments(stand_ins.inputs)
             forward = WatchedForward(call.model, args, kwargs, left_behind)
-            outside.begin(lambda: forward.executed)
+            outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
             with forward.watching(), below.forward(forward.executed), noting_materialized_gradients(), mode, recorder:
                 output = run_user_code(call.model, args, kwargs)

@@ -103,6 +103,17 @@ def changed_constant_error(operator: Any, source: str) -> UnsupportedOperatorErr
     )
 
 
+def changed_view_error(source: str) -> UnsupportedOperatorError:
+    """For a buffer that is changed in place in memory that a constant of the captured step has too."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: a buffer is changed in place, and the forward also reads a tensor that has the same memory, "
+        "as a view that was made before the forward. A captured step would not follow the change there. Make the view in the "
+        "forward, from the buffer",
+        operator="",
+        source=source,
+    )
+
+
 def without_fake_error(error: BaseException, source: str, why: str = "") -> UnsupportedOperatorError:
     """For an operator that has kernels for real tensors alone; ``error`` names it, ``why`` says why real ones do not help."""
     return UnsupportedOperatorError(

@@ -214,6 +214,18 @@ def test_what_has_its_memory_is_read_for_it(read: Callable[[torch.Tensor], torch
     assert len(call_of(trained).programs) == 1
 
 
+def test_a_view_of_a_buffer_that_is_changed_is_refused() -> None:
+    def counted(m: Any, h: torch.Tensor) -> torch.Tensor:
+        m.table.add_(1)
+        return h * m.row
+
+    model = Net(counted)
+    model.register_buffer("table", torch.ones(2, 4))
+    model.row = model.table[0]
+    with pytest.raises(UnsupportedOperatorError, match="a tensor that has the same memory"):
+        planned(model)
+
+
 def test_views_of_one_memory_are_read() -> None:
     model = Net(lambda m, h: h * m.rows[0] + m.rows[1], rows=list(torch.ones(2, 4).unbind()))
     trained = planned(model, budget="200%")
@@ -294,12 +306,15 @@ def test_a_model_by_regions() -> None:
         assert_equal(step(trained), step(eager))
 
 
-def test_a_tensor_that_comes_or_goes() -> None:
+def test_a_tensor_that_comes_or_goes(caplog: pytest.LogCaptureFixture) -> None:
     model = Net(lambda m, h: h if m.s is None else h * m.s, s=ones())
     trained = planned(model)
     for value in (None, twos(), None):
         model.s = value
         assert_equal(step(trained), step(model))
+    assert [r.message for r in caplog.records if "another tensor" in r.message] == [
+        "another tensor, or none, than when the model was captured: s"
+    ]
 
 
 def test_a_list_that_gets_longer() -> None:
@@ -325,6 +340,14 @@ def test_a_branch_on_its_value(read: Callable[[torch.Tensor], bool]) -> None:
     for change in (lambda: setattr(model, "s", torch.tensor(0.0)), lambda: model.s.fill_(1.0), lambda: model.s.zero_()):
         change()
         assert_equal(step(trained), step(model))
+
+
+def test_a_name_that_is_put_together() -> None:
+    model = Net(lambda m, h: h * getattr(m, f"s{len('12')}"), s2=ones())
+    trained = planned(model)
+    model.s2 = twos()
+    assert_equal(step(trained), step(model))
+    assert len(call_of(trained).programs) == 1
 
 
 def test_a_size_that_alone_is_read() -> None:

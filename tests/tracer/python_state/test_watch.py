@@ -128,7 +128,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Watch]:
     model, executed = Model(), ExecutedCode()
     with executed.observed():
         model(torch.ones(2, 4))
-    watch = Watch(PythonReads.of(model, executed, {}), model)
+    watch = Watch(PythonReads.of_code(executed).found_in(model, {}), model)
     assert watch.changed() == ()
     return model, watch
 
@@ -175,6 +175,6 @@ def test_keys_that_the_forward_sets_are_left_out() -> None:
     model, executed = Model(), ExecutedCode()
     with executed.observed():
         model(torch.ones(2, 4))
-    watch = Watch(PythonReads.of(model, executed, {"": frozenset({"act"})}), model)
+    watch = Watch(PythonReads.of_code(executed).found_in(model, {"": frozenset({"act"})}), model)
     model.act = torch.sigmoid
     assert watch.changed() == ()
