@@ -227,7 +227,7 @@ class PlannedCall:
             tell(None, programs=len(self._bound))
         places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.spec)]
         if any(places):
-            _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(min(places, key=len)))
+            _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
         known = [program.schedule for program in self.programs]
         self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
         return self._bound[0]

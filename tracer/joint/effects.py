@@ -47,7 +47,7 @@ class Effect:
         elif self.key is REPLACE:
             self.holder(self.place, target, None).put_back(value)
         elif issubclass(self.holder, Function):
-            self.holder(self.place, target, None).put_back({self.key: value})
+            self.holder(self.place, target, None).place_of(self.key).put(roots, value)
         elif issubclass(self.holder, Attributes):
             vars(target)[self.key] = value
         elif hasattr(target, "__setitem__"):

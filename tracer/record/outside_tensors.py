@@ -46,6 +46,7 @@ class OutsideTensors:
         self._may_interrupt = True
         self._names: frozenset[str] = frozenset()
         self._executed: Callable[[], ExecutedCode] = ExecutedCode
+        self._carried: set[tuple[str, Any]] = set()
         self._real_memory: dict[Any, Any] = {}  # of buffers, by the memory of their stand-ins
         self._changed: dict[Any, str] = {}
 
@@ -78,6 +79,7 @@ class OutsideTensors:
         while True:
             self._found.clear()
             self._changed.clear()
+            self._carried.clear()
             try:
                 result = record(self.call)
             except _FoundError:
@@ -104,6 +106,10 @@ class OutsideTensors:
         self._executed = executed
         self._real_memory = dict(zip(map(_memory_of, stand_ins), map(_memory_of, buffers), strict=True))
 
+    def is_carried(self, change: Change, key: Any) -> bool:
+        """Whether the forward found a stand-in under ``key`` and left a tensor of the same form for the next one."""
+        return (change.holder.place.label, key) in self._carried
+
     def end(self, changes: Iterable[Change], stand_ins: Mapping[int, torch.Tensor]) -> None:
         """The forward is over. End the recording here where some of the tensors that it read need stand-ins.
 
@@ -111,8 +117,15 @@ class OutsideTensors:
             changes: what it changed in Python state.
             stand_ins: the tensor behind each stand-in, by the id of that.
         """
-        replaced = [change.before.get(key) for change in changes for key in change.keys]
-        given_up = [tensor for value in replaced if (tensor := stand_ins.get(id(value))) is not None]
+        given_up = []
+        for change, key in ((each, key) for each in changes for key in each.keys):
+            before, after = change.before.get(key), change.after.get(key)
+            if id(before) not in stand_ins:
+                continue
+            if _has_form_of(before, after):
+                self._carried.add((change.holder.place.label, key))
+            else:
+                given_up.append(stand_ins[id(before)])
         for tensor in given_up:
             self._give_up(tensor)
         if given_up or (self._may_interrupt and self._candidates()):
@@ -236,6 +249,18 @@ def _memory_of(tensor: torch.Tensor) -> Any:
         return storage_key(tensor)
     except (RuntimeError, NotImplementedError):
         return "without storage", id(tensor)
+
+
+def _has_form_of(stand_in: Any, value: Any) -> bool:
+    """Whether the next forward can read ``value`` where this one read ``stand_in``; not where it has a gradient."""
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.requires_grad:
+        return False
+    return (value.shape, value.stride(), value.dtype, value.device) == (
+        stand_in.shape,
+        stand_in.stride(),
+        stand_in.dtype,
+        stand_in.device,
+    )
 
 
 def _fakes_in_attributes(call: CapturedCall) -> frozenset[int]:

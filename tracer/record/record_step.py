@@ -157,7 +157,7 @@ def record(
             provenance.following(),
         ):
             args, kwargs = call.arguments(stand_ins.inputs)
-            forward = WatchedForward(call.model, args, kwargs, left_behind)
+            forward = WatchedForward(call.model, args, kwargs, left_behind, outside.is_carried)
             outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
             with forward.watching(), below.forward(forward.executed), noting_materialized_gradients(), mode, recorder:

@@ -16,7 +16,7 @@ Draws from torch's generators need no watch: random operators are recorded. A ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,14 +53,21 @@ class WatchedForward:
         args: the positional inputs of the call.
         kwargs: the named inputs of the call.
         left_behind: changes of an earlier forward, from which this one starts.
+        is_carried: whether what such a change left under a key has a stand-in, which is there.
     """
 
     def __init__(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], left_behind: Sequence[Change] = ()
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        left_behind: Sequence[Change] = (),
+        is_carried: Callable[[Change, Any], bool] = lambda *_: False,
     ) -> None:
         self._starts = starts_of(model, args, kwargs)
         self._before = Snapshot(self._starts)
         self._left_behind = left_behind
+        self._is_carried = is_carried
         self.executed = ExecutedCode()
         self.changes: list[Change] = []
 
@@ -76,7 +83,9 @@ class WatchedForward:
             for change in self._left_behind:
                 if change.holder.place.kind != "arguments":  # each call has containers of its own
                     self._before.add(change.holder)
-                    change.holder.put_back(change.after)
+                    now = change.holder.entries()
+                    after = {k: now[k] if self._is_carried(change, k) else value for k, value in change.after.items()}
+                    change.holder.put_back(after)
             start = Snapshot(self._starts) if self._left_behind else self._before
             for change in self._left_behind:
                 start.add(change.holder)

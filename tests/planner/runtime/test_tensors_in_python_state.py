@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.planner import apply_schedule, plan, verify
 from remat_planner.planner.runtime.planned_module import call_of
-from remat_planner.tracer.errors import ModelNotSupportedError, UnsupportedOperatorError
+from remat_planner.tracer.errors import ModelNotSupportedError, StateReassignedError, UnsupportedOperatorError
 
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
 SCALE: Any = torch.ones(4)
@@ -145,6 +145,59 @@ def test_a_forward_updates_it_in_place(held: Any) -> None:
     for _ in range(2):
         assert_equal(step(trained), step(eager))
         assert_equal(pytree.tree_leaves(model.s), pytree.tree_leaves(eager.s))
+
+
+def replaced_attribute(m: Any, h: torch.Tensor) -> torch.Tensor:
+    out = h * m.s
+    m.s = m.s * 0.5 + h.detach().mean(0)
+    return out
+
+
+def replaced_item(m: Any, h: torch.Tensor) -> torch.Tensor:
+    out = h * m.s[0]
+    m.s[0] = h.detach().mean(0)
+    return out
+
+
+@pytest.mark.parametrize(("forward", "held"), [(replaced_attribute, ones()), (replaced_item, [ones(), None])])
+def test_a_forward_leaves_another_one_for_the_next(forward: Callable[[Any, torch.Tensor], torch.Tensor], held: Any) -> None:
+    model = Net(forward, s=held)
+    trained = planned(model, budget="200%")
+    eager = copy.deepcopy(model)
+    for _ in range(3):
+        assert_equal(step(trained), step(eager))
+        assert_equal(pytree.tree_leaves(model.s)[:1], pytree.tree_leaves(eager.s)[:1])
+    assert len(call_of(trained).programs) == 1
+
+
+def test_a_variable_of_a_function_that_each_call_sets_anew() -> None:
+    def counting() -> Any:
+        count = ones()
+
+        def counted(h: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count = count + 1
+            return h * count
+
+        counted.kept = "kept"  # type: ignore[attr-defined]
+        counted.count = lambda: count  # type: ignore[attr-defined]
+        return counted
+
+    model = Net(lambda m, h: m.s(h), s=counting())
+    trained = planned(model, budget="200%")
+    step(trained)
+    step(trained)
+    assert model.s.count()[0] == 3
+    assert model.s.kept == "kept"
+
+
+def test_one_that_is_left_with_a_gradient_is_refused() -> None:
+    def attached(m: Any, h: torch.Tensor) -> torch.Tensor:
+        h, m.s = h * m.s, h.mean(0)
+        return h
+
+    with pytest.raises(StateReassignedError, match="assigns a new tensor to s"):
+        planned(Net(attached, s=ones()))
 
 
 def test_a_global_that_is_counted_up() -> None:

@@ -20,7 +20,7 @@ def test_state_that_the_forward_replaces_is_named(kind: str):
         if kind == "parameter":
             m.kept = nn.Parameter(h.detach().mean(0))
         else:
-            m.kept = h.detach().mean(0)[None] if kind == "attribute" else h.detach().mean(0)
+            m.kept = h.mean(0)[None] if kind == "attribute" else h.detach().mean(0)
         return mean_square(h)
 
     model = Written(forward, a=linear())
