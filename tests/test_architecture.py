@@ -46,21 +46,22 @@ solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules
 solvers.two_level       deadline milp problem schedules
-tracer.capture          joint passes python_state record refusals torch_private torch_surroundings
+tracer.capture          functions joint passes python_state record refusals torch_private torch_surroundings
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
 tracer.functions        operators torch_functions torch_private torch_script
 tracer.joint            python_state
 tracer.lazy_types       -
 tracer.lower            costs joint torch_private schedules
-tracer.on_paper         record refusals torch_private
+tracer.on_paper         record refusals torch_kernels torch_private
 tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private
 tracer.python_state     -
-tracer.record           errors functions joint operators python_state refusals torch_functions torch_private
+tracer.record           errors functions joint operators python_state refusals torch_functions torch_kernels torch_private
                         torch_script torch_surroundings
 tracer.refusals         errors joint lazy_types operators torch_private
 tracer.torch_functions  -
+tracer.torch_kernels    torch_private
 tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_surroundings  -

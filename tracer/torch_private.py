@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from types import FrameType
 from typing import Any, Literal
 
@@ -28,7 +26,6 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.amp import autocast_mode
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
-from torch.library import _scoped_library
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
@@ -41,10 +38,8 @@ __all__ = [
     "TorchDispatchMode",
     "accepting_real_tensors",
     "autocast_asks_for_gpu",
-    "autograd_replaced",
     "backward_sequence_number",
     "compiled_by",
-    "composites_replaced",
     "errors_not_logged",
     "fake_mode_of",
     "fakes_by_example",
@@ -77,7 +72,6 @@ READS_OF_FAKES = ("numpy() is not supported for tensor subclasses", "Not availab
 # Message of torch.compile when a compiled function is called under a trace.
 CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
 _CHECKPOINT = torch.utils.checkpoint.__file__
-_AUTOGRAD = ("AutogradCPU", "AutogradCUDA")  # the dispatch keys of autograd, by device
 
 
 def new_fake_mode() -> FakeTensorMode:
@@ -209,49 +203,6 @@ def truncated_normals_not_drawn() -> Iterator[None]:
         yield
     finally:
         init._no_grad_trunc_normal_ = original
-
-
-@contextmanager
-def composites_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., Any]]) -> Iterator[None]:
-    """Call ``kernels`` for composite operators on fakes on the CPU; where one returns None, PyTorch decomposes the operator."""
-
-    def replaced(operator: torch._ops.OpOverload, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = kernel(*args, **kwargs) if isinstance(args[0], FakeTensor) else None
-            return operator.decompose(*args, **kwargs) if result is None else result
-
-        return call
-
-    with _scoped_library("aten", "IMPL") as library, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel")
-        for operator, kernel in kernels.items():
-            library.impl(operator, replaced(operator, kernel), "AutogradCPU")
-        yield
-
-
-@contextmanager
-def autograd_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., Any]]) -> Iterator[None]:
-    """Call ``kernels`` where autograd handles an operator on a fake: ``kernel(original, *args, **kwargs)``.
-
-    ``original`` is PyTorch's own kernel, which also handles real tensors.
-    """
-
-    def replaced(operator: torch._ops.OpOverload, kernel: Callable[..., Any], key: str) -> Callable[..., Any]:
-        original = torch.library.get_kernel(operator, key)
-
-        def call(keys: Any, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(args[0], FakeTensor):
-                return original.call_boxed(keys, *args, **kwargs)
-            return kernel(partial(original.call_boxed, keys), *args, **kwargs)
-
-        return call
-
-    with _scoped_library("aten", "IMPL") as library, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel")
-        for operator, kernel in kernels.items():
-            for key in _AUTOGRAD:
-                library.impl(operator, replaced(operator, kernel, key), key, with_keyset=True)
-        yield
 
 
 def is_fake(tensor: torch.Tensor) -> bool:

@@ -265,40 +265,6 @@ def test_truncated_normals_of_fakes_are_not_drawn():
         assert torch.nn.init.trunc_normal_(torch.full((100,), 9.0)).abs().max() <= 2
 
 
-def test_composite_operators_are_replaced_on_fakes_alone():
-    seen = []
-
-    def kernel(values: torch.Tensor, probability: float, training: bool) -> torch.Tensor | None:
-        seen.append(probability)
-        return values + 1 if probability == 0.5 else None
-
-    real = torch.ones(8)
-    with private.composites_replaced({torch.ops.aten.dropout.default: kernel}):
-        torch.dropout(real, 0.5, True)
-        with private.new_fake_mode():
-            for probability in (0.5, 0.25):
-                assert private.is_fake(torch.dropout(torch.ones(8), probability, True))
-    torch.dropout(real, 0.75, True)
-    assert seen == [0.5, 0.25]
-
-
-def test_autograd_is_replaced_on_fakes_alone():
-    seen = []
-
-    def kernel(original: Callable[..., torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-        seen.append(private.is_fake(values))
-        return original(values)
-
-    real = torch.ones(3, requires_grad=True)
-    mode = private.new_fake_mode()
-    with private.autograd_replaced({torch.ops.aten.prod.default: kernel}):
-        assert torch.equal(torch.autograd.grad(real.prod(), real)[0], torch.ones(3))
-        fake = private.to_fake(mode, real)
-        assert torch.autograd.grad(fake.prod(), fake)[0].shape == (3,)
-    fake.prod()
-    assert seen == [True]
-
-
 def test_new_fakes_may_have_no_address():
     mode = private.new_fake_mode()
     with private.without_addresses(mode):

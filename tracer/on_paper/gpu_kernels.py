@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from remat_planner.tracer.torch_private import composites_replaced
+from remat_planner.tracer.torch_kernels import composites_replaced
 
 aten = torch.ops.aten
 _LARGEST_FLASH_WIDTH = 256

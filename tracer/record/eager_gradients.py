@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from remat_planner.tracer.operators import HAVE_EAGER_GRADIENTS, gradient_operator
-from remat_planner.tracer.torch_private import autograd_replaced
+from remat_planner.tracer.torch_kernels import autograd_replaced
 
 
 @contextmanager
