@@ -11,12 +11,12 @@ from operator import getitem
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from remat_planner.tracer.joint import Joint, PlaceSlot, StateSlot, first_places
 from remat_planner.tracer.python_state import Roots, Watch, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
-from remat_planner.tracer.torch_private import is_fake
+from remat_planner.tracer.torch_private import is_fake, storage_key
 from remat_planner.tracer.torch_script import readable
 
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
@@ -122,6 +122,8 @@ class BoundSignature:
                 for slot, node, ((owner, key), *_) in zip(slots, nodes, places, strict=True)
             ],
         )
+        self._in_places = [k for k, slot in enumerate(slots) if isinstance(slot, PlaceSlot)]
+        self._changes_places = any(_is_written(nodes[k]) for k in self._in_places)
         self._ties = [(*tie, position) for position, (_, *ties) in enumerate(places) for tie in ties]
         self._leaves = joint.constant_leaves
         self._leaf_states = joint.argument_states
@@ -151,7 +153,16 @@ class BoundSignature:
         for owner, key, position in self._ties:
             if owner.get(key) is not tensors[position]:
                 return None
-        return tensors
+        return tensors if self._are_apart(tensors) else None
+
+    def _are_apart(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether tensors in Python state are as many as they were, and share no memory where the step changes it."""
+        if not self._in_places:
+            return True
+        buffers = tensors[len(self.joint.parameters) :]
+        if len(set(map(id, buffers))) != len(buffers):
+            return False
+        return not self._changes_places or len({storage_key(tensors[k]) for k in self._in_places}) == len(self._in_places)
 
     def roots_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Roots:
         """What the places of Python state start from in this call."""
@@ -252,6 +263,14 @@ class BoundSignature:
             return False
         buffers = state[len(self.joint.parameters) :]
         return all(guard.evaluate(buffers, inputs) == guard.expected for guard in self.joint.guards)
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether the step changes the buffer of a placeholder: by ``copy_``, or as the statistics of a batch normalization."""
+    return any(
+        (user.target is torch.ops.aten.copy_.default and user.args[0] is node) or "batch_norm" in str(user.target)
+        for user in node.users
+    )
 
 
 def _places(slot: StateSlot | PlaceSlot, modules: Mapping[str, nn.Module]) -> list[tuple[Any, Any]]:

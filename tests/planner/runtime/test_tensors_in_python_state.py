@@ -296,6 +296,26 @@ def test_one_tensor_in_two_places() -> None:
         assert_equal(step(trained), step(model))
 
 
+def test_two_tensors_that_become_one() -> None:
+    model = Net(lambda m, h: h * m.s * (2 if m.s is m.t else 3) + m.t, s=ones(), t=ones())
+    trained = planned(model, budget="200%")
+    model.t = model.s
+    assert_equal(step(trained), step(model))
+
+
+def test_two_tensors_that_get_one_memory_of_which_one_is_changed() -> None:
+    def counted(m: Any, h: torch.Tensor) -> torch.Tensor:
+        m.s.add_(1)
+        return h * m.t
+
+    model = Net(counted, s=ones(), t=ones())
+    trained = planned(model, budget="200%")
+    step(trained)
+    model.s = model.t[:]
+    with pytest.raises(UnsupportedOperatorError, match="shares its memory"):
+        trained(X)
+
+
 def test_an_attribute_that_chooses_one_of_the_buffers() -> None:
     model = Net(lambda m, h: h * m.s)
     model.register_buffer("one", ones())
