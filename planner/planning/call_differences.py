@@ -73,8 +73,8 @@ def _inputs(call: CallNow, signature: BoundSignature) -> list[Difference]:
 
 def _python_values(signature: BoundSignature) -> list[Difference]:
     advice = (
-        "keep numbers and tensors that change in a buffer (register_buffer) and set them in place (fill_, copy_), or give "
-        "tensors to the forward as inputs"
+        "keep numbers that change as tensors (torch.tensor(value)), and tensors in plain attributes, each in memory of its "
+        "own, or in buffers (register_buffer)"
     )
     return [Difference(name, advice) for name in signature.changed_python_state()]
 
