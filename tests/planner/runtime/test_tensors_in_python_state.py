@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -159,7 +160,16 @@ def replaced_item(m: Any, h: torch.Tensor) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize(("forward", "held"), [(replaced_attribute, ones()), (replaced_item, [ones(), None])])
+def moved_on(m: Any, h: torch.Tensor) -> torch.Tensor:
+    out = h * m.s[0] + m.s[1]
+    m.s.append(h.detach().mean(0))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("forward", "held"),
+    [(replaced_attribute, ones()), (replaced_item, [ones(), None]), (moved_on, deque([ones(), twos()], maxlen=2))],
+)
 def test_a_forward_leaves_another_one_for_the_next(forward: Callable[[Any, torch.Tensor], torch.Tensor], held: Any) -> None:
     model = Net(forward, s=held)
     trained = planned(model, budget="200%")
