@@ -142,16 +142,16 @@ def record_step(
     with _capturing(mode):
         outside = OutsideTensors(call)
 
-        def recorded(call: CapturedCall) -> tuple[Recording, RecordedEffects]:
+        def recorded_twice(call: CapturedCall) -> tuple[Recording, RecordedEffects]:
             functions = OpaqueFunctions(call, mode)
             first = functions.recorded(lambda: record(call, mode, chooser.choose, outside))
-            again = lambda: functions.recorded(lambda: record(call, mode, None, outside, first.changes))  # noqa: E731
-            return first, effects_from_step_to_step(first, again)
+            return first, effects_from_step_to_step(
+                first, lambda: functions.recorded(lambda: record(call, mode, None, outside, first.changes))
+            )
 
-        recording, effects = outside.recorded(recorded)
+        recording, effects = outside.recorded(recorded_twice)
         refuse_constants(outside.constants)
-        reads = outside.reads(recording.executed)
-        call = outside.call
+        call, reads = outside.call, outside.reads(recording.executed)
         reads = reads.found_in(model, effects.written, call.state.unregistered, outside.constants, outside.has_constant())
     return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
 
