@@ -289,6 +289,7 @@ def test_a_view_of_a_buffer_that_is_changed_is_refused() -> None:
         planned(model)
 
 
+@pytest.mark.slow
 def test_views_of_one_memory_are_read() -> None:
     model = Net(lambda m, h: h * m.rows[0] + m.rows[1], rows=list(torch.ones(2, 4).unbind()))
     trained = planned(model, budget="200%")
@@ -378,6 +379,7 @@ def test_a_hook_that_only_updates_it_has_a_part_in_the_step() -> None:
         assert_equal(step(trained), step(eager))
 
 
+@pytest.mark.slow
 def test_a_model_by_regions() -> None:
     model = nn.Sequential(*(Net(moved, s=ones()) for _ in range(3)))
     schedule = plan(model, (X,), budget="100%", loss=mean_square, regions="auto", verify=False)
@@ -400,6 +402,7 @@ def test_a_tensor_that_comes_or_goes(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_list_that_gets_longer() -> None:
     model = Net(lambda m, h: h * sum(m.s), s=[ones(), ones()])
     trained = planned(model, budget="200%")
