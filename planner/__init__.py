@@ -3,6 +3,7 @@
 from remat_planner.planner.apply import apply_schedule, remove_schedule
 from remat_planner.planner.compile import SavedSet, ScheduleBackend
 from remat_planner.planner.errors import (
+    AuditError,
     BatchError,
     BudgetError,
     CompilerError,
@@ -23,6 +24,7 @@ from remat_planner.planner.verify import verify
 from remat_planner.schedules import RegionSchedule, Schedule, TrainingState, TrainingStateError
 
 __all__ = [
+    "AuditError",
     "BatchError",
     "BudgetError",
     "CompilerError",

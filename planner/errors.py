@@ -133,6 +133,20 @@ class VerificationError(RuntimeError):
         self.budget_bytes = budget_bytes
 
 
+class AuditError(RuntimeError):
+    """While a planned model trains, its forward was recorded once more and is not the planned one.
+
+    Attributes:
+        model: name of the model's class.
+        differences: what differs, and where: operators, constants, outputs, what is left behind in Python state.
+    """
+
+    def __init__(self, message: str, *, model: str, differences: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.model = model
+        self.differences = differences
+
+
 class ExportError(ValueError):
     """A model or schedule cannot be exported to a form.
 

@@ -244,7 +244,7 @@ def _compared(steps: _Steps, apply: Callable[[], nn.Module]) -> tuple[nn.Module,
 def _applied(steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str | None) -> nn.Module:
     """The model by ``schedule``, which refuses to plan anew in the first step."""
     if isinstance(schedule, RegionSchedule):
-        return apply_schedule(steps.model, schedule, compiler=compiler)
+        return apply_schedule(steps.model, schedule, compiler=compiler, audit=False)
 
     def replan(called: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Schedule) -> Schedule:
         if steps.number > 1:

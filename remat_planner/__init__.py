@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.compile import SavedSet as SavedSet
     from remat_planner.planner.compile import ScheduleBackend as ScheduleBackend
     from remat_planner.planner.errors import AlreadyAppliedError as AlreadyAppliedError
+    from remat_planner.planner.errors import AuditError as AuditError
     from remat_planner.planner.errors import BackwardError as BackwardError
     from remat_planner.planner.errors import BackwardTwiceError as BackwardTwiceError
     from remat_planner.planner.errors import BatchError as BatchError
@@ -98,6 +99,7 @@ _PUBLIC = {
     ),
     "planner.errors": (
         "AlreadyAppliedError",
+        "AuditError",
         "BackwardError",
         "BackwardTwiceError",
         "BatchError",

@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import result_by_example
-from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, state_of
+from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, RecordedForward, state_of
 from remat_planner.tracer.passes import (
     annotate,
     contributions,
@@ -26,9 +26,10 @@ from remat_planner.tracer.passes import (
     simplify,
     undo_of,
 )
-from remat_planner.tracer.python_state import PythonReads
+from remat_planner.tracer.python_state import PythonReads, Roots
 from remat_planner.tracer.record import (
     CapturedCall,
+    FoundFunctions,
     LossChooser,
     OpaqueFunctions,
     OutsideTensors,
@@ -38,10 +39,13 @@ from remat_planner.tracer.record import (
     ambient_autocast,
     eager_gradients,
     effects_from_step_to_step,
+    forward_now,
     hooks_of,
+    planned_forward,
     random_state_kept,
     record,
     refuse_surroundings,
+    shown_warnings_kept,
     switches,
     without_autocast,
 )
@@ -112,6 +116,7 @@ class RecordedStep:
         switches: the settings of torch in which it ran.
         effects: what the forward leaves behind in Python state.
         reads: the Python state that the forward can read.
+        forward: the forward, to compare later recordings with.
     """
 
     call: CapturedCall
@@ -122,6 +127,7 @@ class RecordedStep:
     switches: Switches
     effects: RecordedEffects
     reads: PythonReads
+    forward: RecordedForward
 
 
 def record_step(
@@ -142,18 +148,43 @@ def record_step(
     with _capturing(mode):
         outside = OutsideTensors(call)
 
-        def recorded_twice(call: CapturedCall) -> tuple[Recording, RecordedEffects]:
+        def recorded_twice(call: CapturedCall) -> tuple[Recording, RecordedEffects, FoundFunctions]:
             functions = OpaqueFunctions(call, mode)
             first = functions.recorded(lambda: record(call, mode, chooser.choose, outside))
-            return first, effects_from_step_to_step(
+            effects = effects_from_step_to_step(
                 first, lambda: functions.recorded(lambda: record(call, mode, None, outside, first.changes))
             )
+            return first, effects, functions.found
 
-        recording, effects = outside.recorded(recorded_twice)
+        recording, effects, functions = outside.recorded(recorded_twice)
         refuse_constants(outside.constants)
         call, reads = outside.call, outside.reads(recording.executed)
         reads = reads.found_in(model, effects.written, call.state.unregistered, outside.constants, outside.has_constant())
-    return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads)
+        forward = planned_forward(recording, effects, functions, outside.places)
+    return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads, forward)
+
+
+def record_forward(joint: Joint, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RecordedForward:
+    """Record the forward of ``joint.model`` on these inputs, alone and as its Python code is now.
+
+    Nothing but small known values is computed, and what surrounds the call stays as it was.
+
+    Raises:
+        CaptureError: it cannot be recorded.
+    """
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    mode = new_fake_mode()
+    outside = OutsideTensors(CapturedCall(joint.model, state_of(joint.model), tuple(leaves), spec))
+    roots = Roots.of(joint.model, args, kwargs)
+    empty = joint.forward.emptied(roots)
+
+    def recorded(call: CapturedCall) -> Recording:
+        functions = OpaqueFunctions(call, mode, joint.forward.functions)
+        return functions.recorded(lambda: record(call, mode, None, outside, empty))
+
+    with shown_warnings_kept(), _capturing(mode):
+        recording = outside.recorded_as(joint.forward.places, roots, recorded)
+    return forward_now(recording, joint.reads.written)
 
 
 def assemble(recorded: RecordedStep) -> Joint:
@@ -212,6 +243,7 @@ def assemble(recorded: RecordedStep) -> Joint:
         effects=recorded.effects.effects,
         returned=recording.returned,
         same_inputs=call.same_inputs,
+        forward=recorded.forward,
         argument_states=tuple(recorded.reads.argument_state(leaf) for leaf in call.leaves),
         operators=tuple(recording.operators),
         calls=recording.calls,

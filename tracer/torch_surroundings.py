@@ -22,6 +22,7 @@ __all__ = [
     "function_modes",
     "global_module_hooks",
     "is_dual",
+    "is_profiled",
     "is_surrounded",
     "saved_tensor_hooks",
     "without_bystanders",
@@ -59,6 +60,11 @@ def is_surrounded() -> bool:
         or forward_ad._current_level >= 0
         or bool(nn_module._has_any_global_hook())  # type: ignore[no-untyped-call]
     )
+
+
+def is_profiled() -> bool:
+    """Whether PyTorch's profiler records."""
+    return torch._C._autograd._profiler_enabled()
 
 
 def is_dual(tensor: torch.Tensor) -> bool:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from remat_planner.tracer.joint import Joint, PlaceSlot, StateSlot, first_places
+from remat_planner.tracer.joint import Joint, PlaceSlot, RecordedForward, StateSlot, first_places
 from remat_planner.tracer.python_state import Roots, Watch, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import is_fake, storage_key
 from remat_planner.tracer.torch_script import readable
 
+_MOST_FORWARDS = 4
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
@@ -94,11 +95,13 @@ class BoundSignature:
     Attributes:
         joint: the captured step.
         model: the model.
+        forwards: recorded forwards that lead to this step: the captured one, and others that were seen to.
     """
 
     def __init__(self, joint: Joint, model: nn.Module) -> None:
         self.joint = joint
         self.model = model
+        self.forwards: tuple[RecordedForward, ...] = (joint.forward,)
         modules = dict(model.named_modules(remove_duplicate=False))
         self._children = [
             (readable(parent._modules), key, child)
@@ -181,9 +184,10 @@ class BoundSignature:
         """Whether the step is the captured one under these settings of torch."""
         return switches in self._switches
 
-    def accept(self, switches: Switches) -> None:
-        """Take the present Python values and these settings as such that lead to the captured step too."""
+    def accept(self, switches: Switches, forward: RecordedForward) -> None:
+        """Take the present Python values, these settings and this forward as such that lead to the captured step too."""
         self._python_state.accept()
+        self.forwards = (forward, *self.forwards[: _MOST_FORWARDS - 1])
         if switches not in self._switches:
             self._switches.append(switches)
 

@@ -38,11 +38,13 @@ def apply_regions(
     replan: Replan | None = None,
     replan_time_limit: float = REPLAN_TIME_LIMIT,
     compiler: str | None = None,
+    audit: bool = True,
 ) -> nn.Module:
     """Replace the forward of each of the schedule's regions, and return ``model`` itself.
 
     ``compiler``, if given, compiles each region at its first call. ``replan`` makes a schedule for inputs of another form, by
-    default ``replan_region`` with ``replan_time_limit`` seconds for solving.
+    default ``replan_region`` with ``replan_time_limit`` seconds for solving. ``audit`` says whether each region is audited, all
+    together in one hundredth of the time.
 
     Raises:
         schedules.StaleScheduleError: the model has no such regions, or is sharded otherwise; it is left as it was.
@@ -51,8 +53,9 @@ def apply_regions(
     _refuse_another_model(blocks, schedule)
     _refuse_other_shards(model, schedule)
     replan = replan or functools.partial(replan_region, time_limit=replan_time_limit)
+    audited = len(schedule.regions) if audit else 0
     for name, region in schedule.regions.items():
-        put_on(blocks[name], region, replan, compiler)
+        put_on(blocks[name], region, replan, compiler, audited)
     return model
 
 

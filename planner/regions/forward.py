@@ -17,7 +17,7 @@ from torch import nn
 
 from remat_planner.planner.distributed import is_fully_sharded, unsharded_class
 from remat_planner.planner.planning import remembered_capture
-from remat_planner.planner.runtime import PlannedCall, Replan, hidden_from_torch_compile, module_view_of
+from remat_planner.planner.runtime import Audit, PlannedCall, Replan, hidden_from_torch_compile, module_view_of
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.record import EveryOutput
 
@@ -32,14 +32,18 @@ class RegionForward:
         schedule: of its training step, in which a gradient arrives at each of its outputs.
         replan: makes a schedule for inputs of another form.
         compiler: compiles the program; None for PyTorch's own kernels.
+        audited: number of regions of the model that are audited, this one too; 0 if they are not.
     """
 
-    def __init__(self, block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None = None) -> None:
+    def __init__(
+        self, block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None = None, audited: int = 0
+    ) -> None:
         self.own = block.forward
         self.block = block
         self.schedule = schedule
         self.replan = replan
         self.compiler = compiler
+        self.audited = audited
         self.sharded = is_fully_sharded(block)
         self._call: PlannedCall | None = None
         functools.update_wrapper(self, self.own)
@@ -62,7 +66,8 @@ class RegionForward:
             joint = remembered_capture(self.schedule)
             bare = joint.model if joint is not None and vars(joint.model) is vars(self.block) else without_hooks(self.block)
             loss = EveryOutput(self.schedule.origin.gradient_layouts)
-            self._call = PlannedCall(bare, self.schedule, loss=loss, replan=self.replan, compiler=self.compiler)
+            audit = Audit(self.audited) if self.audited else None
+            self._call = PlannedCall(bare, self.schedule, loss=loss, replan=self.replan, compiler=self.compiler, audit=audit)
         return self._call
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -70,15 +75,15 @@ class RegionForward:
         copied = memo.get(id(self.block))
         if copied is None:
             raise TypeError("the forward of a planned region is copied with its module: copy.deepcopy(module)")
-        return RegionForward(copied, self.schedule, self.replan, self.compiler)
+        return RegionForward(copied, self.schedule, self.replan, self.compiler, self.audited)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RegionForward, (self.block, self.schedule, self.replan, self.compiler)
+        return RegionForward, (self.block, self.schedule, self.replan, self.compiler, self.audited)
 
 
-def put_on(block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None) -> None:
+def put_on(block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None, audited: int) -> None:
     """Replace the forward of ``block`` by a planned one."""
-    block.forward = RegionForward(block, schedule, replan, compiler)
+    block.forward = RegionForward(block, schedule, replan, compiler, audited)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 regions and measurement.
 """
 
+from remat_planner.planner.runtime.audit import Audit
 from remat_planner.planner.runtime.autocast_cache import shared_casts
 from remat_planner.planner.runtime.autograd import first_and_last_node
 from remat_planner.planner.runtime.module_view import module_view_of
@@ -15,6 +16,7 @@ from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compil
 from remat_planner.planner.runtime.unplanned import unplanned_on_purpose
 
 __all__ = [
+    "Audit",
     "PlannedCall",
     "Replan",
     "call_of",

@@ -24,6 +24,7 @@ from remat_planner.planner.planning import (
     remembered_capture,
     settings_of,
 )
+from remat_planner.planner.runtime.audit import Audit
 from remat_planner.planner.runtime.checked_step import CheckedStep
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
@@ -54,6 +55,7 @@ class PlannedCall:
         replan: makes a schedule for inputs of another form.
         compiler: compiles the programs; None for PyTorch's own kernels.
         watched: whether to say on the logger when training does not use the plan or takes more bytes than it counts.
+        audit: when to record the forward once more and compare it; None for never.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class PlannedCall:
         replan: Replan,
         compiler: str | None = None,
         watched: bool = False,
+        audit: Audit | None = None,
     ) -> None:
         self.model = model
         self.schedule = schedule
         self.compiler = compiler
         self.loss = loss or settings_of(schedule).loss
         self.replan = replan
+        self.audit = audit
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._specs: dict[tuple[Any, ...], pytree.TreeSpec] = {}
@@ -90,9 +94,9 @@ class PlannedCall:
             self._unplanned.planned()
 
     def unwatched(self) -> None:
-        """Say nothing from now on: the caller looks at these steps itself."""
+        """Say nothing and audit nothing from now on: the caller looks at these steps itself."""
         self.expect_unplanned()
-        self._watch = self._unplanned = None
+        self._watch = self._unplanned = self.audit = None
 
     @property
     def programs(self) -> tuple[PlannedProgram, ...]:
@@ -116,8 +120,15 @@ class PlannedCall:
     def on(self, model: nn.Module) -> PlannedCall:
         """The same programs on a copy of the model, without a reference to this one."""
         schedule = replace(self.schedule)
-        watched = self._watch is not None
-        copied = PlannedCall(model, schedule, loss=self.loss, replan=self.replan, compiler=self.compiler, watched=watched)
+        copied = PlannedCall(
+            model,
+            schedule,
+            loss=self.loss,
+            replan=self.replan,
+            compiler=self.compiler,
+            watched=self._watch is not None,
+            audit=None if self.audit is None else Audit(self.audit.parts),
+        )
         copied._emitted_for_group = self._emitted_for_group
         for program in reversed(self.programs):
             joint = replace(program.joint, model=model, hooks=hooks_of(model))  # those of the copy, which may be its methods
@@ -168,6 +179,11 @@ class PlannedCall:
             ):
                 if position:
                     self._bound.insert(0, self._bound.pop(position))
+                audit = self.audit
+                if audit is not None:
+                    audit.calls += 1
+                    if audit.calls >= audit.next:
+                        audit.look(program.joint, signature.forwards, args, kwargs)
                 return self._run(program, state, inputs, leaves, signature.roots_of(args, kwargs))
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
@@ -215,7 +231,7 @@ class PlannedCall:
             tell = functools.partial(self._recaptures.tell, call, differences, seconds=time.perf_counter() - start)
             for program, signature in alike:
                 if self._fits_so_far(call, signature) and same_step(joint, program.joint):
-                    signature.accept(call.switches)
+                    signature.accept(call.switches, joint.forward)
                     signature.accept_same_inputs(call.leaves)
                     tell("the step is the same", programs=len(self._bound))
                     return program, signature

@@ -17,8 +17,9 @@ from remat_planner.planner.runtime.module_view import module_view_of
 from remat_planner.planner.runtime.planned_call import PlannedCall
 from remat_planner.schedules import Schedule
 
-ApplyAgain = Callable[[nn.Module, Schedule, Callable[[Any], torch.Tensor] | None, str | None], nn.Module]
-"""``apply_again(model, schedule, loss, compiler)``: the planned module. A pickle names it, so it is a function of a module."""
+ApplyAgain = Callable[[nn.Module, Schedule, Callable[[Any], torch.Tensor] | None, str | None, bool], nn.Module]
+"""``apply_again(model, schedule, loss, compiler, audit)``: the planned module. A pickle names it, so it is a function of a
+module."""
 
 
 def planned_module(model: nn.Module, call: PlannedCall, apply_again: ApplyAgain) -> nn.Module:
@@ -31,7 +32,7 @@ def planned_module(model: nn.Module, call: PlannedCall, apply_again: ApplyAgain)
 
     def __reduce_ex__(self: Any, _protocol: Any) -> tuple[Any, ...]:  # noqa: N807
         call: PlannedCall = self._planned
-        return apply_again, (call.model, call.schedule, call.loss, call.compiler)
+        return apply_again, (call.model, call.schedule, call.loss, call.compiler, call.audit is not None)
 
     # The view has hooks of its own. Hooks of the model were captured, or run where the model itself is called.
     view = module_view_of(

@@ -134,3 +134,10 @@ def test_bystanders_are_taken_off_and_fake_modes_stay():
 def test_every_name_is_tried():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in private.__all__ if f"private.{name}" not in source] == []
+
+
+def test_a_profiler_is_seen():
+    assert not private.is_profiled()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert private.is_profiled()
+    assert not private.is_profiled()

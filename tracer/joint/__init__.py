@@ -8,6 +8,7 @@ from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, tensors_inside
+from remat_planner.tracer.joint.recorded_forward import LeftBehind, RecordedForward, RecordedOperator, Result
 from remat_planner.tracer.joint.same_tensors import first_places
 from remat_planner.tracer.joint.undo import Undo
 
@@ -25,10 +26,14 @@ __all__ = [
     "Hook",
     "InPlaceOfMissing",
     "Joint",
+    "LeftBehind",
     "Meeting",
     "ModuleState",
     "OutputLeaf",
     "PlaceSlot",
+    "RecordedForward",
+    "RecordedOperator",
+    "Result",
     "StateSlot",
     "StorageLifetime",
     "Tangents",

@@ -35,6 +35,7 @@ from remat_planner.tracer.joint.effects import Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow
 from remat_planner.tracer.joint.module_state import BufferSlot, StateSlot
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
+from remat_planner.tracer.joint.recorded_forward import RecordedForward
 from remat_planner.tracer.joint.undo import Undo
 from remat_planner.tracer.python_state import PythonReads
 
@@ -155,6 +156,7 @@ class Joint:
         returned: number of ``outputs`` that form the output; those after them are what ``effects`` sets.
         same_inputs: for each tensor input where the same tensor comes first, as ``first_places`` says.
         undo: what to put back where a check ends the forward; None where it has no checks.
+        forward: the forward as it was recorded, to compare later recordings with.
         argument_states: for each input leaf that is an object, what it held at capture; None for the others.
     """
 
@@ -192,6 +194,7 @@ class Joint:
     same_inputs: tuple[int, ...] = ()
     argument_states: tuple[Any, ...] = ()
     undo: Undo | None = None
+    forward: RecordedForward = field(default_factory=RecordedForward)
 
     def output(self, values: Sequence[Any]) -> Any:
         """The output, of one tensor or Python value for each of ``outputs``."""

@@ -7,7 +7,7 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 
 from remat_planner.tracer.python_state.attributes import Attributes, Function
 from remat_planner.tracer.python_state.containers import Array, RandomGenerator, Sequence, SetOfItems
-from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_file, is_users_module
+from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_file, is_users_module, unobserved
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
 from remat_planner.tracer.python_state.places import Place, Roots
 from remat_planner.tracer.python_state.same_function import same_function
@@ -42,5 +42,6 @@ __all__ = [
     "same_function",
     "starts_of",
     "tensor_places",
+    "unobserved",
     "walk",
 ]

@@ -11,20 +11,23 @@ from remat_planner.tracer.record.graph_equality import same_graph
 from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of, same_hooks
 from remat_planner.tracer.record.loss import EveryOutput, LossChooser, loss_of_output
 from remat_planner.tracer.record.module_attributes import swapped
-from remat_planner.tracer.record.opaque_functions import OpaqueFunctions
+from remat_planner.tracer.record.opaque_functions import FoundFunctions, OpaqueFunctions
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.record.random_state import random_state_kept
 from remat_planner.tracer.record.record_step import record
+from remat_planner.tracer.record.recorded_forward import forward_now, planned_forward
 from remat_planner.tracer.record.recording import CapturedCall, Recording
+from remat_planner.tracer.record.shown_warnings import shown_warnings_kept
 from remat_planner.tracer.record.step_to_step import effects_from_step_to_step
-from remat_planner.tracer.record.surroundings import Switches, changed_switches, refuse_surroundings, switches
+from remat_planner.tracer.record.surroundings import Switches, changed_switches, is_observed, refuse_surroundings, switches
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 
 __all__ = [
     "HOOK_REGISTRIES",
     "CapturedCall",
     "EveryOutput",
+    "FoundFunctions",
     "KnownValues",
     "LossChooser",
     "OpaqueFunctions",
@@ -37,13 +40,17 @@ __all__ = [
     "changed_switches",
     "eager_gradients",
     "effects_from_step_to_step",
+    "forward_now",
     "hooks_of",
+    "is_observed",
     "loss_of_output",
+    "planned_forward",
     "random_state_kept",
     "record",
     "refuse_surroundings",
     "same_graph",
     "same_hooks",
+    "shown_warnings_kept",
     "swapped",
     "switches",
     "user_line",

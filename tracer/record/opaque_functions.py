@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -74,18 +74,43 @@ class _NotSampledError(BaseException):
         self.call = call
 
 
-class OpaqueFunctions:
-    """Finds, over all recordings of ``call``, the Functions that become one operator."""
+@dataclass(frozen=True)
+class FoundFunctions:
+    """The Functions that do not run on fakes.
 
-    def __init__(self, call: CapturedCall, mode: FakeTensorMode) -> None:
+    Attributes:
+        causes: of those that become one operator, and why.
+        fail_in_eager: those whose failure is eager's too.
+    """
+
+    causes: Mapping[Function, _Cause]
+    fail_in_eager: frozenset[Function]
+
+
+class OpaqueFunctions:
+    """Finds, over all recordings of ``call``, the Functions that become one operator.
+
+    Args:
+        call: the call.
+        mode: of its fakes.
+        found: what is found already. Then no other call is sampled, so no code runs on real tensors.
+    """
+
+    def __init__(self, call: CapturedCall, mode: FakeTensorMode, found: FoundFunctions | None = None) -> None:
         self._captured = call
         self._mode = mode
-        self._causes: dict[Function, _Cause] = {}
-        self._fail_in_eager: set[Function] = set()
+        self._causes: dict[Function, _Cause] = dict(found.causes) if found is not None else {}
+        self._fail_in_eager: set[Function] = set(found.fail_in_eager) if found is not None else set()
+        self._may_sample = found is None
         self._samples: Counter[int] = Counter()  # by the place of the call among the opaque ones of a recording
         self._calls = 0
         self._running: list[Function] = []
         self._refused: CaptureError | None = None
+
+    @property
+    def found(self) -> FoundFunctions:
+        """The Functions found so far."""
+        return FoundFunctions(dict(self._causes), frozenset(self._fail_in_eager))
 
     def recorded(self, record: Callable[[], Result]) -> Result:
         """What ``record`` returns, which is called until every call that it meets is known.
@@ -99,6 +124,8 @@ class OpaqueFunctions:
                 with self._watched():
                     result = record()
             except _FoundError as found:
+                if not self._may_sample:
+                    raise _other_function_error(found.function, found.cause) from None
                 self._causes[found.function] = found.cause
                 self._samples.clear()
             except _NotSampledError as found:
@@ -203,6 +230,8 @@ class OpaqueFunctions:
 
     def _sample(self, call: Call) -> None:
         cause = self._causes[call.function]
+        if not self._may_sample:
+            raise _other_function_error(call.function, cause)
         self._samples[self._calls] += 1
         if self._samples[self._calls] > _MOST_SAMPLES:
             why = "but each time the step is recorded it gets other objects"
@@ -236,6 +265,11 @@ class OpaqueFunctions:
         fakes = {id(tensor): to_fake(self._mode, tensor) for tensor in (*state.parameters, *state.buffers)}
         replacement = {id(tensor): fakes[id(tensor)] for tensor in state.registered}
         return swapped(self._captured.model, replacement, [(place, fakes[id(tensor)]) for place, tensor in state.places])
+
+
+def _other_function_error(function: Function, cause: _Cause) -> CaptureError:
+    name = f"{function.__module__}.{function.__qualname__}"
+    return function_error(name, cause.source, cause.words, "and this call is not among those that were planned")
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from remat_planner.tracer.errors import CaptureError
 from remat_planner.tracer.operators import batch_norm_statistics, written_arguments
 from remat_planner.tracer.python_state import Change, ExecutedCode, Place, PythonReads, Roots, tensor_places
 from remat_planner.tracer.record.recording import CapturedCall
-from remat_planner.tracer.refusals import changed_constant_error, changed_view_error
+from remat_planner.tracer.refusals import changed_constant_error, changed_view_error, forward_varies_error
 from remat_planner.tracer.torch_private import fake_mode_of, is_fake, storage_key
 
 Result = TypeVar("Result")
@@ -98,6 +98,30 @@ class OutsideTensors:
                     self._refuse_changed_memory()
                     return result
             torch.clear_autocast_cache()  # it may hold fakes of this recording
+
+    @property
+    def places(self) -> tuple[tuple[Place, ...], ...]:
+        """The places of each tensor that has a stand-in."""
+        return tuple(places for _, places in self._places.values())
+
+    def recorded_as(
+        self, planned: Iterable[tuple[Place, ...]], roots: Roots, record: Callable[[CapturedCall], Result]
+    ) -> Result:
+        """What ``record`` returns for the call with stand-ins in the ``planned`` places and in no others.
+
+        Raises:
+            CaptureError: the forward does not leave there what an earlier one did.
+        """
+        for places in planned:
+            tensor = places[0].find(roots)
+            self._places[id(tensor)] = tensor, places
+        self._may_interrupt = False
+        try:
+            return record(self.call)
+        except _FoundError:
+            raise forward_varies_error() from None
+        finally:
+            self._executed = ExecutedCode  # the other one refers to this object, and a cycle would keep the inputs allocated
 
     def begin(
         self, executed: Callable[[], ExecutedCode], buffers: Iterable[torch.Tensor], stand_ins: Iterable[torch.Tensor]

@@ -162,6 +162,7 @@ def record(
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
             with forward.watching(), below.forward(forward.executed), noting_materialized_gradients(), mode, recorder:
                 output = run_user_code(call.model, args, kwargs)
+            end = newest_node(recorded_graph()).name
             try:
                 calls = dict(provenance.calls)
                 leaves, spec = flatten(output)
@@ -216,6 +217,7 @@ def record(
             calls=calls,
             checkpointed=tuple(recorder.checkpointed),
             known=known,
+            end=end,
             returned=returned,
             left_behind=effects.leaves,
             changes=forward.changes,

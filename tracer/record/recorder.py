@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.functions import check_value
 from remat_planner.tracer.joint import EagerOperator
 from remat_planner.tracer.operators import communicates_in_place, is_random, moves_in_place, reads_a_number, takes_generator
+from remat_planner.tracer.python_state import unobserved
 from remat_planner.tracer.record.cumulative_averages import CumulativeAverages
 from remat_planner.tracer.record.expected_checks import ExpectedChecks
 from remat_planner.tracer.record.gradient_flow import FollowedGradients
@@ -64,7 +65,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._checks = ExpectedChecks()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            return self._run(func, args, kwargs or {})  # a higher-order operator calls code of the user's
+        with unobserved():
+            return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is torch.ops.prim.device.default:  # asks a fake for its device and computes nothing
             return func(*args, **kwargs)
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)

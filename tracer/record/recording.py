@@ -94,6 +94,7 @@ class Recording:
         calls: how often the forward calls each module, by its path.
         checkpointed: modules that the caller's own ``torch.utils.checkpoint`` runs again in the backward, by path.
         known: the values that the code may read, and the guards of those that it read.
+        end: name of the last node of the forward.
         returned: number of leaves of the output; the leaves after them are tensors and values that the forward left in Python
             state.
         left_behind: these, as the forward left them.
@@ -115,6 +116,7 @@ class Recording:
     calls: Mapping[str, int]
     checkpointed: tuple[str, ...]
     known: KnownValues
+    end: str
     returned: int
     left_behind: list[Any]
     changes: list[Change]

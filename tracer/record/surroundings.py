@@ -8,6 +8,7 @@ dispatch mode sees the operators of a planned step as those of eager; it is told
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ from remat_planner.tracer.torch_surroundings import (
     function_modes,
     global_module_hooks,
     is_dual,
+    is_profiled,
     is_surrounded,
     saved_tensor_hooks,
 )
@@ -43,6 +45,14 @@ def switches() -> Switches:
 def changed_switches(one: Switches, other: Switches) -> list[str]:
     """Names and values of the settings that differ."""
     return [f"{name} ({a}, now {b})" for name, a, b in zip(SWITCHES, one, other, strict=True) if a != b]
+
+
+def is_observed() -> bool:
+    """Whether the caller is inside of a profiler or a dispatch mode, or records a CUDA graph, so that a recording made now
+    would show there, or fail.
+    """
+    in_graph = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
+    return is_profiled() or sys.getprofile() is not None or bool(dispatch_modes()) or in_graph
 
 
 @cache

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import ExecutedCode, Place
+from remat_planner.tracer.python_state import ExecutedCode, Place, unobserved
 
 SETTING = 1
 
@@ -95,4 +95,23 @@ def test_a_profiler_of_the_standard_library_goes_on_afterwards() -> None:
     read_setting()
     profiler.disable()
     assert [code.co_name for code, _ in executed.calls] == ["look_up"]
+    assert any(getattr(entry.code, "co_name", "") == "read_setting" for entry in profiler.getstats())
+
+
+def test_nothing_is_observed_where_it_is_asked_not_to_be() -> None:
+    executed = ExecutedCode()
+    with executed.observed():
+        with unobserved():
+            if sys.version_info < (3, 12):
+                look_up({"key": 1})
+        read_setting()
+    assert [code.co_name for code, _ in executed.calls] == ["read_setting"]
+
+
+def test_a_profiler_that_is_not_ours_goes_on_where_nothing_is_observed() -> None:
+    profiler = cProfile.Profile()
+    profiler.enable()
+    with unobserved():
+        read_setting()
+    profiler.disable()
     assert any(getattr(entry.code, "co_name", "") == "read_setting" for entry in profiler.getstats())

@@ -1,0 +1,497 @@
+"""Audits while a model trains: they find what cannot be watched, never stop a sound training, and leave no trace."""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import ctypes
+import decimal
+import gc
+import io
+import math
+import os
+import pickle
+import random
+import threading
+import time
+import types
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import remat_planner
+from remat_planner import AuditError
+from remat_planner.planner import apply_schedule, plan, verify
+from remat_planner.planner.apply import planned_call
+from remat_planner.planner.regions import planned_regions
+from remat_planner.planner.runtime import audit
+from remat_planner.tracer import record_forward
+from remat_planner.tracer.record.shown_warnings import shown_warnings_kept
+from tests.tracer.launched import Scaled
+from tests.zoo import ZOO, loss_of
+
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """A layer, and what a test makes of its output."""
+
+    def __init__(self, function: Callable[[Net, torch.Tensor], Any], **attributes: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.function = function
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(self, self.layer(x))
+
+
+@pytest.fixture
+def each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audit at each step from the second on."""
+    monkeypatch.setattr(audit, "SHARE_OF_TIME", math.inf)
+
+
+@pytest.fixture
+def audits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The models audited, one for each audit."""
+    seen: list[Any] = []
+    original = audit.record_forward
+
+    def recorded(joint: Any, *args: Any) -> Any:
+        seen.append(joint.model)
+        return original(joint, *args)
+
+    monkeypatch.setattr(audit, "record_forward", recorded)
+    return seen
+
+
+def planned(model: nn.Module, x: torch.Tensor = X, loss: Any = torch.sum, **options: Any) -> nn.Module:
+    schedule = plan(model, (x,), budget="100%", solver="none", loss=loss, verify=False)
+    return apply_schedule(model, schedule, **options)
+
+
+def scaled_by(read: Callable[[Net], Any]) -> Callable[[Net, torch.Tensor], torch.Tensor]:
+    return lambda net, h: h * float(read(net))
+
+
+def _library() -> types.ModuleType:
+    """A module of an installed package whose function reads a global of its own."""
+    module = types.ModuleType("some_library")
+    path = f"{os.sep}site-packages{os.sep}some_library.py"
+    module.__file__ = path
+    exec(compile("STATE = [1.0]\ndef read(): return STATE[0]\n", path, "exec"), vars(module))
+    return module
+
+
+class Unwatched:
+    """Places that a watch of Python state cannot see or does not look at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "scale.txt"
+        self.file.write_text("1")
+        self.number = ctypes.c_int(1)
+        self.text = io.StringIO("1")
+        self.local = threading.local()
+        self.local.value = 1
+        self.variable: contextvars.ContextVar[int] = contextvars.ContextVar("scale", default=1)
+        self.start = time.monotonic()
+
+
+PLACES: dict[str, tuple[Callable[[Unwatched], Any], Callable[[Unwatched], Any]]] = {
+    "a number in C": (lambda u: u.number.value, lambda u: setattr(u.number, "value", 2)),
+    "the environment": (lambda _: os.environ["SCALE"], lambda _: os.environ.update(SCALE="2")),
+    "a file": (lambda u: u.file.read_text(), lambda u: u.file.write_text("2")),
+    "a buffer of text": (lambda u: len(u.text.getvalue()), lambda u: u.text.write("12")),
+    "a thread's own": (lambda u: u.local.value, lambda u: setattr(u.local, "value", 2)),
+    "a context variable": (lambda u: u.variable.get(), lambda u: u.variable.set(2)),
+    "the time": (lambda u: 1 + (time.monotonic() > u.start + 3600), lambda u: setattr(u, "start", -math.inf)),
+    "the decimal context": (lambda _: 1 + (decimal.getcontext().prec == 9), lambda _: setattr(decimal.getcontext(), "prec", 9)),
+}
+
+
+@pytest.mark.usefixtures("each_step")
+@pytest.mark.parametrize("place", PLACES)
+def test_it_finds_what_nobody_watches(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SCALE", "1")
+    read, change = PLACES[place]
+    with decimal.localcontext():
+        hidden = Unwatched(tmp_path)
+        box = ctypes.py_object(hidden)  # the watch sees a pointer only
+        net = Net(scaled_by(lambda _: read(box.value)))
+        ours, unaudited = planned(net), planned(copy.deepcopy(net), audit=False)
+        for _ in range(3):
+            ours(X).sum().backward()
+        change(hidden)
+        before = [p.grad.clone() for p in ours.parameters() if p.grad is not None]
+        with pytest.raises(AuditError) as raised:
+            ours(X)
+        unaudited(X)  # as it was asked to
+    assert raised.value.model == "Net"
+    assert raised.value.differences[0].startswith("aten.mul.Tensor(_, 1.0), now aten.mul.Tensor(_, 2.0) in the model itself")
+    assert "test_audit.py:" in raised.value.differences[0]
+    assert "audit=False" in str(raised.value)
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, ours.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("each_step")
+def test_it_finds_what_a_library_keeps_for_itself():
+    library = _library()
+    ours = planned(Net(lambda _, h: h * library.read()))
+    ours(X)
+    ours(X)
+    library.STATE[0] = 2.0
+    with pytest.raises(AuditError, match=r"1\.0\), now .*2\.0\)"):
+        ours(X)
+    with pytest.raises(AuditError):  # as long as the training goes on
+        ours(X)
+
+
+def _branch(net: Net, h: torch.Tensor) -> Any:
+    kind = net.hidden.value["kind"]
+    if kind == "another operator":
+        return h.sigmoid().sum()
+    if kind == "more operators":
+        return h.tanh().sum() * 1
+    if kind == "a constant tensor":
+        return h.tanh().sum() + torch.tensor([3.0]).sum() - torch.tensor([2.0]).sum()
+    if kind == "an attribute":
+        net.extra = 3
+    if kind == "a read value":
+        assert net.flag
+    if kind == "it fails":
+        raise ValueError("no such kind")
+    output = h.tanh().sum() + torch.tensor([2.0]).sum() - torch.tensor([2.0]).sum()
+    return {"loss": output} if kind == "the structure" else output
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("another operator", r"aten\.tanh\.default\(_\) in the model itself .*, now aten\.sigmoid\.default\(_\)"),
+        ("more operators", r", now aten\.mul\.Tensor\(_, 1\)"),
+        ("a constant tensor", r"a constant tensor \(float32 \[1\], now other values\)|a constant tensor \(2\.0, now 3\.0\)"),
+        ("the structure", "structure of the output"),
+        ("an attribute", "the forward now changes extra"),
+        ("a read value", "now reads a value at .*test_audit.py"),
+        ("it fails", "it can no longer be captured: .*no such kind"),
+    ],
+)
+@pytest.mark.usefixtures("each_step")
+def test_it_says_what_differs(kind: str, message: str):
+    hidden = ctypes.py_object({"kind": "as planned"})
+    net = Net(_branch, hidden=hidden)
+    net.register_buffer("flag", torch.tensor(True))
+    ours = planned(net, loss=None)
+    ours(X)
+    ours(X)
+    hidden.value["kind"] = kind
+    with pytest.raises(AuditError, match=message):
+        ours(X)
+    assert not hasattr(net, "extra")
+
+
+class Stateful(nn.Module):
+    """Much that a forward can read, write and draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.register_buffer("flag", torch.tensor(True))
+        self.table = torch.arange(8.0)
+        self.kept: list[torch.Tensor] = []
+        self.last: Any = None
+        self.scale = 1.0
+        self.layer.register_forward_hook(lambda _, __, output: output * 2)
+
+    def forward(self, x: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
+        if self.flag.all():
+            x = torch.dropout(x, 0.5, True)
+        h = self.norm(self.layer(x)) * self.table * self.scale
+        self.last, extra["loss"] = h.mean(), h.square().mean()
+        self.kept.append(h.sum())
+        warnings.warn("from the forward", stacklevel=1)
+        return h
+
+
+def _state(model: nn.Module) -> Any:
+    tensors = {name: (id(t), t._version, t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    hooks = [tuple(getattr(m, name)) for m in model.modules() for name in ("_forward_hooks", "_forward_pre_hooks")]
+    return tensors, hooks, dict(vars(model)), list(model.kept)  # type: ignore[call-overload]
+
+
+def test_it_leaves_no_trace():
+    torch.manual_seed(0)
+    model = Stateful()
+    arguments = (X, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        schedule = plan(model, arguments, budget="100%", solver="none", loss=torch.sum, verify=False)
+    ours = apply_schedule(model, schedule)
+    x = torch.randn(4, 8)
+    ours(x, {})
+    joint = planned_call(ours).programs[0].joint
+    before, again = _state(model), {}
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    callbacks, modes = gc.callbacks[:], torch.is_grad_enabled()
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        found = joint.forward.differences(record_forward(joint, (x, again), {}))
+    assert found == ()
+    assert shown == []
+    tensors, *others = _state(model)
+    assert others == list(before[1:])
+    assert all(tensors[k][:2] == v[:2] and torch.equal(tensors[k][2], v[2]) for k, v in before[0].items())
+    assert again == {}
+    assert (states[0], states[1]) == (random.getstate(), np.random.get_state()[1].tolist())
+    assert torch.equal(states[2], torch.get_rng_state())
+    assert (callbacks, modes) == (gc.callbacks, torch.is_grad_enabled())
+
+
+def test_it_holds_no_input_of_the_step():
+    torch.manual_seed(0)
+    ours = planned(Net(lambda net, h: h * 2 if net.flag.all() else h, flag=nn.Buffer(torch.tensor(True))))
+    joint = planned_call(ours).programs[0].joint
+    x = torch.randn(4, 8)
+    memory = weakref.ref(x.untyped_storage())
+    gc.disable()
+    try:
+        record_forward(joint, (x,), {})
+        del x
+        assert memory() is None
+    finally:
+        gc.enable()
+
+
+def _warn() -> None:
+    warnings.warn("once", stacklevel=1)
+
+
+def test_warnings_that_were_shown_stay_shown(monkeypatch: pytest.MonkeyPatch):
+    shown: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: shown.append(str(message)))
+        _warn()
+        with shown_warnings_kept():
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                _warn()
+            _warn()
+        _warn()
+    assert [text for text in shown if text] == ["once"]
+
+
+@pytest.mark.usefixtures("each_step")
+def test_casts_that_other_code_shares_stay_in_the_cache(audits: list[Any]):
+    torch.manual_seed(0)
+    model, beside = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 8)
+
+    def gradient(called: nn.Module) -> torch.Tensor:
+        for _ in range(3):
+            beside.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                first = beside(X)  # casts the weight: the second read below shares this cast
+                loss = (first * called(X)).sum() + beside(X * 3).square().sum()
+            loss.backward()
+        assert beside.weight.grad is not None
+        return beside.weight.grad.clone()
+
+    expected = gradient(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = planned(model)
+    assert torch.equal(gradient(ours), expected)
+    assert len(audits) == 2
+
+
+@pytest.mark.usefixtures("each_step")
+def test_a_cache_that_evaluation_fills_is_no_difference(audits: list[Any]):
+    def cached(net: Net, h: torch.Tensor) -> torch.Tensor:
+        if net.cache is None:
+            net.cache = torch.ones(8) * 2
+        return h * net.cache
+
+    net = Net(cached, cache=None)
+    ours = planned(net)
+    ours(X)
+    ours(X)
+    net.eval()(X)
+    assert net.cache is not None
+    net.train()
+    ours(X)
+    assert net.cache is not None
+    assert len(audits) == 2
+
+
+@pytest.mark.usefixtures("each_step")
+def test_a_value_that_was_seen_to_be_harmless_is_no_difference(audits: list[Any]):
+    net = Net(lambda net, h: (h.detach(), h * 2)[1] if net.mode == "one" else h * 2, mode="one")
+    ours = planned(net)
+    for mode in ("one", "one", "two", "two", "two"):
+        net.mode = mode
+        ours(X)
+    assert len(audits) == 3  # "two" was captured anew, which is an audit itself
+    assert len(planned_call(ours).programs) == 1
+
+
+@pytest.mark.usefixtures("each_step")
+def test_a_function_that_runs_as_it_is_does_not_run_for_an_audit(monkeypatch: pytest.MonkeyPatch, audits: list[Any]):
+    runs: list[bool] = []
+    original = Scaled.forward
+    monkeypatch.setattr(Scaled, "forward", staticmethod(lambda *args: (runs.append(True), original(*args))[1]))
+    ours = planned(Net(lambda _, h: Scaled.apply(h, 2.0)))
+    runs.clear()
+    for _ in range(3):
+        ours(X).sum().backward()
+    assert len(audits) == 2
+    assert len(runs) == 3  # those of the steps
+
+
+@pytest.mark.usefixtures("each_step")
+def test_it_waits_where_it_would_be_seen(audits: list[Any]):
+    ours = planned(Net(lambda _, h: h * 2))
+    ours(X)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        ours(X)
+    assert audits == []
+    seen: list[Any] = []
+
+    class Mode(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        ours(X)
+    assert audits == []
+    ours(X)
+    assert len(audits) == 1
+
+
+class Clock:
+    """Time as the audits read it. An audit takes ``cost`` seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
+        self.now, self.spent, self.at = 0.0, 0.0, [0.0]
+        monkeypatch.setattr(audit.time, "perf_counter", lambda: self.now)
+        self.cost = cost
+
+        def audited(*_: Any) -> None:
+            self.now += self.cost
+            self.spent += self.cost
+            self.at.append(self.now)
+
+        monkeypatch.setattr(audit, "_audit", audited)
+
+
+@pytest.mark.parametrize(("parts", "seconds"), [(1, 0.01), (1, 7.0), (4, 0.3)])
+def test_audits_take_their_share_of_the_time(parts: int, seconds: float, monkeypatch: pytest.MonkeyPatch):
+    clock, looks = Clock(monkeypatch, cost=0.5), 0
+    due = audit.Audit(parts)
+    joint: Any = types.SimpleNamespace(model=nn.Identity())
+    while clock.now < 2000 * parts:
+        due.calls += 1
+        if due.calls >= due.next:
+            looks += 1
+            due.look(joint, (), (), {})
+        clock.now += seconds if clock.now > 100 else seconds / 9  # steps that become slower
+        if due.calls == 1:
+            assert clock.spent == 0
+    assert clock.spent - clock.cost <= 0.01 / parts * clock.now
+    longest = max(b - a for a, b in zip(clock.at, clock.at[1:], strict=False))
+    assert longest <= 2.5 * 50 * parts + clock.cost + 2 * seconds
+    assert looks <= 25 * len(clock.at)
+
+
+def test_no_call_is_looked_at_before_it_is_due(monkeypatch: pytest.MonkeyPatch):
+    Clock(monkeypatch, cost=0.5)
+    ours = planned(Net(lambda _, h: h * 2))
+    calls = planned_call(ours)
+    assert calls.audit is not None
+    ours(X)
+    assert calls.audit.calls == 1
+    calls.audit.next = 1000
+    monkeypatch.setattr(audit.Audit, "look", lambda *_: pytest.fail("looked"))
+    ours(X)
+
+
+def test_a_recording_that_breaks_stops_nothing(monkeypatch: pytest.MonkeyPatch, said: list[str]):
+    monkeypatch.setattr(audit, "SHARE_OF_TIME", math.inf)
+    ours = planned(Net(lambda _, h: h * 2))
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a surprise")
+
+    monkeypatch.setattr(audit, "record_forward", broken)
+    for _ in range(4):
+        ours(X)
+    assert len([text for text in said if "could not be audited" in text]) == 1
+
+
+class Plain(nn.Module):
+    """Can be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x.sum()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_copies_and_pickles_are_audited_alike(wanted: bool):
+    ours = planned(Plain(), audit=wanted, loss=None)
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert (planned_call(other).audit is not None) is wanted
+    reduced = ours.__reduce_ex__(2)
+    assert (planned_call(reduced[0](*reduced[1][:4])).audit is not None) is True  # written before there were audits
+
+
+def test_regions_share_the_time(audits: list[Any]):
+    model = Plain()
+    schedule = remat_planner.plan(model, (X,), regions="blocks.*", budget="100%", verify=False, time_limit=1)
+    apply_schedule(model, schedule)
+    for _ in range(3):
+        model(X).backward()
+    assert len(audits) == 3
+    forwards = [*planned_regions(model).values(), *planned_regions(copy.deepcopy(model)).values()]
+    assert [forward.planned.audit.parts for forward in forwards] == [3] * 6  # type: ignore[union-attr]
+    remat_planner.remove_schedule(model)
+    apply_schedule(model, schedule, audit=False)
+    assert [forward.planned.audit for forward in planned_regions(model).values()] == [None] * 3
+
+
+def test_verify_audits_nothing(audits: list[Any]):
+    model = Plain()
+    schedule = plan(model, (X,), budget="100%", solver="none", verify=False)
+    assert verify(model, schedule, (X,)).identical
+    assert audits == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("each_step")
+@pytest.mark.parametrize("name", ZOO)
+def test_no_false_alarm_in_the_zoo(name: str, audits: list[Any], said: list[str]):
+    torch.manual_seed(0)
+    case = ZOO[name]()
+    ours = apply_schedule(
+        case.model, plan(case.model, case.args, case.kwargs, budget="100%", solver="none", loss=case.loss, verify=False)
+    )
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=1e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss_of(case, ours(*case.args, **case.kwargs)).backward()
+        optimizer.step()
+    assert len(audits) == 29
+    assert not [text for text in said if "audited" in text]
