@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import types
-from collections import deque
+from collections import UserDict, UserList, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -37,6 +37,8 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
         return None
     if isinstance(value, nn.Module):
         return ModuleAttributes(place, value, names)
+    if type(value) in (UserDict, UserList):  # code that uses them does not name what they keep their items in
+        return holder_of(place.attribute("data"), value.data, names)
     for kinds, holder in _BY_KIND:
         if isinstance(value, kinds):
             return holder(place, value, names)

@@ -57,4 +57,4 @@ def _constant(value: Any) -> Any:
     """Something that is equal for equal constants: of a plain tensor its elements, of any other object its identity."""
     if type(value) is not torch.Tensor or value.layout is not torch.strided:
         return id(value)
-    return value.dtype, value.shape, value.tolist()
+    return value.dtype, value.shape, repr(value.tolist())  # NaN equals itself here, and 0.0 is not -0.0

@@ -170,6 +170,68 @@ def test_numbers_that_the_training_loop_changes(attributes: dict[str, Any], read
         SETTINGS["gain"] = 1.0
 
 
+TABLES = {"table": torch.ones(4)}
+
+
+def _replace_attribute(m: Net, table: torch.Tensor) -> None:
+    m.table = table
+
+
+def _replace_item(m: Net, table: torch.Tensor) -> None:
+    m.tables[0] = table
+
+
+def _replace_entry(m: Net, table: torch.Tensor) -> None:
+    m.named["table"] = table
+
+
+def _replace_global(_: Net, table: torch.Tensor) -> None:
+    TABLES["table"] = table
+
+
+@pytest.mark.parametrize(
+    ("attributes", "read", "replace"),
+    [
+        ({"table": torch.ones(4)}, lambda m: m.table, _replace_attribute),
+        ({"tables": [torch.ones(4)]}, lambda m: m.tables[0], _replace_item),
+        ({"named": collections.UserDict(table=torch.ones(4))}, lambda m: m.named["table"], _replace_entry),
+        ({}, lambda _: TABLES["table"], _replace_global),
+    ],
+)
+def test_a_tensor_that_is_no_buffer_is_replaced(attributes: dict[str, Any], read: Any, replace: Any) -> None:
+    def step(m: Net, k: int) -> torch.Tensor:
+        replace(m, torch.full((4,), 1.0 + k))
+        return mean_square(m(X))
+
+    assert_trains_as_eager(lambda: Net(lambda m, x: m.b(hidden(m, x)) * read(m), **attributes), lambda: (X,), step)
+
+
+def test_a_tensor_that_is_replaced_by_an_equal_one_and_then_changed() -> None:
+    def step(m: Net, k: int) -> torch.Tensor:
+        if k == 0:
+            m.table = torch.ones(4)
+        else:
+            m.table.mul_(2)
+        return mean_square(m(X))
+
+    assert_trains_as_eager(lambda: Net(lambda m, x: m.b(hidden(m, x)) * m.table, table=torch.ones(4)), lambda: (X,), step)
+
+
+def test_a_copy_reads_its_own_tensors() -> None:
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.b(hidden(m, x)) * m.table, table=torch.ones(4))
+    copied = copy.deepcopy(apply_schedule(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square)))
+    copied.table.mul_(3)
+    assert torch.equal(copied(X), model(X) * 3)
+
+
+def test_nan_among_the_constants_is_no_difference() -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        return m.b(hidden(m, x)) + torch.tensor([float("nan"), 1.0, 2.0, 3.0]).nan_to_num()
+
+    assert_trains_as_eager(lambda: Net(forward), lambda: (X,), lambda m, _: mean_square(m(X)))
+
+
 def test_a_number_in_an_object_that_is_an_argument() -> None:
     options = types.SimpleNamespace(gain=1.0)
 
