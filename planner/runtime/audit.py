@@ -19,6 +19,7 @@ import torch
 
 from remat_planner.planner.distributed import processes
 from remat_planner.planner.errors import AuditError
+from remat_planner.planner.torch_private import current_backward
 from remat_planner.tracer import CaptureError, Joint, record_forward
 from remat_planner.tracer.joint import RecordedForward
 from remat_planner.tracer.record import is_observed
@@ -71,7 +72,7 @@ class Audit:
             self.next = self.calls + max(1, min(passed, int((due - start) / seconds_per_call)))
             return
         self.next = self.calls + 1
-        if is_observed():
+        if is_observed() or current_backward() >= 0:  # as where torch.utils.checkpoint runs a planned module again
             return
         try:
             _audit(joint, known, args, kwargs)

@@ -187,6 +187,8 @@ class PlannedCall:
                 return self._run(program, state, inputs, leaves, signature.roots_of(args, kwargs))
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
+        if self.audit is not None:
+            self.audit.calls += 1  # a call that is captured needs no audit
         program, signature = self._program_for(CallNow(args, kwargs, leaves, spec, autocast, settings))
         new_state, new_inputs = signature.state(), signature.inputs(leaves, spec)
         if new_state is None or new_inputs is None or not signature.holds(new_state, new_inputs, autocast):

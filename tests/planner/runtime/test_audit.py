@@ -372,6 +372,17 @@ def test_it_waits_where_it_would_be_seen(audits: list[Any]):
     with Mode():
         ours(X)
     assert audits == []
+    x = X.clone().requires_grad_()
+    ran: list[torch.Tensor] = []
+
+    def hook(_gradient: torch.Tensor) -> None:
+        with torch.enable_grad():
+            ran.append(ours(X))
+
+    x.register_hook(hook)
+    x.sum().backward()
+    assert len(ran) == 1
+    assert audits == []
     ours(X)
     assert len(audits) == 1
 
@@ -458,6 +469,7 @@ def test_copies_and_pickles_are_audited_alike(wanted: bool):
     assert (planned_call(reduced[0](*reduced[1][:4])).audit is not None) is True  # written before there were audits
 
 
+@pytest.mark.slow
 def test_regions_share_the_time(audits: list[Any]):
     model = Plain()
     schedule = remat_planner.plan(model, (X,), regions="blocks.*", budget="100%", verify=False, time_limit=1)
