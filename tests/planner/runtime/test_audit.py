@@ -497,13 +497,13 @@ def test_verify_audits_nothing(audits: list[Any]):
 def test_no_false_alarm_in_the_zoo(name: str, audits: list[Any], said: list[str]):
     torch.manual_seed(0)
     case = ZOO[name]()
-    ours = apply_schedule(
-        case.model, plan(case.model, case.args, case.kwargs, budget="100%", solver="none", loss=case.loss, verify=False)
-    )
+    schedule = plan(case.model, case.args, case.kwargs, budget="100%", solver="none", loss=case.loss, verify=False)
+    ours = apply_schedule(case.model, schedule)
     optimizer = torch.optim.SGD(case.model.parameters(), lr=1e-3)
-    for _ in range(30):
+    steps = 30 if len(schedule.graph.ops) < 100 else 6
+    for _ in range(steps):
         optimizer.zero_grad()
         loss_of(case, ours(*case.args, **case.kwargs)).backward()
         optimizer.step()
-    assert len(audits) == 29
+    assert len(audits) == steps - 1
     assert not [text for text in said if "audited" in text]
