@@ -26,7 +26,7 @@ from remat_planner.planner.planning import (
     state_signature,
     trace_step,
 )
-from remat_planner.planner.regions import RegionForward, apply_regions, planned_regions, remove_regions
+from remat_planner.planner.regions import RegionForward, apply_regions, named_in, planned_regions, remove_regions
 from remat_planner.planner.runtime import Audit, PlannedCall, Replan, call_of, is_planned_module, planned_module
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
 from remat_planner.tracer.refusals import refuse_compiled, refuse_compiled_around
@@ -123,7 +123,7 @@ def refuse_compiled_for(model: nn.Module, schedule: Schedule | RegionSchedule) -
     if isinstance(schedule, Schedule):
         refuse_compiled(model)
     else:
-        for region in schedule.regions:
+        for region in named_in(model, schedule.regions).values():
             refuse_compiled_around(model, region)
 
 

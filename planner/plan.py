@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -26,10 +27,10 @@ from remat_planner.planner.planning import (
     settings_for,
     trace_step,
 )
-from remat_planner.planner.regions import plan_regions, planned_regions, suggest_regions
+from remat_planner.planner.regions import AUTO_REGIONS, plan_regions, plan_regions_instead, planned_regions, suggest_regions
 from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState
-from remat_planner.solvers import Solver
+from remat_planner.solvers import Reporter, Solver
 from remat_planner.tracer import CaptureError
 
 
@@ -47,6 +48,7 @@ def plan(
     training: TrainingState | None = None,
     budget_on: BudgetOn = "allocated",
     regions: str | type[nn.Module] | None = None,
+    whole: bool = False,
     shapes: Sequence[Any] | None = None,
     verify: bool | None = None,
 ) -> Schedule | RegionSchedule:
@@ -78,9 +80,12 @@ def plan(
         budget_on: "allocated" limits the bytes that the allocator hands out, as ``torch.cuda.max_memory_allocated`` counts
             them; "reserved" those that a GPU's allocator reserves from the driver, as ``max_memory_reserved``, predicted by its
             rules for a fresh process.
-        regions: plan these modules, each by itself, and run the rest as it is, for models that cannot be captured whole: a
-            pattern of names ("model.layers.*", matched part by part as file names are), a class or its name, or "auto" for the
-            repeated blocks. Planning runs the step on its device to measure the rest; the budget is for the whole step.
+        regions: plan these modules, each by itself, and run the rest as it is: a pattern of names ("model.layers.*", matched
+            part by part as file names are, from the end where it matches no full name), a class or its name, or "auto" for the
+            repeated blocks, or the largest parts of them, that can be planned. Planning runs the step on its device to measure
+            the rest; the budget is for the whole step. A model that cannot be captured whole is planned by "auto" of itself,
+            and the logger "remat_planner" says why.
+        whole: refuse a model that cannot be captured whole.
         shapes: more forms of input to plan for, each within the budget: a tensor, a tuple of positional inputs, a dict of
             named ones, or a pair of both. Training then runs each form by its own schedule and plans none of them again. A
             budget in percent refers to the highest peak without recomputation of any form, and ``time_limit`` is for each form.
@@ -120,14 +125,18 @@ def plan(
             "regions are planned for the form of input that the step runs with: leave shapes out, or plan the whole model",
             names=(),
         )
+    if regions is not None and whole:
+        raise RegionError("whole=True refuses what regions= asks for: leave one of them out", names=())
     forms = (InputForm(tuple(args), dict(kwargs or {})),) if shapes is None else input_forms(args, kwargs or {}, shapes)
 
     def planned(forms: Sequence[InputForm], budget: Budget) -> Schedule | RegionSchedule:
         if regions is not None:
             return plan_regions(model, forms[0].args, forms[0].kwargs, budget=budget, regions=regions, settings=settings)
-        if len(forms) == 1:
+        if len(forms) > 1:
+            return _plan_forms(model, forms, budget, settings)
+        if whole:
             return schedule_step(trace_whole(model, forms[0].args, forms[0].kwargs, settings=settings), budget)
-        return _plan_forms(model, forms, budget, settings)
+        return plan_whole_or_regions(model, forms[0], budget, settings)
 
     schedule = planned(forms, asked)
     if is_to_verify(verify):
@@ -155,6 +164,42 @@ def _plan_forms(model: nn.Module, forms: Sequence[InputForm], budget: Budget, se
     schedule = replace(schedules[0], companions=tuple(schedules[1:]))
     remember_capture(schedule, steps[0])
     return schedule
+
+
+def plan_whole_or_regions(
+    model: nn.Module,
+    form: InputForm,
+    budget: Budget,
+    settings: Settings,
+    *,
+    stage: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
+    reporter: Reporter | None = None,
+) -> Schedule | RegionSchedule:
+    """Plan the whole model, or its regions where it cannot be captured whole.
+
+    Args:
+        model: the model.
+        form: the inputs of the step.
+        budget: of the step.
+        settings: what to plan with.
+        stage: called with the name of each stage after the capture.
+        progress: called while ops are costed, see ``trace_step``.
+        reporter: told what the solver finds.
+
+    Raises:
+        tracer.CaptureError: neither can be captured.
+        InfeasibleBudgetError: no schedule was found within the budget.
+    """
+    try:
+        step = trace_step(model, form.args, form.kwargs, settings=settings, progress=progress)
+    except CaptureError as error:
+        by_regions = partial(
+            plan_regions, model, form.args, form.kwargs, budget=budget, regions=AUTO_REGIONS, settings=settings, stage=stage
+        )
+        return plan_regions_instead(error, model, by_regions)
+    stage("Solving")
+    return schedule_step(step, budget, reporter=reporter)
 
 
 def trace_whole(

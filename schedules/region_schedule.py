@@ -22,7 +22,7 @@ class RegionSchedule:
 
     Attributes:
         regions: the schedule of each block, by the full name of its module.
-        calls: how many times the step calls each block.
+        calls: how many times the step calls each block, 1 for one that random draws leave out of some steps.
         budget: bytes that the whole step may take at its peak.
         peak_bytes: measured peak under these schedules, constants and the optimizer's step included.
         baseline_peak_bytes: predicted peak where no region recomputes anything.

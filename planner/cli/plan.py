@@ -28,7 +28,7 @@ from remat_planner.planner.cli.output import SafeConsole, print_document
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.cli.training_options import NO_OPTIONS, TrainingOptions, with_training_options
 from remat_planner.planner.model_loading import DEFAULT_NAME, LoadedModel, built_for, load_model
-from remat_planner.planner.plan import trace_whole
+from remat_planner.planner.plan import plan_whole_or_regions, trace_whole
 from remat_planner.planner.planning import (
     AUTO,
     Budget,
@@ -91,6 +91,9 @@ def plan_command(
     training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
     regions: Regions = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="refuse a model that cannot be captured whole; else its blocks are planned then")
+    ] = False,
     verify_it: Annotated[
         bool | None,
         typer.Option(
@@ -116,8 +119,13 @@ def plan_command(
         if device is not None and verify_it:
             raise UsageError(f"--verify runs the step, which a plan for {device} on paper cannot: verify on the device itself")
         costs = costs_for(device, costs)
-        if regions is not None and require_optimal:
-            raise UsageError("a plan by regions proves no bound: leave out --require-optimal")
+        if regions is not None and (require_optimal or whole):
+            raise UsageError(
+                "a plan by regions proves no bound: leave out --require-optimal"
+                if require_optimal
+                else "--whole and --regions contradict each other: give one"
+            )
+        whole = whole or require_optimal
         training = TrainingState(**training_options)
         if verify_it and beyond_one_process(training) is not None:
             raise UsageError(
@@ -143,7 +151,7 @@ def plan_command(
                 budget_on=budget_on,
             )
             form = InputForm(loaded.args, loaded.kwargs)
-            schedule = _planned(loaded, form, limit, regions, settings, stages)
+            schedule = _planned(loaded, form, limit, settings, stages, regions=regions, whole=whole)
             comparison: list[PolicyCost] = []
             if isinstance(schedule, Schedule):
                 stages.stage("Comparing with the usual policies")
@@ -156,7 +164,7 @@ def plan_command(
                     form,
                     schedule,
                     settings,
-                    lambda forms, budget: _planned(loaded, forms[0], budget, regions, settings, stages),
+                    lambda forms, budget: _planned(loaded, forms[0], budget, settings, stages, regions=regions, whole=whole),
                 )
                 if verify_it and verdict.verification is None:
                     raise UsageError(f"the plan cannot be verified here: {verdict.why_not}")
@@ -180,16 +188,27 @@ def plan_command(
 
 
 def _planned(
-    loaded: LoadedModel, form: InputForm, limit: Budget, regions: str | None, settings: Settings, stages: Stages
+    loaded: LoadedModel,
+    form: InputForm,
+    limit: Budget,
+    settings: Settings,
+    stages: Stages,
+    *,
+    regions: str | None,
+    whole: bool,
 ) -> Schedule | RegionSchedule:
     model, args, kwargs = loaded.model, form.args, form.kwargs
     if regions is not None:
         return interruptibly(
             lambda: plan_regions(model, args, kwargs, budget=limit, regions=regions, settings=settings, stage=stages.stage)
         )
-    step = trace_whole(model, args, kwargs, settings=settings, progress=stages.done)
-    stages.stage("Solving")
-    return interruptibly(lambda: schedule_step(step, limit, reporter=stages))
+    if whole:
+        step = trace_whole(model, args, kwargs, settings=settings, progress=stages.done)
+        stages.stage("Solving")
+        return interruptibly(lambda: schedule_step(step, limit, reporter=stages))
+    return interruptibly(
+        lambda: plan_whole_or_regions(model, form, limit, settings, stage=stages.stage, progress=stages.done, reporter=stages)
+    )
 
 
 def _save(schedule: Schedule | RegionSchedule, target: Path) -> str | None:

@@ -18,7 +18,7 @@ def blocks_of(request: Request, form: str) -> list[str]:
     Raises:
         ExportError: the model has no blocks, or their forward has side effects.
     """
-    blocks = [name for name in repeated_blocks(request.model) or _listed(request.model) if request.step.ops_of(name)]
+    blocks = [name for name in _trained_blocks(request.model) or _listed(request.model) if request.step.ops_of(name)]
     if not blocks:
         raise ExportError(
             f"{type(request.model).__name__} has no blocks to checkpoint, that is modules in a list (nn.ModuleList, or alike "
@@ -27,6 +27,10 @@ def blocks_of(request: Request, form: str) -> list[str]:
         )
     refuse_caches(request, blocks, form)
     return blocks
+
+
+def _trained_blocks(model: nn.Module) -> list[str]:
+    return [name for name, block in repeated_blocks(model).items() if any(p.requires_grad for p in block.parameters())]
 
 
 def refuse_caches(request: Request, blocks: list[str], form: str) -> None:

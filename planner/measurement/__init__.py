@@ -7,13 +7,16 @@ from remat_planner.planner.measurement.kept_state import KeptState
 from remat_planner.planner.measurement.kept_tensors import kept_copy
 from remat_planner.planner.measurement.parameter_update import update_parameters
 from remat_planner.planner.measurement.peak import measure_intervals, measure_peak
+from remat_planner.planner.measurement.random_generators import KeptGenerators
 from remat_planner.planner.measurement.real_step import Loss, detached, device_of, one_step, run_backward
 from remat_planner.planner.measurement.state_restored import state_restored
 from remat_planner.planner.measurement.storage_meter import StorageMeter
+from remat_planner.planner.measurement.tensor_parts import parts_of
 from remat_planner.planner.measurement.verification import Verification
 
 __all__ = [
     "FilledOnce",
+    "KeptGenerators",
     "KeptState",
     "Loss",
     "StorageMeter",
@@ -26,6 +29,7 @@ __all__ = [
     "measure_intervals",
     "measure_peak",
     "one_step",
+    "parts_of",
     "run_backward",
     "same_bits",
     "same_value",

@@ -26,6 +26,11 @@ class KeptGenerators:
         own = {f"random state of {name}": generator.get_state() for name, generator, _ in self._own.values()}
         return {**{f"random state {name}": _comparable(state) for name, state in _default_states().items()}, **own}
 
+    def have_moved(self) -> bool:
+        """Whether a default generator has drawn since, or was set."""
+        now = _default_states()
+        return any(not _same(_comparable(now[name]), _comparable(state)) for name, state in self._states.items())
+
     def put_back(self) -> None:
         """Set the states to what they were."""
         for name, state in self._states.items():
@@ -57,3 +62,7 @@ def _comparable(state: Any) -> Any:
     if isinstance(state, dict):  # NumPy's
         return state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"], state["gauss"]
     return state
+
+
+def _same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)

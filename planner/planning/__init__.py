@@ -13,7 +13,7 @@ from remat_planner.planner.planning.device_budget import budget_on_device
 from remat_planner.planner.planning.input_forms import InputForm, input_forms
 from remat_planner.planner.planning.origin import new_origin
 from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
-from remat_planner.planner.planning.repeated_blocks import repeated_blocks
+from remat_planner.planner.planning.repeated_blocks import has_forward, repeated_blocks
 from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, settings_for_replan
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
@@ -42,6 +42,7 @@ __all__ = [
     "describe_call",
     "differences_of",
     "fit",
+    "has_forward",
     "input_forms",
     "input_signature",
     "is_form_of",

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
-from remat_planner.planner.module_paths import block_and_number
+from torch import nn
+
+from remat_planner.planner.module_paths import block_and_number, without_numbers
 from remat_planner.planner.planning.signatures import state_signature
 from remat_planner.tracer.torch_script import scripted
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost numbered modules with a sibling of the same class and form, by full name.
+    """The outermost numbered modules that have another one of the same class and form beside them, by full name.
 
-    Frozen modules do not count, nor do scripted ones, which cannot be taken apart.
+    Modules without a forward, such as the inner lists of a ``ModuleList`` of lists, are no blocks; what they contain may be.
     """
+    numbered = {
+        name: module
+        for name, module in model.named_modules()
+        if block_and_number(name)[1] is not None and has_forward(module) and any(True for _ in module.parameters())
+    }
+    kinds = {name: (without_numbers(name), *_form(module)) for name, module in numbered.items()}
+    alike = Counter(kinds.values())
     blocks: dict[str, nn.Module] = {}
-    modules = dict(model.named_modules())
-    for name, module in modules.items():
-        if scripted(module) is not None or any(name.startswith(f"{outer}.") for outer in blocks) or not name:
-            continue
-        parent, number = block_and_number(name)
-        if number is not None and any(p.requires_grad for p in module.parameters()):
-            siblings = modules[parent].children()
-            alike = Counter(_form(sibling) for sibling in siblings)
-            if alike[_form(module)] > 1:
-                blocks[name] = module
+    for name, module in numbered.items():
+        if alike[kinds[name]] > 1 and not any(name.startswith(f"{outer}.") for outer in blocks):
+            blocks[name] = module
     return blocks
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Whether the module has a forward in Python: containers such as ``nn.ModuleList`` have none, scripted ones another."""
+    if scripted(module) is not None:
+        return False
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
 
 
 def _form(module: nn.Module) -> tuple[type, tuple[tuple[str, str], ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fractions import Fraction
@@ -23,6 +23,7 @@ from remat_planner.planner.planning import (
     trace_step,
 )
 from remat_planner.planner.regions.forward import planned_regions, put_on, take_off
+from remat_planner.planner.regions.select import named_in
 from remat_planner.planner.runtime import Replan
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
 from remat_planner.tracer.record import EveryOutput
@@ -49,8 +50,10 @@ def apply_regions(
     Raises:
         schedules.StaleScheduleError: the model has no such regions, or is sharded otherwise; it is left as it was.
     """
-    blocks = dict(model.named_modules())
-    _refuse_another_model(blocks, schedule)
+    modules = dict(model.named_modules())
+    names = named_in(model, schedule.regions)
+    blocks = {name: modules[here] for name, here in names.items() if here in modules}
+    _refuse_another_model(blocks, schedule, tuple(modules))
     _refuse_other_shards(model, schedule)
     replan = replan or functools.partial(replan_region, time_limit=replan_time_limit)
     audited = len(schedule.regions) if audit else 0
@@ -65,8 +68,10 @@ def remove_regions(model: nn.Module) -> None:
         take_off(forward.block)
 
 
-def _refuse_another_model(blocks: Mapping[str, nn.Module], schedule: RegionSchedule) -> None:
-    differences = tuple(line for name, region in schedule.regions.items() for line in _differences(name, region, blocks))
+def _refuse_another_model(blocks: Mapping[str, nn.Module], schedule: RegionSchedule, present: Sequence[str]) -> None:
+    differences = tuple(
+        line for name, region in schedule.regions.items() for line in _differences(name, region, blocks, present)
+    )
     if differences:
         raise StaleScheduleError(
             f"the schedule was made for another model ({schedule.origin.model}): {'; '.join(differences[:_MOST_LINES])}. Plan "
@@ -75,9 +80,9 @@ def _refuse_another_model(blocks: Mapping[str, nn.Module], schedule: RegionSched
         )
 
 
-def _differences(name: str, region: Schedule, blocks: Mapping[str, nn.Module]) -> list[str]:
+def _differences(name: str, region: Schedule, blocks: Mapping[str, nn.Module], present: Sequence[str]) -> list[str]:
     if name not in blocks:
-        near = get_close_matches(name, blocks, n=2)
+        near = get_close_matches(name, present, n=2)
         return [f"no module {name}" + (f" (near it: {', '.join(near)})" if near else "")]
     actual = Origin(parameters=state_signature(blocks[name]))
     return [f"{name}: {line}" for line in origin_differences(Origin(parameters=region.origin.parameters), actual)]

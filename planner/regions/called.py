@@ -2,62 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from remat_planner.planner.errors import RegionError
 from remat_planner.planner.measurement import KeptState, Loss
+from remat_planner.planner.module_paths import without_numbers
+from remat_planner.planner.planning import state_signature
 from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
 from remat_planner.planner.regions.discover import Discovery, discover
-from remat_planner.planner.regions.select import AUTO, select_regions
+from remat_planner.planner.regions.parts import parts_of
 from remat_planner.planner.regions.shared_casts import why_its_casts_are_shared
 from remat_planner.tracer.errors import NothingToTrainError
+
+_MOST_DEPTH = 4
+"""How deep to look inside blocks that cannot be planned; each level is one more forward."""
+
+
+@dataclass(frozen=True)
+class WantedRegions:
+    """The modules that are to be planned by themselves.
+
+    Attributes:
+        blocks: by full name.
+        automatic: whether they were found rather than named. Those that cannot be planned are then left out, and the largest
+            parts of them that can be planned take their place.
+        by_chance: whether the step calls other ones from draw to draw.
+    """
+
+    blocks: Mapping[str, nn.Module]
+    automatic: bool
+    by_chance: bool = False
 
 
 def called_regions(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    regions: str | type[nn.Module],
+    wanted: WantedRegions,
     loss: Loss | None = None,
     gradient_layouts: Mapping[str, GradientLayouts] | None = None,
     kept: KeptState | None = None,
 ) -> tuple[CapturedRegion, ...]:
-    """The regions that ``regions`` means, captured, but those that have no backward: they retain nothing.
+    """The ``wanted`` regions, captured, but those that have no backward: they retain nothing.
 
-    "auto" also leaves out the blocks that cannot be planned. ``gradient_layouts`` and ``kept`` are those of ``discover``.
+    ``gradient_layouts`` and ``kept`` are those of ``discover``.
 
     Raises:
-        RegionError: no region is left. Unless ``regions`` is "auto", also if the step does not call a region in training, calls
-            it with inputs of several forms, or shares the casts of its parameters.
-        tracer.CaptureError: a region cannot be captured, and ``regions`` is not "auto".
+        RegionError: no region is left. Unless they were found automatically, also if the step does not call a region in
+            training, calls it with inputs of several forms, or shares the casts of its parameters.
+        tracer.CaptureError: a region that was named cannot be captured.
     """
-    discovery = discover(model, args, kwargs, select_regions(model, regions), loss, gradient_layouts, kept)
-    why_shared = {r.name: why_its_casts_are_shared(model, r, discovery.read_outside) for r in discovery.regions}
-    shared = {name: why for name, why in why_shared.items() if why is not None}
-    if regions != AUTO:
-        _refuse_unplannable(discovery)
-        for name, why in shared.items():
-            raise RegionError(f"region {name!r}: {why}", names=(name,))
-    regions_left = tuple(region for region in discovery.regions if region.name not in shared)
-    if not regions_left:
-        refused = {**discovery.refused, **shared}
+    regions: dict[str, CapturedRegion] = {}
+    refused: dict[str, Any] = {}
+    blocks = dict(wanted.blocks)
+    for _ in range(_MOST_DEPTH):
+        discovery = discover(model, args, kwargs, blocks, loss, gradient_layouts, kept)
+        like = _left_out_by_chance(discovery, blocks) if wanted.by_chance else {}
+        if not wanted.automatic:
+            _refuse_unplannable(discovery, like)
+        why_not = _why_not(model, discovery, automatic=wanted.automatic)
+        regions |= {r.name: r for r in (*discovery.regions, *like.values()) if r.name not in why_not}
+        refused |= {**discovery.refused, **why_not}
+        if not wanted.automatic:
+            break
+        without_plan = [name for name in blocks if name not in regions and not _retains_nothing(refused.get(name))]
+        blocks = {name: part for outer in without_plan for name, part in parts_of(outer, blocks[outer]).items()}
+        if not blocks:
+            break
+    if not regions:
         reasons = "; ".join(f"{name}: {why}" for name, why in refused.items()) or "the step calls none of them"
-        raise RegionError(f"none of the repeated blocks can be planned: {reasons}", names=(*refused, *discovery.not_called))
-    return regions_left
+        raise RegionError(
+            f"none of the repeated blocks can be planned: {reasons}", names=tuple(dict.fromkeys((*wanted.blocks, *refused)))
+        )
+    return tuple(regions[name] for name, _ in model.named_modules() if name in regions)
 
 
-def _refuse_unplannable(discovery: Discovery) -> None:
+def _why_not(model: nn.Module, discovery: Discovery, *, automatic: bool) -> dict[str, str]:
+    """Why captured regions cannot be planned all the same, by name.
+
+    Raises:
+        RegionError: one cannot, and was not found automatically.
+    """
+    why_not = {}
+    for region in discovery.regions:
+        why = why_its_casts_are_shared(model, region, discovery.read_outside)
+        if why is not None and not automatic:
+            raise RegionError(f"region {region.name!r}: {why}", names=(region.name,))
+        if why is not None:
+            why_not[region.name] = why
+    return why_not | (_of_changing_sizes(discovery.regions) if automatic and discovery.sizes_from_values else {})
+
+
+def _of_changing_sizes(regions: Iterable[CapturedRegion]) -> dict[str, str]:
+    """Blocks that are alike and get inputs of other sizes, as experts get other numbers of tokens: by name, why not to plan.
+
+    Where sizes come from values, each step would have others here, and be planned again.
+    """
+    alike: dict[Any, list[CapturedRegion]] = {}
+    for region in regions:
+        alike.setdefault(_kind(region.name, region.block), []).append(region)
+    return {
+        region.name: f"it gets inputs of other sizes ({dict(region.inputs)}) than blocks like it do, which may change with "
+        "each step: name it to plan it all the same"
+        for group in alike.values()
+        if any(region.inputs != group[0].inputs for region in group)
+        for region in group
+    }
+
+
+def _left_out_by_chance(discovery: Discovery, blocks: Mapping[str, nn.Module]) -> dict[str, CapturedRegion]:
+    """The blocks that random draws have left out of this step and that are like a captured one."""
+    captured = {_kind(region.name, region.block): region for region in discovery.regions}
+    like = {name: captured.get(_kind(name, blocks[name])) for name in discovery.not_called}
+    return {name: replace(r, name=name, block=blocks[name], calls=0) for name, r in like.items() if r is not None}
+
+
+def _kind(name: str, block: nn.Module) -> tuple[Any, ...]:
+    return without_numbers(name), type(block), tuple(state_signature(block).items())
+
+
+def _retains_nothing(why: object) -> bool:
+    return isinstance(why, NothingToTrainError)
+
+
+def _refuse_unplannable(discovery: Discovery, like: Mapping[str, CapturedRegion]) -> None:
     for name, error in discovery.refused.items():
-        if discovery.regions and isinstance(error, NothingToTrainError):
+        if discovery.regions and _retains_nothing(error):
             continue
         error.args = (f"region {name!r}: {error}", *error.args[1:])
         raise error
-    if discovery.not_called:
+    not_called = tuple(name for name in discovery.not_called if name not in like)
+    if not_called:
         raise RegionError(
-            f"the step does not call the forward of {', '.join(discovery.not_called)} with gradients enabled, so there is "
+            f"the step does not call the forward of {', '.join(not_called)} with gradients enabled, so there is "
             "nothing to plan: name regions that it calls, or give inputs with which it does",
-            names=discovery.not_called,
+            names=not_called,
         )

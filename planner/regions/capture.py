@@ -33,7 +33,7 @@ class CapturedRegion:
         joint: its captured step; ``joint.model`` is the block without its hooks.
         parameters: signature of the block's parameters and buffers in the captured call.
         inputs: signature of the inputs of that call.
-        calls: how many times the step calls it.
+        calls: how many times the step calls it; 0 for one that random draws have left out, and that is planned as its like is.
         gradient_layouts: of the gradients that arrive in the captured step.
     """
 

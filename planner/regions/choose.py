@@ -72,12 +72,14 @@ class ScheduleChooser:
         self._steps, self._options = steps, options
         self._settings = settings
         self._ranks = ranks
-        self._calls = {region.name: region.calls for region in regions}
+        self._calls = {region.name: max(region.calls, 1) for region in regions}
         self._names = tuple(self._calls)
+        self._left_out = tuple(region for region in regions if not region.calls)
         self._costs = [[self._calls[name] * option.seconds for option in options[name]] for name in self._names]
         self._constants = _highest(ranks.gathered(resident_bytes(model, args, kwargs, settings)))
         self._update = max(ranks.gathered(settings.optimizer_needs.transient))
         self._arriving = ArrivingGradients()
+        self._gradients_left_out = sum(_gradient_bytes(region.block) for region in self._left_out)
         self._moments: list[Moment] = []
         self._measured: dict[Choice, MeasuredStep] = {}
 
@@ -174,11 +176,12 @@ class ScheduleChooser:
         )
         step = highest_of(self._ranks.gathered(on_this_rank))
         self._measured[choice] = step
-        constants = sum(self._constants.values())
+        constants = sum(self._constants.values()) + self._gradients_left_out
         place = {name: k for k, name in enumerate(self._names)}
         taken = {name: self._options[name][o] for name, o in zip(self._names, choice, strict=True)}
         for interval in step.intervals:
-            changes: dict[str, list[int]] = {}  # by region, bytes of each option above the one that was measured
+            # By region, bytes of each option above the one that was measured. Other draws may call those left out now.
+            changes = {region.name: [option.held for option in self._options[region.name]] for region in self._left_out}
             for name, calls in Counter(interval.holding).items():
                 changes[name] = [calls * (option.held - taken[name].held) for option in self._options[name]]
             if interval.kind != "between":
@@ -199,8 +202,11 @@ class ScheduleChooser:
         return 1 if device_of(self._model).type == "cuda" else 0
 
     def _peak(self, choice: Choice) -> int:
-        step = self._measured[choice]
-        return sum(self._constants.values()) + max(step.highest.peak, step.held + self._update)
+        """Measured bytes, and those that the regions add which random draws have left out of the measured step."""
+        step, option_of = self._measured[choice], dict(zip(self._names, choice, strict=True))
+        retained = sum(self._options[region.name][option_of[region.name]].held for region in self._left_out)
+        constants = sum(self._constants.values()) + self._gradients_left_out
+        return constants + max(step.highest.peak + retained, step.held + self._update)
 
     def _infeasible(self, limit: int) -> InfeasibleBudgetError:
         lowest = min(self._measured, key=self._peak)
@@ -224,6 +230,10 @@ def _refuse_another_form(_model: nn.Module, args: Any, kwargs: Any, like: Schedu
         "planned. Give inputs with which it does not, or leave the region out",
         names=(),
     )
+
+
+def _gradient_bytes(block: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in block.parameters() if p.requires_grad)
 
 
 def _highest(ranks: Sequence[Mapping[str, int]]) -> dict[str, int]:

@@ -38,12 +38,14 @@ class Discovery:
         refused: why a block cannot be planned, by its name.
         not_called: names of the blocks that the step does not call with gradients enabled.
         read_outside: ids of the parameters of blocks that code outside all blocks reads.
+        sizes_from_values: whether the step makes sizes of values, so that they may change from step to step.
     """
 
     regions: tuple[CapturedRegion, ...]
     refused: Mapping[str, CaptureError | RegionError]
     not_called: tuple[str, ...]
     read_outside: frozenset[int]
+    sizes_from_values: bool = False
 
 
 def discover(
@@ -94,6 +96,7 @@ def discover(
         refused={**refused, **{watch.name: watch.refused for watch in in_order if watch.refused is not None}},
         not_called=tuple(name for name in watches if name not in called),
         read_outside=frozenset(reads.ids),
+        sizes_from_values=reads.sizes_from_values,
     )
 
 
@@ -129,6 +132,7 @@ class _Watch:
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of the block on these inputs, cut off from its history if the block is captured."""
         self._calls += 1
+        unforeseen: Exception | None = None
         if self.refused is None:
             try:
                 if self.joint is None:
@@ -138,7 +142,11 @@ class _Watch:
                     self._refuse_another_form(self.joint, args, kwargs)
             except (CaptureError, RegionError) as error:
                 self.joint, self.refused = None, error
+            except Exception as error:
+                self.joint, unforeseen = None, error
         output = self._bare(*args, **kwargs)
+        if unforeseen is not None:
+            self.refused = self._border_error((args, kwargs, output), unforeseen)
         return output if self.joint is None else _without_history(output, self.joint)
 
     def region(self) -> CapturedRegion:
@@ -146,6 +154,23 @@ class _Watch:
         assert self.joint is not None
         return CapturedRegion(
             self.name, self.block, self.joint, *self._signatures, self._calls, gradient_layouts=self._gradient_layouts
+        )
+
+    def _border_error(self, border: Any, error: Exception) -> RegionError:
+        """The refusal of a block that takes or returns tensors without strides, of which a capture knows little.
+
+        Raises:
+            Exception: ``error``, where there are none.
+        """
+        tensors = [leaf for leaf in pytree.tree_leaves(border) if isinstance(leaf, torch.Tensor)]
+        kinds = dict.fromkeys("nested" if t.is_nested else _layout(t) for t in tensors)
+        odd = [kind for kind in kinds if kind != "strided"]
+        if not odd:
+            raise error
+        return RegionError(
+            f"it takes or returns a tensor that is {' or '.join(odd)}, and cannot be captured so ({type(error).__name__}). "
+            "Leave it out, or plan the modules inside it",
+            names=(self.name,),
         )
 
     def _refuse_another_form(self, joint: Joint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -202,3 +227,7 @@ def _in_place_of_forward(watch: _Watch, called: list[str], reads: ReadsOutside) 
         yield
     finally:
         restore_forward(block, own_forward)
+
+
+def _layout(tensor: torch.Tensor) -> str:
+    return str(tensor.layout).removeprefix("torch.")

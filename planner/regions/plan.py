@@ -17,10 +17,12 @@ from remat_planner.planner.errors import RegionError
 from remat_planner.planner.measurement import state_restored
 from remat_planner.planner.module_paths import merged_names
 from remat_planner.planner.planning import Budget, Settings, Step, costed_step
-from remat_planner.planner.regions.called import called_regions
+from remat_planner.planner.regions.called import WantedRegions, called_regions
 from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
 from remat_planner.planner.regions.choose import ScheduleChooser
+from remat_planner.planner.regions.draws import draw_most_calls
 from remat_planner.planner.regions.options import RegionGraph, RegionOption
+from remat_planner.planner.regions.select import AUTO_REGIONS, select_regions
 from remat_planner.planner.runtime import unplanned_on_purpose
 from remat_planner.planner.training_state import NO_OPTIMIZER
 from remat_planner.schedules import RegionSchedule, TrainingState
@@ -56,18 +58,20 @@ def plan_regions(
     _refuse_imagined_training(settings)
     _refuse_copying_wrappers(model)
     ranks = Ranks.of(model)
-    deadline = Deadline(settings.time_limit)
     options: dict[str, tuple[RegionOption, ...]] = {}
     layouts: Mapping[str, GradientLayouts] = {}
     others = () if settings.loss is None else (settings.loss,)
+    wanted = WantedRegions(select_regions(model, regions), automatic=regions == AUTO_REGIONS)
     # The first forward shows which globals it can reach. This puts them back after the measured steps.
     with unplanned_on_purpose(model), state_restored(model, args, kwargs, others) as kept:
+        if not ranks.several:  # which would draw each for itself
+            wanted = replace(wanted, by_chance=draw_most_calls(model, args, kwargs, wanted.blocks.values()))
         for attempt in range(_MOST_CAPTURES):
             stage("Capturing the regions")
-            captured = called_regions(model, args, kwargs, regions, settings.loss, layouts, kept)
+            captured = called_regions(model, args, kwargs, wanted, settings.loss, layouts, kept)
             stage("Finding what each distinct region can keep")
             steps = _costed_alike(_costed(captured, settings), ranks)
-            options |= _options_of(steps, options, deadline, ranks)
+            options |= _options_of(steps, options, Deadline(settings.time_limit), ranks)
             options_by_name = {name: options[step.graph.fingerprint] for name, step in steps.items()}
             chooser = ScheduleChooser(model, args, kwargs, captured, steps, options_by_name, settings, ranks)
             stage("Running the step with its regions")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.planner.distributed import local_part, parallel_wrapper
+from remat_planner.planner.measurement import parts_of
 from remat_planner.planner.planning import Settings
 from remat_planner.planner.training_state import (
     ACCUMULATED,
@@ -33,7 +34,8 @@ def resident_bytes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     counted: set[int] = set()
     resident: dict[str, int] = {}
     for kind, tensors in tensors_of.items():
-        fresh = {storage_key(t): t for t in map(local_part, tensors) if storage_key(t) not in counted}
+        parts = [part for tensor in tensors for part in _parts(tensor)]
+        fresh = {storage_key(t): t for t in parts if storage_key(t) not in counted}
         counted |= fresh.keys()
         resident[kind] = sum(rounded_up(t.untyped_storage().nbytes(), BLOCK if t.is_cuda else 1) for t in fresh.values())
     wrapper = parallel_wrapper(model)
@@ -47,3 +49,9 @@ def resident_bytes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     if settings.optimizer is not None:
         resident["optimizer"] = settings.optimizer_needs.state
     return resident
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors with a storage of their own of which it is made on this rank."""
+    own = local_part(tensor)
+    return [own] if own.layout is torch.strided and not own.is_nested else parts_of(own)

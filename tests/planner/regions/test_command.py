@@ -38,7 +38,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     code, _, error = run("explain", "regions_net.schedule.json", "gelu")
     assert code == 2
     assert "by regions" in error
-    code, _, error = run("regions_net.py", "--budget", "70%")
+    code, out, _ = run("regions_net.py", "--budget", "70%", "--no-verify")
+    assert code == 0
+    assert "2 regions planned" in out
+    code, _, error = run("regions_net.py", "--budget", "70%", "--whole", "--regions", "auto")
+    assert code == 2
+    assert "--whole and --regions" in error
+    code, _, error = run("regions_net.py", "--budget", "70%", "--whole")
     assert code == 4
     assert "--regions auto" in error
     code, _, error = run("regions_net.py", "--budget", "70%", "--regions", "layer.*")

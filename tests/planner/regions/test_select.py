@@ -7,7 +7,7 @@ from torch import nn
 
 from remat_planner.planner import RegionError
 from remat_planner.planner.module_paths import merged_names
-from remat_planner.planner.regions.select import select_regions
+from remat_planner.planner.regions.select import named_in, select_regions
 from tests.planner.regions.helpers import Block, decoder
 
 
@@ -20,7 +20,7 @@ def test_a_name_that_matches_nothing_lists_what_is_near():
         select_regions(model, "Blok")
     with pytest.raises(RegionError, match="LSTM"):
         select_regions(model, nn.LSTM)
-    with pytest.raises(RegionError, match="no repeated blocks"):
+    with pytest.raises(RegionError, match="no modules inside"):
         select_regions(nn.Linear(2, 2), "auto")
 
 
@@ -38,3 +38,37 @@ def test_regions_inside_one_another_are_named():
     with pytest.raises(RegionError, match=r"'layers\.1\.extra' lies inside of region 'layers\.1'") as caught:
         select_regions(model, Block)
     assert caught.value.names == ("layers.1", "layers.1.extra")
+
+
+def test_a_pattern_survives_wrappers():
+    model, _ = decoder()
+    wrapped = nn.Sequential()
+    wrapped.add_module("module", model)
+    assert list(select_regions(wrapped, "layers.*")) == [f"module.layers.{k}" for k in range(3)]
+    assert list(select_regions(wrapped, "*")) == ["module"], "a full match goes first"
+    model.layers[0].layers = nn.ModuleList([Block()])
+    assert list(select_regions(wrapped, "layers.*")) == [f"module.layers.{k}" for k in range(3)], "only the outermost"
+
+
+def test_names_of_a_plan_are_found_in_a_wrapped_and_an_unwrapped_model():
+    model, _ = decoder()
+    wrapped = nn.Sequential()
+    wrapped.add_module("module", model)
+    plain, inside = ["layers.0", "layers.2"], ["module.layers.0", "module.layers.2"]
+    assert named_in(model, plain) == dict(zip(plain, plain, strict=True))
+    assert named_in(wrapped, plain) == dict(zip(plain, inside, strict=True))
+    assert named_in(model, inside) == dict(zip(inside, plain, strict=True))
+    assert named_in(model, ["layers.0", "layers.7"])["layers.7"] == "layers.7"
+
+
+def test_auto_looks_into_lists_of_lists_and_takes_parts_where_nothing_is_repeated():
+    lists = nn.ModuleList([nn.ModuleList([Block(), Block()]), nn.ModuleList([Block()])])
+    assert list(select_regions(lists, "auto")) == ["0.0", "0.1", "1.0"]
+    parts = nn.Sequential(Block(16), nn.Linear(16, 16), nn.Linear(16, 16), Block(32))
+    assert list(select_regions(parts, "auto")) == ["0", "3"]
+
+
+def test_frozen_blocks_count():
+    model, _ = decoder()
+    model.layers.requires_grad_(False)
+    assert len(select_regions(model, "auto")) == 3
