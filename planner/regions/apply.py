@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from remat_planner.planner.distributed import shard_count
+from remat_planner.planner.distributed import is_sharded, shard_count
 from remat_planner.planner.errors import InfeasibleBudgetError
 from remat_planner.planner.planning import (
     ENOUGH_FOR_REPLAN,
@@ -84,8 +84,15 @@ def _differences(name: str, region: Schedule, blocks: Mapping[str, nn.Module], p
     if name not in blocks:
         near = get_close_matches(name, present, n=2)
         return [f"no module {name}" + (f" (near it: {', '.join(near)})" if near else "")]
-    actual = Origin(parameters=state_signature(blocks[name]))
-    return [f"{name}: {line}" for line in origin_differences(Origin(parameters=region.origin.parameters), actual)]
+    planned, actual = dict(region.origin.parameters), state_signature(blocks[name])
+    if any(map(is_sharded, blocks[name].parameters())):  # which are gathered in the dtype of a MixedPrecisionPolicy
+        planned, actual = _shapes(planned), _shapes(actual)
+    return [f"{name}: {line}" for line in origin_differences(Origin(parameters=planned), Origin(parameters=actual))]
+
+
+def _shapes(signature: Mapping[str, str]) -> dict[str, str]:
+    """The forms of tensors without their dtypes: "[4, 8] frozen"."""
+    return {name: form[form.index("[") :] for name, form in signature.items()}
 
 
 def _refuse_other_shards(model: nn.Module, schedule: RegionSchedule) -> None:

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch.autograd.graph import Node
 
 
+@dataclass(frozen=True)
+class Arrivals:
+    """The gradients that have arrived at leaves.
+
+    Attributes:
+        order: the index of each leaf, when its gradient is complete.
+        strides: of each gradient as it arrives, by the index of its leaf. An operator that made the leaf would get it so; the
+            gradient that autograd leaves in ``.grad`` may lie otherwise.
+    """
+
+    order: list[int] = field(default_factory=list)
+    strides: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def note(self, leaf: int, gradient: torch.Tensor) -> None:
+        """The gradient of ``leaf`` is complete."""
+        self.order.append(leaf)
+        if gradient.layout is torch.strided:
+            self.strides[leaf] = tuple(gradient.stride())
+
+
 @contextmanager
-def arrival_order(leaves: Sequence[torch.Tensor]) -> Iterator[list[int]]:
-    """Yield a list to which a backward inside appends the index of each leaf when its gradient is complete."""
-    order: list[int] = []
-    hooks = [leaf.register_hook(lambda _, k=k: order.append(k)) for k, leaf in enumerate(leaves)]  # type: ignore[no-untyped-call]
+def noting_arrivals(leaves: Sequence[torch.Tensor]) -> Iterator[Arrivals]:
+    """Yield the arrivals, to which a backward inside adds."""
+    arrivals = Arrivals()
+    hooks = [
+        leaf.register_hook(lambda gradient, k=k: arrivals.note(k, gradient))  # type: ignore[no-untyped-call]
+        for k, leaf in enumerate(leaves)
+    ]
     try:
-        yield order
+        yield arrivals
     finally:
         for hook in hooks:
             hook.remove()

@@ -17,7 +17,7 @@ from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
-from remat_planner.tracer.record.gradient_arrivals import arrival_order, edges_into
+from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals
 from remat_planner.tracer.record.gradient_flow import FollowedGradients, noting_materialized_gradients
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import Provenance
@@ -151,7 +151,7 @@ def record(
         wanted = stand_ins.differentiated
         in_model = stand_ins.in_model(state)
         with (
-            arrival_order(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
+            noting_arrivals(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
             watched_step(call.model, *in_model),
             libraries_believe_eager(),
             provenance.following(),
@@ -211,7 +211,8 @@ def record(
             same_as={i: places[id(leaves[i])] for i in tensors if id(leaves[i]) in places},
             tangents=tuple(zip(nodes, tangents, strict=True)),
             operators=recorder.operators,
-            arrivals=tuple(arrivals),
+            arrivals=tuple(arrivals.order),
+            arriving_strides=arrivals.strides,
             flow=followed.of_gradients(wanted),
             edges=edges,
             calls=calls,

@@ -89,6 +89,7 @@ class Recording:
         tangents: names of the nodes that stand for the arriving gradients, with their descriptions.
         operators: all operators that ran, in order, dead ones too.
         arrivals: indices of the gradients in the order in which eager hands them over.
+        arriving_strides: of each gradient as it arrives, by its index; autograd may leave a copy with other strides.
         flow: how gradients flow from the tangents; None where that is not known.
         edges: for each gradient, how many edges of the autograd graph contribute to it.
         calls: how often the forward calls each module, by its path.
@@ -111,6 +112,7 @@ class Recording:
     tangents: tuple[tuple[str, Tangent], ...]
     operators: list[EagerOperator]
     arrivals: tuple[int, ...]
+    arriving_strides: Mapping[int, tuple[int, ...]]
     flow: GradientFlow | None
     edges: tuple[int, ...]
     calls: Mapping[str, int]

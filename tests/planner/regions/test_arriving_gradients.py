@@ -86,3 +86,34 @@ def test_calls_that_do_not_agree_keep_the_layout_of_the_output():
         arriving.watch("block", output)
         (output.t().contiguous() if transposed else output).square().sum().backward()
         assert arriving.layouts() == ({"block": {0: ((3, 4), (1, 3))}} if transposed else {})
+
+
+class _Transposing(nn.Module):
+    """Its input gets a gradient that lies transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv1d(32, 32, 3, padding=1), nn.BatchNorm1d(32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolution(x.transpose(1, 2))).transpose(1, 2)
+
+
+class _Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.blocks = nn.Linear(32, 32), nn.ModuleList(_Transposing() for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(self.before(x))
+        return x.square().mean()
+
+
+@pytest.mark.slow
+def test_the_gradient_of_an_input_that_another_operator_made_keeps_its_strides():
+    torch.manual_seed(0)
+    model, x = _Around(), torch.randn(4, 50, 32)
+    schedule = remat_planner.plan(model, (x,), budget="100%", regions="blocks.*", time_limit=2, verify=False)
+    found = remat_planner.verify(model, schedule, (x,))
+    assert found.identical, found.differences

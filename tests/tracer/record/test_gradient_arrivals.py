@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from remat_planner.tracer.record.gradient_arrivals import arrival_order, edges_into
+from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals
 
 
 def test_edges_are_counted_and_the_order_is_the_backwards():
@@ -14,9 +14,18 @@ def test_edges_are_counted_and_the_order_is_the_backwards():
     leaves = [first, second, unused]
     assert edges_into(leaves, [output]) == (2, 1, 0)
     assert edges_into(leaves, [output, unused]) == (2, 1, 1)
-    with arrival_order(leaves) as order:
+    with noting_arrivals(leaves) as arrivals:
         output.backward()
-    assert order == [1, 0]
+    assert arrivals.order == [1, 0]
     output_again = (first * second).sum()
     output_again.backward()
-    assert order == [1, 0], "the hooks are removed"
+    assert arrivals.order == [1, 0], "the hooks are removed"
+
+
+def test_strides_are_those_of_the_gradient_as_it_arrives():
+    leaf = torch.ones(2, 3, requires_grad=True)
+    with noting_arrivals([leaf]) as arrivals:
+        (leaf.t() * torch.arange(6.0).view(3, 2)).sum().backward()
+    assert arrivals.strides == {0: (1, 2)}
+    assert leaf.grad is not None
+    assert leaf.grad.stride() == (3, 1), "autograd copies it into the layout of the leaf"
