@@ -18,13 +18,16 @@ from torch import nn
 
 from remat_planner.planner.compile import check_compiler
 from remat_planner.planner.errors import AlreadyAppliedError, NotAppliedError
+from remat_planner.planner.formatting import format_percent
 from remat_planner.planner.planning import (
     ENOUGH_FOR_REPLAN,
     REPLAN_TIME_LIMIT,
+    Budget,
+    asked_share,
     schedule_step,
     settings_for_replan,
     state_signature,
-    trace_step,
+    trace_step_like,
 )
 from remat_planner.planner.regions import RegionForward, apply_regions, named_in, planned_regions, remove_regions
 from remat_planner.planner.runtime import Audit, PlannedCall, Replan, call_of, is_planned_module, planned_module
@@ -38,7 +41,7 @@ def apply_schedule(
     model: nn.Module,
     schedule: Schedule | RegionSchedule,
     *,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
     replan: Replan | None = None,
     replan_time_limit: float = REPLAN_TIME_LIMIT,
     compiler: str | None = None,
@@ -152,15 +155,25 @@ def replan_like(
     kwargs: Mapping[str, Any],
     like: Schedule,
     *,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
     time_limit: float = REPLAN_TIME_LIMIT,
 ) -> Schedule:
     """Plan for other inputs as ``like`` was planned, with the same budget; ``loss`` where ``like`` was loaded without it.
 
+    A step in another mode gets the same share of its peak, where a share was asked for: dropout takes bytes of its own.
     Solving takes at most ``time_limit`` seconds, and no more than for ``like``.
     """
     settings = settings_for_replan(like, time_limit)
-    step = trace_step(model, args, kwargs, settings=replace(settings, loss=settings.loss or loss))
+    step = trace_step_like(model, args, kwargs, like, replace(settings, loss=settings.loss or loss))
+    share = asked_share(like)
+    if share is not None and step.origin.modes != like.origin.modes:
+        schedule = schedule_step(step, Budget(share=share), enough=ENOUGH_FOR_REPLAN)
+        _log.warning(
+            "the model is in another mode than the planned one, so %s of the peak without recomputation are %s bytes now",
+            format_percent(float(share)),
+            f"{schedule.budget:,}",
+        )
+        return schedule
     return schedule_step(step, like.budget, enough=ENOUGH_FOR_REPLAN)
 
 
@@ -194,7 +207,7 @@ def _warn_of_absent_gpu(model: nn.Module, schedule: Schedule) -> None:
 def _apply_again(
     model: nn.Module,
     schedule: Schedule,
-    loss: Callable[[Any], torch.Tensor] | None,
+    loss: Callable[..., torch.Tensor] | None,
     compiler: str | None,
     audit: bool = True,  # pickles that were written before have none
 ) -> nn.Module:

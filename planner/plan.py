@@ -71,8 +71,9 @@ def plan(
             the peak without recomputation; "auto" is the GPU's memory less a reserve.
         solver: a name from ``solvers.available()``, or a ``Solver`` of your own.
         time_limit: seconds that solving may take.
-        loss: output -> scalar. By default ``output.loss``, ``output["loss"]`` or the output if it is a scalar; else every
-            differentiable output gets a gradient.
+        loss: output -> scalar, or (output, batch) -> scalar, where the batch is what the model is called with in that step: one
+            positional input itself or a tuple of several, a dict of named ones, or a pair of both. By default ``output.loss``,
+            ``output["loss"]`` or the output if it is a scalar; else every differentiable output gets a gradient.
         costs: "measure" on the model's device, the name of a GPU for its roofline, or a profile file.
         optimizer: a name ("adamw", "sgd:momentum=0.9", "adamw:fused=True") or an instance. The peak counts its state, and what
             its step takes after the backward.

@@ -45,6 +45,7 @@ from remat_planner.planner.runtime import unplanned_on_purpose
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingStateError
 from remat_planner.tracer.python_state import Snapshot, argument_starts
+from remat_planner.tracer.record import loss_of_step
 
 _STEPS = 3
 """Training steps that are compared. The second starts from the state that the first one left, and adds to its gradients. Before
@@ -203,7 +204,7 @@ class _Steps:
             ) from error
 
     def _backward(self, output: Any) -> torch.Tensor | None:
-        return run_backward(output, self.loss, at_first_only=self.number == _STEPS)
+        return run_backward(output, loss_of_step(self.loss, self.args, self.kwargs), at_first_only=self.number == _STEPS)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ tracer.torch_kernels    torch_private
 tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_surroundings  -
-planner.apply           compile errors planning regions runtime schedules tracer.refusals
+planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
 planner.cli             errors exports formatting memory_table model_loading plan planning regions reports
                         training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
@@ -96,7 +96,7 @@ planner.training_state  distributed errors measurement module_paths torch_privat
 planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs
                         tracer.torch_private
 planner.verify          apply distributed errors measurement planning regions runtime training_state schedules
-                        tracer.python_state
+                        tracer.python_state tracer.record
 """
 _ROW = re.compile(r"^(\S+)((?:[^\n]|\n )*)", re.MULTILINE)
 

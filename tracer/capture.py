@@ -41,6 +41,7 @@ from remat_planner.tracer.record import (
     effects_from_step_to_step,
     forward_now,
     hooks_of,
+    loss_of_step,
     planned_forward,
     random_state_kept,
     record,
@@ -78,7 +79,7 @@ def capture(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
 ) -> Joint:
     """Capture one training step of ``model(*args, **kwargs)``: the forward, the gradients that its loss sends, the backward.
 
@@ -89,8 +90,9 @@ def capture(
         model: in the mode in which it trains.
         args: positional inputs.
         kwargs: named inputs.
-        loss: output -> scalar, which the caller computes itself when training. By default ``output.loss``, ``output["loss"]``,
-            or the output if it is a scalar; else every differentiable output gets a gradient.
+        loss: output -> scalar, or (output, batch) -> scalar (``loss_of_step``), which the caller computes itself when
+            training. By default ``output.loss``, ``output["loss"]``, or the output if it is a scalar; else every
+            differentiable output gets a gradient.
 
     Raises:
         CaptureError: the step cannot be captured; the subclasses say why (``tracer.errors``).
@@ -134,7 +136,7 @@ def record_step(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
-    loss: Callable[[Any], torch.Tensor] | None,
+    loss: Callable[..., torch.Tensor] | None,
 ) -> RecordedStep:
     """The first half of ``capture``, with its arguments and errors."""
     refuse_model(model)
@@ -144,7 +146,7 @@ def record_step(
     refuse_surroundings(model, leaves)
     call = CapturedCall(model, state_of(model), tuple(leaves), spec)
     mode = fake_mode_of(call.tensors) or new_fake_mode()
-    chooser = LossChooser(mode, loss)
+    chooser = LossChooser(mode, loss_of_step(loss, tuple(args), dict(kwargs or {})))
     with _capturing(mode):
         outside = OutsideTensors(call)
 

@@ -126,6 +126,18 @@ class LossError(CaptureError):
         self.shape = shape
 
 
+class LossRaisedError(LossError):
+    """The loss's own code raised when called on the model's output; that exception is the ``__cause__``.
+
+    Attributes:
+        source: "file:line" of the frame that raised.
+    """
+
+    def __init__(self, message: str, *, source: str) -> None:
+        super().__init__(message, shape=None)
+        self.source = source
+
+
 class UnsupportedOperatorError(CaptureError):
     """An operator or tensor that the joint graph cannot hold (sparse gradients, in-place ops without another form).
 

@@ -36,7 +36,7 @@ def export(
     kwargs: Mapping[str, Any] | None = None,
     *,
     to: str,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
 ) -> Export:
     """The setting of another trainer that comes nearest to ``schedule``: within its budget at the least extra time.
 

@@ -10,15 +10,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import flatten
-from remat_planner.tracer.record import loss_of_output, without_autocast
+from remat_planner.tracer.record import loss_of_output, loss_of_step, without_autocast
 
-Loss = Callable[[Any], torch.Tensor]
-"""output -> scalar."""
+Loss = Callable[..., torch.Tensor]
+"""output -> scalar, or (output, batch) -> scalar."""
 
 
 def one_step(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None) -> Callable[[], Any]:
     """A function that runs forward, loss and backward of ``called`` once, and returns the output and the loss."""
     args, kwargs = detached(args, kwargs)
+    loss = loss_of_step(loss, args, kwargs)
 
     def step() -> Any:
         output = called(*args, **kwargs)

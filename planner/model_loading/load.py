@@ -30,7 +30,7 @@ class LoadedModel:
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    loss: Callable[[Any], torch.Tensor] | None
+    loss: Callable[..., torch.Tensor] | None
     name: str
 
 

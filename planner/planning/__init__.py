@@ -8,10 +8,11 @@ from remat_planner.planner.planning.batch_search import LARGEST_BATCH, Batches, 
 from remat_planner.planner.planning.budget import AUTO, Budget, parse_budget
 from remat_planner.planner.planning.call_differences import CallNow, Difference, differences_of
 from remat_planner.planner.planning.call_guards import BoundSignature
-from remat_planner.planner.planning.captures import remember_capture, remembered_capture, settings_of
+from remat_planner.planner.planning.captures import asked_share, remember_capture, remembered_capture, settings_of
 from remat_planner.planner.planning.device_budget import budget_on_device
 from remat_planner.planner.planning.input_forms import InputForm, input_forms
 from remat_planner.planner.planning.origin import new_origin
+from remat_planner.planner.planning.other_targets import trace_step_like
 from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
 from remat_planner.planner.planning.repeated_blocks import has_forward, repeated_blocks
 from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, settings_for_replan
@@ -37,6 +38,7 @@ __all__ = [
     "Settings",
     "Step",
     "Try",
+    "asked_share",
     "budget_on_device",
     "costed_step",
     "describe_call",
@@ -61,5 +63,6 @@ __all__ = [
     "settings_of",
     "state_signature",
     "trace_step",
+    "trace_step_like",
     "with_settings",
 ]

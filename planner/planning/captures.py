@@ -1,8 +1,9 @@
-"""Remembers the capture and settings behind each schedule of this process, so that applying it captures nothing again."""
+"""Remembers what is behind each schedule of this process: capture, settings and asked share, so that nothing is done again."""
 
 from __future__ import annotations
 
 import weakref
+from fractions import Fraction
 
 from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.step import Step
@@ -11,6 +12,17 @@ from remat_planner.schedules import Schedule
 from remat_planner.tracer import Joint
 
 _live: weakref.WeakKeyDictionary[Schedule, tuple[Joint, Settings]] = weakref.WeakKeyDictionary()
+_shares: weakref.WeakKeyDictionary[Schedule, Fraction] = weakref.WeakKeyDictionary()
+
+
+def remember_share(schedule: Schedule, share: Fraction) -> None:
+    """Keep that the budget of ``schedule`` was asked for as this share of its peak without recomputation."""
+    _shares[schedule] = share
+
+
+def asked_share(schedule: Schedule) -> Fraction | None:
+    """The share that was asked for; None for a budget in bytes, or a schedule from a file."""
+    return _shares.get(schedule)
 
 
 def remember_capture(schedule: Schedule, step: Step) -> None:

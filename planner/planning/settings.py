@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from remat_planner.planner.planning.device_budget import check_budget_on, check_offload, device_type
 from remat_planner.planner.training_state import NO_OPTIMIZER, OptimizerNeeds, optimizer_needs
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-Loss = Callable[[Any], "torch.Tensor"]
+Loss = Callable[..., "torch.Tensor"]
 Progress = Callable[[int, int], None]
 
 
@@ -27,7 +27,7 @@ class Settings:
     Attributes:
         solver: a name out of ``solvers.available()``, or a solver of the user's own.
         time_limit: seconds that solving may take.
-        loss: output -> scalar, or None for the default.
+        loss: output -> scalar, (output, batch) -> scalar, or None for the default.
         costs: "measure", the name of a GPU, or a profile file.
         optimizer: name of the optimizer whose bytes are counted, or None.
         training: how gradients, parameters and the optimizer are kept.

@@ -9,7 +9,7 @@ from typing import Any
 from remat_planner.planner.errors import InfeasibleBudgetError
 from remat_planner.planner.gpu_allocator import AllocatorPeak, allocator_peak, solve_on_gpu
 from remat_planner.planner.planning.budget import Budget, parse_budget
-from remat_planner.planner.planning.captures import remember_capture
+from remat_planner.planner.planning.captures import remember_capture, remember_share
 from remat_planner.planner.planning.free_savings import is_free, save_for_free
 from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule, schedules_of_other_sizes
 from remat_planner.planner.planning.step import Step
@@ -37,7 +37,8 @@ def schedule_step(
     """
     graph, settings = step.graph, step.settings
     peak = _allocator_peak(step)
-    limit = (budget if isinstance(budget, Budget) else parse_budget(budget)).resolve(peak_without_recomputation(step))
+    asked = budget if isinstance(budget, Budget) else parse_budget(budget)
+    limit = asked.resolve(peak_without_recomputation(step))
     if graph.update and limit < graph.update_peak:
         raise _too_small_for_the_update(graph, limit)
     automatic = settings.solver == "auto"
@@ -79,6 +80,8 @@ def _schedule(step: Step, budget: int, solution: Solution) -> Schedule:
         origin=step.origin,
     )
     remember_capture(schedule, step)
+    if asked.share is not None:
+        remember_share(schedule, asked.share)
     return schedule
 
 

@@ -25,7 +25,7 @@ from remat_planner.planner.regions.parameter_reads import ReadsOutside
 from remat_planner.planner.torch_private import direct_apply
 from remat_planner.tracer import CaptureError, Joint
 from remat_planner.tracer.joint import flatten
-from remat_planner.tracer.record import ambient_autocast
+from remat_planner.tracer.record import ambient_autocast, loss_of_step
 from remat_planner.tracer.refusals import refuse_compiled_around
 
 
@@ -74,6 +74,7 @@ def discover(
     if not watches:
         return Discovery((), refused, (), frozenset())
     args, kwargs = detached(tuple(args), dict(kwargs))
+    of_output = loss_of_step(loss, args, kwargs)
     called: list[str] = []
     wrapper = parallel_wrapper(model)
     sharded = any(map(is_sharded, model.parameters()))
@@ -86,8 +87,8 @@ def discover(
             stack.enter_context(_in_place_of_forward(watch, called, reads))
         with (kept or state).observed(), reads:
             output = model(*args, **kwargs)
-            if loss is not None:
-                loss(output)
+            if of_output is not None:
+                of_output(output)
         if sharded:
             run_backward(output, None)  # only a backward makes ``fully_shard`` free what it gathered, and forget in which order
     in_order = [watches[name] for name in dict.fromkeys(called)]

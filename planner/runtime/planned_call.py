@@ -63,7 +63,7 @@ class PlannedCall:
         model: nn.Module,
         schedule: Schedule,
         *,
-        loss: Callable[[Any], torch.Tensor] | None,
+        loss: Callable[..., torch.Tensor] | None,
         replan: Replan,
         compiler: str | None = None,
         watched: bool = False,

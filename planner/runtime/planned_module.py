@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import pickle
 import types
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from remat_planner.planner.runtime.module_view import module_view_of
 from remat_planner.planner.runtime.planned_call import PlannedCall
 from remat_planner.schedules import Schedule
 
-ApplyAgain = Callable[[nn.Module, Schedule, Callable[[Any], torch.Tensor] | None, str | None, bool], nn.Module]
+ApplyAgain = Callable[[nn.Module, Schedule, Callable[..., torch.Tensor] | None, str | None, bool], nn.Module]
 """``apply_again(model, schedule, loss, compiler, audit)``: the planned module. A pickle names it, so it is a function of a
 module."""
 
@@ -32,7 +33,7 @@ def planned_module(model: nn.Module, call: PlannedCall, apply_again: ApplyAgain)
 
     def __reduce_ex__(self: Any, _protocol: Any) -> tuple[Any, ...]:  # noqa: N807
         call: PlannedCall = self._planned
-        return apply_again, (call.model, call.schedule, call.loss, call.compiler, call.audit is not None)
+        return apply_again, (call.model, call.schedule, _picklable(call.loss), call.compiler, call.audit is not None)
 
     # The view has hooks of its own. Hooks of the model were captured, or run where the model itself is called.
     view = module_view_of(
@@ -43,6 +44,15 @@ def planned_module(model: nn.Module, call: PlannedCall, apply_again: ApplyAgain)
     object.__setattr__(view, "_planned", call)
     object.__setattr__(view, "_replaced_forward", None)
     return view
+
+
+def _picklable(loss: Callable[..., torch.Tensor] | None) -> Callable[..., torch.Tensor] | None:
+    """``loss``, but None for a local function or a lambda: the step is then captured as that of a schedule from a file."""
+    try:
+        pickle.dumps(loss)
+    except Exception:  # whatever a reduction raises
+        return None
+    return loss
 
 
 def is_planned_module(model: nn.Module) -> bool:

@@ -45,7 +45,7 @@ class ProgramSource:
 
     model: nn.Module
     schedule: Schedule
-    loss: Callable[[Any], torch.Tensor] | None
+    loss: Callable[..., torch.Tensor] | None
     replan: Replan
     compiler: str | None = None
 

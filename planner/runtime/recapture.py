@@ -21,7 +21,7 @@ from remat_planner.tracer import Joint, capture, lower
 from remat_planner.tracer.joint import flatten
 from remat_planner.tracer.lower import LOSS
 
-Loss = Callable[[Any], torch.Tensor]
+Loss = Callable[..., torch.Tensor]
 
 _MOST_STAND_INS = 8
 """Stand-ins that are tried; each costs a capture, which takes seconds."""

@@ -10,6 +10,7 @@ from remat_planner.tracer.record.effects import RecordedEffects
 from remat_planner.tracer.record.graph_equality import same_graph
 from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of, same_hooks
 from remat_planner.tracer.record.loss import EveryOutput, LossChooser, loss_of_output
+from remat_planner.tracer.record.loss_call import loss_of_step
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.opaque_functions import FoundFunctions, OpaqueFunctions
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
@@ -44,6 +45,7 @@ __all__ = [
     "hooks_of",
     "is_observed",
     "loss_of_output",
+    "loss_of_step",
     "planned_forward",
     "random_state_kept",
     "record",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from remat_planner.tracer.errors import DataDependentError
+from remat_planner.tracer.errors import DataDependentError, InputsDoNotFitError
 from remat_planner.tracer.functions import use_functions
 from remat_planner.tracer.joint import CapturedLoss
 from remat_planner.tracer.record.autocast import without_autocast
@@ -22,7 +22,7 @@ from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import Tangent
 from remat_planner.tracer.record.user_code import run_user_code
 from remat_planner.tracer.record.value_guards import KnownValues
-from remat_planner.tracer.refusals import loss_of_no_output_error, loss_reads_value_error, refuse_loss
+from remat_planner.tracer.refusals import loss_of_no_output_error, loss_raised_error, loss_reads_value_error, refuse_loss
 from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward, trace, without_recording
 
 
@@ -34,6 +34,7 @@ def record_loss(
     Raises:
         LossError: the loss is not a differentiable scalar, or depends on no output.
         DataDependentError: the loss reads a value.
+        LossRaisedError: the loss's own code raised.
     """
     run = _LossRun(loss, mode, leaves, spec)
     with without_recording():
@@ -110,6 +111,10 @@ class _LossRun:
                 value = run_user_code(self._loss, (self._spec.unflatten(leaves),), {})
             except DataDependentError as error:
                 raise loss_reads_value_error(error) from error
+            except InputsDoNotFitError as error:
+                cause = error.__cause__
+                assert isinstance(cause, Exception)
+                raise loss_raised_error(cause, error.source) from cause
         refuse_loss(value, "the loss")
         differentiable = [i for i in self._tensors if leaves[i].requires_grad]
         watch.in_backward = True

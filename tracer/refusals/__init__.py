@@ -9,7 +9,13 @@ from remat_planner.tracer.refusals.call import refuse_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
 from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
 from remat_planner.tracer.refusals.graph import refuse_constants, refuse_graph, refuse_python_state, unmatched_draw_error
-from remat_planner.tracer.refusals.loss import loss_of_no_output_error, loss_reads_value_error, refuse_loss
+from remat_planner.tracer.refusals.loss import (
+    loss_arguments_error,
+    loss_of_no_output_error,
+    loss_raised_error,
+    loss_reads_value_error,
+    refuse_loss,
+)
 from remat_planner.tracer.refusals.model import refuse_model, refuse_without_backward
 from remat_planner.tracer.refusals.recording import (
     absent_gpu_error,
@@ -62,7 +68,9 @@ __all__ = [
     "function_error",
     "function_mode_error",
     "global_hook_error",
+    "loss_arguments_error",
     "loss_of_no_output_error",
+    "loss_raised_error",
     "loss_reads_value_error",
     "lost_hooks_error",
     "model_raised_error",

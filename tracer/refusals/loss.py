@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from remat_planner.tracer.errors import DataDependentError, LossError
+from remat_planner.tracer.errors import DataDependentError, LossError, LossRaisedError
 
 
 def refuse_loss(loss: Any, name: str) -> None:
@@ -28,6 +28,25 @@ def refuse_loss(loss: Any, name: str) -> None:
             "torch's operators, without detach() or no_grad()",
             shape=tuple(loss.shape),
         )
+
+
+def loss_arguments_error(required: int) -> LossError:
+    """For a loss that needs more arguments than it can get."""
+    return LossError(
+        f"the loss needs {required} arguments: make it a function of the model's output, or of the output and the batch "
+        "(loss=lambda output, batch: ...), which is what the model is called with",
+        shape=None,
+    )
+
+
+def loss_raised_error(error: Exception, source: str) -> LossRaisedError:
+    """For an exception of the loss's own code."""
+    return LossRaisedError(
+        f"{source or 'the loss'}: the loss raised {type(error).__name__} on the model's output: {str(error).rstrip('.')}. "
+        "If its targets are of another batch, let it take the step's own, loss=lambda output, batch: ..., where batch is what "
+        "the model is called with",
+        source=source,
+    )
 
 
 def loss_of_no_output_error() -> LossError:

@@ -17,7 +17,8 @@ with socket.socket() as free:
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK="0", WORLD_SIZE="1")
 dist.init_process_group("gloo")
 torch.manual_seed(0)
-net = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.GELU(), torch.nn.Linear(64, 16)) for _ in "12"))
+block = lambda: torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.GELU(), torch.nn.Linear(64, 16))
+net = torch.nn.Sequential(block(), block())
 policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 for block in net:
     fully_shard(block, mp_policy=policy)
