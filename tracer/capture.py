@@ -389,7 +389,7 @@ def _keep_apart(graph: fx.Graph, recording: Recording) -> None:
         autograd_node = None if number is None else recording.operators[number].autograd_node
         if number in recording.flow.sums:
             node.meta["apart"] = "addition"
-        elif autograd_node in recording.flow.meetings:
+        elif autograd_node in recording.flow.meetings and not node.meta.get("repeated", False):
             node.meta["apart"] = autograd_node
 
 

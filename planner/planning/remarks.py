@@ -21,9 +21,8 @@ def remark_on(joint: Joint) -> None:
     if joint.checkpointed and model not in _checkpointed:
         _checkpointed.add(model)
         _log.warning(
-            "the model's own torch.utils.checkpoint is on (%s): what it recomputes counts as part of the step and runs again "
-            "under every budget, and the peak without recomputation is that of the checkpointed step. Turn it off before "
-            "planning (in transformers with model.gradient_checkpointing_disable()): the plan recomputes in its place",
+            "the model's own torch.utils.checkpoint is on (%s): the plan starts from the step without it and recomputes in its "
+            "place, so the peak without recomputation is that of the model with its checkpointing off",
             merged_names([name or "the model itself" for name, _ in model.named_modules() if name in joint.checkpointed]),
         )
     if not joint.training and model not in _in_evaluation:

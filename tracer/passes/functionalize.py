@@ -27,7 +27,7 @@ from remat_planner.tracer.torch_private import FakeTensorMode, newest_node, node
 
 aten = torch.ops.aten
 _COPY = "copy_of_pure_form"
-_ORIGIN = ("module", "source", "in_backward", "replayed", "operator", "generator")
+_ORIGIN = ("module", "source", "in_backward", "replayed", "operator", "generator", "repeated")
 
 
 def make_functional(recording: Recording, mode: FakeTensorMode, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:

@@ -62,6 +62,7 @@ def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
 def _merge_repeated(graph: fx.Graph, kept: set[fx.Node]) -> None:
     """Compute once what the forward, or the backward, computes twice from the same arguments.
 
+    What the caller's own checkpointing runs again in the backward counts as of the forward: the plan decides what to recompute.
     Readers of state that the step updates are left alone: the state may change between them.
     """
     changing = {reader for placeholder in updated_placeholders(graph.nodes) for reader in readers_of_old_value(placeholder)}
@@ -89,8 +90,12 @@ def _key(node: fx.Node) -> tuple[Any, ...]:
         node.target,
         tuple((type(a), repr(a) if isinstance(a, float) else a) for a in arguments),  # 0.0 == -0.0
         str(spec),
-        None if node.op == "get_attr" else (node.meta.get("in_backward", False), node.meta.get("apart")),
+        None if node.op == "get_attr" else (_is_of_backward(node), node.meta.get("apart")),
     )
+
+
+def _is_of_backward(node: fx.Node) -> bool:
+    return bool(node.meta.get("in_backward", False)) and not node.meta.get("repeated", False)
 
 
 def _replace_fakes(node: fx.Node, value: Any) -> None:

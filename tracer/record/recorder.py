@@ -91,7 +91,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._check(args[0], expected, origin)
                 return expected
         autograd_node = backward_sequence_number() if self.in_backward else None
-        if self.in_backward and torch.is_grad_enabled() and in_checkpoint():
+        repeated = self.in_backward and torch.is_grad_enabled() and in_checkpoint()
+        if repeated:
             self.checkpointed.setdefault(origin.module)
         self.operators.append(EagerOperator(str(func), origin.module, self.in_backward, autograd_node))
         args, kwargs, generator = self._without_generator(func, args, kwargs, origin)
@@ -99,7 +100,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         replayed = draws_again and in_checkpoint_replaying_draws()
         last_node = newest_node(recorded_graph())
         result = func(*args, **kwargs)
-        self._label_nodes_after(last_node, origin, replayed=replayed, generator=generator)
+        self._label_nodes_after(last_node, origin, repeated=repeated, replayed=replayed, generator=generator)
         self.averages.use_factor(func, nodes_after(last_node))
         self._known.follow(func, args, kwargs, result)
         self._checks.follow(func, args, kwargs, result)
@@ -131,13 +132,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return args, kwargs, passed
 
     def _label_nodes_after(
-        self, last_node: Any, origin: OperatorOrigin, *, replayed: bool, generator: torch.Generator | None
+        self, last_node: Any, origin: OperatorOrigin, *, repeated: bool, replayed: bool, generator: torch.Generator | None
     ) -> None:
         """Write on the nodes of the operator that just ran where they come from."""
         for node in nodes_after(last_node):
             node.meta["module"], node.meta["source"] = origin.module, origin.source
             node.meta["in_backward"] = self.in_backward
-            node.meta["replayed"] = replayed
+            node.meta["repeated"], node.meta["replayed"] = repeated, replayed
             if generator is not None:
                 node.meta["generator"] = generator
             node.meta["operator"] = len(self.operators) - 1

@@ -37,6 +37,30 @@ def test_checkpointing_of_the_models_own(said, reentrant):
     assert "torch.utils.checkpoint is on (layers.1-3)" in message
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_plan_of_a_checkpointed_model_starts_from_the_step_without_checkpointing(reentrant):
+    net = Net(reentrant)
+    schedule = remat_planner.plan(net, (X,), budget="100%", time_limit=1, verify=False)
+    plain = remat_planner.plan(Net(None), (X,), budget="100%", time_limit=1, verify=False)
+    assert len(schedule.graph.ops) == len(plain.graph.ops)
+    assert schedule.baseline_peak_bytes == plain.baseline_peak_bytes
+    assert remat_planner.verify(net, schedule, (X,)).identical
+
+
+def test_a_batch_norm_that_checkpointing_runs_again_updates_its_statistics_twice():
+    class Normalized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(self.block, x, use_reentrant=False).square().mean()
+
+    net = Normalized()
+    schedule = remat_planner.plan(net, (X,), budget="100%", time_limit=1, verify=False)
+    assert remat_planner.verify(net, schedule, (X,)).identical
+
+
 def test_a_model_without_checkpointing(said):
     plan_twice(Net(None))
     assert not said
