@@ -21,6 +21,7 @@ from remat_planner.planner.planning import (
     Step,
     budget_on_device,
     input_forms,
+    least_budget,
     peak_without_recomputation,
     remember_capture,
     schedule_step,
@@ -68,7 +69,8 @@ def plan(
         kwargs: named inputs of its forward.
         budget: bytes at the peak of one training step on the device (parameters, gradients, buffers, inputs, activations,
             workspace, and optimizer state where ``optimizer`` is given): an int, "40GB" (10^9), "512MiB" (2^20) or "60%" of
-            the peak without recomputation; "auto" is the GPU's memory less a reserve.
+            the peak without recomputation; "auto" is the GPU's memory less a reserve, "min" the least for which a schedule is
+            found.
         solver: a name from ``solvers.available()``, or a ``Solver`` of your own.
         time_limit: seconds that solving may take.
         loss: output -> scalar, or (output, batch) -> scalar, where the batch is what the model is called with in that step: one
@@ -152,7 +154,8 @@ def _plan_forms(model: nn.Module, forms: Sequence[InputForm], budget: Budget, se
         if not any(form.runs(step) for step in steps):
             steps.append(trace_whole(model, form.args, form.kwargs, settings=settings))
     steps.sort(key=peak_without_recomputation, reverse=True)
-    limit = Budget(bytes=budget.resolve(peak_without_recomputation(steps[0])))
+    least = max(map(least_budget, steps)) if budget.least else budget.resolve(peak_without_recomputation(steps[0]))
+    limit = Budget(bytes=least)
     schedules: list[Schedule] = []
     refused: list[InfeasibleBudgetError] = []
     for step in steps:

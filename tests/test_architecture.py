@@ -85,7 +85,7 @@ planner.plan            errors module_paths planning regions verified_plan sched
 planner.planning        errors formatting gpu_allocator module_paths training_state schedules solvers tracer
                         tracer.costs tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
                         tracer.torch_private tracer.torch_script
-planner.regions         distributed errors measurement module_paths planning runtime torch_private training_state
+planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private
 planner.reports         formatting gpu_allocator measurement module_paths schedules solvers

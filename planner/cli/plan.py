@@ -75,7 +75,7 @@ def plan_command(
             "-b",
             metavar="BYTES",
             help='peak of one training step: "40GB" (10^9), "512MiB" (2^20), "60%" of the peak without recomputation; '
-            '"auto": the GPU\'s memory less a reserve',
+            '"auto": the GPU\'s memory less a reserve; "min": the least for which a schedule is found',
             show_default=False,
         ),
     ],

@@ -18,7 +18,7 @@ from remat_planner.planner.planning.repeated_blocks import has_forward, repeated
 from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, settings_for_replan
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
-from remat_planner.planner.planning.solve_step import peak_without_recomputation, schedule_step
+from remat_planner.planner.planning.solve_step import least_budget, peak_without_recomputation, schedule_step
 from remat_planner.planner.planning.step import Step, costed_step, profile_step, trace_step, with_settings
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "input_forms",
     "input_signature",
     "is_form_of",
+    "least_budget",
     "mode_signature",
     "new_origin",
     "parse_budget",

@@ -16,26 +16,34 @@ from remat_planner.planner.formatting import format_bytes_both
 AUTO = "auto"
 """The budget that means the device's memory; ``device_budget`` knows how much that is."""
 
+LEAST = "min"
+"""The budget that means the least one for which a schedule is found."""
+
+LEAST_FOUND = "the least for which a schedule was found"
+
 _PATTERN = re.compile(r"\s*(?P<number>[+-]?(?:\d[\d_,]*)?(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>%|[a-zA-Z]*)\s*")
 _PREFIXES = "kmgtp"
 _EXPECTED = (
-    'write a number of bytes with its unit, such as "40GB" (10^9), "512MiB" (2^20) or "60%" of the peak without recomputation'
+    'write a number of bytes with its unit, such as "40GB" (10^9), "512MiB" (2^20) or "60%" of the peak without recomputation, '
+    'or "min"'
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes, or a share of the peak without recomputation; exactly one of the two is set.
+    """Bytes, or a share of the peak without recomputation, or the least possible; exactly one of the three is set.
 
     Attributes:
         bytes: the budget in bytes.
         share: the budget as a share, 1 for the whole peak.
         origin: where the bytes come from, if the user did not write them.
+        least: whether it is the least for which a schedule is found, which only the solver knows.
     """
 
     bytes: int | None = None
     share: Fraction | None = None
     origin: str = ""
+    least: bool = False
 
     def resolve(self, baseline_peak: int) -> int:
         """The budget in bytes of a step that peaks at ``baseline_peak`` bytes without recomputation."""
@@ -47,16 +55,19 @@ class Budget:
         """The budget in words, with ``resolved`` (its bytes) in decimal and binary units."""
         both_units = format_bytes_both(resolved)
         if self.share is None:
-            return f"{both_units}, {self.origin}" if self.origin else both_units
+            origin = LEAST_FOUND if self.least else self.origin
+            return f"{both_units}, {origin}" if origin else both_units
         return f"{both_units}, {float(100 * self.share):g} % of the peak without recomputation"
 
 
 def parse_budget(budget: int | str) -> Budget:
-    """Read a budget.
+    """Read a budget: a number of bytes, a share, or "min".
 
     Raises:
         BudgetError: it is not a number of bytes, or not above zero.
     """
+    if budget == LEAST:
+        return Budget(least=True)
     if isinstance(budget, str):
         number, unit = _split(budget)
     else:

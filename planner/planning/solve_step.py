@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from remat_planner.planner.errors import InfeasibleBudgetError
 from remat_planner.planner.gpu_allocator import AllocatorPeak, allocator_peak, solve_on_gpu
-from remat_planner.planner.planning.budget import Budget, parse_budget
+from remat_planner.planner.planning.budget import LEAST_FOUND, Budget, parse_budget
 from remat_planner.planner.planning.captures import remember_capture, remember_share
 from remat_planner.planner.planning.free_savings import is_free, save_for_free
+from remat_planner.planner.planning.infeasible import no_schedule_error, update_error
 from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule, schedules_of_other_sizes
 from remat_planner.planner.planning.step import Step
-from remat_planner.schedules import Graph, Schedule, simulate
+from remat_planner.schedules import Schedule, simulate
 from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
 
 
@@ -38,9 +39,12 @@ def schedule_step(
     graph, settings = step.graph, step.settings
     peak = _allocator_peak(step)
     asked = budget if isinstance(budget, Budget) else parse_budget(budget)
-    limit = asked.resolve(peak_without_recomputation(step))
+    if asked.least:
+        return schedule_step(step, Budget(bytes=least_budget(step), origin=LEAST_FOUND), reporter=reporter)
+    baseline = peak_without_recomputation(step)
+    limit = asked.resolve(baseline)
     if graph.update and limit < graph.update_peak:
-        raise _too_small_for_the_update(graph, limit)
+        raise update_error(graph, limit, baseline)
     automatic = settings.solver == "auto"
     deadline = Deadline(settings.time_limit)
     start = known_schedules(graph) if automatic else ()
@@ -54,20 +58,20 @@ def schedule_step(
     if automatic and enough is not None:
         known = solution_by("none")
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
-            return _schedule(step, limit, replace(known, solver="auto"))
+            return _schedule(step, limit, replace(known, solver="auto"), asked.share)
     solution = solution_by(settings.solver)
     if solution.status == "infeasible":
         remember_schedule(graph, solution.minimum_steps)
-        raise _infeasible(graph, solution, limit)
+        raise no_schedule_error(graph, solution, limit, baseline)
     if automatic and is_free(graph, solution.cost):
         saving = save_for_free(graph, solution, deadline)
         if peak is None or peak(saving) <= limit:
             solution = replace(solution, steps=saving)
-    return _schedule(step, limit, solution)
+    return _schedule(step, limit, solution, asked.share)
 
 
-def _schedule(step: Step, budget: int, solution: Solution) -> Schedule:
-    """The schedule of ``solution``, which later plans know."""
+def _schedule(step: Step, budget: int, solution: Solution, share: Fraction | None) -> Schedule:
+    """The schedule of ``solution``, which later plans know; ``share`` is the one that was asked for."""
     remember_schedule(step.graph, solution.steps)
     schedule = Schedule(
         graph=step.graph,
@@ -80,9 +84,17 @@ def _schedule(step: Step, budget: int, solution: Solution) -> Schedule:
         origin=step.origin,
     )
     remember_capture(schedule, step)
-    if asked.share is not None:
-        remember_share(schedule, asked.share)
+    if share is not None:
+        remember_share(schedule, share)
     return schedule
+
+
+def least_budget(step: Step) -> int:
+    """The least budget in bytes for which a schedule was found; with it, ``schedule_step`` finds one."""
+    try:
+        return schedule_step(step, max(step.graph.update_peak, 1)).budget
+    except InfeasibleBudgetError as error:
+        return error.minimum
 
 
 def peak_without_recomputation(step: Step) -> int:
@@ -96,39 +108,3 @@ def _allocator_peak(step: Step) -> AllocatorPeak | None:
     if step.origin.allocation_block == 1:
         return None
     return allocator_peak(step.graph, reserved=step.settings.budget_on == "reserved")
-
-
-def _too_small_for_the_update(graph: Graph, budget: int) -> InfeasibleBudgetError:
-    return InfeasibleBudgetError(
-        f"the optimizer's step alone takes {graph.update_peak:,} bytes, more than the budget of {budget:,}: "
-        f"{_constants(graph)}, outputs and gradients {graph.lasting_bytes:,}, and its own intermediates {graph.update:,}. "
-        "Recomputation cannot lower that. Raise the budget to it, or take an optimizer whose step needs less (fused=True, or "
-        "foreach=False).",
-        budget=budget,
-        minimum=graph.update_peak,
-        bottleneck="optimizer step",
-        proven=True,
-    )
-
-
-def _infeasible(graph: Graph, solution: Solution, budget: int) -> InfeasibleBudgetError:
-    proven = math.isinf(solution.bound)
-    verdict = f"exists ({solution.assumption})" if proven else "was found"
-    reason = ""
-    if budget <= graph.constant_bytes:
-        reason = (
-            f": {graph.constant_bytes:,} bytes are resident during the whole step ({_constants(graph)}), before any activation"
-        )
-    return InfeasibleBudgetError(
-        f"no schedule {verdict} within {budget:,} bytes{reason}. The least budget for which one "
-        f"was found is {solution.minimum:,} bytes, set by {solution.bottleneck}. Raise the budget to that, or make the batch "
-        "smaller.",
-        budget=budget,
-        minimum=solution.minimum,
-        bottleneck=solution.bottleneck or "",
-        proven=proven,
-    )
-
-
-def _constants(graph: Graph) -> str:
-    return ", ".join(f"{name} {size:,}" for name, size in graph.constants.items() if size)

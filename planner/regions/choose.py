@@ -16,6 +16,7 @@ from torch import nn
 
 from remat_planner.planner.distributed import Ranks, parallel_wrapper, shard_count
 from remat_planner.planner.errors import InfeasibleBudgetError, RegionError
+from remat_planner.planner.formatting import format_percent
 from remat_planner.planner.measurement import device_of
 from remat_planner.planner.planning import (
     Budget,
@@ -95,13 +96,13 @@ class ScheduleChooser:
             InfeasibleBudgetError: no measured step stays within the budget.
         """
         baseline = max(moment.bytes([0] * len(self._names)) for moment in self._moments)
-        limit = budget.resolve(baseline)
+        limit = self._least() if budget.least else budget.resolve(baseline)
         self._measure_cheapest(limit, stage)
         if not self._fitting(limit):
             self._measure(self._ranks.agreed(lambda: select_lowest(self._costs, self._moments)))
         fitting = self._fitting(limit)
         if not fitting:
-            raise self._infeasible(limit)
+            raise self._infeasible(limit, baseline)
         best = min(fitting, key=lambda choice: sum(costs[o] for costs, o in zip(self._costs, choice, strict=True)))
         block = BLOCK if device_of(self._model).type == "cuda" else 1
         inputs = input_signature(self._args, self._kwargs)
@@ -124,6 +125,13 @@ class ScheduleChooser:
             update=self._update,
             origin=replace(origin, training=replace(self._settings.training, shard=shard_count(self._model))),
         )
+
+    def _least(self) -> int:
+        """The least peak of the choices that have the lowest one, as predicted and measured."""
+        lowest = self._ranks.agreed(lambda: select_lowest(self._costs, self._moments))
+        if lowest not in self._measured:
+            self._measure(lowest)
+        return min(map(self._peak, self._measured))
 
     def _measure_cheapest(self, limit: int, stage: Callable[[str], None]) -> None:
         """Measure the cheapest choice that should fit, again with what its measurement has shown, until one does."""
@@ -208,14 +216,18 @@ class ScheduleChooser:
         constants = sum(self._constants.values()) + self._gradients_left_out
         return constants + max(step.highest.peak + retained, step.held + self._update)
 
-    def _infeasible(self, limit: int) -> InfeasibleBudgetError:
+    def _infeasible(self, limit: int, baseline: int) -> InfeasibleBudgetError:
         lowest = min(self._measured, key=self._peak)
         minimum, highest = self._peak(lowest), self._measured[lowest].highest
         where = f"the {highest.kind} of {highest.region}" if highest.region else "the code between the regions"
+        constants = ", ".join(f"{kind} {size:,}" for kind, size in self._constants.items() if size)
+        fixed = sum(size for kind, size in self._constants.items() if kind != "inputs")
+        helps = "make the batch smaller" if limit > fixed else "divide the model over ranks (a smaller batch does not help)"
         return InfeasibleBudgetError(
             f"no choice of schedules for the {len(self._names)} regions was found within {limit:,} bytes. The least peak that "
-            f"was measured is {minimum:,} bytes, in {where}. Raise the budget to that, make the batch smaller, or plan more of "
-            "the model by regions.",
+            f"was measured is {minimum:,} bytes ({format_percent(minimum / baseline)} of the peak without recomputation), in "
+            f"{where}: {constants}, and {minimum - sum(self._constants.values()):,} for gradients, activations and what runs. "
+            f'Raise the budget to that (budget="min"), {helps}, or plan more of the model by regions.',
             budget=limit,
             minimum=minimum,
             bottleneck=highest.region or "between the regions",
