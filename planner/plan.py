@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,10 +30,14 @@ from remat_planner.planner.planning import (
     trace_step,
 )
 from remat_planner.planner.regions import AUTO_REGIONS, plan_regions, plan_regions_instead, planned_regions, suggest_regions
+from remat_planner.planner.runtime import is_planned_module
 from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState
 from remat_planner.solvers import Reporter, Solver
 from remat_planner.tracer import CaptureError
+
+_PLANNING = threading.RLock()
+"""Threads plan one after the other: a plan runs real steps, and puts random generators and torch's settings back."""
 
 
 def plan(
@@ -101,17 +106,14 @@ def plan(
         TrainingStateError: ``training`` has the optimizer on the host of a plan for a CPU.
         UnknownSolverError, SolverMissingError: no solver has this name, or its library is not installed.
         InfeasibleBudgetError: no schedule was found within the budget.
-        AlreadyAppliedError: regions of the model have schedules already.
+        AlreadyAppliedError: the model, or a module inside it, has a schedule already.
         RegionError: the regions cannot be planned.
         ShapesError: the model cannot be called with one of ``shapes``.
         VerificationError: the planned step was run, and leaves something else than eager or takes more than the budget.
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
-    if isinstance(model, nn.Module) and (applied := planned_regions(model)):
-        raise AlreadyAppliedError(
-            f"regions of this {type(model).__name__} have schedules already ({merged_names(list(applied))}): plan the original "
-            "model, which is remat_planner.remove_schedule(model)"
-        )
+    if isinstance(model, nn.Module):
+        _refuse_applied(model)
     asked = budget_on_device(budget, model, costs)  # refuse bad arguments before the work, not after
     settings = settings_for(
         model,
@@ -141,10 +143,27 @@ def plan(
             return schedule_step(trace_whole(model, forms[0].args, forms[0].kwargs, settings=settings), budget)
         return plan_whole_or_regions(model, forms[0], budget, settings)
 
-    schedule = planned(forms, asked)
-    if is_to_verify(verify):
-        check_plan(model, forms, schedule, settings, planned, insist=bool(verify))
+    with _PLANNING:
+        schedule = planned(forms, asked)
+        if is_to_verify(verify):
+            check_plan(model, forms, schedule, settings, planned, insist=bool(verify))
     return schedule
+
+
+def _refuse_applied(model: nn.Module) -> None:
+    original = "plan the original model, which is remat_planner.remove_schedule(model)"
+    if applied := planned_regions(model):
+        raise AlreadyAppliedError(
+            f"regions of this {type(model).__name__} have schedules already ({merged_names(list(applied))}): {original}"
+        )
+    inside = [name for name, module in model.named_modules() if is_planned_module(module)]
+    if inside == [""]:
+        raise AlreadyAppliedError(f"this {type(model).__name__} has a schedule already: {original}")
+    if inside:
+        raise AlreadyAppliedError(
+            f"{inside[0]} of this {type(model).__name__} has a schedule already: put the original module back in its place, "
+            "which is remat_planner.remove_schedule(module), and plan that"
+        )
 
 
 def _plan_forms(model: nn.Module, forms: Sequence[InputForm], budget: Budget, settings: Settings) -> Schedule:

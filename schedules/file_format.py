@@ -101,6 +101,8 @@ def parsed(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise ScheduleFileError(f"{path}: not a text file, so not a schedule file") from error
+    except (RecursionError, ValueError) as error:  # nested without end, or a number of thousands of digits
+        raise ScheduleFileError(f"{path}: no schedule file is nested or has numbers like this one: plan again") from error
     if not isinstance(content, dict) or content.get("format") not in (FORMAT, REGIONS_FORMAT):
         raise ScheduleFileError(f"{path}: a JSON document, but not a schedule file")
     if content.get("format_version") != FORMAT_VERSION:

@@ -125,6 +125,10 @@ def regions_from_content(path: str | os.PathLike[str], content: dict[str, Any]) 
     missing = any(not 0 <= number < len(schedules) for number in document.regions.values())
     if missing or document.regions.keys() != document.calls.keys():
         raise ScheduleFileError(f"{path}: regions without a schedule or a number of calls; the file is damaged: plan again")
+    if document.peak_bytes > document.budget_bytes:
+        raise ScheduleFileError(
+            f"{path}: its step took {document.peak_bytes:,} bytes, above its budget of {document.budget_bytes:,}: plan again"
+        )
     return RegionSchedule(
         regions={name: schedules[number] for name, number in document.regions.items()},
         calls=document.calls,

@@ -6,6 +6,7 @@ do not have; a file that does is refused.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -183,11 +184,19 @@ def schedule_from_document(path: str | os.PathLike[str], document: ScheduleDocum
         companions=tuple(schedule_from_document(path, companion) for companion in document.companions),
     )
     try:
-        peak = schedule.peak_bytes
+        peak, numbers = schedule.peak_bytes, (schedule.seconds, schedule.baseline_seconds, schedule.bound_seconds)
     except InvalidScheduleError as error:
         raise ScheduleFileError(f"{path}: the steps cannot run ({error}): plan again") from error
+    except OverflowError as error:
+        raise ScheduleFileError(f"{path}: bytes or seconds beyond any machine ({error}): plan again") from error
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise ScheduleFileError(f"{path}: seconds that are no numbers; the file was edited or damaged: plan again")
     if peak != document.peak_bytes:
         raise ScheduleFileError(
             f"{path}: claims a peak of {document.peak_bytes:,} bytes, but its steps reach {peak:,}: plan again"
+        )
+    if peak > document.budget_bytes:
+        raise ScheduleFileError(
+            f"{path}: its steps reach {peak:,} bytes, above its own budget of {document.budget_bytes:,}: plan again"
         )
     return schedule

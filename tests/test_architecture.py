@@ -81,7 +81,7 @@ planner.measurement     distributed torch_private tracer.costs tracer.joint trac
 planner.memory_table    errors planning reports training_state schedules tracer tracer.record
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
-planner.plan            errors module_paths planning regions verified_plan schedules solvers tracer
+planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        errors formatting gpu_allocator module_paths training_state schedules solvers tracer
                         tracer.costs tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
                         tracer.torch_private tracer.torch_script

@@ -6,6 +6,7 @@ of it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -73,6 +74,9 @@ from remat_planner.tracer.torch_private import (
 )
 from remat_planner.tracer.torch_surroundings import without_bystanders
 
+_CAPTURING = threading.RLock()
+"""Threads capture one after the other: meanwhile torch's own functions are watched, which all threads share."""
+
 
 def capture(
     model: nn.Module,
@@ -98,7 +102,8 @@ def capture(
         CaptureError: the step cannot be captured; the subclasses say why (``tracer.errors``).
     """
     try:
-        return assemble(record_step(model, args, kwargs, loss))
+        with _CAPTURING:
+            return assemble(record_step(model, args, kwargs, loss))
     except BaseException:
         # An ambient autocast caches the casts of parameters, and an aborted recording leaves casts that are fakes there.
         torch.clear_autocast_cache()

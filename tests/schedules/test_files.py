@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remat_planner.schedules import Graph, Origin, Schedule, ScheduleFileError
+from remat_planner.schedules import Graph, Origin, Schedule, ScheduleFileError, simulate
 from tests.strategies import graphs, schedules
 
 
 def _schedule(graph: Graph, steps: list[int]) -> Schedule:
     origin = Origin(model="M", parameters={"w": "float32[2]"}, inputs={"0": "int64[3]"}, versions={"torch": "2.13.0"})
-    return Schedule(graph, tuple(steps), 99, "ilp", "feasible", 0.5, "any schedule", origin)
+    budget = simulate(graph, steps).peak_bytes + 9
+    return Schedule(graph, tuple(steps), budget, "ilp", "feasible", 0.5, "any schedule", origin)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -64,11 +65,30 @@ def test_truncated(written: Path) -> None:
         ({"fingerprint": "0"}, "fingerprint"),
         ({"seconds": "soon"}, "seconds"),
         ({"graph": {"ops": []}}, "graph"),
+        ({"budget_bytes": 3}, "above its own budget of 3"),
+        ({"bound_seconds": float("nan")}, "no numbers"),
     ],
 )
 def test_damaged(written: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(ScheduleFileError, match=words):
         Schedule.load(_edited(written, **changes))
+
+
+def test_what_no_schedule_file_holds(written: Path) -> None:
+    text = written.read_text()[:-2]
+    for more in (', "x": ' + "[" * 100_000 + "]" * 100_000 + "}", ', "x": ' + "9" * 5_000 + "}"):
+        written.write_text(text + more)
+        with pytest.raises(ScheduleFileError, match="nested or has numbers"):
+            Schedule.load(written)
+
+
+@pytest.mark.parametrize("change", [{"workspace": 2**64}, {"seconds": 1e308}, {"replay_bytes": 2**63 - 1}])
+def test_numbers_beyond_any_machine(written: Path, change: dict[str, float]) -> None:
+    content = json.loads(written.read_text())
+    for op in content["graph"]["ops"]:
+        op.update(change)
+    with pytest.raises(ScheduleFileError):
+        Schedule.load(_edited(written, graph=content["graph"]))
 
 
 def test_binary(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_bad_models(call: Call, folder: Path, kind: str) -> None:
     content, message = BAD_MODELS[kind]
     if content is not None:
         (folder / "bad.py").write_text(textwrap.dedent(content))
-    run = call("--budget", "70%", "bad.py")
+    run = call("--budget", "70%", "--whole", "bad.py")
     assert run.code == ExitCode.MODEL, run.err
     assert message in run.err
     assert "Traceback" not in run.err
@@ -292,7 +292,7 @@ def test_what_nobody_expected_is_told_with_a_traceback(call: Call, folder: Path,
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr("remat_planner.planner.cli.plan.trace_whole", broken)
+    monkeypatch.setattr("remat_planner.planner.cli.plan.plan_whole_or_regions", broken)
     run = call("--budget", "70%", "net.py")
     assert run.code == ExitCode.UNEXPECTED
     assert "Traceback" in run.err
