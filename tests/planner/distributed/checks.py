@@ -233,7 +233,7 @@ def pinned_collectives(folder: Path) -> None:
     found = remat_planner.verify(model, schedule, (x,))
     assert found.identical, found.differences
     with pytest.raises(UnsupportedOperatorError, match=r"c10d\.allreduce_.*communicates in place"):
-        remat_planner.plan(Communicating(in_place=True), (x,), budget="70%")
+        remat_planner.plan(Communicating(in_place=True), (x,), budget="70%", whole=True)
 
 
 def pipeline(folder: Path) -> None:
