@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import result_by_example
-from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, RecordedForward, state_of
+from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, RecordedForward, plain, state_of
 from remat_planner.tracer.passes import (
     annotate,
     contributions,
@@ -147,6 +147,7 @@ def record_step(
     refuse_model(model)
     refuse_call(args, kwargs)
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    leaves = [plain(leaf) for leaf in leaves]
     refuse_without_backward(model, leaves)
     refuse_surroundings(model, leaves)
     call = CapturedCall(model, state_of(model), tuple(leaves), spec)

@@ -7,6 +7,7 @@ from torch import nn
 
 from remat_planner.planner.distributed import local_part
 from remat_planner.planner.torch_private import coordinates_and_values
+from remat_planner.tracer.joint import computes_as_plain
 from remat_planner.tracer.torch_private import is_fake
 
 _COMPRESSED_ROWS = (torch.sparse_csr, torch.sparse_bsr)
@@ -46,4 +47,5 @@ def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
 def kind_of(tensor: torch.Tensor) -> tuple[object, ...]:
     """What two tensors have in common whose parts can be compared."""
     tensor = local_part(tensor).detach()
-    return type(tensor), tensor.dtype, None if tensor.is_nested else tensor.shape, tensor.layout
+    kind = torch.Tensor if computes_as_plain(type(tensor)) else type(tensor)  # a planned step returns plain ones
+    return kind, tensor.dtype, None if tensor.is_nested else tensor.shape, tensor.layout

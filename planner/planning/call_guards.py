@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from remat_planner.tracer.joint import Joint, PlaceSlot, RecordedForward, StateSlot, first_places
+from remat_planner.tracer.joint import Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
 from remat_planner.tracer.python_state import Roots, Watch, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import is_fake, storage_key
@@ -208,17 +208,20 @@ class BoundSignature:
             return None
         self._spec = spec  # most calls come with the same object
         forms, states, names = self._input_forms, self._leaf_states, self.joint.reads.names
+        tensors = []
         for position, (leaf, known) in enumerate(zip(leaves, self._leaves, strict=True)):
             form = forms.get(position)
             if form is not None:
-                if type(leaf) not in _TENSOR_TYPES or _form(leaf) != form:
+                tensor = leaf if type(leaf) in _TENSOR_TYPES else plain(leaf)
+                if type(tensor) not in _TENSOR_TYPES or _form(tensor) != form:
                     return None
+                tensors.append(tensor)
             elif (held := states[position]) is not None:
                 if described_value(leaf, names) != held:
                     return None
             elif leaf is not known and not _equal(leaf, known):
                 return None
-        return [leaves[position] for position in self.joint.input_leaves]
+        return tensors
 
     def fits_but_for_values(self, leaves: Sequence[Any], spec: Any) -> bool:
         """Whether the tensors among the inputs have the captured form; other inputs may have other values."""
@@ -228,7 +231,7 @@ class BoundSignature:
             and spec == self._spec
             and all(
                 isinstance(leaf, torch.Tensor) == (position in forms)
-                and (position not in forms or (type(leaf) in _TENSOR_TYPES and _form(leaf) == forms[position]))
+                and (position not in forms or (type(plain(leaf)) in _TENSOR_TYPES and _form(leaf) == forms[position]))
                 for position, leaf in enumerate(leaves)
             )
         )
@@ -250,7 +253,7 @@ class BoundSignature:
 
     def accept_same_inputs(self, leaves: Sequence[Any]) -> None:
         """Take it that these inputs, of which others are one tensor, lead to the captured step too."""
-        inputs = [leaves[position] for position in self.joint.input_leaves]
+        inputs = [plain(leaves[position]) for position in self.joint.input_leaves]
         places = self._first_places(self._slots.tensors() or [], inputs)  # type: ignore[arg-type]
         if places not in self._same_inputs:
             self._same_inputs.append(places)

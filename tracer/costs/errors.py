@@ -36,7 +36,7 @@ class DeviceNotAtHandError(CostError):
 
 
 class MeasurementError(CostError):
-    """Some operators fail when they run alone, so their cost cannot be measured.
+    """No operator of the step could be measured.
 
     Attributes:
         calls: the reason for each call that failed.
@@ -50,6 +50,10 @@ class MeasurementError(CostError):
             "operator needs particular values, give them with remat_planner.register_operator(..., sample_inputs=...)"
         )
         self.calls = dict(calls)
+
+
+class MeasurementWarning(UserWarning):
+    """Some operators fail when they run alone, so their costs are estimates."""
 
 
 class ProfileError(CostError):

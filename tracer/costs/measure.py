@@ -71,7 +71,7 @@ def measure(call: OpCall, samples: SampleArguments) -> Measured:
         Exception: whatever the operator raises on arguments that it does not accept.
     """
     if is_collective(call.target):
-        return Measured(seconds=0.0, workspace=0, allocates=call.allocates, results=_forms(call.outputs))
+        return Measured(seconds=0.0, workspace=0, allocates=call.allocates, results=forms_of(call.outputs))
     key = (conditions(call.device), call.key, facts_of(call.target).sample_inputs)
     if key not in _measured:
         on_device = _measure_on_cuda if call.device.type == "cuda" else _measure_on_cpu
@@ -114,7 +114,7 @@ def _measure_on_cpu(call: OpCall, samples: SampleArguments) -> Measured:
         del result
         result, memory = record_memory(lambda: target(*args, **kwargs))
         allocates = _new_storages(result, (args, kwargs))
-    results = _forms(result)
+    results = forms_of(result)
     del result
     workspace = max(0, memory.peak - sum(allocates))  # results may come from elsewhere: NumPy has an allocator of its own
     if seconds < ONE_RUN:
@@ -147,7 +147,7 @@ def _measure_on_cuda(call: OpCall, samples: SampleArguments) -> Measured:
         retained = torch.cuda.memory_allocated(device) - before
         workspace = torch.cuda.max_memory_allocated(device) - before - retained
         allocates = tuple(map(allocated_on_gpu, _new_storages(result, (args, kwargs))))
-        results = _forms(result)
+        results = forms_of(result)
         del result
         seconds = seconds_on_cuda(target, args, kwargs, writes=call.writes)
     return Measured(seconds=seconds, workspace=workspace, allocates=allocates, results=results)
@@ -164,7 +164,8 @@ def _new_storages(result: Any, arguments: Any) -> tuple[int, ...]:
     return tuple(new.values())
 
 
-def _forms(result: Any) -> tuple[TensorForm | None, ...]:
+def forms_of(result: Any) -> tuple[TensorForm | None, ...]:
+    """What each of the tensors in ``result`` looks like; None for what is no tensor."""
     return tuple(
         TensorForm(tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else None
         for leaf in pytree.tree_leaves(result)

@@ -8,15 +8,17 @@ of the real result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.costs.errors import CostError, MeasurementError
-from remat_planner.tracer.costs.measure import Measured, TensorForm, measure, undisturbed
+from remat_planner.tracer.costs.errors import CostError, MeasurementError, MeasurementWarning
+from remat_planner.tracer.costs.measure import Measured, TensorForm, forms_of, measure, undisturbed
+from remat_planner.tracer.costs.roofline import bytes_moved
 from remat_planner.tracer.errors import UnsupportedOperatorError
 from remat_planner.tracer.operators import OpCall, op_call
 from remat_planner.tracer.torch_private import fake_mode_of
@@ -30,11 +32,12 @@ def measured_calls(
     Raises:
         DeviceNotAtHandError: nothing can be measured on the tensors' device.
         UnsupportedOperatorError: the strides of a real result do not allow a view that the capture takes of its fake.
-        MeasurementError: some calls fail when they run alone. The others have been measured and are remembered.
+        MeasurementError: all calls fail when they run alone. Where some do, a warning names them: their costs are estimates.
     """
     corrected: dict[fx.Node, Any] = {}
     done: dict[fx.Node, tuple[OpCall, Measured | None]] = {}
     failed: dict[str, str] = {}
+    unmeasured: dict[fx.Node, OpCall] = {}
     with undisturbed({op_call(node).device for node in nodes}) as samples:
         for i, node in enumerate(nodes):
             call = op_call(node, corrected)
@@ -42,22 +45,53 @@ def measured_calls(
                 done[node] = (call, None)
                 if any(argument in corrected for argument in node.all_input_nodes):
                     corrected[node] = _viewed_again(node, corrected)
-            elif call.key not in failed:
+            elif call.key in failed:
+                unmeasured[node] = call
+            else:
                 try:
                     measured = measure(call, samples)
                 except CostError:
                     raise
                 except Exception as error:  # whatever an operator raises on arguments that it does not accept
                     failed[call.key] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                    unmeasured[node] = call
                 else:
                     done[node] = (call, measured)
                     if _differs(call, measured):
                         corrected[node] = _as_measured(node.meta["val"], measured.results)
             if progress is not None:
                 progress(i + 1, len(nodes))
-    if failed:
+    if not failed:
+        return done
+    rate = _bytes_per_second([(call, measured) for call, measured in done.values() if measured is not None])
+    if rate is None:
         raise MeasurementError(failed)
-    return done
+    _warn_of_estimates(failed)
+    estimates = {node: (call, _estimated(call, rate)) for node, call in unmeasured.items()}
+    return {node: estimates.get(node) or done[node] for node in nodes}
+
+
+def _bytes_per_second(measured: Sequence[tuple[OpCall, Measured]]) -> float | None:
+    """At what rate the measured calls read and write; None where there are none."""
+    seconds = sum(cost.seconds for _, cost in measured)
+    return sum(map(bytes_moved, (call for call, _ in measured))) / seconds if seconds else None
+
+
+def _estimated(call: OpCall, rate: float) -> Measured:
+    """The cost of a call that fails alone: time by the bytes that it moves, and room for a copy of all of them."""
+    moved = bytes_moved(call)
+    return Measured(seconds=moved / rate, workspace=moved, allocates=call.allocates, results=forms_of(call.outputs))
+
+
+def _warn_of_estimates(failed: Mapping[str, str]) -> None:
+    calls = "\n".join(f"  {call}: {reason}" for call, reason in failed.items())
+    warnings.warn(
+        f"{len(failed)} operator call(s) could not be measured alone, on sample arguments of the right shapes, so their time "
+        f"and workspace are estimates:\n{calls}\nWhere an operator needs particular values, give them with "
+        "remat_planner.register_operator(..., sample_inputs=...)",
+        MeasurementWarning,
+        stacklevel=2,
+    )
 
 
 def _differs(call: OpCall, measured: Measured) -> bool:

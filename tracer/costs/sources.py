@@ -63,7 +63,7 @@ def op_costs(
     Raises:
         UnknownDeviceError: no device has this name; the message lists the known ones.
         DeviceNotAtHandError: the tensors are on a device that this machine does not have.
-        MeasurementError: some operators cannot run alone.
+        MeasurementError: no operator can run alone.
         ProfileError: the profile cannot be read, or lacks operators and has none of their kind.
     """
     calls = [node for node in nodes if node.op == "call_function"]

@@ -8,6 +8,7 @@ from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, tensors_inside
+from remat_planner.tracer.joint.plain_tensors import computes_as_plain, is_of_pytorch, plain
 from remat_planner.tracer.joint.recorded_forward import LeftBehind, RecordedForward, RecordedOperator, Result
 from remat_planner.tracer.joint.same_tensors import first_places
 from remat_planner.tracer.joint.undo import Undo
@@ -39,11 +40,14 @@ __all__ = [
     "Tangents",
     "TreeOfLeaves",
     "Undo",
+    "computes_as_plain",
     "dense_strides",
     "first_places",
     "flatten",
     "is_dense",
+    "is_of_pytorch",
     "operator_name",
+    "plain",
     "state_of",
     "tensors_inside",
     "tensors_of",

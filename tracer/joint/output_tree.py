@@ -7,8 +7,10 @@ same, and the planned module has to return it with its own tensors inside.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ _HOLDS_NO_TENSOR = (
     torch.device,
     torch.Size,
     nn.Module,  # its tensors are state, not output
+    *(FunctionType, BuiltinFunctionType, MethodType, functools.partial),  # other objects may be callable and hold tensors
 )
 
 
@@ -87,7 +90,7 @@ def _with_tensors_replaced(thing: Any, replace: Callable[[torch.Tensor], Any], a
     """
     if isinstance(thing, torch.Tensor):
         return replace(thing)
-    if isinstance(thing, _HOLDS_NO_TENSOR) or callable(thing) or id(thing) in above:
+    if isinstance(thing, _HOLDS_NO_TENSOR) or id(thing) in above:
         return thing
     above = above | {id(thing)}
     if isinstance(thing, (list, tuple, set, frozenset)):

@@ -35,6 +35,30 @@ class SegmentStarts:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentLengths:
+    """Integers whose sum is ``rows`` in each group of ``count``: the lengths of segments, as equal as can be."""
+
+    rows: int
+    count: int
+
+    def __call__(self, flat: torch.Tensor) -> None:
+        lengths = torch.full((self.count,), self.rows // max(1, self.count))
+        lengths[: self.rows - int(lengths.sum())] += 1
+        flat.copy_(lengths.repeat(flat.numel() // max(1, self.count)))
+
+
+@dataclass(frozen=True, slots=True)
+class PositiveDefinite:
+    """Square matrices of ``size`` rows: 1 on the diagonal, and small numbers beside it."""
+
+    size: int
+
+    def __call__(self, flat: torch.Tensor) -> None:
+        matrix = torch.full((self.size, self.size), 1e-3 / self.size, dtype=flat.dtype).fill_diagonal_(1)
+        flat.copy_(matrix.reshape(-1).repeat(-(-flat.numel() // max(1, matrix.numel())))[: flat.numel()])
+
+
+@dataclass(frozen=True, slots=True)
 class AllEqual:
     """The same number everywhere."""
 

@@ -34,6 +34,9 @@ from remat_planner.tracer.torch_private import (
     recorded_graph,
 )
 
+_PRODUCTS = tuple(
+    getattr(torch.ops.aten, name).default for name in ("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "convolution")
+)
 _VIEWS_STORAGE = (torch.ops.aten.set_.source_Storage, torch.ops.aten.set_.source_Storage_storage_offset)
 
 
@@ -77,6 +80,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         _refuse_unsupported(func, origin.source)
         if self._outside is not None:
             self._outside.note_arguments(func, args, kwargs, origin.source)
+        if func in _PRODUCTS:
+            _refuse_mixed_dtypes(func, args)
         if reads_a_number(func):
             if (count := self.averages.count(func, args, origin, in_backward=self.in_backward)) is not None:
                 self._known.answers.append(count)
@@ -142,6 +147,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if generator is not None:
                 node.meta["generator"] = generator
             node.meta["operator"] = len(self.operators) - 1
+
+
+def _refuse_mixed_dtypes(product: Any, args: Any) -> None:
+    """Raise what real tensors raise; fakes multiply tensors of different dtypes.
+
+    Raises:
+        RuntimeError: the factors have different dtypes.
+    """
+    dtypes = [argument.dtype for argument in args if isinstance(argument, torch.Tensor)]
+    if len(set(dtypes)) > 1:
+        raise RuntimeError(f"{product}: all tensors must have the same dtype, but got {', '.join(map(str, dtypes))}")
 
 
 def _refuse_unsupported(operator: Any, source: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.errors import InputsDoNotFitError
-from remat_planner.tracer.joint import tensors_inside
+from remat_planner.tracer.joint import computes_as_plain, is_of_pytorch, tensors_inside
 
 
 def refuse_call(args: Any, kwargs: Any) -> None:
@@ -17,7 +17,7 @@ def refuse_call(args: Any, kwargs: Any) -> None:
 
     Raises:
         InputsDoNotFitError: ``args`` is no tuple (a lone tensor would be taken apart into its rows), ``kwargs`` no mapping, or
-            an argument is an object with tensors inside.
+            an argument is an object with tensors inside, or a tensor of a subclass that computes otherwise.
     """
     if not isinstance(args, (tuple, list)):
         raise InputsDoNotFitError(
@@ -26,6 +26,14 @@ def refuse_call(args: Any, kwargs: Any) -> None:
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InputsDoNotFitError(f"kwargs is a {type(kwargs).__name__}: pass the named inputs as a dictionary", source="")
     for leaf in pytree.tree_leaves((tuple(args), dict(kwargs or {}))):
+        if isinstance(leaf, torch.Tensor) and not (is_of_pytorch(type(leaf)) or computes_as_plain(type(leaf))):
+            kind = type(leaf).__qualname__
+            raise InputsDoNotFitError(
+                f"an input is a {kind}, a subclass of torch.Tensor that changes what functions of torch compute, and a "
+                "captured step computes on plain tensors. Pass a plain one (x.as_subclass(torch.Tensor)), or plan by regions "
+                "that get plain ones",
+                source="",
+            )
         if not isinstance(leaf, torch.Tensor) and tensors_inside(leaf):
             raise InputsDoNotFitError(
                 f"an input is a {type(leaf).__name__} with tensors inside, and a capture would take them for constants. Pass "

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from remat_planner.schedules import simulate
 from remat_planner.tracer import capture, lower
 from remat_planner.tracer.costs.cpu_allocations import record_memory
-from remat_planner.tracer.costs.errors import MeasurementError
+from remat_planner.tracer.costs.errors import MeasurementError, MeasurementWarning
 from remat_planner.tracer.costs.sources import op_costs
 from remat_planner.tracer.errors import UnsupportedOperatorError
 from tests.tracer.cases import Written, linear, mean_square, noise
@@ -61,9 +61,15 @@ def test_progress_counts_every_node():
 def test_what_cannot_be_run_alone_is_named_and_the_rest_is_known(monkeypatch):
     nodes = nodes_of(lambda x: (needs_a_handle(x), torch.exp(x)), torch.randn(6, 61))
     with pytest.raises(MeasurementError, match=r"needs_a_handle.*OSError: no such handle\n.*h100") as caught:
-        op_costs(nodes)
+        op_costs(nodes[:1])
     (call,) = caught.value.calls
     assert call.startswith("test_costs.needs_a_handle")
+    with pytest.warns(MeasurementWarning, match=r"needs_a_handle.*OSError: no such handle\n.*sample_inputs"):
+        costs = op_costs(nodes)
+    estimated, measured = costs[nodes[0]], costs[nodes[1]]
+    assert estimated.seconds == pytest.approx(measured.seconds)
+    assert estimated.workspace == 2 * 6 * 61 * 4
+    assert estimated.allocates == measured.allocates
     monkeypatch.setattr("remat_planner.tracer.costs.measure._measure_on_cpu", None)
     assert op_costs(nodes[1:])
 

@@ -218,3 +218,12 @@ def test_an_operator_without_a_fake_whose_results_have_a_form_by_values_is_refus
 def test_a_backward_that_reaches_no_parameter_is_refused():
     with pytest.raises(NothingToTrainError, match="gives no parameter and no input a gradient"):
         capture(Written(lambda m, x: m.a(x).norm(p=0), a=linear()), (noise(),))
+
+
+@pytest.mark.parametrize("multiply", [torch.mm, lambda x, y: torch.nn.functional.linear(x, y), torch.matmul])
+def test_factors_of_different_dtypes_are_the_models_error_as_in_eager(multiply: Any):
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        return mean_square(m.a(multiply(x, torch.eye(16))))
+
+    with pytest.raises(InputsDoNotFitError, match=r"test_recording.py:\d+.*same dtype, but got torch.int64, torch.float32"):
+        capture(Written(forward, a=linear()), (torch.ones(4, 16, dtype=torch.long),))

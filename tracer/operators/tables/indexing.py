@@ -10,6 +10,7 @@ from remat_planner.tracer.operators.facts import OperatorFacts, Roofline, Values
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec
 from remat_planner.tracer.operators.sample_rules import (
     AllEqual,
+    SegmentLengths,
     SegmentStarts,
     elements_of,
     indices,
@@ -42,6 +43,15 @@ def _advanced_indexing(call: OpCall) -> dict[str | TensorSpec, Values]:
     return values
 
 
+def _segments(call: OpCall) -> dict[str | TensorSpec, Values]:
+    """Lengths that add up to the rows along the axis, or offsets that end there."""
+    lengths, offsets = call.argument("lengths"), call.argument("offsets")
+    rows = call.argument("data").shape[call.argument("axis")]
+    if isinstance(lengths, TensorSpec):
+        return {"lengths": SegmentLengths(rows, lengths.shape[-1])}
+    return {"offsets": SegmentLengths(0, 1)} if isinstance(offsets, TensorSpec) else {}
+
+
 def _bags(call: OpCall) -> dict[str | TensorSpec, Values]:
     """Indices of rows, and offsets at which equal bags begin."""
     return {"indices": call.argument("weight").shape[0], "offsets": SegmentStarts(call.argument("indices").shape[0])}
@@ -69,6 +79,8 @@ _BAGS_BACKWARD = OperatorFacts(sample_inputs=_bags_backward)
 _ANY_ELEMENT = indices("index", elements_of("self"))
 
 TABLE: Mapping[str, OperatorFacts] = {
+    "aten::segment_reduce": OperatorFacts(sample_inputs=_segments),
+    "aten::_segment_reduce_backward": OperatorFacts(sample_inputs=_segments),
     "aten::embedding": OperatorFacts(sample_inputs=indices("indices", rows_of("weight")), roofline=_READS_ROWS),
     "aten::embedding_dense_backward": _EMBEDDING_BACKWARD,
     "aten::embedding_backward": _EMBEDDING_BACKWARD,

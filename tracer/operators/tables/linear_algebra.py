@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from remat_planner.tracer.operators.facts import OperatorFacts, Values
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec
-from remat_planner.tracer.operators.sample_rules import AllEqual, SegmentEnds
+from remat_planner.tracer.operators.sample_rules import AllEqual, PositiveDefinite, SegmentEnds
 
 
 def _matrix_vector_flops(call: OpCall) -> int:
@@ -42,6 +42,10 @@ def _pivots(name: str) -> OperatorFacts:
     return OperatorFacts(sample_inputs=lambda _: {name: AllEqual(1)})
 
 
+def _positive_definite(name: str) -> OperatorFacts:
+    return OperatorFacts(sample_inputs=lambda call: {name: PositiveDefinite(call.argument(name).shape[-1])})
+
+
 TABLE: Mapping[str, OperatorFacts] = {
     "aten::mv": OperatorFacts(flops=_matrix_vector_flops),
     "aten::addmv": OperatorFacts(flops=_matrix_vector_flops),
@@ -49,6 +53,9 @@ TABLE: Mapping[str, OperatorFacts] = {
     "aten::vdot": OperatorFacts(flops=_dot_flops),
     "aten::addr": OperatorFacts(flops=_outer_flops),
     "aten::_grouped_mm": OperatorFacts(flops=_grouped_flops, sample_inputs=_equal_groups),
+    "aten::cholesky": _positive_definite("self"),
+    "aten::cholesky_inverse": _positive_definite("self"),
+    "aten::linalg_cholesky_ex": _positive_definite("self"),
     "aten::linalg_lu_solve": _pivots("pivots"),
     "aten::linalg_ldl_solve": _pivots("pivots"),
     "aten::lu_unpack": _pivots("LU_pivots"),
