@@ -29,6 +29,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
+    "ASKS_FOR_RULE",
     "CALLS_COMPILED_CODE",
     "READS_OF_FAKES",
     "DataDependentOutputException",
@@ -71,6 +72,8 @@ __all__ = [
 READS_OF_FAKES = ("numpy() is not supported for tensor subclasses", "Not available for 'meta' device type")
 # Message of torch.compile when a compiled function is called under a trace.
 CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
+# Message of a dispatch mode that is asked about a higher-order operator.
+ASKS_FOR_RULE = "no rule registered for HigherOrderOperator"
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 

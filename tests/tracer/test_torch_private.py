@@ -278,6 +278,15 @@ def test_new_fakes_may_have_no_address():
     assert private.storage_key(views[1]) == private.storage_key(fake)
 
 
+def test_dispatch_modes_are_asked_about_higher_order_operators():
+    class Mode(private.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    with Mode(), pytest.raises(NotImplementedError, match=private.ASKS_FOR_RULE):
+        torch.ops.higher_order.cond(torch.tensor(True), torch.sin, torch.cos, (torch.ones(2),))
+
+
 def test_operators_without_a_fake_say_so():
     @torch.library.custom_op("tests_private::without_fake", mutates_args=())
     def without_fake(x: torch.Tensor) -> torch.Tensor:

@@ -78,8 +78,12 @@ class MissingExampleError(BaseException):
         Raises:
             SampleError: the forms of the results cannot be learnt so.
         """
-        first, second = (_real_result(self.func, *self.args_and_kwargs) for _ in range(2))
-        if first != second:
+        first = _real_result(self.func, *self.args_and_kwargs)
+        try:
+            of_zeros = _real_result(self.func, *self.args_and_kwargs, zeros=True)
+        except SampleError:  # zeros may be no values for it; others are
+            of_zeros = _real_result(self.func, *self.args_and_kwargs)
+        if first != of_zeros:
             raise SampleError("the form of its results depends on values")
         _by_example[_key(self.func, *self.args_and_kwargs)] = first
 
@@ -96,8 +100,8 @@ def result_by_example(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> An
     return pytree.tree_map_only(TensorForm, lambda form: form.empty(), _by_example[key])
 
 
-def _real_result(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
-    real_args, real_kwargs = _real((args, kwargs))
+def _real_result(func: torch._ops.OpOverload, args: Any, kwargs: Any, *, zeros: bool = False) -> Any:
+    real_args, real_kwargs = _real((args, kwargs), zeros=zeros)
     given = {storage_key(t) for t in pytree.tree_leaves((real_args, real_kwargs)) if isinstance(t, torch.Tensor)}
     try:
         with without_modes(), torch.no_grad():
@@ -111,11 +115,14 @@ def _real_result(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
     return pytree.tree_map_only(torch.Tensor, TensorForm.of, result)
 
 
-def _real(arguments: Any) -> Any:
-    """The arguments with real tensors of the same forms, filled with arbitrary values, in the place of fakes."""
+def _real(arguments: Any, *, zeros: bool = False) -> Any:
+    """The arguments with real tensors of the same forms, filled with arbitrary values or zeros, in the place of fakes."""
     fakes = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor) and is_fake(leaf)]
     with without_modes():
-        reals = dict(zip(map(id, fakes), sample_arguments([_form(fake) for fake in fakes]), strict=True))
+        samples = sample_arguments([_form(fake) for fake in fakes])
+        for sample in samples if zeros else ():
+            sample.zero_()
+        reals = dict(zip(map(id, fakes), samples, strict=True))
     return pytree.tree_map_only(torch.Tensor, lambda t: reals.get(id(t), t), arguments)
 
 

@@ -22,7 +22,7 @@ from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance
 from remat_planner.tracer.record.random_state import default_generators
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
-from remat_planner.tracer.refusals import collective_error, data_dependent_error, storage_view_error
+from remat_planner.tracer.refusals import collective_error, data_dependent_error, refuse_made_layout, storage_view_error
 from remat_planner.tracer.torch_private import (
     TorchDispatchMode,
     backward_sequence_number,
@@ -80,6 +80,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         _refuse_unsupported(func, origin.source)
         if self._outside is not None:
             self._outside.note_arguments(func, args, kwargs, origin.source)
+        if not self.in_backward:
+            refuse_made_layout(func, origin.source)
         if func in _PRODUCTS:
             _refuse_mixed_dtypes(func, args)
         if reads_a_number(func):

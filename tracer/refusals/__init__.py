@@ -9,6 +9,7 @@ from remat_planner.tracer.refusals.call import refuse_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
 from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
 from remat_planner.tracer.refusals.graph import refuse_constants, refuse_graph, refuse_python_state, unmatched_draw_error
+from remat_planner.tracer.refusals.layouts import nested_tensor_error, refuse_made_layout
 from remat_planner.tracer.refusals.loss import (
     loss_arguments_error,
     loss_of_no_output_error,
@@ -25,6 +26,7 @@ from remat_planner.tracer.refusals.recording import (
     collective_error,
     data_dependent_error,
     forward_varies_error,
+    higher_order_error,
     lost_hooks_error,
     model_raised_error,
     no_functional_form_error,
@@ -68,12 +70,14 @@ __all__ = [
     "function_error",
     "function_mode_error",
     "global_hook_error",
+    "higher_order_error",
     "loss_arguments_error",
     "loss_of_no_output_error",
     "loss_raised_error",
     "loss_reads_value_error",
     "lost_hooks_error",
     "model_raised_error",
+    "nested_tensor_error",
     "no_functional_form_error",
     "python_draw_error",
     "random_state_error",
@@ -84,6 +88,7 @@ __all__ = [
     "refuse_constants",
     "refuse_graph",
     "refuse_loss",
+    "refuse_made_layout",
     "refuse_model",
     "refuse_moved_state",
     "refuse_no_gradients",

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.errors import InputsDoNotFitError
 from remat_planner.tracer.joint import computes_as_plain, is_of_pytorch, tensors_inside
+from remat_planner.tracer.refusals.layouts import refuse_input_layout
 
 
 def refuse_call(args: Any, kwargs: Any) -> None:
@@ -17,7 +18,8 @@ def refuse_call(args: Any, kwargs: Any) -> None:
 
     Raises:
         InputsDoNotFitError: ``args`` is no tuple (a lone tensor would be taken apart into its rows), ``kwargs`` no mapping, or
-            an argument is an object with tensors inside, or a tensor of a subclass that computes otherwise.
+            an argument is an object with tensors inside, a tensor of a subclass that computes otherwise, or one
+            that is not strided.
     """
     if not isinstance(args, (tuple, list)):
         raise InputsDoNotFitError(
@@ -26,6 +28,8 @@ def refuse_call(args: Any, kwargs: Any) -> None:
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InputsDoNotFitError(f"kwargs is a {type(kwargs).__name__}: pass the named inputs as a dictionary", source="")
     for leaf in pytree.tree_leaves((tuple(args), dict(kwargs or {}))):
+        if isinstance(leaf, torch.Tensor):
+            refuse_input_layout(leaf)
         if isinstance(leaf, torch.Tensor) and not (is_of_pytorch(type(leaf)) or computes_as_plain(type(leaf))):
             kind = type(leaf).__qualname__
             raise InputsDoNotFitError(

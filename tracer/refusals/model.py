@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from remat_planner.tracer.errors import ModelNotSupportedError, NothingToTrainError
 from remat_planner.tracer.lazy_types import loaded
 from remat_planner.tracer.refusals.compiled import refuse_compiled
+from remat_planner.tracer.refusals.layouts import refuse_state_layout
 
 
 def refuse_model(model: Any) -> None:
@@ -19,7 +20,7 @@ def refuse_model(model: Any) -> None:
 
     Raises:
         ModelNotSupportedError: it is no module, or is data-parallel, sharded or compiled, or has such a module inside; or a
-            lazy module in it has not seen an input yet; or it is TorchScript itself.
+            lazy module in it has not seen an input yet; or it is TorchScript itself, or has a sparse tensor.
     """
     if not isinstance(model, nn.Module):
         raise ModelNotSupportedError(
@@ -36,6 +37,7 @@ def refuse_model(model: Any) -> None:
     _refuse_wrapped(model)
     _refuse_without_shape(model)
     _refuse_sharded_tensors(model)
+    refuse_state_layout(model)
 
 
 def refuse_without_backward(model: nn.Module, inputs: Iterable[Any]) -> None:
