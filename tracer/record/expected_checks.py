@@ -5,7 +5,8 @@ and each planned step compares: where the value is another one, it is done again
 
 What is followed are tensors that hold one number everywhere: ``isnan`` holds False, ``x == x`` True, and their negations,
 combinations and reductions hold what one element of each shows. In assertions and in the argument checks of
-``torch.distributions``, ``all`` holds True of whatever it is asked.
+``torch.distributions``, ``all`` holds True of whatever it is asked; observers of quantization find their minimum below their
+maximum.
 """
 
 from __future__ import annotations
@@ -17,14 +18,22 @@ import sys
 from typing import Any
 
 import torch
+from torch.ao.quantization.utils import check_min_max_valid
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.record.provenance import line_of_user
 from remat_planner.tracer.torch_private import is_fake, without_modes
 
 aten = torch.ops.aten
 
 _DISTRIBUTIONS = os.path.join(os.path.dirname(torch.__file__), "distributions") + os.sep
+_CALLING = (
+    *(
+        os.path.join(os.path.dirname(torch.__file__), *path)
+        for path in (("fx", ""), ("utils", ""), ("_dynamo", ""), ("_compile.py",), ("_tensor.py",), ("_ops.py",), ("overrides.py",))
+    ),
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+)
+"""Files of the frames between code that calls an operator and this one."""
 _ALL = ("aten::all", "aten::_is_all_true")
 _ANY = ("aten::any", "aten::_is_any_true")
 _VIEWS = ("view", "_unsafe_view", "reshape", "expand", "squeeze", "unsqueeze", "slice", "select", "permute", "transpose", "t")
@@ -56,7 +65,15 @@ class ExpectedChecks:
     def expected(self, tensor: Any) -> bool | int | float | None:
         """The number that a read of ``tensor`` gives in a step that works; None where that is unknown."""
         known = self._numbers.get(id(tensor))
-        return None if known is None else known[1].item()
+        if known is not None:
+            return known[1].item()
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype is not torch.bool:
+            return None
+        frame = _calling_frame()
+        if frame is not None and frame.f_code is check_min_max_valid.__code__:
+            return False
+        line = _asserting_line()
+        return not line.startswith("assert not ") if line else None
 
     def _combined(
         self, func: torch._ops.OpOverload, args: Any, kwargs: Any, tensors: list[torch.Tensor], result: torch.Tensor
@@ -109,6 +126,21 @@ def _is_asserted(func: torch._ops.OpOverload) -> bool:
         if frame.f_code.co_filename.startswith(_DISTRIBUTIONS):
             return not asks_any
         frame = frame.f_back
-    user = line_of_user(sys._getframe(1))
-    line = "" if user is None else linecache.getline(*user).strip()
-    return line.startswith("assert ") and line.startswith("assert not ") == asks_any
+    line = _asserting_line()
+    return bool(line) and line.startswith("assert not ") == asks_any
+
+
+def _calling_frame() -> Any:
+    """The frame that calls the running operator; None where there is none."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_CALLING):
+        frame = frame.f_back
+    return frame
+
+
+def _asserting_line() -> str:
+    """The line that calls the running operator, where it is an assertion without further parts; else ""."""
+    frame = _calling_frame()
+    line = "" if frame is None else linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    alone = not any(word in line.partition(",")[0] for word in (" and ", " or "))
+    return line if line.startswith("assert ") and alone else ""

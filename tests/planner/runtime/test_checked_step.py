@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch.ao.quantization import FakeQuantize
 
 import remat_planner
 from remat_planner.tracer import capture
@@ -102,6 +103,7 @@ def test_an_assertion_and_an_argument_check_are_eagers_errors():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             h = self.a(x)
             assert not torch.isnan(h).any()
+            assert h.detach().square().mean() >= 0
             assert (h.square() >= 0).all()
             assert not (h > 1e6).any(), "large"
             return -torch.distributions.Normal(h, F.softplus(h)).log_prob(h.detach().clamp(-1, 1)).mean()
@@ -120,6 +122,23 @@ def test_an_assertion_and_an_argument_check_are_eagers_errors():
         planned.a.bias.fill_(-1e4)  # softplus gives zero
     with pytest.raises(ValueError, match="scale"):
         planned(x)
+
+
+@pytest.mark.slow
+def test_quantization_aware_training_is_eagers_from_its_first_step_on():
+    class Quantized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.fake = nn.Linear(8, 8), FakeQuantize()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fake(self.layer(x)).square().mean()
+
+    torch.manual_seed(0)
+    model, args = Quantized(), (torch.randn(16, 8),)
+    schedule = remat_planner.plan(model, args, budget="100%", solver="greedy", time_limit=1, verify=False)
+    result = remat_planner.verify(model, schedule, args)
+    assert result.identical, result.differences
 
 
 def test_views_of_a_draw_stay_its_views():
