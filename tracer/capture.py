@@ -17,13 +17,16 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import result_by_example
-from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, ModuleState, OutputLeaf, RecordedForward, plain, state_of
+from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, OutputLeaf, RecordedForward, plain, state_of
 from remat_planner.tracer.passes import (
+    Placeholders,
     annotate,
     contributions,
     copy_small_first_terms,
-    laid_out_as_owners,
+    keep_apart,
     make_functional,
+    return_as_autograd,
+    returned_by,
     simplify,
     undo_of,
 )
@@ -205,14 +208,14 @@ def assemble(recorded: RecordedStep) -> Joint:
     with _capturing(mode), without_autocast():  # the casts are recorded: under autocast their readers would cast once more
         module = make_functional(recording, mode, [to_fake(mode, t) for t in call.tensors])
     graph = module.graph
-    placeholders = _Placeholders.of(graph, call)
-    _return_as_autograd(graph, placeholders, call, recording)
-    outputs, gradients = _returned(graph)
-    _keep_apart(graph, recording)
+    placeholders = Placeholders.of(graph, call)
+    return_as_autograd(graph, placeholders, call, recording)
+    outputs, gradients = returned_by(graph)
+    keep_apart(graph, recording)
     copy_small_first_terms(graph, gradients, recording.edges)
     sums = [node for g, edges in zip(gradients, recording.edges, strict=True) for node in contributions(g, edges)[1]]
     simplify(graph, keep=[*outputs, *sums])  # autograd makes one gradient for each owner, equal ones too
-    outputs, gradients = _returned(graph)
+    outputs, gradients = returned_by(graph)
     refuse_graph(module, call.state, recorded.effects.reassigned)
     annotate(graph, placeholders.tangents, outputs, placeholders.in_words(call.state))
     module.recompile()
@@ -314,89 +317,6 @@ def _capturing(mode: FakeTensorMode) -> Iterator[None]:
         for context in contexts:
             stack.enter_context(context)
         yield
-
-
-@dataclass(frozen=True)
-class _Placeholders:
-    """The placeholders of the joint graph, by kind."""
-
-    parameters: list[fx.Node]
-    buffers: list[fx.Node]
-    inputs: list[fx.Node]
-    tangents: list[fx.Node]
-
-    @classmethod
-    def of(cls, graph: fx.Graph, call: CapturedCall) -> _Placeholders:
-        nodes = [node for node in graph.nodes if node.op == "placeholder"]
-        buffers = len(call.state.parameters)
-        inputs = buffers + len(call.state.buffers)
-        tangents = inputs + len(call.inputs)
-        return cls(nodes[:buffers], nodes[buffers:inputs], nodes[inputs:tangents], nodes[tangents:])
-
-    def of_kind(self, kind: str) -> list[fx.Node]:
-        """Those of kind "parameter", "buffer" or "input"."""
-        return {"parameter": self.parameters, "buffer": self.buffers, "input": self.inputs}[kind]
-
-    def in_words(self, state: ModuleState) -> dict[fx.Node, str]:
-        """What each holds, but for the tangents: "buffer norm.running_mean"."""
-        return {
-            **{node: f"parameter {slot.name}" for node, slot in zip(self.parameters, state.parameter_slots, strict=True)},
-            **{node: f"{slot.kind} {slot.name}" for node, slot in zip(self.buffers, state.buffer_slots, strict=True)},
-            **{node: f"input {i}" for i, node in enumerate(self.inputs)},
-        }
-
-
-def _return_as_autograd(graph: fx.Graph, placeholders: _Placeholders, call: CapturedCall, recording: Recording) -> None:
-    """Return outputs and gradients as eager does: inputs themselves rather than copies, gradients in their owners' layout."""
-    returned = pytree.tree_leaves(graph.output_node().args[0], is_leaf=lambda x: x is None)
-    n_outputs = len(recording.tensor_outputs)
-    outputs = [
-        placeholders.of_kind(recording.same_as[i][0])[recording.same_as[i][1]] if i in recording.same_as else node
-        for i, node in zip(recording.tensor_outputs, returned[:n_outputs], strict=True)
-    ]
-    gradients = laid_out_as_owners(
-        graph,
-        returned[n_outputs:],
-        [_laid_out(k, call, recording) for k in range(len(call.differentiated))],
-        outside=[*outputs, *(node for node in graph.nodes if node.op == "placeholder")],
-    )
-    graph.output_node().args = ((tuple(outputs), tuple(gradients)),)
-
-
-def _laid_out(gradient: int, call: CapturedCall, recording: Recording) -> torch.Tensor:
-    """A tensor that lies as the gradient with this index has to: its owner, but for an input that another operator made.
-
-    Autograd passes the gradient of such an input on as it is.
-    """
-    kind, i = call.differentiated[gradient]
-    owner = (call.state.parameters if kind == "parameter" else call.inputs)[i]
-    strides = recording.arriving_strides.get(gradient)
-    if owner.is_leaf or strides is None:
-        return owner
-    return torch.empty_strided(owner.shape, strides, dtype=owner.dtype, device="meta")
-
-
-def _returned(graph: fx.Graph) -> tuple[list[fx.Node], list[fx.Node | None]]:
-    """The nodes of the tensor outputs and of the gradients."""
-    pair: Any = graph.output_node().args[0]
-    return list(pair[0]), list(pair[1])
-
-
-def _keep_apart(graph: fx.Graph, recording: Recording) -> None:
-    """Mark what stands for one thing in the flow of gradients, so that it is not merged with what looks like it.
-
-    Without some of the tangents, an addition of autograd's leaves out a term, and a node that gets some of its gradients takes
-    zeros for the others. An operator that now computes the same elsewhere would not.
-    """
-    if recording.flow is None:
-        return
-    for node in graph.nodes:
-        number = node.meta.get("operator")
-        autograd_node = None if number is None else recording.operators[number].autograd_node
-        if number in recording.flow.sums:
-            node.meta["apart"] = "addition"
-        elif autograd_node in recording.flow.meetings and not node.meta.get("repeated", False):
-            node.meta["apart"] = autograd_node
 
 
 def _constant_bytes(call: CapturedCall, module: fx.GraphModule) -> dict[str, tuple[int, ...]]:

@@ -1,21 +1,25 @@
 """The passes that turn the recorded step into the joint graph, with eager's bits throughout.
 
-In order: ``make_functional``, ``laid_out_as_owners`` and ``copy_small_first_terms`` (gradients), ``simplify``, ``annotate``.
+In order: ``make_functional``, ``return_as_autograd``, ``keep_apart``, ``copy_small_first_terms``, ``simplify``, ``annotate``.
 """
 
 from remat_planner.tracer.passes.annotate import annotate
 from remat_planner.tracer.passes.functionalize import make_functional
-from remat_planner.tracer.passes.gradient_layout import laid_out_as_owners
 from remat_planner.tracer.passes.gradient_sums import contributions, copy_small_first_terms
+from remat_planner.tracer.passes.keep_apart import keep_apart
+from remat_planner.tracer.passes.results import Placeholders, return_as_autograd, returned_by
 from remat_planner.tracer.passes.simplify import simplify
 from remat_planner.tracer.passes.undo import undo_of
 
 __all__ = [
+    "Placeholders",
     "annotate",
     "contributions",
     "copy_small_first_terms",
-    "laid_out_as_owners",
+    "keep_apart",
     "make_functional",
+    "return_as_autograd",
+    "returned_by",
     "simplify",
     "undo_of",
 ]

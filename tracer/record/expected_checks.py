@@ -25,12 +25,11 @@ from remat_planner.tracer.torch_private import is_fake, without_modes
 
 aten = torch.ops.aten
 
-_DISTRIBUTIONS = os.path.join(os.path.dirname(torch.__file__), "distributions") + os.sep
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_DISTRIBUTIONS = os.path.join(_TORCH, "distributions") + os.sep
 _CALLING = (
-    *(
-        os.path.join(os.path.dirname(torch.__file__), *path)
-        for path in (("fx", ""), ("utils", ""), ("_dynamo", ""), ("_compile.py",), ("_tensor.py",), ("_ops.py",), ("overrides.py",))
-    ),
+    *(os.path.join(_TORCH, folder) + os.sep for folder in ("fx", "utils", "_dynamo")),
+    *(os.path.join(_TORCH, file) for file in ("_compile.py", "_tensor.py", "_ops.py", "overrides.py")),
     os.path.dirname(os.path.dirname(__file__)) + os.sep,
 )
 """Files of the frames between code that calls an operator and this one."""
