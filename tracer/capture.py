@@ -178,11 +178,11 @@ def record_step(
 def record_forward(joint: Joint, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RecordedForward:
     """Record the forward of ``joint.model`` on these inputs, alone and as its Python code is now.
 
-    Nothing but small known values is computed, and what surrounds the call stays as it was.
-
     Raises:
         CaptureError: it cannot be recorded.
     """
+    if any(len(places) > 1 for places in joint.forward.places):  # these may hold one tensor or several
+        return joint.forward
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
     mode = new_fake_mode()
     outside = OutsideTensors(CapturedCall(joint.model, state_of(joint.model), tuple(leaves), spec))
