@@ -181,7 +181,7 @@ def record_forward(joint: Joint, args: tuple[Any, ...], kwargs: Mapping[str, Any
     Raises:
         CaptureError: it cannot be recorded.
     """
-    if any(len(places) > 1 for places in joint.forward.places):  # these may hold one tensor or several
+    if joint.forward.places:  # these may hold one tensor or several by now, and the recordings differ in their places
         return joint.forward
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
     mode = new_fake_mode()
