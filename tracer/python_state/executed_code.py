@@ -7,6 +7,7 @@ found.
 
 from __future__ import annotations
 
+import builtins
 import gc
 import os
 import sys
@@ -41,6 +42,7 @@ class ExecutedCode:
         self._others: list[CodeType] = []
         # By identity: code objects compare by content, which takes long. None is code of others.
         self._calls: dict[int, tuple[CodeType, dict[str, Any]] | None] = {}
+        self._asked: set[str] = set()
         self._watched_names: frozenset[str] = frozenset()
         self._watch: Callable[[Any, FrameType], None] = _nothing
 
@@ -64,8 +66,11 @@ class ExecutedCode:
 
     @property
     def names(self) -> frozenset[str] | None:
-        """Names that the code uses: globals, attributes and constant strings; None where it may read any name."""
-        names: set[str] = set()
+        """Names that the code uses: globals, attributes and constant strings; None where it may read any name.
+
+        So are names that were put together and given to ``getattr``.
+        """
+        names = set(self._asked)
         for code, _ in self.calls:
             own = () if is_installed(code.co_filename) else _READS_ANY_ATTRIBUTE
             if not (_READS_ANY_NAME | frozenset(own)).isdisjoint(code.co_names):
@@ -87,11 +92,20 @@ class ExecutedCode:
         """
         profiler, callbacks = sys.getprofile(), gc.callbacks[:]
         gc.callbacks.clear()
+        get_attribute = builtins.getattr
+
+        def noted(*arguments: Any) -> Any:
+            if len(arguments) > 1 and type(arguments[1]) is str:
+                self._asked.add(arguments[1])
+            return get_attribute(*arguments)
+
+        builtins.getattr = noted
         sys.setprofile(self._profile)
         try:
             yield
         finally:
             _profile_on(profiler)
+            builtins.getattr = get_attribute
             gc.callbacks[:0] = callbacks
             self._first_call = _nothing  # it may hold what holds this object
 

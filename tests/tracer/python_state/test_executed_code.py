@@ -52,6 +52,20 @@ def test_code_made_from_a_string_belongs_to_the_module_whose_globals_it_uses() -
     assert [(code.co_name, namespace["__name__"]) for code, namespace in executed.calls] == [("__init__", __name__)]
 
 
+def test_names_that_are_put_together_are_found() -> None:
+    def look_up_attribute(thing: Any, number: int) -> Any:
+        return getattr(thing, f"numbered_{number}", None)
+
+    executed, original = ExecutedCode(), getattr
+    with executed.observed():
+        look_up_attribute(Users(1), 7)
+        with pytest.raises(TypeError, match="expected at least 2"):
+            getattr()  # type: ignore[call-overload]
+    assert executed.names is not None
+    assert "numbered_7" in executed.names
+    assert getattr is original
+
+
 def test_code_that_reads_any_name_leaves_none_out() -> None:
     executed = ExecutedCode()
     with executed.observed():
