@@ -12,7 +12,7 @@ import torch
 
 
 def run_each(
-    function: Callable[[Any], Any], tasks: Sequence[Any], *, limit: float, processes: int = 1
+    function: Callable[[Any], Any], tasks: Sequence[Any], *, limit: float, processes: int = 1, fresh: bool = False
 ) -> Iterator[tuple[int, Any]]:
     """Yield (index, ``function(task)``) as they come; a string says what became of a task without a result.
 
@@ -21,6 +21,7 @@ def run_each(
         tasks: need not be picklable.
         limit: seconds that one task may take.
         processes: how many tasks run at once.
+        fresh: whether each task gets a process of its own; else one that failed ends its process, and others share it.
     """
     waiting = iter(range(len(tasks)))
     workers: list[_Worker] = []
@@ -42,7 +43,7 @@ def run_each(
                 continue
             yield worker.index, result
             index = next(waiting, None)
-            if not worker.process.is_alive() or isinstance(result, str):
+            if fresh or not worker.process.is_alive() or isinstance(result, str):
                 worker.end()
                 workers.remove(worker)
                 if index is not None:

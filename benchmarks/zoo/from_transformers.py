@@ -1,0 +1,143 @@
+"""The architectures of transformers: each model type, by the class that trains it most usually."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.models.auto import modeling_auto
+
+from benchmarks.zoo.architectures import Architecture, Candidate, in_words
+from benchmarks.zoo.shrink import SCALES, VOCABULARY, Shrinker
+from benchmarks.zoo.transformers_inputs import possible_inputs
+
+_TASKS = (
+    "CAUSAL_LM",
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "IMAGE_TEXT_TO_TEXT",
+    "MULTIMODAL_LM",
+    "SPEECH_SEQ_2_SEQ",
+    "CTC",
+    "MASKED_LM",
+    "IMAGE_CLASSIFICATION",
+    "VIDEO_CLASSIFICATION",
+    "OBJECT_DETECTION",
+    "SEMANTIC_SEGMENTATION",
+    "UNIVERSAL_SEGMENTATION",
+    "INSTANCE_SEGMENTATION",
+    "DEPTH_ESTIMATION",
+    "IMAGE_TO_IMAGE",
+    "AUDIO_CLASSIFICATION",
+    "TIME_SERIES_PREDICTION",
+    "SEQUENCE_CLASSIFICATION",
+    "PRETRAINING",
+)
+"""Tasks, the most usual first; the class of an architecture is that of the first one that it has, else its bare model."""
+
+_FILLED = {
+    "vocab_size": VOCABULARY,
+    "prediction_length": 8,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "rope_theta": 10000.0,
+}
+"""Numbers without which a configuration makes no model."""
+
+_SET_BY_USERS = ("pad_token_id", "decoder_start_token_id")
+"""Tokens that batches and decoders need, and that many configurations leave to those who train."""
+
+_MOST_PARAMETERS = 30_000_000
+_MOST_CLASSES = 2
+
+
+def architectures() -> list[Architecture]:
+    """One for each class of models that the automatic classes know."""
+    by_type: dict[str, list[str]] = {}
+    for task in (*(f"MODEL_FOR_{task}" for task in _TASKS), "MODEL"):
+        for model_type, names in getattr(modeling_auto, f"{task}_MAPPING_NAMES").items():
+            by_type.setdefault(model_type, []).extend([names] if isinstance(names, str) else names)
+    longest_first = sorted(by_type, key=lambda model_type: (-len(model_type), model_type))
+    types_of = {by_type[model_type][0]: model_type for model_type in longest_first}  # of types that share a class, the shortest
+    return [Architecture(model_type, partial(_candidates, model_type, by_type[model_type])) for model_type in types_of.values()]
+
+
+def _candidates(model_type: str, classes: list[str]) -> Iterator[Candidate | str]:
+    """Models of the first classes at each scale, with each form of inputs."""
+    for class_name in list(dict.fromkeys(classes))[:_MOST_CLASSES]:
+        for scale in SCALES:
+            try:
+                config = shrunk(CONFIG_MAPPING[model_type](), Shrinker(scale))
+                for name in _SET_BY_USERS:
+                    if getattr(config, name, None) is None:
+                        setattr(config, name, 0)
+                model_class = getattr(__import__("transformers"), class_name)
+                if reason := _too_large(model_class, config):
+                    yield reason
+                    continue
+                torch.manual_seed(0)
+                model = model_class(config).train()
+            except Exception as error:
+                yield in_words(error)
+                continue
+            try:
+                for inputs in possible_inputs(model, config):
+                    yield Candidate(model, (), inputs)
+            except Exception as error:
+                yield in_words(error)
+
+
+def shrunk(config: PreTrainedConfig, shrinker: Shrinker) -> PreTrainedConfig:
+    """The configuration made anew from tiny numbers; what it derives from others by itself is left to it."""
+    arguments: dict[str, Any] = {}
+    values = {field.name: _value(config, field.name) for field in dataclasses.fields(config) if field.init}
+    for field in dataclasses.fields(config):
+        name, value = field.name, values.get(field.name)
+        if not field.init or name.startswith("_"):
+            continue
+        if isinstance(value, PreTrainedConfig):
+            arguments[name] = shrunk(value, shrinker)
+        elif name == "use_cache":
+            arguments[name] = False
+        elif name == "rope_parameters":
+            arguments[name] = _rotary(config, value, shrinker)
+        elif value is None and name in _FILLED:
+            arguments[name] = _FILLED[name]
+        elif name == "num_key_value_heads" and value == values.get("num_attention_heads"):
+            arguments[name] = shrinker("num_attention_heads", value)
+        elif isinstance(value, (list, tuple)) and len(value) == values.get("num_hidden_layers"):
+            arguments[name] = shrinker(name, value)[: shrinker("num_hidden_layers", len(value))]
+        elif field.default is not None or isinstance(value, (int, str)):  # what is left is derived from others
+            arguments[name] = shrinker(name, value)
+    return type(config)(**arguments)
+
+
+def _value(config: PreTrainedConfig, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # it differs from layer to layer
+        return None
+
+
+def _rotary(config: PreTrainedConfig, value: Any, shrinker: Shrinker) -> Any:
+    """The parameters of rotary embeddings, with a base, and with sections that add up to the width of a tiny head."""
+    if not isinstance(value, dict) or any(isinstance(inner, dict) for inner in value.values()):
+        return value
+    value = {**value, "rope_theta": value.get("rope_theta") or 10000.0}
+    if "mrope_section" in getattr(config, "ignore_keys_at_rope_validation", ()):
+        value.setdefault("mrope_section", [1, 1, 1])
+    return shrinker("rope_parameters", value)
+
+
+def _too_large(model_class: type[nn.Module], config: PreTrainedConfig) -> str:
+    """A word on a model that stays too large; "" where it is small, or cannot be built on paper."""
+    try:
+        with torch.device("meta"):
+            size = sum(parameter.numel() for parameter in model_class(config).parameters())
+    except Exception:
+        return ""
+    return f"{size:,} parameters at tiny size" if size > _MOST_PARAMETERS else ""

@@ -1,0 +1,217 @@
+"""The inputs of one training step of a model of transformers, made from the names of its forward's parameters."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+BATCH = 4
+_TOKENS = 48
+_SAMPLES = 6400  # of a wave: 20 frames of wav2vec2
+_MOST_FORMS = 8
+_FIRST_WORD, _LAST_WORD = 3, 90
+
+_GRIDS = {"image_grid_thw", "image_grid_hws", "grid_thw", "grid_hws"}
+"""Names of the sizes of pictures that are given as one row of patches."""
+
+_PARTS = ("vision_config", "audio_config", "encoder_config", "encoder", "backbone_config", "text_config", "decoder")
+
+
+def possible_inputs(model: PreTrainedModel, config: PreTrainedConfig) -> Iterator[dict[str, Any]]:
+    """Forms of inputs that the model may take, the likeliest first; with labels before those without.
+
+    Raises:
+        LookupError: the forward needs something that nothing is known about.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    forms = _Forms(model, config, set(parameters))
+    required = [
+        name for name, p in parameters.items() if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    base = list(itertools.islice(_products(forms, required), _MOST_FORMS))
+    for inputs in base:
+        if labels := forms.labels(inputs):
+            yield {**inputs, **labels}
+    yield from base
+
+
+def _products(forms: _Forms, required: list[str]) -> Iterator[dict[str, Any]]:
+    """Each form of pictures with each of sounds, text and whatever else is required.
+
+    Raises:
+        LookupError: no form has all that is required.
+    """
+    found, unknown = 0, ""
+    for pixels, sound in itertools.product(list(forms.pixels()) or [{}], list(forms.sounds()) or [{}]):
+        inputs = {**pixels, **sound}
+        inputs |= forms.text(inputs)
+        more = {name: forms.other(name) for name in required if name not in inputs}
+        unknown = next((name for name, value in more.items() if value is None), "")
+        if not unknown:
+            found += 1
+            yield {**inputs, **more}
+    if not found:
+        raise LookupError(f"nothing is known about the input {unknown!r}")
+
+
+class _Forms:
+    def __init__(self, model: PreTrainedModel, config: PreTrainedConfig, names: set[str]) -> None:
+        self.model, self.config, self.names = model, config, names
+        self.task = type(model).__name__
+
+    def find(self, *names: str, default: Any = None) -> Any:
+        """The first value of one of ``names`` in the configuration or in a part of it."""
+        configs = [self.config, *(getattr(self.config, part, None) for part in _PARTS)]
+        for config in list(configs):
+            configs += [getattr(config, part, None) for part in _PARTS if isinstance(config, PreTrainedConfig)]
+        for name in names:
+            for config in configs:
+                if isinstance(config, PreTrainedConfig) and getattr(config, name, None) is not None:
+                    return getattr(config, name)
+        return default
+
+    def pixels(self) -> Iterator[dict[str, Any]]:
+        """Pictures: as rows of patches, one a sample, one clip a sample, several a sample."""
+        channels = self.find("num_channels", "in_channels", "in_chans", default=3)
+        channels = channels if isinstance(channels, int) else 3
+        size = self.find("image_size", "img_size", default=64)
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        height, width = (int(n) if isinstance(n, int) and n <= 256 else 64 for n in (height, width))
+        name = next((name for name in ("pixel_values", "pixel_values_videos", "hidden_states") if name in self.names), None)
+        if name is None or (name == "hidden_states" and not self.names & _GRIDS):
+            return
+        patch = self.find("patch_size", default=14)
+        patch = patch[-1] if isinstance(patch, (list, tuple)) else patch
+        if grids := self.names & _GRIDS:
+            grid = next(iter(grids))
+            depth = 1 if grid.endswith("hws") else self.find("temporal_patch_size", default=1)
+            merge = self.find("spatial_merge_size", "merge_size", default=2)
+            rows = 2 * (merge if isinstance(merge, int) else 2)
+            sizes = torch.tensor([[rows, rows] if grid.endswith("hws") else [1, rows, rows]] * BATCH)
+            yield {name: torch.randn(BATCH * rows * rows, channels * depth * patch * patch), grid: sizes}
+            yield {name: torch.randn(BATCH * rows * rows, channels, patch, patch), grid: sizes}
+            yield {name: torch.randn(BATCH, rows * rows, channels * depth * patch * patch), grid: sizes}
+        if "spatial_shapes" in self.names:
+            yield {
+                name: torch.randn(BATCH, 16, channels * patch * patch),
+                "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
+                "pixel_attention_mask": torch.ones(BATCH, 16, dtype=torch.long),
+            }
+        image = torch.randn(BATCH, channels, height, width)
+        more = {"image_sizes": torch.tensor([[height, width]] * BATCH)} if "image_sizes" in self.names else {}
+        more |= dict.fromkeys(self.names & {"high_res_pixel_values"}, image)
+        frames = self.find("num_frames", "frames_per_clip", default=1)
+        clips = [{name: image[:, None].expand(-1, n, -1, -1, -1).contiguous(), **more} for n in (frames, 3)]
+        yield from [*clips, {name: image, **more}] if frames > 1 else [{name: image, **more}, *clips]
+
+    def sounds(self) -> Iterator[dict[str, Any]]:
+        bins = self.find("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim", default=80)
+        if "input_features" in self.names:
+            frames = 2 * self.find("max_source_positions", default=50)
+            for shape in ((BATCH, bins, frames), (BATCH, frames, bins)):
+                features = torch.randn(shape)
+                masks = {
+                    name: torch.ones(BATCH, frames, dtype=torch.long)
+                    for name in ("feature_attention_mask", "input_features_mask")
+                    if name in self.names
+                }
+                yield {"input_features": features, **masks}
+                if masks:
+                    yield {"input_features": features}
+            yield {"input_features": torch.randn(BATCH, 1, frames, bins)}
+        elif "input_values" in self.names:
+            frames = self.find("max_length", default=128)
+            yield {"input_values": torch.randn(BATCH, _SAMPLES)}
+            yield {"input_values": torch.randn(BATCH, 1, _SAMPLES)}
+            yield {"input_values": torch.randn(BATCH, frames, bins)}
+        elif "audio_values" in self.names:
+            yield {"audio_values": torch.randn(BATCH, 1, _SAMPLES)}
+
+    def text(self, media: dict[str, Any]) -> dict[str, Any]:
+        if "input_ids" not in self.names:
+            decoder = {"decoder_input_ids"} & self.names
+            return {name: self._words() for name in decoder if "labels" not in self.names}
+        ids = self._words()
+        for kind, key in (("image", "pixel_values"), ("audio", "input_features"), ("audio", "input_values")):
+            token = self.find(f"{kind}_token_id", f"{kind}_token_index", "media_placeholder_token_id")
+            if key in media and isinstance(token, int):
+                ids = torch.cat([ids[:, :1], torch.full((BATCH, self._features(kind, media)), token), ids[:, 1:]], dim=1)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if "attention_mask" in self.names:
+            inputs["attention_mask"] = torch.ones_like(ids)
+        if "token_type_ids" in self.names and media and self.find("image_token_id", "image_token_index") is not None:
+            inputs["token_type_ids"] = (ids == self.find("image_token_id", "image_token_index")).long()
+        if "mm_token_type_ids" in self.names and media:
+            inputs["mm_token_type_ids"] = (ids == self.find("image_token_id", "image_token_index")).long()
+        if "bbox" in self.names:
+            corners = torch.randint(0, 50, (*ids.shape, 2))
+            inputs["bbox"] = torch.cat([corners, corners + 20], dim=-1)
+        if "decoder_input_ids" in self.names and "labels" not in self.names:
+            inputs["decoder_input_ids"] = self._words()
+        return inputs
+
+    def _features(self, kind: str, media: dict[str, Any]) -> int:
+        """How many tokens the model makes of one image or sound; 16 where it does not say."""
+        owner = next((m for m in (self.model, getattr(self.model, "model", None)) if hasattr(m, f"get_{kind}_features")), None)
+        if owner is None:
+            return 16
+        get = getattr(owner, f"get_{kind}_features")
+        known = inspect.signature(get).parameters
+        given = {name: value for name, value in media.items() if name in known}
+        try:
+            with torch.no_grad():
+                result = get(**given)
+        except Exception:
+            return 16
+        result = getattr(result, "pooler_output", result) if getattr(result, "pooler_output", None) is not None else result
+        result = getattr(result, "last_hidden_state", result)
+        parts = result if isinstance(result, (list, tuple)) else [result]
+        return max(1, sum(math.prod(part.shape[:-1]) for part in parts if isinstance(part, torch.Tensor)) // BATCH)
+
+    def _words(self) -> torch.Tensor:
+        limit = self.find("vocab_size", default=_LAST_WORD)
+        return torch.randint(_FIRST_WORD, min(_LAST_WORD, limit if isinstance(limit, int) else _LAST_WORD), (BATCH, _TOKENS))
+
+    def labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What the task is trained to give; {} where nothing is known of it."""
+        classes = max(1, len(self.find("id2label", default={0: 0})))
+        if {"start_positions", "end_positions"} <= self.names:
+            return {"start_positions": torch.arange(BATCH), "end_positions": torch.arange(BATCH) + 2}
+        if {"mask_labels", "class_labels"} <= self.names:
+            masks = [(torch.rand(2, 64, 64) > 0.5).float() for _ in range(BATCH)]
+            return {"mask_labels": masks, "class_labels": [torch.tensor([0, 1 % classes]) for _ in range(BATCH)]}
+        if "labels" not in self.names:
+            return {}
+        if "Detection" in self.task:
+            boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.4, 0.2, 0.3]])
+            return {"labels": [{"class_labels": torch.tensor([0, 1 % classes]), "boxes": boxes} for _ in range(BATCH)]}
+        if "Segmentation" in self.task:
+            return {"labels": torch.randint(0, classes, (BATCH, 64, 64))}
+        if any(word in self.task for word in ("SequenceClassification", "ImageClassification", "VideoClass", "AudioClass")):
+            return {"labels": torch.randint(0, classes, (BATCH,))}
+        if "CTC" in self.task:
+            return {"labels": torch.randint(_FIRST_WORD, 20, (BATCH, 4))}
+        return {"labels": inputs["input_ids"] if "input_ids" in inputs else self._words()}
+
+    def other(self, name: str) -> Any:
+        """A required input that is neither picture, sound nor usual text; None where nothing is known about it."""
+        past = self.find("context_length", default=32) + max(self.find("lags_sequence", default=[0]))
+        steps = past if name.startswith("past") else self.find("prediction_length", default=8)
+        channels = self.find("num_input_channels")
+        if name.endswith("_values"):
+            return torch.randn(BATCH, steps) if channels is None else torch.randn(BATCH, steps, channels)
+        if name.endswith("_observed_mask"):
+            return torch.ones(BATCH, steps)
+        if name.endswith("_time_features"):
+            return torch.randn(BATCH, steps, self.find("num_time_features", default=0))
+        if name in ("inputs_embeds", "hidden_states", "encoder_hidden_states", "query_embeds"):
+            return torch.randn(BATCH, _TOKENS, self.find("hidden_size", "d_model", default=64))
+        if name in ("attention_mask", "decoder_attention_mask"):
+            return torch.ones(BATCH, _TOKENS, dtype=torch.long)
+        return self._words() if name.endswith("input_ids") else None
