@@ -1,0 +1,199 @@
+"""A sample of the zoo (``python -m benchmarks.zoo``), and what its parts make of faults and refusals."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import remat_planner
+from benchmarks.zoo import __main__ as command
+from benchmarks.zoo import attempt as attempt_module
+from benchmarks.zoo import from_transformers
+from benchmarks.zoo.architectures import (
+    Architecture,
+    Candidate,
+    LibraryMissingError,
+    NotBuiltError,
+    architectures,
+    trained_by_eager,
+)
+from benchmarks.zoo.attempt import FAULTS, Row, attempt
+from benchmarks.zoo.limits import limits_section
+from benchmarks.zoo.reasons import REASONS, reason_of
+from benchmarks.zoo.shrink import SCALES, VOCABULARY, Scale, Shrinker
+from benchmarks.zoo.table import append_row, markdown, read_rows, summary
+
+_NAMES = """
+albert bart bert bloom convnext convnextv2 cvt data2vec-vision deit dinov2 distilbert electra falcon fnet gemma gpt2 gpt_neox
+gptj granite ijepa levit llama mistral mixtral mobilenet_v1 mobilenet_v2 mpt olmo opt phi poolformer qwen2 regnet resnet roberta
+segformer squeezebert swin t5 vit
+"""
+SAMPLE = frozenset(_NAMES.split())
+"""Architectures of transformers that are quick to try."""
+
+ROW = Row("transformers", "gpt2", "GPT2LMHeadModel", seconds=2.5)
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attempt_module, "_quiet", lambda: None)  # it limits the memory of the whole process
+
+
+class _Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)) for _ in range(4))
+
+    def forward(self, x: torch.Tensor, look: bool = False) -> torch.Tensor:
+        for layer in self.layers:
+            if not look or layer[0].weight.sum() < 1e9:
+                x = x + layer(x).tanh()
+        return x
+
+
+def _small(**inputs: Any) -> Architecture:
+    def candidates() -> Iterator[Candidate | str]:
+        torch.manual_seed(0)
+        yield "a form that cannot be built"
+        yield Candidate(_Layers(), (torch.randn(2, 7),))  # eager fails
+        yield Candidate(_Layers(), (torch.randn(256, 8),), inputs)
+
+    return Architecture("small", candidates)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sample_of_transformers_is_planned(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(from_transformers, "SCALES", (Scale(layers=1), *SCALES))  # half the time
+    chosen = [one for one in architectures("transformers") if one.name in SAMPLE]
+    assert len(chosen) == len(SAMPLE) == 40
+    rows = list(command.tried("transformers", chosen, seconds=300))
+    assert [row for row in rows if row.verdict in FAULTS] == []
+    assert sum(row.verdict in ("whole", "infeasible") for row in rows) > 36, summary(rows)
+
+
+@pytest.mark.slow
+def test_a_small_architecture_is_planned_whole():
+    assert replace(attempt("timm", _small()), seconds=0.0) == Row("timm", "small", "_Layers", "whole")
+
+
+@pytest.mark.slow
+def test_what_is_refused_whole_is_planned_by_regions():
+    row = attempt("timm", _small(look=True))
+    assert (row.verdict, row.by_regions) in (("regions", True), ("infeasible", True))
+    assert row.refusal.startswith("DataDependentError: ")
+
+
+@pytest.mark.slow
+def test_an_infeasible_budget_is_tried_at_its_least(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attempt_module, "_BUDGET", "2%")
+    row = attempt("timm", _small())
+    assert row.verdict == "infeasible"
+    assert row.least is not None
+    assert 0.02 < row.least < 1
+
+
+@pytest.mark.slow
+def test_errors_are_ours_or_foreign(monkeypatch: pytest.MonkeyPatch):
+    for error, verdict in ((remat_planner.BudgetError("12 bytes"), "refused"), (KeyError("slice_scatter"), "foreign error")):
+
+        def fail(*_args: Any, error: Exception = error, **_kwargs: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(remat_planner, "verify", fail)
+        row = attempt("timm", _small())
+        assert (row.verdict, row.detail) == (verdict, f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "value", "verdict"), [("differences", ("step 1: loss",), "wrong"), ("budget_bytes", 1, "over budget")]
+)
+def test_other_bits_and_peaks_are_seen(monkeypatch: pytest.MonkeyPatch, field: str, value: Any, verdict: str):
+    verify = remat_planner.verify
+
+    def altered(*args: Any, **kwargs: Any) -> Any:
+        return replace(verify(*args, **kwargs), **{field: value, "identical": field != "differences"})
+
+    monkeypatch.setattr(remat_planner, "verify", altered)
+    row = attempt("timm", _small())
+    assert row.verdict == verdict
+    assert row.detail
+
+
+def test_what_eager_does_not_train_says_why():
+    row = attempt("timm", Architecture("none", lambda: iter(["it needs a hub"])))
+    assert (row.verdict, row.detail) == ("not trained by eager", "it needs a hub")
+    with pytest.raises(NotBuiltError, match="nothing is known"):
+        trained_by_eager(Architecture("none", lambda: iter([])))
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(LibraryMissingError, match="pip install timm"):
+        architectures("timm")
+
+
+def test_numbers_are_shrunk_by_their_names():
+    shrink = Shrinker(Scale())
+    assert shrink("hidden_size", 4096) == 64
+    assert shrink("num_attention_heads", 32) * shrink("head_dim", 128) == 64
+    assert shrink("hidden_sizes", [96, 192, 768]) == [16, 24, 96]
+    assert shrink("conv_kernel", [10, 3, 3]) == [10, 3, 3]
+    assert shrink("depths", (3, 4, 6, 3)) == (1, 1, 1, 1)
+    assert shrink("tie_word_embeddings", True) is True
+    image = shrink("image_token_id", 151655)
+    assert image == shrink("image_token_index", 32000) < VOCABULARY
+    assert image != shrink("audio_token_id", 151646)
+    assert sum(shrink("rope_parameters", {"mrope_section": [16, 24, 24]})["mrope_section"]) == 8
+
+
+def test_rows_are_kept_and_counted(tmp_path: Path):
+    output = tmp_path / "zoo.md"
+    refusal = "DataDependentError: m.py:3: the code reads a value from a tensor (aten::item), and the value is unknown"
+    rows = [
+        ROW,
+        replace(ROW, name="led", verdict="regions", by_regions=True, refusal=refusal),
+        replace(ROW, name="sew", verdict="refused", by_regions=True, refusal=refusal, detail="RegionError: no repeated blocks"),
+        replace(ROW, name="bart", verdict="infeasible", least=0.8),
+        replace(ROW, name="x", verdict="not trained by eager"),
+    ]
+    for row in rows:
+        append_row(output, row)
+    assert read_rows(output) == rows
+    assert "2 of 4 (50%) | 3 of 4 (75%)" in summary(rows)
+    assert "a value of parameters, activations or random draws that Python reads | 1 | 1 |" in summary(rows)
+    assert "| transformers | bart | GPT2LMHeadModel | infeasible | 80% |  | 2 |" in markdown(rows)
+    section = limits_section(rows)
+    assert "that Python reads | 2 | 1 | led, sew |" in section
+    assert "| transformers | sew | a value of parameters" in section
+
+
+def test_every_reason_can_be_given():
+    assert reason_of("OddError: quite new").title == "other (OddError)"
+    assert len({reason.title for reason in REASONS}) == len(REASONS)
+    assert all(reason.instead for reason in REASONS)
+
+
+def test_a_run_goes_on_where_it_was_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    output = tmp_path / "zoo.md"
+    append_row(output, replace(ROW, library="timm", name="small"))
+    monkeypatch.setattr(command, "architectures", lambda _: [_small(), Architecture("other", lambda: iter(["nothing"]))])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "argv", ["zoo", "--library", "timm", "--output", str(output)])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 0
+    assert [row.name for row in read_rows(output)] == ["small", "other"]
+    assert "| timm | 1 | 1 | 1 of 1 (100%)" in capsys.readouterr().out
+    assert "not trained by eager" in output.read_text()
