@@ -48,10 +48,14 @@ def main() -> None:
     parser.add_argument("--library", choices=LIBRARIES, default="transformers")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="only architectures of these names (qwen*)")
     parser.add_argument("--jobs", type=int, default=1, help="how many are tried at once")
-    parser.add_argument("--seconds", type=float, default=120.0, metavar="LIMIT", help="for one architecture")
+    parser.add_argument("--seconds", type=float, default=120.0, metavar="LIMIT", help="for one architecture, by the clock")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--output", type=Path, help="a Markdown file; rows are kept in .jsonl beside it, and not tried again")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="a Markdown file; the rows are kept beside it, in .jsonl, and not tried again unless they were too slow",
+    )
     parser.add_argument("--limits", action="store_true", help="print the section of docs/limits.md from the rows of --output")
     asked = parser.parse_args()
     rows = read_rows(asked.output) if asked.output else []
@@ -65,8 +69,9 @@ def main() -> None:
         to_try = chosen(asked.library, asked.only, asked.sample, asked.seed)
     except LibraryMissingError as error:
         sys.exit(str(error))
-    known = {(row.library, row.name) for row in rows}
+    known = {(row.library, row.name) for row in rows if row.verdict != "too slow"}
     to_try = [one for one in to_try if (asked.library, one.name) not in known]
+    rows = [row for row in rows if (row.library, row.name) in known]
     try:
         for row in tried(asked.library, to_try, seconds=asked.seconds, jobs=asked.jobs):
             rows.append(row)

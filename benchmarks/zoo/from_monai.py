@@ -46,9 +46,10 @@ _KNOWN: dict[str, Any] = {
     "width_ratio": 0.5,
     "encoder_only": False,
     "model_name": "efficientnet-b0",
+    "pretrained": False,
 }
-_SHRUNK = {"features", "init_filters", "feature_size", "depths"}
-"""Arguments whose defaults are too large."""
+_SHRUNK = {"features", "init_filters", "feature_size", "depths", "pretrained"}
+"""Arguments whose defaults are too large, or download weights."""
 
 
 def architectures() -> list[Architecture]:

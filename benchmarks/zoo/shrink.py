@@ -16,7 +16,7 @@ class Scale:
     heads: int = 4
     layers: int = 2
     experts: int = 4
-    image: int = 64
+    image: int = 128
 
     @property
     def head(self) -> int:
@@ -24,7 +24,7 @@ class Scale:
         return self.width // self.heads
 
 
-SCALES = (Scale(), Scale(layers=4, image=128), Scale(width=96))
+SCALES = (Scale(), Scale(layers=4), Scale(width=96, image=64))
 
 VOCABULARY = 160
 

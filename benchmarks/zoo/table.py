@@ -19,7 +19,8 @@ def read_rows(output: Path) -> list[Row]:
     """The rows that an earlier run left beside ``output``."""
     file = output.with_suffix(".jsonl")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [Row(**json.loads(line)) for line in lines]
+    rows = [Row(**json.loads(line)) for line in lines]
+    return list({(row.library, row.name): row for row in rows}.values())  # the last one of each
 
 
 def append_row(output: Path, row: Row) -> None:

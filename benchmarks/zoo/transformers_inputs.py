@@ -80,9 +80,7 @@ class _Forms:
         """Pictures: as rows of patches, one a sample, one clip a sample, several a sample."""
         channels = self.find("num_channels", "in_channels", "in_chans", default=3)
         channels = channels if isinstance(channels, int) else 3
-        size = self.find("image_size", "img_size", default=64)
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        height, width = (int(n) if isinstance(n, int) and n <= 256 else 64 for n in (height, width))
+        height, width = self._picture()
         name = next((name for name in ("pixel_values", "pixel_values_videos", "hidden_states") if name in self.names), None)
         if name is None or (name == "hidden_states" and not self.names & _GRIDS):
             return
@@ -109,6 +107,12 @@ class _Forms:
         frames = self.find("num_frames", "frames_per_clip", default=1)
         clips = [{name: image[:, None].expand(-1, n, -1, -1, -1).contiguous(), **more} for n in (frames, 3)]
         yield from [*clips, {name: image, **more}] if frames > 1 else [{name: image, **more}, *clips]
+
+    def _picture(self) -> tuple[int, int]:
+        """Height and width, which the configuration says or leaves free."""
+        size = self.find("image_size", "img_size", default=128)
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        return (height, width) if isinstance(height, int) and isinstance(width, int) and height <= 256 else (128, 128)
 
     def sounds(self) -> Iterator[dict[str, Any]]:
         bins = self.find("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim", default=80)
@@ -184,7 +188,7 @@ class _Forms:
         if {"start_positions", "end_positions"} <= self.names:
             return {"start_positions": torch.arange(BATCH), "end_positions": torch.arange(BATCH) + 2}
         if {"mask_labels", "class_labels"} <= self.names:
-            masks = [(torch.rand(2, 64, 64) > 0.5).float() for _ in range(BATCH)]
+            masks = [(torch.rand(2, *self._picture()) > 0.5).float() for _ in range(BATCH)]
             return {"mask_labels": masks, "class_labels": [torch.tensor([0, 1 % classes]) for _ in range(BATCH)]}
         if "labels" not in self.names:
             return {}
@@ -192,7 +196,7 @@ class _Forms:
             boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.4, 0.2, 0.3]])
             return {"labels": [{"class_labels": torch.tensor([0, 1 % classes]), "boxes": boxes} for _ in range(BATCH)]}
         if "Segmentation" in self.task:
-            return {"labels": torch.randint(0, classes, (BATCH, 64, 64))}
+            return {"labels": torch.randint(0, classes, (BATCH, *self._picture()))}
         if any(word in self.task for word in ("SequenceClassification", "ImageClassification", "VideoClass", "AudioClass")):
             return {"labels": torch.randint(0, classes, (BATCH,))}
         if "CTC" in self.task:
