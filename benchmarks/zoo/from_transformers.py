@@ -48,6 +48,9 @@ _FILLED = {
 }
 """Numbers without which a configuration makes no model."""
 
+_VARIES = object()
+"""The value of what differs from layer to layer, which the configuration then refuses to say."""
+
 _SET_BY_USERS = ("pad_token_id", "decoder_start_token_id")
 """Tokens that batches and decoders need, and that many configurations leave to those who train."""
 
@@ -97,7 +100,7 @@ def shrunk(config: PreTrainedConfig, shrinker: Shrinker) -> PreTrainedConfig:
     values = {field.name: _value(config, field.name) for field in dataclasses.fields(config) if field.init}
     for field in dataclasses.fields(config):
         name, value = field.name, values.get(field.name)
-        if not field.init or name.startswith("_"):
+        if not field.init or name.startswith("_") or value is _VARIES:
             continue
         if isinstance(value, PreTrainedConfig):
             arguments[name] = shrunk(value, shrinker)
@@ -119,8 +122,8 @@ def shrunk(config: PreTrainedConfig, shrinker: Shrinker) -> PreTrainedConfig:
 def _value(config: PreTrainedConfig, name: str) -> Any:
     try:
         return getattr(config, name, None)
-    except Exception:  # it differs from layer to layer
-        return None
+    except Exception:
+        return _VARIES
 
 
 def _rotary(config: PreTrainedConfig, value: Any, shrinker: Shrinker) -> Any:
