@@ -252,8 +252,8 @@ def _applied(steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str |
             return replan_like(called, args, kwargs, like, loss=steps.loss)
         raise StaleScheduleError(
             "the step of this call is not the planned one, although its inputs have the planned shapes and dtypes: strides or "
-            "devices of tensors, which of them require a gradient, hooks, or Python state that the forward reads are not as "
-            "they were. Plan again for this call",
+            "devices of tensors, which of them require a gradient, values in them that the forward reads or that decide sizes, "
+            "hooks, or Python state that the forward reads are not as they were. Plan again for this call",
             differences=(),
         )
 

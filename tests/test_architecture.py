@@ -47,24 +47,26 @@ solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules
 solvers.two_level       deadline milp problem schedules
 tracer.capture          functions joint passes python_state record refusals torch_private torch_surroundings
+                        torch_values
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
 tracer.functions        operators torch_functions torch_private torch_script
-tracer.joint            python_state
+tracer.joint            python_state torch_private
 tracer.lazy_types       -
 tracer.lower            costs joint torch_private schedules
 tracer.on_paper         record refusals torch_kernels torch_private
 tracer.operators        -
-tracer.passes           functions joint operators record refusals torch_functions torch_private
+tracer.passes           functions joint operators record refusals torch_functions torch_private torch_values
 tracer.python_state     -
 tracer.record           errors functions joint operators python_state refusals torch_functions torch_kernels torch_private
-                        torch_script torch_surroundings
+                        torch_script torch_surroundings torch_values
 tracer.refusals         errors joint lazy_types operators torch_private
 tracer.torch_functions  -
 tracer.torch_kernels    torch_private
 tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_surroundings  -
+tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
 planner.cli             errors exports formatting memory_table model_loading plan planning regions reports
                         training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs

@@ -76,6 +76,7 @@ from remat_planner.tracer.torch_private import (
     without_addresses,
 )
 from remat_planner.tracer.torch_surroundings import without_bystanders
+from remat_planner.tracer.torch_values import sized_results_given
 
 _CAPTURING = threading.RLock()
 """Threads capture one after the other: meanwhile torch's own functions are watched, which all threads share."""
@@ -246,7 +247,7 @@ def assemble(recorded: RecordedStep) -> Joint:
         training=call.model.training,
         autocast=recorded.autocast,
         switches=recorded.switches,
-        guards=tuple(recording.known.guards),
+        guards=recording.known.guards(),
         arrivals=recording.arrivals,
         flow=recording.flow,
         hooks=hooks_of(call.model),
@@ -308,6 +309,7 @@ def _capturing(mode: FakeTensorMode) -> Iterator[None]:
         grouped_products_of_any_dtype(),
         laid_out_as_on_a_cpu(mode),
         fakes_by_example(mode, result_by_example),
+        sized_results_given(mode),
         eager_gradients(),
         errors_not_logged(),
         random_state_kept(),

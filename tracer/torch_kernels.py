@@ -20,8 +20,11 @@ _AUTOGRAD = ("AutogradCPU", "AutogradCUDA")  # the dispatch keys of autograd, by
 
 
 @contextmanager
-def composites_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., Any]]) -> Iterator[None]:
-    """Call ``kernels`` for composite operators on fakes on the CPU; where one returns None, PyTorch decomposes the operator."""
+def composites_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., Any]], *, on_gpu: bool = False) -> Iterator[None]:
+    """Call ``kernels`` for composite operators on fakes on the CPU, or also ``on_gpu``.
+
+    Where one returns None, PyTorch decomposes the operator.
+    """
 
     def replaced(operator: torch._ops.OpOverload, kernel: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -33,7 +36,8 @@ def composites_replaced(kernels: Mapping[torch._ops.OpOverload, Callable[..., An
     with _scoped_library("aten", "IMPL") as library, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Oo]verriding a previously registered kernel")
         for operator, kernel in kernels.items():
-            library.impl(operator, replaced(operator, kernel), "AutogradCPU")
+            for key in _AUTOGRAD if on_gpu else _AUTOGRAD[:1]:
+                library.impl(operator, replaced(operator, kernel), key)
         yield
 
 

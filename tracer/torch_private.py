@@ -52,6 +52,7 @@ __all__ = [
     "is_fake",
     "lacks_fake",
     "laid_out_as_on_a_cpu",
+    "modes_active",
     "negated",
     "new_fake_mode",
     "newest_node",
@@ -264,6 +265,11 @@ def negated(tensor: torch.Tensor) -> torch.Tensor:
 def without_recording() -> AbstractContextManager[Any]:
     """Run operators on fakes without appending them to the graph."""
     return disable_proxy_modes_tracing()
+
+
+def modes_active() -> bool:
+    """Whether a dispatch mode is active."""
+    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def without_modes() -> AbstractContextManager[Any]:

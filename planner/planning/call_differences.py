@@ -90,12 +90,16 @@ def _values_read(call: CallNow, signature: BoundSignature, tensors: Sequence[tor
     joint = signature.joint
     buffers = tensors[len(joint.parameters) :]
     inputs = [call.leaves[position] for position in joint.input_leaves]
-    read = [(guard, guard.evaluate(buffers, inputs)) for guard in joint.guards]
-    advice = "compute with the tensor instead of its number (no int(), float(), .item(); no branch on it)"
+    advice = (
+        "compute with the tensor instead of its number (no int(), float(), .item(); no branch on it), and instead of the rows "
+        "that a mask chooses with all rows (torch.where)"
+    )
     return [
-        Difference(f"the value read at {guard.source or 'a line of the model'} ({guard.expected}, now {value})", advice)
-        for guard, value in read
-        if value != guard.expected
+        Difference(
+            f"the {guard.kind} read at {guard.source or 'a line of the model'} ({_short(guard.expected)}, now {_short(value)})",
+            advice,
+        )
+        for guard, value in joint.guards.differing(buffers, inputs)
     ]
 
 

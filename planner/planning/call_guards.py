@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from remat_planner.tracer.joint import Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
+from remat_planner.tracer.joint import Guards, Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
 from remat_planner.tracer.python_state import Roots, Watch, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import is_fake, storage_key
 from remat_planner.tracer.torch_script import readable
 
+_MOST_VALUES = 32
+"""Different values read that are known to lead to one step; each is compared in every call until one fits."""
 _MOST_FORWARDS = 4
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
 
@@ -137,6 +139,7 @@ class BoundSignature:
         }
         self._same_inputs = [joint.same_inputs]
         self._spec = joint.input_spec
+        self._guards = [joint.guards]
 
     def state(self) -> list[torch.Tensor] | None:
         """The parameters and buffers in the order of the joint graph; None if the model differs from the captured one."""
@@ -269,7 +272,12 @@ class BoundSignature:
         if autocast != self.joint.autocast:
             return False
         buffers = state[len(self.joint.parameters) :]
-        return all(guard.evaluate(buffers, inputs) == guard.expected for guard in self.joint.guards)
+        return any(guards.hold(buffers, inputs) for guards in self._guards)
+
+    def accept_values(self, guards: Guards) -> None:
+        """Take it that what a new capture read from buffers and inputs leads to the captured step too."""
+        if not any(guards.expect_as(known) for known in self._guards):
+            self._guards = [guards, *self._guards[: _MOST_VALUES - 1]]
 
 
 def _is_written(node: fx.Node) -> bool:

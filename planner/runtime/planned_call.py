@@ -235,6 +235,7 @@ class PlannedCall:
                 if self._fits_so_far(call, signature) and same_step(joint, program.joint):
                     signature.accept(call.switches, joint.forward)
                     signature.accept_same_inputs(call.leaves)
+                    signature.accept_values(joint.guards)
                     tell("the step is the same", programs=len(self._bound))
                     return program, signature
             new = self._source.program_like([program for program, _ in alike], joint)
@@ -252,9 +253,8 @@ class PlannedCall:
 
     @staticmethod
     def _fits_so_far(call: CallNow, signature: BoundSignature) -> bool:
-        """Whether ``call`` is the captured one but for Python values and settings of torch."""
-        state, inputs = signature.state(), signature.inputs(call.leaves, call.spec)
-        return state is not None and inputs is not None and signature.holds(state, inputs, call.autocast)
+        """Whether ``call`` is the captured one but for Python values, settings of torch and values in its tensors."""
+        return signature.state() is not None and signature.inputs(call.leaves, call.spec) is not None
 
     def _emit_again(self) -> None:
         """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""

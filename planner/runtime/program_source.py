@@ -20,7 +20,7 @@ from remat_planner.planner.planning import (
     remembered_capture,
 )
 from remat_planner.planner.runtime.planned_program import PlannedProgram
-from remat_planner.planner.runtime.recapture import is_step_of, recapture
+from remat_planner.planner.runtime.recapture import OtherValuesError, is_step_of, recapture
 from remat_planner.planner.runtime.same_step import differ_in_numbers_only
 from remat_planner.schedules import Origin, Schedule, StaleScheduleError
 from remat_planner.tracer.joint import Joint
@@ -65,6 +65,8 @@ class ProgramSource:
         for schedule in self._loaded_for(call, known):
             try:
                 return self.program(schedule, recapture(self.model, args, kwargs, schedule, self.loss))
+            except OtherValuesError:
+                continue
             except StaleScheduleError as error:
                 stale = stale or error
         if stale is not None and not known:

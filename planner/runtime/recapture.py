@@ -30,12 +30,17 @@ _ALLOCATOR_BLOCK = 512
 """Bytes to whose multiples the CUDA allocator rounds."""
 
 
+class OtherValuesError(StaleScheduleError):
+    """The schedule is for inputs of this form, and maybe for others of them."""
+
+
 def recapture(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], schedule: Schedule, loss: Loss | None
 ) -> Joint:
     """The captured step of ``schedule``.
 
     Raises:
+        OtherValuesError: the model runs another step on these inputs, and values in them decide which.
         StaleScheduleError: the model runs another step on these inputs.
         tracer.CaptureError: the step cannot be captured.
     """
@@ -49,6 +54,8 @@ def recapture(
             if is_step_of(schedule, candidate):
                 return candidate
     what = differences(schedule.graph, graph)
+    if joint.guards.groups:
+        raise OtherValuesError("the step depends on values in the inputs, which may be others than planned", differences=what)
     hint = ", or pass the loss it was planned with: apply_schedule(..., loss=...)" if loss is None else ""
     raise StaleScheduleError(
         f"the schedule was made for another step than this model now runs: {'; '.join(what)}. Plan again{hint}",

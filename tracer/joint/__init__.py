@@ -3,7 +3,8 @@
 from remat_planner.tracer.joint.captured_loss import CapturedLoss, StorageLifetime
 from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow, InPlaceOfMissing, Meeting, Tangents
-from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Guard, Hook, Joint, OutputLeaf
+from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Hook, Joint, OutputLeaf
+from remat_planner.tracer.joint.guards import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
 from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
@@ -18,19 +19,24 @@ __all__ = [
     "REPLACE",
     "BufferSlot",
     "CapturedLoss",
+    "ChainCall",
     "EagerOperator",
     "Effect",
     "Effects",
     "Gradient",
     "GradientFlow",
     "Guard",
+    "GuardGroup",
+    "Guards",
     "Hook",
     "InPlaceOfMissing",
     "Joint",
+    "Leaf",
     "LeftBehind",
     "Meeting",
     "ModuleState",
     "OutputLeaf",
+    "Place",
     "PlaceSlot",
     "RecordedForward",
     "RecordedOperator",
@@ -46,6 +52,7 @@ __all__ = [
     "flatten",
     "is_dense",
     "is_of_pytorch",
+    "on_real_tensors",
     "operator_name",
     "plain",
     "state_of",

@@ -26,13 +26,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import fx, nn
 from torch.utils._pytree import TreeSpec
 
 from remat_planner.tracer.joint.captured_loss import CapturedLoss
 from remat_planner.tracer.joint.effects import Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow
+from remat_planner.tracer.joint.guards import Guards
 from remat_planner.tracer.joint.module_state import BufferSlot, StateSlot
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
 from remat_planner.tracer.joint.recorded_forward import RecordedForward
@@ -101,22 +101,6 @@ class EagerOperator:
     autograd_node: int | None
 
 
-@dataclass(frozen=True)
-class Guard:
-    """A Python number or bool that the forward read from a tensor (``mask.all()``); the capture holds only for this value.
-
-    Attributes:
-        evaluate: ``evaluate(buffers, inputs)`` computes it from the real buffers (as ``Joint.buffers``) and tensor inputs (as
-            ``Joint.input_leaves``), before a step.
-        expected: its value at capture; where ``evaluate`` gives another one, the step has to be captured again.
-        source: "file:line" of the read.
-    """
-
-    evaluate: Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], bool | int | float]
-    expected: bool | int | float
-    source: str
-
-
 @dataclass
 class Joint:
     """One training step of ``model``, captured.
@@ -144,7 +128,7 @@ class Joint:
         training: mode of ``model``.
         autocast: what the ambient ``torch.autocast`` casts to, by device type.
         switches: the settings of torch that decided which operators the forward ran (``tracer.record.switches``).
-        guards: values that the forward read.
+        guards: what the forward read from buffers and inputs.
         arrivals: indices in ``gradients``, in the order in which eager's autograd releases them.
         flow: how gradients flow from the tangents; None where that is not known.
         operators: all operators that eager runs, in order, without those of the caller's loss.
@@ -181,7 +165,7 @@ class Joint:
     training: bool
     autocast: Mapping[str, str] = field(default_factory=dict)
     switches: tuple[Any, ...] = ()
-    guards: tuple[Guard, ...] = ()
+    guards: Guards = field(default_factory=Guards)
     arrivals: tuple[int, ...] = ()
     flow: GradientFlow | None = None
     operators: tuple[EagerOperator, ...] = ()

@@ -17,6 +17,7 @@ from remat_planner.tracer.operators.computed_numbers import with_some_number
 from remat_planner.tracer.operators.declared import (
     SAME_TENSOR,
     argument_position,
+    bound_arguments,
     moves_in_place,
     reads_a_number,
     sized_by_values,
@@ -39,6 +40,7 @@ from remat_planner.tracer.operators.registry import (
     unregister_operator,
     with_facts,
 )
+from remat_planner.tracer.operators.sized_results import SizedResult, sized_result
 from remat_planner.tracer.operators.traffic import all_but_first, each_once
 
 __all__ = [
@@ -48,12 +50,14 @@ __all__ = [
     "OperatorFacts",
     "Roofline",
     "SampleInputs",
+    "SizedResult",
     "TensorSpec",
     "UnknownOperatorError",
     "Values",
     "all_but_first",
     "argument_position",
     "batch_norm_statistics",
+    "bound_arguments",
     "communicates_in_place",
     "each_once",
     "facts_of",
@@ -72,6 +76,7 @@ __all__ = [
     "reads_a_number",
     "register_operator",
     "sized_by_values",
+    "sized_result",
     "takes_generator",
     "unregister_operator",
     "with_facts",

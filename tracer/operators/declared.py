@@ -21,6 +21,12 @@ def argument_of(func: torch._ops.OpOverload, args: Any, kwargs: Any, name: str) 
     return None
 
 
+def bound_arguments(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> dict[str, Any]:
+    """All arguments of a call by their names in the schema, with the defaults of those that are left out."""
+    declared = func._schema.arguments
+    return {a.name: args[i] if i < len(args) else kwargs.get(a.name, a.default_value) for i, a in enumerate(declared)}
+
+
 def argument_position(func: torch._ops.OpOverload, name: str) -> int:
     """The position of the argument called ``name`` in the schema of ``func``, which has one."""
     return next(position for position, declared in enumerate(func._schema.arguments) if declared.name == name)
@@ -59,4 +65,6 @@ def takes_generator(func: Any) -> bool:
 
 def sized_by_values(func: Any) -> bool:
     """Whether the shape of the result depends on values: ``unique``, ``nonzero``, a mask as an index."""
-    return isinstance(func, torch._ops.OpOverload) and torch.Tag.dynamic_output_shape in func.tags
+    if not isinstance(func, torch._ops.OpOverload):
+        return False
+    return torch.Tag.dynamic_output_shape in func.tags or func is aten._pack_padded_sequence.default  # which lacks the tag

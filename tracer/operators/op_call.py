@@ -18,6 +18,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.operators.computed_numbers import with_some_number
+from remat_planner.tracer.operators.declared import sized_by_values
 from remat_planner.tracer.operators.graph_functions import graph_function_name
 
 # These arguments say where a tensor is allocated, not what is computed. The key omits them, so that a profile measured on one
@@ -104,7 +105,7 @@ class OpCall:
         """The call in one line, the same in every process and on every device."""
         parts = [self._render(argument) for argument in self.args]
         parts += [f"{name}={self._render(value)}" for name, value in sorted(self.kwargs.items()) if name not in _PLACEMENT]
-        return f"{target_name(self.target)}({', '.join(parts)})"
+        return f"{target_name(self.target)}({', '.join(parts)}){self._sizes_by_values()}"
 
     def argument(self, name: str) -> Any:
         """The argument called ``name`` in the operator's schema, or its default.
@@ -121,6 +122,15 @@ class OpCall:
             if declared.name == name:
                 return self.args[position] if position < len(self.args) else declared.default_value
         raise KeyError(f"{target_name(self.target)} has no argument {name!r}; its schema is {schema}")
+
+    def _sizes_by_values(self) -> str:
+        """The shapes of results that depend on values, which the forms of the arguments do not tell."""
+        if not sized_by_values(self.target):
+            return ""
+        masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in self.tensors)
+        if self.target is torch.ops.aten.index.Tensor and not masks:
+            return ""
+        return f" -> {[list(output.shape) for output in self.outputs if output is not None]}".replace(" ", "")
 
     def _render(self, argument: Any) -> str:
         if isinstance(argument, (list, tuple)):

@@ -7,6 +7,7 @@ passes of this room replace them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from remat_planner.tracer.passes.random_draws import fill_as_eager
 from remat_planner.tracer.record import Recording
 from remat_planner.tracer.refusals import no_functional_form_error
 from remat_planner.tracer.torch_private import FakeTensorMode, newest_node, nodes_after, recorded_graph, trace
+from remat_planner.tracer.torch_values import like, result_given
 
 aten = torch.ops.aten
 _COPY = "copy_of_pure_form"
@@ -147,7 +149,8 @@ class _Replay(fx.Interpreter):
                 args, kwargs = self.fetch_args_kwargs_from_env(n)
                 result = run_on_copies(operator, args, kwargs, written_arguments(operator, args, kwargs))
             else:
-                result = super().run_node(n) if pure is None else self._run_pure(n, pure)
+                with _sized_as_recorded(n):
+                    result = super().run_node(n) if pure is None else self._run_pure(n, pure)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise no_functional_form_error(n.target, n.meta.get("source", ""), error) from error
         new_nodes = list(nodes_after(last))
@@ -175,6 +178,11 @@ class _Replay(fx.Interpreter):
             call.meta["factor"] = position
 
 
+def _sized_as_recorded(node: fx.Node) -> AbstractContextManager[None]:
+    """Let the results whose size depends on values be as large as they were when the node was recorded."""
+    return result_given(node.target, lambda: pytree.tree_map_only(torch.Tensor, like, node.meta["val"]))
+
+
 def _recompute_fakes(module: fx.GraphModule, mode: FakeTensorMode) -> None:
     """Run the graph on its placeholders' fakes and take over the results."""
 
@@ -186,7 +194,8 @@ def _recompute_fakes(module: fx.GraphModule, mode: FakeTensorMode) -> None:
         def run_node(self, n: fx.Node) -> Any:
             if n.op == "placeholder" or getattr(n.target, "draws", False):
                 return n.meta["val"]
-            result = super().run_node(n)
+            with _sized_as_recorded(n):
+                result = super().run_node(n)
             if n.op == "call_function":
                 n.meta["val"] = result
             return result

@@ -10,6 +10,7 @@ divided and multiplied by other instructions in place than out of place, so all 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,15 @@ import torch
 from torch import fx
 
 from remat_planner.tracer.joint import is_dense
-from remat_planner.tracer.operators import graph_function
+from remat_planner.tracer.operators import (
+    OpCall,
+    OperatorFacts,
+    TensorSpec,
+    Values,
+    facts_of,
+    graph_function,
+    with_facts,
+)
 from remat_planner.tracer.torch_private import FakeTensorMode
 
 aten = torch.ops.aten
@@ -92,6 +101,15 @@ def in_layout(operator: torch._ops.OpOverload) -> Callable[..., torch.Tensor]:
     """The pure form of an in-place operator: ``f(source, size, stride, *args)``; ``stride`` in elements."""
     name = f"{operator._overloadpacket.__name__}in_layout"
 
+    def sample_inputs(call: OpCall) -> dict[str | TensorSpec, Values]:
+        """Those that the operator itself needs."""
+        source, _, _, *args = call.args
+        itself = replace(call, target=operator, args=(source, *args))
+        rule = facts_of(operator).sample_inputs
+        needed = {} if rule is None else rule(itself)
+        return {itself.argument(key) if isinstance(key, str) else key: values for key, values in needed.items()}
+
+    @with_facts(OperatorFacts(sample_inputs=sample_inputs))
     @graph_function(f"tracer.in_place_layouts.{name}")
     def run(source: torch.Tensor, size: Sequence[int], stride: Sequence[int], *args: Any, **kwargs: Any) -> torch.Tensor:
         laid_out = torch.empty_strided(size, stride, dtype=source.dtype, device=source.device).copy_(source)

@@ -13,8 +13,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import StorageLifetime
-from remat_planner.tracer.operators import reads_a_number
+from remat_planner.tracer.operators import bound_arguments, reads_a_number, sized_result
+from remat_planner.tracer.record.value_guards import tensor_of
 from remat_planner.tracer.torch_private import TorchDispatchMode, storage_key
+from remat_planner.tracer.torch_values import result_given
 
 aten = torch.ops.aten
 _SAVE_FACTORS = {aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor, aten.div_.Tensor}
@@ -27,14 +29,14 @@ class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees which storages operators allocate on fakes, and when each is freed.
 
     Args:
-        answers: the numbers that the code reads from tensors, in order, as a run under ``Recorder`` found them.
+        answers: what the code reads from tensors, values and sizes, in order, as a run under ``Recorder`` found it.
 
     Attributes:
         operators: how many operators have run; they are numbered as ``Recorder`` numbers them.
         in_backward: set by the caller when the backward begins.
     """
 
-    def __init__(self, answers: Iterable[bool | int | float]) -> None:
+    def __init__(self, answers: Iterable[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators = 0
         self.in_backward = False
@@ -55,7 +57,8 @@ class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = self.operators
         self.operators += 1
         arguments = {storage_key(t) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        result = func(*args, **kwargs)
+        with result_given(func, lambda: self._sized(func, args, kwargs)):
+            result = func(*args, **kwargs)
         if func in _SAVE_FACTORS and isinstance(args[1], (int, float)) and not self.in_backward:
             self._factors.append(number)
         for tensor in pytree.tree_leaves(result):
@@ -64,6 +67,15 @@ class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._resident[key] = (storage.nbytes(), number)
                 weakref.finalize(storage, self._free, key)
         return result
+
+    def values_of(self, tensor: torch.Tensor, *, shared: bool = False) -> torch.Tensor:  # noqa: ARG002 - as in Recorder
+        """The values of a fake, on the host."""
+        return tensor_of(next(self._answers), tensor)
+
+    def _sized(self, func: Any, args: Any, kwargs: Any) -> Any:
+        sized = sized_result(func, args, kwargs)
+        assert sized is not None, "the run under Recorder would have refused it"
+        return sized.results(bound_arguments(func, args, kwargs), next(self._answers))
 
     def of_storages(self, results: Sequence[torch.Tensor]) -> tuple[StorageLifetime, ...]:
         """The lifetime of every storage, except of the one that the backward starts from; those of ``results`` stay."""

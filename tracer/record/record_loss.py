@@ -22,6 +22,7 @@ from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import Tangent
 from remat_planner.tracer.record.user_code import run_user_code
 from remat_planner.tracer.record.value_guards import KnownValues
+from remat_planner.tracer.record.values_in_c import values_readable
 from remat_planner.tracer.refusals import loss_of_no_output_error, loss_raised_error, loss_reads_value_error, refuse_loss
 from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward, trace, without_recording
 
@@ -106,7 +107,7 @@ class _LossRun:
         leaves = list(self._leaves)
         for i, tensor in zip(self._tensors, stand_ins, strict=True):
             leaves[i] = tensor.detach().requires_grad_(self._leaves[i].requires_grad)
-        with self._mode, watch:
+        with self._mode, watch, values_readable(watch.values_of):
             try:
                 value = run_user_code(self._loss, (self._spec.unflatten(leaves),), {})
             except DataDependentError as error:

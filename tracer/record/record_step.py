@@ -25,6 +25,7 @@ from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import CapturedCall, Recording, Tangent
 from remat_planner.tracer.record.user_code import run_backward, run_user_code
 from remat_planner.tracer.record.value_guards import KnownValues
+from remat_planner.tracer.record.values_in_c import values_readable
 from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
 from remat_planner.tracer.refusals import foreign_generator_error, refuse_outputs, refuse_written_activations
 from remat_planner.tracer.torch_private import (
@@ -75,9 +76,10 @@ class _StandIns:
     def known_values(self, call: CapturedCall) -> KnownValues:
         """The values that a forward may read: those of buffers and inputs, and what is computed from them."""
         known = KnownValues()
-        for kind, fakes, reals in (("buffer", self.buffers, call.state.buffers), ("input", self.inputs, call.inputs)):
-            for i, (fake, real) in enumerate(zip(fakes, reals, strict=True)):
-                known.add_leaf(kind, i, fake, real)
+        for i, (fake, real) in enumerate(zip(self.buffers, call.state.buffers, strict=True)):
+            known.add_leaf("buffer", i, fake, real)
+        for i, (fake, real) in enumerate(zip(self.inputs, call.inputs, strict=True)):
+            known.add_leaf("input", i, fake, real)
         return known
 
     def names(self, state: ModuleState) -> dict[int, str]:
@@ -160,7 +162,14 @@ def record(
             forward = WatchedForward(call.model, args, kwargs, left_behind, outside.is_carried)
             outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
-            with forward.watching(), below.forward(forward.executed), noting_materialized_gradients(), mode, recorder:
+            with (
+                forward.watching(),
+                below.forward(forward.executed),
+                noting_materialized_gradients(),
+                mode,
+                recorder,
+                values_readable(recorder.values_of),
+            ):
                 output = run_user_code(call.model, args, kwargs)
             end = newest_node(recorded_graph()).name
             try:
@@ -194,6 +203,7 @@ def record(
                     followed.following(),
                     mode,
                     recorder,
+                    values_readable(recorder.values_of),
                     single_threaded_backward(),
                     without_autocast(),
                 ):

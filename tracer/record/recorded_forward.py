@@ -95,7 +95,7 @@ def _forward(recording: Recording, left: Mapping[str, LeftBehind]) -> RecordedFo
             for i in range(recording.returned)
         ),
         structure=recording.output_spec.spec,
-        reads=tuple((guard.source, guard.expected) for guard in recording.known.guards),
+        reads=tuple((guard.source, repr(guard.expected)) for guard in recording.known.guards().all),
         left=left,
     )
 

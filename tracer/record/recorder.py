@@ -6,6 +6,7 @@ that a captured step cannot hold.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -13,13 +14,20 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import check_value
 from remat_planner.tracer.joint import EagerOperator
-from remat_planner.tracer.operators import communicates_in_place, is_random, moves_in_place, reads_a_number, takes_generator
+from remat_planner.tracer.operators import (
+    communicates_in_place,
+    is_random,
+    moves_in_place,
+    reads_a_number,
+    sized_by_values,
+    takes_generator,
+)
 from remat_planner.tracer.python_state import unobserved
 from remat_planner.tracer.record.cumulative_averages import CumulativeAverages
 from remat_planner.tracer.record.expected_checks import ExpectedChecks
 from remat_planner.tracer.record.gradient_flow import FollowedGradients
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
-from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance
+from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance, user_line
 from remat_planner.tracer.record.random_state import default_generators
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 from remat_planner.tracer.refusals import collective_error, data_dependent_error, refuse_made_layout, storage_view_error
@@ -33,6 +41,7 @@ from remat_planner.tracer.torch_private import (
     nodes_after,
     recorded_graph,
 )
+from remat_planner.tracer.torch_values import result_given
 
 _PRODUCTS = tuple(
     getattr(torch.ops.aten, name).default for name in ("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "convolution")
@@ -106,16 +115,44 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         draws_again = generator is None and self.in_backward and is_random(func, args, kwargs)
         replayed = draws_again and in_checkpoint_replaying_draws()
         last_node = newest_node(recorded_graph())
-        result = func(*args, **kwargs)
+        result = self._on_fakes(func, args, kwargs, origin)
         self._label_nodes_after(last_node, origin, repeated=repeated, replayed=replayed, generator=generator)
         self.averages.use_factor(func, nodes_after(last_node))
-        self._known.follow(func, args, kwargs, result)
+        self._follow(func, args, kwargs, result, origin)
         self._checks.follow(func, args, kwargs, result)
         if self.followed is not None:
             self.followed.ran(func, args, result, len(self.operators) - 1)
         if moves_in_place(func):
             self.moves.setdefault(id(args[0]), origin.source)
         return result
+
+    def values_of(self, tensor: torch.Tensor, *, shared: bool = False) -> torch.Tensor:
+        """The real values of a fake, on the host. Where they are ``shared``, a later write to it is refused.
+
+        Raises:
+            DataDependentError: they are not known.
+        """
+        source = user_line(sys._getframe(1))
+        try:
+            return self._known.values(tensor, source, shared=shared)
+        except UnknownValueError as error:
+            raise data_dependent_error("all of its values", source, str(error)) from None
+
+    def _on_fakes(self, func: Any, args: Any, kwargs: Any, origin: OperatorOrigin) -> Any:
+        """The result of an operator on fakes."""
+        if not sized_by_values(func):
+            return func(*args, **kwargs)
+        try:
+            with result_given(func, lambda: self._known.results(func, args, kwargs, origin.source)):
+                return func(*args, **kwargs)
+        except UnknownValueError as error:
+            raise data_dependent_error(func, origin.source, str(error)) from None
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, result: Any, origin: OperatorOrigin) -> None:
+        try:
+            self._known.follow(func, args, kwargs, result)
+        except UnknownValueError as error:
+            raise data_dependent_error(func, origin.source, str(error)) from None
 
     def _check(self, tensor: torch.Tensor, expected: float, origin: OperatorOrigin) -> None:
         """Let each planned step compare what it reads here."""

@@ -21,7 +21,7 @@ def averaging(batches: int = 0) -> nn.BatchNorm1d:
 
 def test_the_factor_is_a_node_and_nothing_is_guarded():
     joint = capture(Written(lambda m, x: mean_square(m.n(m.n(x))), n=averaging()), (torch.randn(4, 16),))
-    assert joint.guards == ()
+    assert joint.guards.all == []
     calls = [node for node in joint.ops if "factor" in node.meta]
     assert [node.target for node in calls] == [torch.ops.aten.native_batch_norm.default] * 2
     factors = [node.args[node.meta["factor"]] for node in calls]
@@ -71,7 +71,7 @@ def test_another_read_of_the_counter_is_guarded():
     def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
         return mean_square(m.n(x)) * float(m.n.num_batches_tracked)
 
-    (guard,) = capture(Written(forward, n=averaging(6)), (torch.randn(4, 16),)).guards
+    (guard,) = capture(Written(forward, n=averaging(6)), (torch.randn(4, 16),)).guards.all
     assert guard.expected == 7
 
 

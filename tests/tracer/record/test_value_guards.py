@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from remat_planner.tracer import capture
+from remat_planner.tracer.errors import DataDependentError
+from remat_planner.tracer.joint import ChainCall, Guards
 from remat_planner.tracer.joint.graph import Joint
 from tests.tracer.cases import Written, linear, mean_square, noise
 
 
 def broken(joint: Joint, *inputs: torch.Tensor, buffers: tuple[torch.Tensor, ...] = ()) -> list[str]:
     """The guards that no longer hold for these inputs."""
-    return [guard.source for guard in joint.guards if guard.evaluate(buffers, inputs) != guard.expected]
+    return [reading.guard.source for reading in joint.guards.differing(buffers, inputs)]
 
 
 def test_a_branch_on_a_mask_is_guarded():
@@ -26,10 +30,10 @@ def test_a_branch_on_a_mask_is_guarded():
     assert "aten.mul.Tensor" not in forward_operators(capture(model, (x, full)))
     joint = capture(model, (x, partial))
     assert "aten.mul.Tensor" in forward_operators(joint)
-    assert [guard.expected for guard in joint.guards] == [False]
-    assert joint.guards[0].source.startswith("tests/tracer/record/test_value_guards.py:")
+    assert [guard.expected for guard in joint.guards.all] == [False]
+    assert joint.guards.all[0].source.startswith("tests/tracer/record/test_value_guards.py:")
     assert broken(joint, x, torch.tensor([False, True, True, True])) == []
-    assert broken(joint, x, full) == [joint.guards[0].source]
+    assert broken(joint, x, full) == [joint.guards.all[0].source]
 
 
 def forward_operators(joint: Joint) -> list[str]:
@@ -41,7 +45,7 @@ def test_constants_need_no_guard():
         positions = torch.arange(x.shape[0])
         return mean_square(m.a(x)) if (positions.diff() == 1).all() and torch.tensor(3).item() == 3 else m.a(x).sum()
 
-    assert capture(Written(forward, a=linear()), (noise(),)).guards == ()
+    assert capture(Written(forward, a=linear()), (noise(),)).guards.all == []
 
 
 def test_views_and_in_place_ops_are_followed():
@@ -54,7 +58,7 @@ def test_views_and_in_place_ops_are_followed():
         return m.a(x).sum() * int(mask.sum())
 
     joint = capture(Written(forward, a=linear()), (noise(), torch.arange(6)))
-    assert [guard.expected for guard in joint.guards] == [28 + 3 + 15 + 1]
+    assert [guard.expected for guard in joint.guards.all] == [28 + 3 + 15 + 1]
     lengths = torch.tensor([0, 1, 2, 3, 4, 6])
     assert broken(joint, noise(), torch.arange(6)) == []
     assert len(broken(joint, noise(), lengths)) == 1
@@ -83,7 +87,7 @@ def test_buffers_are_known_until_something_unknown_is_written_to_them():
 
     model = Written(forward, a=linear(), step=torch.tensor(4))
     joint = capture(model, (noise(),))
-    assert [guard.expected for guard in joint.guards] == [True]
+    assert [guard.expected for guard in joint.guards.all] == [True]
     assert broken(joint, noise(), buffers=(torch.tensor(0),)) == []
     assert len(broken(joint, noise(), buffers=(torch.tensor(5),))) == 1
     assert model.step.item() == 4
@@ -96,6 +100,155 @@ def test_lists_equality_and_numbers_are_read():
         return sum((mean_square(p) for p in parts), torch.zeros(())) * float(scale) * (2 if same else 1)
 
     joint = capture(Written(forward, a=linear()), (noise(), torch.tensor([1, 3]), torch.tensor(0.5)))
-    assert [guard.expected for guard in joint.guards] == [1, 3, True, 0.5]
-    assert [type(guard.expected) for guard in joint.guards] == [int, int, bool, float]
-    assert len(broken(joint, noise(), torch.tensor([2, 2]), torch.tensor(0.5))) == 3
+    assert [guard.expected for guard in joint.guards.all] == [[1, 3], True, 0.5]
+    assert [type(guard.expected) for guard in joint.guards.all] == [list, bool, float]
+    assert len(broken(joint, noise(), torch.tensor([2, 2]), torch.tensor(0.5))) == 1
+    assert len(broken(joint, noise(), torch.tensor([1, 3]), torch.tensor(-0.5))) == 1
+
+
+def test_zeros_of_either_sign_differ_and_what_is_not_a_number_does_not():
+    joint = capture(Written(lambda m, x, s: m.a(x).sum() * float(s), a=linear()), (noise(), torch.tensor(0.0)))
+    assert broken(joint, noise(), torch.tensor(0.0)) == []
+    assert len(broken(joint, noise(), torch.tensor(-0.0))) == 1
+    joint = capture(Written(lambda m, x, s: m.a(x).sum() * s.tolist()[0], a=linear()), (noise(), torch.tensor([torch.nan])))
+    assert broken(joint, noise(), torch.tensor([torch.nan])) == []
+
+
+def test_a_read_made_twice_is_one_guard_and_one_made_after_a_write_another():
+    def forward(m: Written, x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        h = m.a(x) * int(n) * int(n)
+        n += 1
+        return mean_square(h * int(n))
+
+    joint = capture(Written(forward, a=linear()), (noise(), torch.tensor(2)))
+    assert [guard.expected for guard in joint.guards.all] == [2, 3]
+    assert joint.guards.hold((), (noise(), torch.tensor(2)))
+    assert not joint.guards.hold((), (noise(), torch.tensor(3)))
+
+
+def test_the_values_of_an_earlier_time_are_read_later():
+    def forward(m: Written, x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        before = n * 10
+        n += 1
+        assert int(n) == 3
+        return mean_square(m.a(x) * int(before))
+
+    joint = capture(Written(forward, a=linear()), (noise(), torch.tensor(2)))
+    assert [guard.expected for guard in joint.guards.all] == [3, 20]
+    assert joint.guards.hold((), (noise(), torch.tensor(2)))
+
+
+def test_a_difference_is_found_before_the_operators_that_it_makes_impossible():
+    def forward(m: Written, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        table = torch.zeros(int(ids.max()) + 1)
+        table[ids] = 1
+        return mean_square(m.a(x)) * int(table.sum())
+
+    joint = capture(Written(forward, a=linear()), (noise(), torch.tensor([0, 2, 2])))
+    assert [guard.expected for guard in joint.guards.all] == [2, 2]
+    assert not joint.guards.hold((), (noise(), torch.tensor([0, 9, 2])))
+    assert len(broken(joint, noise(), torch.tensor([0, 9, 2]))) == 1
+
+
+def test_inputs_that_are_as_before_are_not_computed_with_again():
+    def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        ends = lengths.cumsum(0)
+        for _ in range(5):
+            ends = ends * 2 - ends
+        return mean_square(m.a(x)[: int(ends[-1])])
+
+    joint = capture(Written(forward, a=linear()), (noise(), torch.tensor([1, 2])))
+    (group,) = joint.guards.groups
+    assert joint.guards.hold((), (noise(), torch.tensor([1, 2])))
+    assert [seen.tolist() for seen in group._seen] == [[1, 2]]
+    assert joint.guards.hold((), (noise(), torch.tensor([2, 1])))
+    assert [seen.tolist() for seen in group._seen] == [[2, 1]]
+    assert not joint.guards.hold((), (noise(), torch.tensor([2, 2])))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda h, mask: h[mask],
+        lambda h, mask: h[mask.nonzero().squeeze(1)],
+        lambda h, mask: h[torch.where(mask)],
+        lambda h, mask: h[torch.argwhere(mask)[:, 0]],
+        lambda h, mask: h.masked_select(mask[:, None]),
+        lambda h, mask: h.repeat_interleave(mask.long(), 0),
+        lambda h, mask: h[: len(torch.unique(torch.arange(4) * mask)) - 1],
+        lambda h, mask: h[: torch.bincount(torch.arange(4)[mask]).shape[0]],
+    ],
+)
+def test_a_size_that_depends_on_an_input_is_known_and_guarded(rows: Any):
+    model = Written(lambda m, x, mask: mean_square(rows(m.a(x), mask)), a=linear())
+    mask = torch.tensor([True, False, True, True])
+    joint = capture(model, (noise(), mask))
+    assert {guard.kind for guard in joint.guards.all} <= {"size", "value"}
+    assert joint.guards.hold((), (noise(), mask))
+    assert not joint.guards.hold((), (noise(), torch.tensor([True, False, False, False])))
+
+
+def test_a_size_that_depends_on_constants_needs_no_guard():
+    joint = capture(Written(lambda m, x: mean_square(m.a(x)[torch.arange(4) % 2 == 0]), a=linear()), (noise(),))
+    assert joint.guards.all == []
+
+
+def test_values_are_read_through_numpy():
+    def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return mean_square(m.a(x)[: int(lengths.numpy().sum())]) * float(lengths.float().numpy()[0])
+
+    joint = capture(Written(forward, a=linear()), (noise(), torch.tensor([1, 2])))
+    assert [guard.expected for guard in joint.guards.all] == [[1, 2], [1.0, 2.0]]
+    assert broken(joint, noise(), torch.tensor([1, 2])) == []
+
+
+def test_an_array_that_would_change_with_its_tensor_is_refused():
+    def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        array = lengths.numpy()
+        lengths += 1
+        return mean_square(m.a(x)) * int(array[0])
+
+    with pytest.raises(DataDependentError, match="NumPy"):
+        capture(Written(forward, a=linear()), (noise(), torch.tensor([1, 2])))
+
+
+def test_numbers_put_together_to_a_tensor_are_read():
+    def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return mean_square(m.a(x)[torch.tensor([n for n in lengths])])  # noqa: C416
+
+    joint = capture(Written(forward, a=linear()), (noise(), torch.tensor([1, 2])))
+    assert [guard.expected for guard in joint.guards.all] == [1, 2]
+
+
+def test_packed_sequences_have_their_batch_sizes():
+    def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        padded, found = pad_packed_sequence(m.rnn(packed)[0])
+        assert found.tolist() == [1, 3]
+        return mean_square(padded) * packed.data.shape[0]
+
+    joint = capture(Written(forward, rnn=torch.nn.LSTM(4, 4)), (torch.randn(3, 2, 4), torch.tensor([1, 3])))
+    assert joint.guards.hold((), (torch.randn(3, 2, 4), torch.tensor([1, 3])))
+    assert not joint.guards.hold((), (torch.randn(3, 2, 4), torch.tensor([2, 2])))
+
+
+def test_guards_on_the_host_hold_for_the_same_values():
+    def forward(m: Written, x: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        padded = torch.zeros(4, dtype=torch.long, device=mask.device)
+        padded[mask] = lengths
+        return mean_square(m.a(x)[mask]) * int(padded.sum()) * int(lengths.max())
+
+    mask, lengths = torch.tensor([True, False, True, True]), torch.tensor([2, 3, 4])
+    groups = capture(Written(forward, a=linear()), (noise(), mask, lengths)).guards.groups
+    guards = Guards(tuple(group.moved_to_host() for group in groups))
+    assert all(group.on_host for group in guards.groups)
+    assert guards.hold((), (noise(), mask, lengths))
+    assert guards.hold((), (noise(), mask.flip(0), lengths))
+    assert not guards.hold((), (noise(), mask, lengths + 1))
+
+
+def test_a_call_on_the_host_makes_its_tensors_there():
+    call = ChainCall(torch.ops.aten.arange.default, (3,), {"device": torch.device("cuda", 0)})
+    assert call.on_host().on({}).tolist() == [0, 1, 2]
+    nested = ChainCall(torch.ops.aten.cat.default, ([torch.ones(1), torch.zeros(1)],), {})
+    assert nested.on_host().on({}).tolist() == [1, 0]

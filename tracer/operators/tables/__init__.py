@@ -20,6 +20,7 @@ from remat_planner.tracer.operators.tables import (
     random,
     recurrent,
     routing,
+    selection,
     state,
 )
 
@@ -34,6 +35,7 @@ FAMILIES: tuple[Mapping[str, OperatorFacts], ...] = (
     random.TABLE,
     recurrent.TABLE,
     routing.TABLE,
+    selection.TABLE,
     state.TABLE,
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -10,6 +12,7 @@ from remat_planner.tracer.operators.facts import OperatorFacts, Roofline, Values
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec
 from remat_planner.tracer.operators.sample_rules import (
     AllEqual,
+    Chosen,
     SegmentLengths,
     SegmentStarts,
     elements_of,
@@ -23,18 +26,17 @@ from remat_planner.tracer.operators.traffic import selected_rows
 
 def _advanced_indexing(call: OpCall) -> dict[str | TensorSpec, Values]:
     """``x[i, :, j]``: an index tensor is limited by the dimension in whose place it stands; a boolean one takes the place of
-    as many as it has.
-
-    Boolean ones are true everywhere: they turn into as many indices as there can be.
+    as many as it has, and is true as often as there are rows.
     """
     shape = call.argument("self").shape
+    rows = _rows(call)
     values: dict[str | TensorSpec, Values] = {}
     dim = 0
     for index in call.argument("indices"):
         if not isinstance(index, TensorSpec):
             dim += 1
         elif index.dtype in (torch.bool, torch.uint8):
-            values[index] = AllEqual(1)
+            values[index] = AllEqual(1) if rows is None else Chosen(index, rows)
             dim += len(index.shape)
         else:
             before = values.get(index)
@@ -50,6 +52,28 @@ def _segments(call: OpCall) -> dict[str | TensorSpec, Values]:
     if isinstance(lengths, TensorSpec):
         return {"lengths": SegmentLengths(rows, lengths.shape[-1])}
     return {"offsets": SegmentLengths(0, 1)} if isinstance(offsets, TensorSpec) else {}
+
+
+def _rows(call: OpCall) -> int | None:
+    """How many rows boolean indices choose; None where the call does not tell, as ``x[mask] = 0``."""
+    tensor, indices = call.argument("self"), call.argument("indices")
+    covered = sum(len(i.shape) if i.dtype in _MASKS else 1 for i in indices if isinstance(i, TensorSpec))
+    rest = len(tensor.shape) - covered
+    if call.target in (torch.ops.aten.index.Tensor, torch.ops.aten._unsafe_index.Tensor):
+        chosen = call.outputs[0]
+        return None if chosen is None else _among(tuple(chosen.shape), tensor.shape, indices)
+    values = call.argument("values")
+    return _among(values.shape, tensor.shape, indices) if len(values.shape) == 1 + rest else None
+
+
+def _among(shape: tuple[int, ...], indexed: tuple[int, ...], indices: Sequence[Any]) -> int:
+    """The rows in ``shape``, which has them in the place of the dimensions that ``indices`` cover."""
+    dim, uncovered = 0, 1
+    for index in indices:
+        masks = isinstance(index, TensorSpec) and index.dtype in _MASKS
+        uncovered *= 1 if isinstance(index, TensorSpec) else indexed[dim]
+        dim += len(index.shape) if masks else 1
+    return math.prod(shape) // max(1, uncovered * math.prod(indexed[dim:]))
 
 
 def _bags(call: OpCall) -> dict[str | TensorSpec, Values]:
@@ -68,6 +92,7 @@ def _bags_backward(call: OpCall) -> dict[str | TensorSpec, Values]:
     }
 
 
+_MASKS = (torch.bool, torch.uint8)
 _READS_ROWS = Roofline(bytes_moved=selected_rows)
 _ALONG_DIM = indices("index", size_along_dim)
 _INTO_DIM = OperatorFacts(sample_inputs=_ALONG_DIM)

@@ -1,0 +1,134 @@
+"""Reads of whole tensors: by the code itself (``tolist``, ``numpy``), and by functions that read the host's memory in C.
+
+Composite operators for packed sequences and for splits at given places look into the memory of a tensor, which a fake lacks,
+and so does ``torch.tensor`` for a list of tensors. Inside ``values_readable`` they get the real values.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn import _reduction as _Reduction  # noqa: N812
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.torch_kernels import composites_replaced
+from remat_planner.tracer.torch_private import is_fake
+from remat_planner.tracer.torch_values import run_composite, whole_tensors_read
+
+aten = torch.ops.aten
+
+Read = Callable[..., torch.Tensor]
+"""``read(fake)``: its real values, on the host."""
+_READS_ARGUMENT = {
+    aten.lstm.data: 1,
+    aten.gru.data: 1,
+    aten.rnn_tanh.data: 1,
+    aten.rnn_relu.data: 1,
+    aten._pack_padded_sequence_backward.default: 2,
+}
+"""Position of the argument that each of these operators reads."""
+_FROM_DATA = (torch.tensor, torch.as_tensor)
+_MEAN, _SUM = (_Reduction.get_enum(name) for name in ("mean", "sum"))
+
+
+@contextmanager
+def values_readable(read: Read) -> Iterator[None]:
+    """Inside, the values of fakes are those that ``read`` gives, in this thread alone."""
+    kernels: dict[Any, Callable[..., Any]] = {
+        operator: _given_values(operator, position, read) for operator, position in _READS_ARGUMENT.items()
+    }
+    kernels[aten.tensor_split.tensor_indices_or_sections] = _split_at(read)
+    kernels[aten._pad_packed_sequence.default] = _padded(read)
+    kernels[aten.ctc_loss.IntList] = _ctc_loss
+    thread = threading.get_ident()
+
+    def in_this_thread(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: kernel(*args, **kwargs) if threading.get_ident() == thread else None
+
+    kernels = {operator: in_this_thread(kernel) for operator, kernel in kernels.items()}
+    with composites_replaced(kernels, on_gpu=True), whole_tensors_read(read), _TensorsInLists(read):
+        yield
+
+
+class _TensorsInLists(TorchFunctionMode):
+    """Reads the tensors in the data of which a new tensor is made."""
+
+    def __init__(self, read: Read) -> None:
+        super().__init__()
+        self._read = read
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FROM_DATA and args and isinstance(args[0], (list, tuple)):
+            args = (pytree.tree_map_only(torch.Tensor, lambda t: self._read(t) if is_fake(t) else t, args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _given_values(operator: torch._ops.OpOverload, position: int, read: Read) -> Callable[..., Any]:
+    """Run the operator's own kernel on the values of one argument."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not is_fake(args[position]):
+            return None
+        return run_composite(operator, *args[:position], read(args[position]), *args[position + 1 :], **kwargs)
+
+    return call
+
+
+def _split_at(read: Read) -> Callable[..., Any]:
+    def call(tensor: torch.Tensor, places: torch.Tensor, dim: int = 0) -> Any:
+        values = read(places) if is_fake(places) else places
+        return torch.tensor_split(tensor, values.tolist(), dim)
+
+    return call
+
+
+def _padded(read: Read) -> Callable[..., Any]:
+    def call(
+        data: torch.Tensor, batch_sizes: torch.Tensor, batch_first: bool, padding_value: float, total_length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As PyTorch does it: runs of steps with one batch size are copied at a time."""
+        sizes = (read(batch_sizes) if is_fake(batch_sizes) else batch_sizes).tolist()
+        padded = data.new_full((max(total_length, len(sizes)), sizes[0], *data.shape[1:]), padding_value)
+        row = start = 0
+        for step, size in enumerate(sizes, 1):
+            if step == len(sizes) or sizes[step] != size:
+                rows = (step - start) * size
+                copied = data.narrow(0, row, rows).view(step - start, size, *data.shape[1:])
+                padded.narrow(0, start, step - start).narrow(1, 0, size).copy_(copied)
+                row, start = row + rows, step
+        lengths = torch.tensor([sum(size > i for size in sizes) for i in range(sizes[0])])
+        return padded.transpose(0, 1) if batch_first else padded, lengths
+
+    return call
+
+
+def _ctc_loss(
+    log_probs: torch.Tensor,
+    targets: torch.Tensor,
+    input_lengths: list[int],
+    target_lengths: list[int],
+    blank: int = 0,
+    reduction: int = 1,
+    zero_infinity: bool = False,
+) -> torch.Tensor | None:
+    """As PyTorch does it; its own code writes the lengths into the memory of a new tensor."""
+    if log_probs.device.type != "cpu" and targets.device.type == "cpu":
+        return None  # cuDNN may compute it
+    batched = log_probs.dim() == 3
+    log_probs = log_probs if batched else log_probs.unsqueeze(1)
+    targets = targets.to(log_probs.device, torch.int64)
+    losses = aten._ctc_loss.default(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity)[0]
+    if zero_infinity:
+        losses = torch.where(losses == math.inf, torch.zeros((), dtype=losses.dtype, device=losses.device), losses)
+    if reduction == _MEAN:
+        lengths = torch.tensor(target_lengths, dtype=losses.dtype, device=losses.device)
+        return (losses / lengths.clamp_min(1)).mean()
+    if reduction == _SUM:
+        return losses.sum()
+    return losses if batched else losses.squeeze(0)
