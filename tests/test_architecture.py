@@ -46,8 +46,8 @@ solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules
 solvers.two_level       deadline milp problem schedules
-tracer.capture          functions joint passes python_state record refusals torch_private torch_surroundings
-                        torch_values
+tracer.capture          functions joint passes python_state record refusals torch_private torch_private_layouts
+                        torch_surroundings torch_values
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
 tracer.functions        operators torch_functions torch_private torch_script
@@ -65,6 +65,7 @@ tracer.torch_functions  -
 tracer.torch_kernels    torch_private
 tracer.torch_private    -
 tracer.torch_script     -
+tracer.torch_private_layouts  -
 tracer.torch_surroundings  -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals

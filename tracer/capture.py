@@ -69,12 +69,12 @@ from remat_planner.tracer.torch_private import (
     fake_mode_of,
     fakes_by_example,
     grouped_products_of_any_dtype,
-    laid_out_as_on_a_cpu,
     new_fake_mode,
     storage_key,
     to_fake,
     without_addresses,
 )
+from remat_planner.tracer.torch_private_layouts import laid_out_as_real
 from remat_planner.tracer.torch_surroundings import without_bystanders
 from remat_planner.tracer.torch_values import sized_results_given
 
@@ -307,7 +307,7 @@ def _capturing(mode: FakeTensorMode) -> Iterator[None]:
         accepting_real_tensors(mode),
         without_addresses(mode),
         grouped_products_of_any_dtype(),
-        laid_out_as_on_a_cpu(mode),
+        laid_out_as_real(mode),
         fakes_by_example(mode, result_by_example),
         sized_results_given(mode),
         eager_gradients(),

@@ -16,7 +16,6 @@ import torch
 import torch.cuda.amp.common
 import torch.utils.checkpoint
 from torch import _meta_registrations, fx, nn
-from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -126,38 +125,6 @@ def grouped_products_of_any_dtype() -> Iterator[None]:
         yield
     finally:
         registrations._meta_grouped_mm_common = common
-
-
-@contextmanager
-def laid_out_as_on_a_cpu(mode: FakeTensorMode) -> Iterator[None]:
-    """Give the fake results of batch and group normalisation on a CPU the strides of the real ones.
-
-    Fakes of batch normalisation follow the input's strides; those of group normalisation are contiguous from torch 2.14 on.
-    """
-    aten = torch.ops.aten
-    # Position of the argument whose memory format the first result has: channels last where suggested, else contiguous.
-    formatted_like = {
-        aten.native_batch_norm.default: 0,
-        aten.native_batch_norm_backward.default: 1,
-        aten.native_group_norm.default: 0,
-        aten.native_group_norm_backward.default: 1,
-    }
-    dispatch = mode.dispatch
-
-    def corrected(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results: Any = dispatch(func, types, args, kwargs)
-        position = formatted_like.get(func)
-        if position is None or not isinstance(results[0], torch.Tensor) or results[0].device.type != "cpu":
-            return results
-        with mode:
-            laid_out = torch.empty_like(results[0], memory_format=suggest_memory_format(args[position]))
-        return (laid_out, *results[1:])
-
-    mode.dispatch = corrected  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del mode.dispatch  # restores the method of the class
 
 
 @contextmanager

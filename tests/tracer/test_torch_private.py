@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,57 +182,6 @@ def test_fakes_multiply_groups_of_matrices_in_every_dtype_that_the_cpu_does():
         fake = torch._grouped_mm(fakes[0], fakes[1], offs=fakes[2])
     real = torch._grouped_mm(tokens, experts, offs=ends)
     assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
-
-
-_ORDERS = [(0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1), (2, 3, 0, 1)]
-_Layouts = list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
-
-
-def _layouts(tensors: Iterable[torch.Tensor]) -> _Layouts:
-    return [(t.shape, t.stride(), t.dtype) for t in tensors]
-
-
-def _on_fakes(normalised: Callable[[list[torch.Tensor]], _Layouts], tensors: list[torch.Tensor]) -> _Layouts:
-    mode = private.new_fake_mode()
-    with private.laid_out_as_on_a_cpu(mode), mode:
-        return normalised([private.to_fake(mode, t) for t in tensors])
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("order", _ORDERS)
-def test_fakes_of_batch_norm_lie_in_memory_as_a_cpus_do(order: tuple[int, ...], training: bool):
-    aten = torch.ops.aten
-
-    def normalised(tensors: list[torch.Tensor]) -> _Layouts:
-        x, gradient, weight, bias, mean, variance = tensors
-        result, *saved = aten.native_batch_norm(x, weight, bias, mean, variance, training, 0.1, 1e-5)
-        wanted = [True, True, True]
-        grads = aten.native_batch_norm_backward(gradient, x, weight, mean, variance, *saved, training, 1e-5, wanted)
-        return _layouts((result, *saved, *grads))
-
-    x = torch.randn(2, 3, 4, 5).permute(order)
-    per_channel = [torch.ones(x.shape[1]) for _ in range(4)]
-    for gradient in (torch.randn(x.shape), x.clone()):
-        tensors = [x, gradient, *per_channel]
-        assert _on_fakes(normalised, tensors) == normalised(tensors)
-
-
-# The kernel takes channels last and what is contiguous; from torch 2.14 on all fakes are contiguous.
-@pytest.mark.parametrize("order", _ORDERS[:2])
-def test_fakes_of_group_norm_lie_in_memory_as_a_cpus_do(order: tuple[int, ...]):
-    aten = torch.ops.aten
-
-    def normalised(tensors: list[torch.Tensor]) -> _Layouts:
-        x, gradient, weight, bias = tensors
-        sizes = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3], 1)
-        result, *saved = aten.native_group_norm(x, weight, bias, *sizes, 1e-5)
-        return _layouts((result, *saved, *aten.native_group_norm_backward(gradient, x, *saved, weight, *sizes, [True] * 3)))
-
-    x = torch.randn(2, 3, 4, 5).permute(order)
-    per_channel = [torch.ones(x.shape[1]) for _ in range(2)]
-    for gradient in (torch.randn(x.shape), x.clone()):
-        tensors = [x, gradient, *per_channel]
-        assert _on_fakes(normalised, tensors) == normalised(tensors)
 
 
 def test_views_share_the_key_of_their_storage():

@@ -54,6 +54,20 @@ def test_bits_tell_zeros_apart_and_a_nan_equals_itself():
     assert same_bits(None, None)
 
 
+def _nans(*bits: int) -> torch.Tensor:
+    return torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+
+
+def test_nans_are_equal_whatever_their_signs_and_payloads():
+    one, other = _nans(0x7FC00000, 0, 0x7FC00000), _nans(-0x400000, 0, 0x7FC00001)
+    assert one.isnan().sum() == other.isnan().sum() == 2
+    assert same_bits(one, other)
+    assert not same_bits(one, _nans(0x7FC00000, -0x80000000, 0x7FC00000))  # -0.0
+    assert not same_bits(one, _nans(0x7FC00000, 0, 0))
+    assert same_bits(torch.complex(one, one), torch.complex(one, other))
+    assert same_bits(one.bfloat16(), other.bfloat16())
+
+
 def _sparse(value: float, *, layout: torch.layout = torch.sparse_coo) -> torch.Tensor:
     return torch.tensor([[0.0, value], [1.0, 0.0]]).to_sparse(layout=layout)
 

@@ -156,6 +156,13 @@ def test_sparse_gradients_are_refused():
         capture(model, (torch.tensor([1, 2]),))
 
 
+def test_a_constant_with_a_nan_is_the_same_in_the_second_recording():
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        return mean_square(torch.where(x > 0, m.a(x), torch.tensor([torch.nan, 0.0]).nan_to_num(1.0)[0]))
+
+    assert capture(Written(forward, a=linear()), (noise(),)).ops
+
+
 def test_a_buffer_that_takes_part_in_the_gradient_is_refused():
     def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
         m.memory.add_(m.a(x).mean(0))
