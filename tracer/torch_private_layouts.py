@@ -25,8 +25,9 @@ Rule = Callable[[Sequence[Any], torch.Tensor], Strides]
 def _as_iterated(*positions: int) -> Rule:
     """PyTorch's loop over elements, which takes the order of dimensions from its operands, the first of them first."""
 
-    def strides(args: Sequence[Any], _result: torch.Tensor) -> Strides:
-        return tuple(compute_elementwise_output_strides(*(args[position] for position in positions)))
+    def strides(args: Sequence[Any], result: torch.Tensor) -> Strides:
+        operands = (args[position] for position in positions)
+        return tuple(compute_elementwise_output_strides(*(_form(operand).expand(result.shape) for operand in operands)))
 
     return strides
 
@@ -82,8 +83,7 @@ def _as_indexed(args: Sequence[Any], _result: torch.Tensor) -> Strides:
     operands = [torch.empty_strided(size, strides, device="meta")]
     for index in indices:
         if index is not None:
-            operand = torch.empty_strided(index.shape, index.stride(), device="meta").expand(shape)
-            operands.append(operand.reshape([1] * before + list(shape) + [1] * after).expand(size))
+            operands.append(_form(index).expand(shape).reshape([1] * before + list(shape) + [1] * after).expand(size))
     return tuple(compute_elementwise_output_strides(*operands))
 
 
@@ -175,3 +175,7 @@ def laid_out_as_real(mode: FakeTensorMode) -> Iterator[None]:
 
 def _of_empty(result: torch.Tensor, memory_format: torch.memory_format) -> Strides:
     return tuple(torch.empty(result.shape, memory_format=memory_format, device="meta").stride())
+
+
+def _form(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), device="meta")

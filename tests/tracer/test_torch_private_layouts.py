@@ -34,6 +34,13 @@ def _pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     yield from ((tensor, torch.tensor(0.5)) for tensor in _laid_out(2, 3, 4))
 
 
+def _broadcast() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Tensors of different shapes, one without elements among them."""
+    yield from _pairs()
+    for shapes in (((2, 1, 4), (2, 3, 1)), ((2, 3, 4), (3, 1)), ((1, 4), (2, 3, 4)), ((0, 1, 4), (3, 4)), ((3, 4), (0, 1, 4))):
+        yield from itertools.product(*(_laid_out(*shape) for shape in shapes))
+
+
 def _two(*rest: Any, kwargs: dict[str, Any] | None = None) -> Calls:
     return ((one, other, *rest) for one, other in _pairs() if other.dim())
 
@@ -126,7 +133,7 @@ def test_fakes_lie_in_memory_as_the_results_of_kernels(operator: torch._ops.OpOv
     kwargs = _KWARGS.get(operator, {})
     compared = 0
     with laid_out_as_real(mode):
-        for args in _CALLS[operator]() if operator in _CALLS else _pairs():
+        for args in _CALLS.get(operator, _broadcast)():
             real = operator(*args, **kwargs)
             on_fakes = pytree.tree_map_only(torch.Tensor, lambda tensor: private.to_fake(mode, tensor), args)
             with mode:

@@ -165,11 +165,11 @@ def last_dimensions_of(name: str, count: int) -> Limit:
 
 
 def classes_of(name: str) -> Limit:
-    """The number of classes that ``name`` scores: its second dimension, or its only one."""
+    """The number of classes that ``name`` scores: its second dimension, or its only one; 1 for a tensor without."""
 
     def classes(call: OpCall) -> int:
         shape = call.argument(name).shape
-        return shape[1] if len(shape) > 1 else shape[0]
+        return shape[1] if len(shape) > 1 else _size(shape, 0)
 
     return classes
 

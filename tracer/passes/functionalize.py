@@ -20,6 +20,7 @@ from remat_planner.tracer.passes.checkpointed_draws import use_first_draws
 from remat_planner.tracer.passes.eager_gradients import use_eager_gradients
 from remat_planner.tracer.passes.effects import readers
 from remat_planner.tracer.passes.in_place_on_strided import mark_in_place, pure_form_of_permuted, run_in_place_layouts
+from remat_planner.tracer.passes.in_place_views import take_views_out_of_place
 from remat_planner.tracer.passes.pure_forms import use_pure_forms
 from remat_planner.tracer.passes.random_draws import fill_as_eager
 from remat_planner.tracer.record import Recording
@@ -44,6 +45,7 @@ def make_functional(recording: Recording, mode: FakeTensorMode, inputs: Sequence
     """
     module = recording.module
     tangents = _tangents_to_placeholders(module.graph, [name for name, _ in recording.tangents])
+    take_views_out_of_place(module.graph)
     if any(_is_mutable(node) for node in module.graph.nodes):
         module.recompile()
         module = _traced_without_mutations(module, mode, [*_stand_ins(inputs, mode), *(t.meta["val"] for t in tangents)])
