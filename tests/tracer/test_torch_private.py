@@ -173,17 +173,6 @@ def test_what_fake_tensors_say_when_their_values_are_asked_for():
         assert any(text in str(caught.value) for text in private.READS_OF_FAKES)
 
 
-def test_tensors_that_are_no_block_of_memory_say_so():
-    rows = torch.eye(2).to_sparse_csr()
-    for read in (rows.untyped_storage, torch.eye(2).to_sparse_csc().stride, torch.eye(2).to_mkldnn().untyped_storage):
-        with pytest.raises((RuntimeError, NotImplementedError)) as caught:
-            read()
-        assert any(text in str(caught.value) for text in private.NEEDS_STRIDED)
-    with private.new_fake_mode(), pytest.raises(RuntimeError) as caught:
-        torch.sparse_csr_tensor(torch.arange(3), torch.arange(2), torch.ones(2), (2, 2))
-    assert any(text in str(caught.value) for text in private.NEEDS_STRIDED)
-
-
 def test_fakes_multiply_groups_of_matrices_in_every_dtype_that_the_cpu_does():
     experts, tokens, ends = torch.ones(2, 8, 16), torch.ones(6, 8), torch.tensor([2, 6], dtype=torch.int32)
     mode = private.new_fake_mode()
