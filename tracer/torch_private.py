@@ -50,7 +50,6 @@ __all__ = [
     "in_checkpoint_replaying_draws",
     "is_fake",
     "lacks_fake",
-    "laid_out_as_on_a_cpu",
     "modes_active",
     "negated",
     "new_fake_mode",
