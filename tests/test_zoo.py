@@ -32,9 +32,9 @@ from benchmarks.zoo.shrink import SCALES, VOCABULARY, Scale, Shrinker
 from benchmarks.zoo.table import append_row, markdown, read_rows, summary
 
 _NAMES = """
-albert bart bert bloom convnext convnextv2 data2vec-text data2vec-vision deit dinov2 distilbert electra falcon fnet gemma
-gpt2 gpt_neox gptj granite ijepa levit llama mistral mixtral mobilenet_v1 mobilenet_v2 mpt olmo opt phi poolformer qwen2 regnet
-resnet roberta segformer squeezebert swin t5 vit
+albert bart bert bitnet bloom cohere convnext convnextv2 data2vec-text data2vec-vision deit dinov2 distilbert electra
+ernie4_5 falcon fnet gemma gpt2 gpt_neox granite ijepa llama mistral mixtral mpt olmo olmo3 opt phi poolformer qwen2
+resnet roberta segformer squeezebert swin t5 vit yoso
 """
 SAMPLE = frozenset(_NAMES.split())
 """Architectures of transformers that are quick to try."""

@@ -19,11 +19,11 @@ def limits_section(rows: Sequence[Row]) -> str:
             reason = reason_of(row.refusal or row.detail)
             reasons[reason.title] = reason
             refused.setdefault(reason.title, []).append(row)
-    lines = ["| what is not planned whole | architectures | planned by regions | for example | what to do |"]
+    lines = ["| what is not planned whole | architectures | saved memory by regions | for example | what to do |"]
     lines.append("|---|---:|---:|---|---|")
     for title in sorted(refused, key=lambda title: (-len(refused[title]), title)):
         found = refused[title]
-        by_regions = sum(row.verdict != "refused" for row in found)
+        by_regions = sum(row.verdict != "refused" and (row.least is None or row.least < 1) for row in found)
         names = ", ".join(sorted(row.name for row in found)[:_MOST_EXAMPLES])
         lines.append(f"| {title} | {len(found)} | {by_regions} | {names} | {reasons[title].instead} |")
     if neither := [row for row in rows if row.verdict == "refused"]:

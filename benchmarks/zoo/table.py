@@ -44,9 +44,9 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def _counted(rows: Sequence[Row]) -> list[str]:
-    """One line a library; shares are of those that eager trains within the time limit."""
+    """One line a library; shares are of those that eager trains within the time limit, and count plans at the least budget."""
     shown = [verdict for verdict in VERDICTS if any(row.verdict == verdict for row in rows)]
-    lines = [f"| library | {' | '.join(shown)} | planned whole | whole or by regions |"]
+    lines = [f"| library | {' | '.join(shown)} | whole, at 70 % or the least budget | whole or by regions |"]
     lines.append(f"|---|{'---:|' * (len(shown) + 2)}")
     for library in sorted({row.library for row in rows}):
         of_library = [row for row in rows if row.library == library]
@@ -68,7 +68,7 @@ def _refused(rows: Sequence[Row]) -> list[str]:
     if not counts:
         return []
     titles = sorted({title for title, _ in counts}, key=lambda title: -counts[title, True] - counts[title, False])
-    lines = ["| refused whole because | and by regions | but planned by regions |", "|---|---:|---:|"]
+    lines = ["| refused whole because | refused by regions too | planned by regions |", "|---|---:|---:|"]
     return lines + [f"| {title} | {counts[title, True]} | {counts[title, False]} |" for title in titles]
 
 
