@@ -26,6 +26,12 @@ _PATIENCE = 3.0
 # Seconds between two calls of the watcher.
 _WATCH_INTERVAL = 0.1
 
+# PuLP keeps the errors of solvers that are not installed. Their tracebacks would keep alive the frames of whoever imports this
+# file first, with a model and its tensors in them.
+for _solver in vars(pulp.apis).values():
+    if isinstance(_error := getattr(_solver, "err", None), BaseException):
+        _error.__traceback__ = None
+
 
 class StuckError(Exception):
     """HiGHS does not return."""

@@ -40,11 +40,16 @@ _MEAN, _SUM = (_Reduction.get_enum(name) for name in ("mean", "sum"))
 @contextmanager
 def values_readable(read: Read) -> Iterator[None]:
     """Inside, the values of fakes are those that ``read`` gives, in this thread alone."""
+    reads = [read]  # PyTorch goes on holding kernels that are taken back; these no longer hold the recording then
+
+    def read_now(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return reads[0](*args, **kwargs)
+
     kernels: dict[Any, Callable[..., Any]] = {
-        operator: _given_values(operator, position, read) for operator, position in _READS_ARGUMENT.items()
+        operator: _given_values(operator, position, read_now) for operator, position in _READS_ARGUMENT.items()
     }
-    kernels[aten.tensor_split.tensor_indices_or_sections] = _split_at(read)
-    kernels[aten._pad_packed_sequence.default] = _padded(read)
+    kernels[aten.tensor_split.tensor_indices_or_sections] = _split_at(read_now)
+    kernels[aten._pad_packed_sequence.default] = _padded(read_now)
     kernels[aten.ctc_loss.IntList] = _ctc_loss
     thread = threading.get_ident()
 
@@ -52,8 +57,11 @@ def values_readable(read: Read) -> Iterator[None]:
         return lambda *args, **kwargs: kernel(*args, **kwargs) if threading.get_ident() == thread else None
 
     kernels = {operator: in_this_thread(kernel) for operator, kernel in kernels.items()}
-    with composites_replaced(kernels, on_gpu=True), whole_tensors_read(read), _TensorsInLists(read):
-        yield
+    with composites_replaced(kernels, on_gpu=True), whole_tensors_read(read_now), _TensorsInLists(read_now):
+        try:
+            yield
+        finally:
+            reads.clear()
 
 
 class _TensorsInLists(TorchFunctionMode):

@@ -91,7 +91,7 @@ class _Subclass(torch.Tensor):
         (torch.ones(1).expand(3), torch.ones(3), torch.tensor([1.0, 1, 2])),
         (torch.tensor([True]), torch.tensor([True]), torch.tensor([False])),
         (torch.empty(0, 3), torch.empty(0, 3), torch.empty(0, 4)),
-        (torch.ones(2).as_subclass(_Subclass), torch.ones(2).as_subclass(_Subclass), torch.ones(2)),
+        (torch.ones(2).as_subclass(_Subclass), torch.ones(2), torch.zeros(2)),
         (torch.nn.Parameter(torch.ones(2)), torch.ones(2), torch.zeros(2)),
         (torch.empty(2, device="meta"), torch.empty(2, device="meta"), torch.empty(3, device="meta")),
     ],

@@ -81,7 +81,7 @@ class Stacked(nn.Module):
     def forward(self, x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         for layer in self.layers:
             x = layer(x, *more)
-        return x.square().mean() if x.isfinite().all() else x.sum()
+        return x.square().mean() if x.mean() < 9 else x.sum()
 
 
 def _x() -> torch.Tensor:
