@@ -288,6 +288,14 @@ def test_an_autograd_node_has_the_number_of_its_forward():
     assert private.sequence_number(second.grad_fn) == private.sequence_number(first.grad_fn) + 1
 
 
+def test_active_modes_are_known():
+    assert not private.modes_active()
+    with private.new_fake_mode():
+        assert private.modes_active()
+    with private.new_fake_mode(), private.without_modes():
+        assert not private.modes_active()
+
+
 def test_every_name_is_tried():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in private.__all__ if f"private.{name}" not in source] == []

@@ -35,19 +35,6 @@ class SegmentStarts:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentLengths:
-    """Integers whose sum is ``rows`` in each group of ``count``: the lengths of segments, as equal as can be."""
-
-    rows: int
-    count: int
-
-    def __call__(self, flat: torch.Tensor) -> None:
-        lengths = torch.full((self.count,), self.rows // max(1, self.count))
-        lengths[: self.rows - int(lengths.sum())] += 1
-        flat.copy_(lengths.repeat(flat.numel() // max(1, self.count)))
-
-
-@dataclass(frozen=True, slots=True)
 class PositiveDefinite:
     """Square matrices of ``size`` rows: 1 on the diagonal, and small numbers beside it."""
 

@@ -13,7 +13,6 @@ from remat_planner.tracer.operators.op_call import OpCall, TensorSpec
 from remat_planner.tracer.operators.sample_rules import (
     AllEqual,
     Chosen,
-    SegmentLengths,
     SegmentStarts,
     elements_of,
     indices,
@@ -43,15 +42,6 @@ def _advanced_indexing(call: OpCall) -> dict[str | TensorSpec, Values]:
             values[index] = min(shape[dim], before) if isinstance(before, int) else shape[dim]
             dim += 1
     return values
-
-
-def _segments(call: OpCall) -> dict[str | TensorSpec, Values]:
-    """Lengths that add up to the rows along the axis, or offsets that end there."""
-    lengths, offsets = call.argument("lengths"), call.argument("offsets")
-    rows = call.argument("data").shape[call.argument("axis")]
-    if isinstance(lengths, TensorSpec):
-        return {"lengths": SegmentLengths(rows, lengths.shape[-1])}
-    return {"offsets": SegmentLengths(0, 1)} if isinstance(offsets, TensorSpec) else {}
 
 
 def _rows(call: OpCall) -> int | None:
@@ -104,8 +94,6 @@ _BAGS_BACKWARD = OperatorFacts(sample_inputs=_bags_backward)
 _ANY_ELEMENT = indices("index", elements_of("self"))
 
 TABLE: Mapping[str, OperatorFacts] = {
-    "aten::segment_reduce": OperatorFacts(sample_inputs=_segments),
-    "aten::_segment_reduce_backward": OperatorFacts(sample_inputs=_segments),
     "aten::embedding": OperatorFacts(sample_inputs=indices("indices", rows_of("weight")), roofline=_READS_ROWS),
     "aten::embedding_dense_backward": _EMBEDDING_BACKWARD,
     "aten::embedding_backward": _EMBEDDING_BACKWARD,
