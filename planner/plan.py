@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -35,6 +35,8 @@ from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState
 from remat_planner.solvers import Reporter, Solver
 from remat_planner.tracer import CaptureError
+
+_Result = TypeVar("_Result")
 
 _PLANNING = threading.RLock()
 """Threads plan one after the other: a plan runs real steps, and puts random generators and torch's settings back."""
@@ -189,6 +191,13 @@ def _plan_forms(model: nn.Module, forms: Sequence[InputForm], budget: Budget, se
     return schedule
 
 
+class Run(Protocol):
+    """A way to run some work."""
+
+    def __call__(self, work: Callable[[], _Result], /) -> _Result:
+        """The result of ``work``."""
+
+
 def plan_whole_or_regions(
     model: nn.Module,
     form: InputForm,
@@ -198,6 +207,7 @@ def plan_whole_or_regions(
     stage: Callable[[str], None] = lambda _: None,
     progress: Progress | None = None,
     reporter: Reporter | None = None,
+    run: Run = lambda work: work(),
 ) -> Schedule | RegionSchedule:
     """Plan the whole model, or its regions where it cannot be captured whole.
 
@@ -209,6 +219,7 @@ def plan_whole_or_regions(
         stage: called with the name of each stage after the capture.
         progress: called while ops are costed, see ``trace_step``.
         reporter: told what the solver finds.
+        run: runs what follows the capture of the whole model, in another thread for instance.
 
     Raises:
         tracer.CaptureError: neither can be captured.
@@ -220,9 +231,9 @@ def plan_whole_or_regions(
         by_regions = partial(
             plan_regions, model, form.args, form.kwargs, budget=budget, regions=AUTO_REGIONS, settings=settings, stage=stage
         )
-        return plan_regions_instead(error, model, by_regions)
+        return plan_regions_instead(error, model, lambda: run(by_regions))
     stage("Solving")
-    return schedule_step(step, budget, reporter=reporter)
+    return run(lambda: schedule_step(step, budget, reporter=reporter))
 
 
 def trace_whole(

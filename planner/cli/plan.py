@@ -206,8 +206,9 @@ def _planned(
         step = trace_whole(model, args, kwargs, settings=settings, progress=stages.done)
         stages.stage("Solving")
         return interruptibly(lambda: schedule_step(step, limit, reporter=stages))
-    return interruptibly(
-        lambda: plan_whole_or_regions(model, form, limit, settings, stage=stages.stage, progress=stages.done, reporter=stages)
+    # The capture stays in this thread: PyTorch's profiler, which measures memory, complains of others.
+    return plan_whole_or_regions(
+        model, form, limit, settings, stage=stages.stage, progress=stages.done, reporter=stages, run=interruptibly
     )
 
 

@@ -27,10 +27,14 @@ _VIEWS: dict[Any, torch._ops.OpOverload] = {
 
 def take_views_out_of_place(graph: fx.Graph) -> None:
     """Replace each such operator by the view; later readers of the tensor read the view. Parameters and inputs stay."""
+    kept = {node for node in graph.nodes if node.op == "placeholder"}
     for node in list(graph.nodes):
         view = _VIEWS.get(node.target)
         tensor = node.args[0] if node.args else None
-        if view is None or not isinstance(tensor, fx.Node) or tensor.op == "placeholder":
+        if view is None or not isinstance(tensor, fx.Node):
+            continue
+        if tensor in kept:  # the result is the same tensor
+            kept.add(node)
             continue
         node.target = view
         for user in list(tensor.users):

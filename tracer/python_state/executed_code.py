@@ -7,7 +7,6 @@ found.
 
 from __future__ import annotations
 
-import builtins
 import gc
 import os
 import sys
@@ -43,6 +42,7 @@ class ExecutedCode:
         # By identity: code objects compare by content, which takes long. None is code of others.
         self._calls: dict[int, tuple[CodeType, dict[str, Any]] | None] = {}
         self._asked: set[str] = set()
+        self._noting: dict[int, dict[str, Any]] = {}  # globals in which ``getattr`` notes what it is asked for, by identity
         self._watched_names: frozenset[str] = frozenset()
         self._watch: Callable[[Any, FrameType], None] = _nothing
 
@@ -92,22 +92,31 @@ class ExecutedCode:
         """
         profiler, callbacks = sys.getprofile(), gc.callbacks[:]
         gc.callbacks.clear()
-        get_attribute = builtins.getattr
-
-        def noted(*arguments: Any) -> Any:
-            if len(arguments) > 1 and type(arguments[1]) is str:
-                self._asked.add(arguments[1])
-            return get_attribute(*arguments)
-
-        builtins.getattr = noted
         sys.setprofile(self._profile)
         try:
             yield
         finally:
             _profile_on(profiler)
-            builtins.getattr = get_attribute
+            for namespace in self._noting.values():
+                del namespace["getattr"]
+            self._noting.clear()
             gc.callbacks[:0] = callbacks
             self._first_call = _nothing  # it may hold what holds this object
+
+    def _announce(self, code: CodeType, frame: FrameType) -> None:
+        namespace = frame.f_globals
+        if id(namespace) in self._noting:
+            del namespace["getattr"]
+        self._first_call(code, frame)
+        if "getattr" not in namespace and ("getattr" in code.co_names or id(namespace) in self._noting):
+            namespace["getattr"] = self._noted
+            self._noting[id(namespace)] = namespace
+
+    def _noted(self, *arguments: Any) -> Any:
+        """``getattr``, for the code that is observed."""
+        if len(arguments) > 1 and type(arguments[1]) is str:
+            self._asked.add(arguments[1])
+        return getattr(*arguments)
 
     def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "c_call":
@@ -120,7 +129,7 @@ class ExecutedCode:
         if id(code) not in self._calls:
             if is_users_code(code, frame.f_globals):
                 self._calls[id(code)] = (code, frame.f_globals)
-                self._first_call(code, frame)
+                self._announce(code, frame)
             else:
                 self._calls[id(code)] = None
                 self._others.append(code)  # alive, so that no other code gets its identity

@@ -38,7 +38,8 @@ def test_a_real_interrupt_ends_the_process(folder: Path, during: str) -> None:
     solving = "p.schedule_step = lambda *a, **k: (open('started.txt', 'w').close(), ctypes.CDLL(None).sleep(600))"
     # Tests in the background of a script are started with interrupts ignored, and so would their children be.
     heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-    imports = "import ctypes, signal, remat_planner.planner.cli as cli, remat_planner.planner.cli.plan as p"
+    imports = "import ctypes, importlib, signal, remat_planner.planner.cli as cli"
+    imports += "; p = importlib.import_module('remat_planner.planner.plan')"
     code = f"{imports}; {heard}; {solving}; cli.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--budget", "1GB", "slow.py" if during == "loading" else "net.py"],

@@ -144,9 +144,10 @@ def test_a_change_that_a_read_follows_is_not_made() -> None:
     kept = torch.ones(4)
     joint = capture(Net(lambda m, h: h if m.s.add_(1).sum() > 4 else -h, s=kept), (X,))
     assert torch.equal(kept, torch.ones(4))
-    (guard,) = joint.guards
+    (guard,) = joint.guards.all
     assert guard.expected is True
-    assert guard.evaluate([torch.full((4,), -5.0)], [X]) is False
+    assert joint.guards.hold([torch.ones(4)], [X])
+    assert not joint.guards.hold([torch.full((4,), -5.0)], [X])
     assert torch.equal(kept, torch.ones(4))
 
 
