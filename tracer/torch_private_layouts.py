@@ -177,5 +177,8 @@ def _of_empty(result: torch.Tensor, memory_format: torch.memory_format) -> Strid
     return tuple(torch.empty(result.shape, memory_format=memory_format, device="meta").stride())
 
 
-def _form(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), device="meta")
+def _form(operand: torch.Tensor | complex) -> torch.Tensor:
+    """A tensor of the form of ``operand``. A Python number (``x // 2``) is a tensor without dimensions to the kernel."""
+    if not isinstance(operand, torch.Tensor):
+        return torch.empty((), device="meta")
+    return torch.empty_strided(operand.shape, operand.stride(), device="meta")

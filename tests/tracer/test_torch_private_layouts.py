@@ -146,6 +146,29 @@ def test_fakes_lie_in_memory_as_the_results_of_kernels(operator: torch._ops.OpOv
     assert compared
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t // 2,
+        lambda t: 0.5 // t,
+        lambda t: torch.div(t, 0.3, rounding_mode="floor"),
+        lambda t: torch.copysign(t, -1.0),
+        lambda t: torch.xlogy(t, 2.0),
+        lambda t: torch.xlogy(2.0, t),
+        lambda t: torch.special.xlog1py(t, 2.0),
+        lambda t: torch.special.xlog1py(2.0, t),
+    ],
+)
+def test_a_number_among_the_operands_does_not_count(call: Callable[[torch.Tensor], torch.Tensor]):
+    mode = private.new_fake_mode()
+    with laid_out_as_real(mode):
+        for tensor in (*_laid_out(2, 3, 4), *_laid_out(2, 3, 4, 5), torch.tensor(0.5)):
+            real, on_fake = call(tensor), private.to_fake(mode, tensor)
+            with mode:
+                fake = call(on_fake)
+            assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+
+
 class _ByIndexAndRelu6(nn.Module):
     def __init__(self) -> None:
         super().__init__()
