@@ -41,6 +41,8 @@ class ArrivingGradients:
                     agreed.setdefault(region, {})[leaf] = layout
         return agreed
 
-    def _note(self, region: str, leaf: int, own: tuple[int, ...], gradient: torch.Tensor) -> None:
+    def _note(self, region: str, leaf: int, own: tuple[int, ...], gradient: torch.Tensor | None) -> None:
+        if gradient is None:  # an operator reads the output and gives it no gradient
+            return
         layout = None if gradient.stride() == own else (tuple(gradient.shape), gradient.stride())
         self._seen.setdefault(region, {}).setdefault(leaf, set()).add(layout)

@@ -23,8 +23,10 @@ class Arrivals:
     order: list[int] = field(default_factory=list)
     strides: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
-    def note(self, leaf: int, gradient: torch.Tensor) -> None:
-        """The gradient of ``leaf`` is complete."""
+    def note(self, leaf: int, gradient: torch.Tensor | None) -> None:
+        """The gradient of ``leaf`` is complete; None where the operators that read the leaf give it none."""
+        if gradient is None:
+            return
         self.order.append(leaf)
         if gradient.layout is torch.strided:
             self.strides[leaf] = tuple(gradient.stride())

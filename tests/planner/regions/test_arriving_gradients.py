@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,27 @@ def test_calls_that_do_not_agree_keep_the_layout_of_the_output():
         arriving.watch("block", output)
         (output.t().contiguous() if transposed else output).square().sum().backward()
         assert arriving.layouts() == ({"block": {0: ((3, 4), (1, 3))}} if transposed else {})
+
+
+class _Unused(torch.autograd.Function):
+    """Takes a tensor and gives it no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient * 2, None
+
+
+def test_an_output_that_gets_no_gradient_shows_no_layout():
+    arriving = ArrivingGradients()
+    x = torch.randn(3, 4, requires_grad=True)
+    output, other = x * 2, x * 3
+    arriving.watch("block", (output, other))
+    _Unused.apply(output.t(), other).contiguous().square().sum().backward()
+    assert arriving.layouts() == {"block": {0: ((3, 4), (1, 3))}}
 
 
 class _Transposing(nn.Module):
