@@ -68,7 +68,11 @@ __all__ = [
 ]
 
 # Messages of fake tensors whose values are read without the dispatcher.
-READS_OF_FAKES = ("numpy() is not supported for tensor subclasses", "Not available for 'meta' device type")
+READS_OF_FAKES = (
+    "numpy() is not supported for tensor subclasses",
+    "Not available for 'meta' device type",
+    "its data is not allocated yet",
+)
 # Message of torch.compile when a compiled function is called under a trace.
 CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
 # Message of a dispatch mode that is asked about a higher-order operator.

@@ -166,8 +166,9 @@ def test_errors_of_fake_tensors_are_not_logged(caplog: pytest.LogCaptureFixture)
 
 
 def test_what_fake_tensors_say_when_their_values_are_asked_for():
-    fake = private.to_fake(private.new_fake_mode(), torch.ones(2))
-    for read in (fake.numpy, fake.untyped_storage().tolist):
+    fake = private.to_fake(private.new_fake_mode(), torch.ones(2, dtype=torch.int64))
+    in_a_list = [torch.tensor(1), fake[0]]
+    for read in (fake.numpy, fake.untyped_storage().tolist, lambda: torch.LongTensor(in_a_list)):
         with pytest.raises(RuntimeError) as caught:
             read()
         assert any(text in str(caught.value) for text in private.READS_OF_FAKES)

@@ -84,7 +84,7 @@ def _explained(error: Exception) -> CaptureError:
     if lacks_fake(error):
         return without_fake_error(error, source)
     if any(text in str(error) for text in READS_OF_FAKES):
-        return data_dependent_error("its memory", source, str(error).rstrip("."))
+        return data_dependent_error("its memory", source, str(error).split("\n")[0].rstrip("."))
     if CALLS_COMPILED_CODE in str(error):
         return compiled_function_error(source)
     if ASKS_FOR_RULE in str(error):

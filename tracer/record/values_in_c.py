@@ -1,7 +1,7 @@
 """Reads of whole tensors: by the code itself (``tolist``, ``numpy``), and by functions that read the host's memory in C.
 
 Composite operators for packed sequences and for splits at given places look into the memory of a tensor, which a fake lacks,
-and so does ``torch.tensor`` for a list of tensors. Inside ``values_readable`` they get the real values.
+and so do ``torch.tensor`` for a list of tensors and ``f"{x:d}"``. Inside ``values_readable`` they get the real values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _READS_ARGUMENT = {
     aten._pack_padded_sequence_backward.default: 2,
 }
 """Position of the argument that each of these operators reads."""
-_FROM_DATA = (torch.tensor, torch.as_tensor)
+_FROM_DATA = {torch.tensor: 0, torch.as_tensor: 0, torch.asarray: 0, torch.Tensor.new_tensor: 1}
+"""Position of the data of which each of these functions makes a tensor."""
+_BY_INDEX = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 _MEAN, _SUM = (_Reduction.get_enum(name) for name in ("mean", "sum"))
 
 
@@ -57,24 +59,36 @@ def values_readable(read: Read) -> Iterator[None]:
         return lambda *args, **kwargs: kernel(*args, **kwargs) if threading.get_ident() == thread else None
 
     kernels = {operator: in_this_thread(kernel) for operator, kernel in kernels.items()}
-    with composites_replaced(kernels, on_gpu=True), whole_tensors_read(read_now), _TensorsInLists(read_now):
+    with composites_replaced(kernels, on_gpu=True), whole_tensors_read(read_now), _ReadsInFunctions(read_now):
         try:
             yield
         finally:
             reads.clear()
 
 
-class _TensorsInLists(TorchFunctionMode):
-    """Reads the tensors in the data of which a new tensor is made."""
+class _ReadsInFunctions(TorchFunctionMode):
+    """Reads the tensors in the data of which a new tensor is made, and those that are written as text."""
 
     def __init__(self, read: Read) -> None:
         super().__init__()
         self._read = read
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FROM_DATA and args and isinstance(args[0], (list, tuple)):
-            args = (pytree.tree_map_only(torch.Tensor, lambda t: self._read(t) if is_fake(t) else t, args[0]), *args[1:])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if (position := _FROM_DATA.get(func)) is not None:
+            args = tuple(self._known(arg) if k == position else arg for k, arg in enumerate(args))
+            kwargs = {name: self._known(arg) if name in ("data", "obj") else arg for name, arg in kwargs.items()}
+        elif func in _BY_INDEX and isinstance(args[1], tuple):  # x[:, [t, u]] makes one index of its list
+            args = (args[0], tuple(map(self._known, args[1])), *args[2:])
+        elif func is torch.Tensor.__format__ and args[1] and args[0].dim() == 0 and is_fake(args[0]):
+            return format(self._read(args[0]).item(), args[1])
+        return func(*args, **kwargs)
+
+    def _known(self, data: Any) -> Any:
+        """``data`` with real tensors in its lists."""
+        if not isinstance(data, (list, tuple)):
+            return data
+        return pytree.tree_map_only(torch.Tensor, lambda t: self._read(t) if is_fake(t) else t, data)
 
 
 def _given_values(operator: torch._ops.OpOverload, position: int, read: Read) -> Callable[..., Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -13,6 +15,7 @@ from remat_planner.tracer.errors import DataDependentError
 from remat_planner.tracer.joint import ChainCall, Guards
 from remat_planner.tracer.joint.graph import Joint
 from tests.tracer.cases import Written, linear, mean_square, noise
+from tests.tracer.replay import replay
 
 
 def broken(joint: Joint, *inputs: torch.Tensor, buffers: tuple[torch.Tensor, ...] = ()) -> list[str]:
@@ -252,3 +255,46 @@ def test_a_call_on_the_host_makes_its_tensors_there():
     assert call.on_host().on({}).tolist() == [0, 1, 2]
     nested = ChainCall(torch.ops.aten.cat.default, ([torch.ones(1), torch.zeros(1)],), {})
     assert nested.on_host().on({}).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda h, n: h[:, : n[0]],
+        lambda h, n: h[..., n[0] :: n[1]],
+        lambda h, n: h[..., : (n[1] // 2)] * (7 // n).sum(),
+        lambda h, n: h[:, : torch.div(n[1], 2, rounding_mode="floor")],
+        lambda h, n: h * (torch.arange(n.sum()) % 3 // 2).sum() * (n.repeat_interleave(n) // 2).sum(),
+        lambda h, n: h * (h.detach() // 0.1) * (0.1 // h.detach().abs()),
+        lambda h, n: h[n[0]] + h[:, [n[0], n[1]]].sum(),
+        lambda h, n: h[n[0] == 2] * sum(range(n[0])) * [1.0, 2.0, 3.0][n[0]],
+        lambda h, n: h.view(n[0], -1),
+        lambda h, n: h.reshape(n.prod().item(), -1).sum() + h[None].expand(n[0], -1, -1).sum(),
+        lambda h, n: h.repeat(n[0], 1).split([n[1], n[0] * 2])[0],
+        lambda h, n: torch.cat([h, torch.zeros(n[0], 16), h.new_full((n[1], 16), n[1])]),
+        lambda h, n: h * max(n[0], 1) if 1 < n[0] < n[1] else h,
+        lambda h, n: h.narrow(1, n[0], 1) * int(n[0]) * float(n[1]),
+        lambda h, n: h.roll(n[0], 0)[:, : n.tolist()[1]],
+        lambda h, n: h[:, : n.numpy()[1]] * np.int64(3) * (n // np.int64(2)).sum(),
+        lambda h, n: h.view(n.numpy()[0], -1) * np.prod(n.tolist()),
+        lambda h, n: h * n.new_tensor([n[0], 3]).sum() * torch.tensor(data=[[n[0]], [n[1]]]).sum(),
+        lambda h, n: h * int(f"{n[0]:d}") * float(f"{n[1].float():.2f}"),
+    ],
+)
+def test_a_known_number_is_used_as_eager_uses_it(use: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+    model = Written(lambda m, x, n: mean_square(use(m.a(x), n)), a=linear())
+    x, n = noise(), torch.tensor([2, 4])
+    joint = capture(model, (x, n))
+    eager = model(x, n)
+    assert torch.equal(replay(joint, (x, n), {}, lambda output: output).loss, eager)
+    assert joint.guards.hold((), (x, n))
+
+
+def test_a_number_that_is_not_known_is_refused_where_it_is_written_as_text():
+    with pytest.raises(DataDependentError, match=r"test_value_guards.py:\d+: .*parameters"):
+        capture(Written(lambda m, x: m.a(x).sum() * float(f"{m.a(x).sum():.2f}"), a=linear()), (noise(),))
+
+
+def test_a_legacy_constructor_that_looks_into_memory_is_refused_by_name():
+    with pytest.raises(DataDependentError, match=r"test_value_guards.py:\d+: .*its memory"):
+        capture(Written(lambda m, x, n: m.a(x).sum() * torch.LongTensor([n[0]]), a=linear()), (noise(), torch.tensor([2])))
