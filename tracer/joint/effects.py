@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
-from remat_planner.tracer.python_state import Attributes, Function, Holder, Place, Roots
+from remat_planner.tracer.python_state import Attributes, Function, Holder, Place, Roots, is_plain, same
 
 EXTEND = "extend"
 REPLACE = "replace"
@@ -25,6 +26,7 @@ class Effect:
         label: the name of what changes, for messages.
         spec: how the new value is put together from its leaves.
         leaves: number of leaves of the new value.
+        once: the first forward alone makes it, as a library does that installs hooks and notes in a flag that it has.
     """
 
     label: str
@@ -33,6 +35,14 @@ class Effect:
     key: Any
     spec: TreeOfLeaves
     leaves: int
+    once: bool = False
+
+    def is_there(self, roots: Roots, leaves: Sequence[Any]) -> bool:
+        """Whether the entry is a number or alike, and is set already."""
+        if len(leaves) != 1 or not is_plain(leaves[0]) or self.key is EXTEND or self.key is REPLACE:
+            return False
+        entries = self.holder(self.place, self.place.find(roots), None).entries()
+        return self.key in entries and same(entries[self.key], leaves[0])
 
     def apply(self, roots: Roots, leaves: Sequence[Any]) -> None:
         """Make the change.
@@ -69,10 +79,14 @@ class Effects:
     def apply(self, roots: Roots, leaves: Sequence[Any]) -> None:
         """Make all changes; ``leaves`` are those of the new values, one after the other.
 
+        Where a flag says that a forward of eager has made those of a first forward, they are left out.
+
         Raises:
             LookupError: an object that changes is not there any more.
         """
-        start = 0
-        for effect in self.made:
-            effect.apply(roots, leaves[start : start + effect.leaves])
-            start += effect.leaves
+        ends = list(accumulate(effect.leaves for effect in self.made))
+        changes = [(effect, leaves[end - effect.leaves : end]) for effect, end in zip(self.made, ends, strict=True)]
+        had_a_first = any(effect.once and effect.is_there(roots, own) for effect, own in changes)
+        for effect, own in changes:
+            if not (effect.once and had_a_first):
+                effect.apply(roots, own)

@@ -59,7 +59,7 @@ def effects_of(first: Iterable[Change], second: Iterable[Change] | None = None) 
     """
     first = list(first)
     later = None if second is None else {change.holder.place.label: change for change in second}
-    made: list[tuple[Change, Any, Any]] = []
+    made: list[tuple[Change, Any, Any, bool]] = []
     lost: list[str] = []
     filled: set[str] = set()
     written: dict[str, set[Any]] = {}
@@ -68,18 +68,19 @@ def effects_of(first: Iterable[Change], second: Iterable[Change] | None = None) 
         again = None if later is None else later.pop(change.holder.place.label, unchanged)
         for key, value, name in _parts(change, again):
             written.setdefault(change.holder.place.label, set()).add(key)
+            once = again is not None and key not in (EXTEND, REPLACE, *again.keys)
             if value is ABSENT:
                 lost.append(name)
-            elif again is not None and key not in (EXTEND, REPLACE, *again.keys) and _holds_a_tensor(value):
+            elif once and _holds_a_tensor(value):
                 filled.add(name)
             else:
-                made.append((change, key, value))
+                made.append((change, key, value, once))
     lost += [name for change in (later or {}).values() for name in change.names]
-    flat = [flatten(value) for _, _, value in made]
+    flat = [flatten(value) for _, _, value, _ in made]
     effects = Effects(
         tuple(
-            Effect(_label(change, key), change.holder.place, type(change.holder), key, spec, len(leaves))
-            for (change, key, _), (leaves, spec) in zip(made, flat, strict=True)
+            Effect(_label(change, key), change.holder.place, type(change.holder), key, spec, len(leaves), once)
+            for (change, key, _, once), (leaves, spec) in zip(made, flat, strict=True)
         )
     )
     leaves = [leaf for part, _ in flat for leaf in part]

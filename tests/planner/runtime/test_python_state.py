@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -332,6 +333,30 @@ def test_caches_that_the_first_forward_fills() -> None:
         lambda: (X,),
         lambda model, _: mean_square(model(X)),
     )
+
+
+INSTALLED = itertools.count()
+
+
+@pytest.mark.parametrize("eager_is_first", [False, True])
+def test_what_a_first_forward_installs_is_installed_once(eager_is_first: bool) -> None:
+    """As libraries install hooks, whose keys are never given twice."""
+
+    def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
+        if not net.is_ready:
+            net.table[next(INSTALLED)] = "a hook"
+            net.is_ready = True
+        return net.b(torch.tanh(net.a(x))).square().mean() * len(net.table)
+
+    net = Net(forward, is_ready=False, table={})
+    schedule = plan(net, (X,), budget="100%", verify=False)
+    if eager_is_first:
+        net(X)
+    planned = apply_schedule(net, schedule)
+    for _ in range(3):
+        planned(X).backward()
+    assert (len(net.table), net.is_ready) == (1, True)
+    assert torch.equal(planned(X), net(X))
 
 
 def test_a_loss_that_reads_a_cache_is_refused() -> None:
