@@ -75,6 +75,12 @@ class OutsideTensors:
         Raises:
             CaptureError: the step cannot be recorded, neither with stand-ins for these tensors nor with constants.
         """
+        try:
+            return self._recorded(record)
+        finally:
+            self._executed = ExecutedCode  # the other one refers to this object, and a cycle would keep the model allocated
+
+    def _recorded(self, record: Callable[[CapturedCall], Result]) -> Result:
         refused: CaptureError | None = None
         while True:
             self._found.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +121,12 @@ def test_tensors_for_an_absent_gpu_are_fake_and_on_the_cpu() -> None:
 
 def test_real_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_build, "EXPECTED_GROWTH", 10**7)
-    with pytest.warns(RealMemoryWarning, match="grew by .*NumPy"), built_without_memory():
-        array = np.ones(2 * 10**7)
+    said: list[str] = []
+    for _ in range(3):  # the system may take pages of other tests back at the same time
+        with warnings.catch_warnings(record=True) as caught, built_without_memory():
+            warnings.simplefilter("always")
+            array = np.ones(2 * 10**7)
+        said += [str(one.message) for one in caught if one.category is RealMemoryWarning]
     assert array.nbytes > fake_build.EXPECTED_GROWTH
+    assert said
+    assert all("grew by" in text and "NumPy" in text for text in said)
