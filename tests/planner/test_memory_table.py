@@ -107,6 +107,7 @@ def test_what_cannot_be_had_is_left_out_and_said() -> None:
     assert all("cannot be captured in torch.bfloat16" in reason for reason in table.left_out.values())
 
 
+@pytest.mark.slow
 def test_what_means_nothing_is_an_error() -> None:
     model, args = build()
     with pytest.raises(OptimizerError, match="adamw9"):

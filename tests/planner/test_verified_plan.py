@@ -109,6 +109,7 @@ def test_a_part_of_the_batch_is_run_where_eager_has_no_room(
     assert any("no smaller batch" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_less_and_less_is_run_until_eager_has_room(monkeypatch: pytest.MonkeyPatch):
     class NeedsRoom(nn.Module):
         rows = 0

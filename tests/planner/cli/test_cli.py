@@ -106,6 +106,7 @@ def test_a_device_that_is_not_here(call: Call, folder: Path) -> None:
     assert json.loads(call("devices", "--json").out)["h200"]["memory"] == 141 * 10**9
 
 
+@pytest.mark.slow
 def test_not_proven(call: Call, folder: Path) -> None:
     # A policy proves nothing about a budget that forces it to recompute.
     run = call("--budget", "70%", "--solver", "every-n", "--require-optimal", "net.py")

@@ -196,6 +196,7 @@ def test_any_outputs_may_get_gradients(kind: type[nn.Module], seed: int | None):
     assert len(planned_call(ours).programs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Balanced, Recomputing, Joined])
 def test_fewer_gradients_take_no_more_bytes(kind: type[nn.Module]):
     torch.manual_seed(0)

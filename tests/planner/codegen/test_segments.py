@@ -22,6 +22,7 @@ from tests.planner.codegen.zoo_steps import captured, differing, step
 from tests.planner.random_schedules import random_steps, schedule_of
 from tests.zoo import ZOO, loss_of
 
+_LARGE = ("unet", "t5", "whisper", "bert", "mamba")  # ``test_promise`` runs these, too
 # Fake tensors have other sizes than real ones in a few operators; measured costs put that right.
 _WRONG_FAKES = ("autocast", "lstm", "lstm_loop")
 
@@ -36,7 +37,7 @@ def _one_thread_and_many_segments(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in _LARGE])
 def test_random_schedules_have_eagers_bits(name: str):
     case, joint, graph = captured(name)
     start = copy.deepcopy(case.model.state_dict())

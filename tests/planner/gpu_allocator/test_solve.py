@@ -94,6 +94,7 @@ def test_no_history_takes_more_than_whole_blocks_do(seed: int) -> None:
     assert schedule.peak_bytes < found <= simulate(with_whole_blocks(graph), steps).peak_bytes + constants * MIB
 
 
+@pytest.mark.slow
 def test_every_plan_for_a_gpu_is_within_what_the_allocator_hands_out() -> None:
     for share in ("100%", "75%"):
         schedule = _planned(share)

@@ -33,6 +33,7 @@ def test_the_floor_in_percent_and_what_it_consists_of():
     assert "make the batch smaller" in message
 
 
+@pytest.mark.slow
 def test_a_smaller_batch_is_named_only_where_it_helps():
     message = str(_refusal(_blocks(), torch.randn(4, 16), 10_000, optimizer="sgd:momentum=0.9"))
     assert "make the batch smaller" not in message
@@ -59,6 +60,7 @@ def test_the_least_budget_holds_and_one_byte_less_does_not(regions: str | None):
     _refusal(model, x, schedule.budget - 1, regions=regions)
 
 
+@pytest.mark.slow
 def test_the_least_budget_of_several_forms_is_that_of_the_largest():
     model, x = _blocks(), torch.randn(256, 16)
     schedule = remat_planner.plan(model, (x,), shapes=[x[:64]], budget="min", time_limit=2, verify=False)

@@ -285,6 +285,7 @@ def test_a_loaded_plan_for_evaluation_mode_is_used_in_it(tmp_path: Path) -> None
     assert planned_call(ours).programs, "it ran in eager"
 
 
+@pytest.mark.slow
 def test_the_report_of_a_file_has_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     schedule = several(net())
     schedule.save(tmp_path / "s.json")

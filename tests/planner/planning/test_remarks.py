@@ -30,6 +30,7 @@ def plan_twice(net: nn.Module) -> None:
         remat_planner.plan(net, (X,), budget="100%", time_limit=1, verify=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_of_the_models_own(said, reentrant):
     plan_twice(Net(reentrant))

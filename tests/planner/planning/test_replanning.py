@@ -50,6 +50,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     return ran
 
 
+@pytest.mark.slow
 def test_structures_of_a_step_are_equal_for_all_sizes():
     _, _, schedule = planned("90%", 64)
     _, _, other = planned("100%", 48)
@@ -71,6 +72,7 @@ def test_the_latest_schedules_of_other_sizes_are_kept():
     assert schedules_of_other_sizes(other.graph) == tuple(orders[-4:])
 
 
+@pytest.mark.slow
 def test_shorter_inputs_that_fit_without_recomputation_are_not_searched_for(searches: list[tuple[str, float]]):
     ours, eager, schedule = planned("70%")
     searches.clear()
@@ -85,6 +87,7 @@ def test_shorter_inputs_that_fit_without_recomputation_are_not_searched_for(sear
     assert equal(gradients(ours), gradients(eager))
 
 
+@pytest.mark.slow
 def test_a_known_schedule_that_takes_too_long_leads_to_a_search_with_its_own_limit(searches: list[tuple[str, float]]):
     ours, eager, schedule = planned("60%")
     searches.clear()

@@ -56,6 +56,7 @@ def step_in_hooks(model: nn.Module) -> None:
         parameter.register_post_accumulate_grad_hook(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Stacked, Recurrent])
 @pytest.mark.parametrize("calls_between_cuts", [2, 5, 400])
 def test_each_parameter_is_stepped_as_in_eager(kind: type[nn.Module], calls_between_cuts: int, monkeypatch: pytest.MonkeyPatch):

@@ -77,6 +77,7 @@ def test_a_loss_that_takes_the_batch_follows_it():
     assert len(planned._planned.programs) == 2  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_another_mode_gets_the_same_share_and_is_named(caplog: pytest.LogCaptureFixture):
     model = _network(0.1).eval()
     schedule = remat_planner.plan(model, (_X,), budget="100%", time_limit=1, verify=False)

@@ -179,6 +179,7 @@ def test_batch_norms_that_average_over_all_batches_are_planned_once(batches: int
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_such_batch_norms_in_blocks_that_are_planned_by_themselves():
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=None), nn.Tanh()) for _ in range(2)]

@@ -298,6 +298,7 @@ def test_views_of_one_memory_are_read() -> None:
         assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_one_tensor_in_two_places() -> None:
     shared = ones()
     model = Net(lambda m, h: h * m.s + m.t[0], s=shared, t=[shared])
@@ -307,6 +308,7 @@ def test_one_tensor_in_two_places() -> None:
         assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_two_tensors_that_become_one() -> None:
     model = Net(lambda m, h: h * m.s * (2 if m.s is m.t else 3) + m.t, s=ones(), t=ones())
     trained = planned(model, budget="200%")
@@ -352,6 +354,7 @@ def test_a_tensor_that_is_an_input_too() -> None:
     assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_a_subclass_is_a_constant_that_is_watched() -> None:
     class Named(torch.Tensor):
         pass
@@ -419,6 +422,7 @@ def test_a_list_in_two_places_of_which_one_gets_another() -> None:
     assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [lambda t: bool(t), lambda t: t.item() > 0, lambda t: t.tolist() > 0])
 def test_a_branch_on_its_value(read: Callable[[torch.Tensor], bool]) -> None:
     model = Net(lambda m, h: h * 2 if read(m.s) else h, s=torch.tensor(1.0))

@@ -91,6 +91,7 @@ def test_a_plan_without_accumulation_takes_more_when_it_accumulates() -> None:
     assert there + _measured(ours, x, untold) > untold.peak_bytes
 
 
+@pytest.mark.slow
 def test_accumulation_in_shards_and_another_dtype() -> None:
     graph = planned(accumulate=True, gradient_dtype="float32").graph
     assert graph.constants[ACCUMULATED] == on_gpu(4, *BLOCKS, HEAD)

@@ -28,6 +28,7 @@ def test_master_weights_are_float32_copies() -> None:
     assert schedule.origin.training.master_weights
 
 
+@pytest.mark.slow
 def test_the_optimizer_steps_on_the_master_weights() -> None:
     alone = planned(optimizer="adamw:fused=True").graph
     assert alone.constants["optimizer"] == 2 * 2 * ALL + 4 * 4
@@ -60,6 +61,7 @@ def test_shards_have_whole_rows() -> None:
     assert memory_at_peak(schedule)[GATHERED] == graph.constants[GATHERED]
 
 
+@pytest.mark.slow
 def test_the_allocator_gets_shards_and_not_whole_parameters() -> None:
     whole, shards = reserved_by(planned()), reserved_by(planned(shard=64))
     assert whole is not None

@@ -14,6 +14,7 @@ from remat_planner.schedules import Schedule, TrainingState, TrainingStateError
 from tests.planner.training_state.nets import ALL, BLOCKS, HEAD, Wide, on_gpu, planned
 
 
+@pytest.mark.slow
 def test_buckets_are_resident_throughout_and_views_hold_the_gradients() -> None:
     plain, copied, views = (planned(gradient_buckets=kind) for kind in (None, "copied", "views"))
     for schedule in (copied, views):

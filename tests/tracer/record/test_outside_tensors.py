@@ -151,6 +151,7 @@ def test_a_change_that_a_read_follows_is_not_made() -> None:
     assert torch.equal(kept, torch.ones(4))
 
 
+@pytest.mark.slow
 def test_a_model_built_of_fakes_has_the_same_step() -> None:
     mode = new_fake_mode()
     make = lambda: Net(lambda m, h: h * m.s, s=torch.ones(4))  # noqa: E731

@@ -96,6 +96,7 @@ def test_buffers_are_known_until_something_unknown_is_written_to_them():
     assert model.step.item() == 4
 
 
+@pytest.mark.slow
 def test_lists_equality_and_numbers_are_read():
     def forward(m: Written, x: torch.Tensor, sizes: torch.Tensor, scale: torch.Tensor) -> Any:
         parts = m.a(x).split(sizes.tolist())
@@ -109,6 +110,7 @@ def test_lists_equality_and_numbers_are_read():
     assert len(broken(joint, noise(), torch.tensor([1, 3]), torch.tensor(-0.5))) == 1
 
 
+@pytest.mark.slow
 def test_zeros_of_either_sign_differ_and_what_is_not_a_number_does_not():
     joint = capture(Written(lambda m, x, s: m.a(x).sum() * float(s), a=linear()), (noise(), torch.tensor(0.0)))
     assert broken(joint, noise(), torch.tensor(0.0)) == []
@@ -196,6 +198,7 @@ def test_a_size_that_depends_on_constants_needs_no_guard():
     assert joint.guards.all == []
 
 
+@pytest.mark.slow
 def test_values_are_read_through_numpy():
     def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return mean_square(m.a(x)[: int(lengths.numpy().sum())]) * float(lengths.float().numpy()[0])
@@ -215,6 +218,7 @@ def test_an_array_that_would_change_with_its_tensor_is_refused():
         capture(Written(forward, a=linear()), (noise(), torch.tensor([1, 2])))
 
 
+@pytest.mark.slow
 def test_numbers_put_together_to_a_tensor_are_read():
     def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return mean_square(m.a(x)[torch.tensor([n for n in lengths])])  # noqa: C416
@@ -223,6 +227,7 @@ def test_numbers_put_together_to_a_tensor_are_read():
     assert [guard.expected for guard in joint.guards.all] == [1, 2]
 
 
+@pytest.mark.slow
 def test_packed_sequences_have_their_batch_sizes():
     def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
@@ -257,6 +262,7 @@ def test_a_call_on_the_host_makes_its_tensors_there():
     assert nested.on_host().on({}).tolist() == [1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [
