@@ -12,6 +12,7 @@ import torch
 from remat_planner.planner import torch_private as planner_private
 from remat_planner.tracer import torch_functions as private
 from remat_planner.tracer import torch_private
+from tests.autograd_functions import Sine
 
 
 def test_methods_that_return_addresses_can_be_put_above_those_of_the_base_class():
@@ -40,17 +41,6 @@ def test_fakes_tell_that_c_code_reads_their_address():
         fake.data_ptr()
     with pytest.raises(RuntimeError, match=private.READS_OF_ADDRESSES):
         torch.utils.dlpack.to_dlpack(fake)
-
-
-class Sine(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * ctx.saved_tensors[0].cos()
 
 
 def test_functions_are_applied_by_another():

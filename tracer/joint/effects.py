@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -84,9 +85,13 @@ class Effects:
         Raises:
             LookupError: an object that changes is not there any more.
         """
-        ends = list(accumulate(effect.leaves for effect in self.made))
-        changes = [(effect, leaves[end - effect.leaves : end]) for effect, end in zip(self.made, ends, strict=True)]
+        changes = [(effect, leaves[own]) for effect, own in zip(self.made, self._own_leaves, strict=True)]
         had_a_first = any(effect.once and effect.is_there(roots, own) for effect, own in changes)
         for effect, own in changes:
             if not (effect.once and had_a_first):
                 effect.apply(roots, own)
+
+    @cached_property
+    def _own_leaves(self) -> list[slice]:
+        ends = accumulate(effect.leaves for effect in self.made)
+        return [slice(end - effect.leaves, end) for effect, end in zip(self.made, ends, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 import remat_planner
 from remat_planner.planner import RegionSchedule
 from remat_planner.planner.regions.arriving_gradients import ArrivingGradients
+from tests.autograd_functions import UsesFirst
 from tests.planner.regions.helpers import gradients_after, same
 
 _ENDINGS: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
@@ -89,24 +89,12 @@ def test_calls_that_do_not_agree_keep_the_layout_of_the_output():
         assert arriving.layouts() == ({"block": {0: ((3, 4), (1, 3))}} if transposed else {})
 
 
-class _Unused(torch.autograd.Function):
-    """Takes a tensor and gives it no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient * 2, None
-
-
 def test_an_output_that_gets_no_gradient_shows_no_layout():
     arriving = ArrivingGradients()
     x = torch.randn(3, 4, requires_grad=True)
     output, other = x * 2, x * 3
     arriving.watch("block", (output, other))
-    _Unused.apply(output.t(), other).contiguous().square().sum().backward()
+    UsesFirst.apply(output.t(), other).contiguous().square().sum().backward()
     assert arriving.layouts() == {"block": {0: ((3, 4), (1, 3))}}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from remat_planner.tracer import capture
 from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals
+from tests.autograd_functions import UsesFirst
 from tests.tracer.cases import Written, linear, mean_square, noise
 
 
@@ -35,26 +34,14 @@ def test_strides_are_those_of_the_gradient_as_it_arrives():
     assert leaf.grad.stride() == (3, 1), "autograd copies it into the layout of the leaf"
 
 
-class _Unused(torch.autograd.Function):
-    """Takes a tensor and gives it no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient * 2, None
-
-
 def test_a_leaf_that_gets_no_gradient_does_not_arrive():
     used, other = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     with noting_arrivals([other, used]) as arrivals:
-        _Unused.apply(used, other * 3).sum().backward()
+        UsesFirst.apply(used, other * 3).sum().backward()
     assert other.grad is None
     assert (arrivals.order, arrivals.strides) == ([1], {1: (1,)})
 
 
 def test_a_parameter_without_a_gradient_is_captured():
-    joint = capture(Written(lambda m, x: mean_square(_Unused.apply(m.a(x), m.b(x))), a=linear(), b=linear()), (noise(),))
+    joint = capture(Written(lambda m, x: mean_square(UsesFirst.apply(m.a(x), m.b(x))), a=linear(), b=linear()), (noise(),))
     assert [gradient.node is not None for gradient in joint.gradients] == [True, True, False, False]

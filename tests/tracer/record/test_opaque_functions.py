@@ -13,6 +13,7 @@ from remat_planner.tracer import capture
 from remat_planner.tracer.errors import InputsDoNotFitError, UnsupportedOperatorError
 from remat_planner.tracer.functions import register_function
 from remat_planner.tracer.joint import Joint
+from tests.autograd_functions import Sine
 from tests.tracer.cases import Written, linear, mean_square, noise
 from tests.tracer.launched import Dropped, Reading, Scaled, Tanh, memory
 
@@ -65,17 +66,6 @@ def test_draws_keep_their_order():
 def test_draws_that_a_checkpoint_repeats_are_refused():
     with pytest.raises(UnsupportedOperatorError, match=r"Dropped draws random numbers.*checkpointing of this block off"):
         _captured(lambda x: checkpoint(Dropped.apply, x, use_reentrant=False))
-
-
-class Sine(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * ctx.saved_tensors[0].cos()
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
