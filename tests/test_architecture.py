@@ -40,7 +40,7 @@ solvers.deadline        -
 solvers.errors          -
 solvers.interface       deadline problem schedules
 solvers.lazy_moments    deadline interface milp problem schedules
-solvers.methods         annealing candidates chain interface lazy_moments milp problem registry two_level
+solvers.methods         annealing candidates chain deadline interface lazy_moments milp problem registry two_level
 solvers.milp            -
 solvers.problem         schedules
 solvers.registry        errors interface
