@@ -4,7 +4,9 @@ The other packages import this one; it imports none of them, and no torch.
 """
 
 from remat_planner.schedules.atomic_write import write_text_atomically
+from remat_planner.schedules.copies import PoolCopies
 from remat_planner.schedules.differences import differences, origin_differences
+from remat_planner.schedules.elements import Op, Phase, Storage, Value
 from remat_planner.schedules.errors import (
     GraphError,
     InvalidScheduleError,
@@ -13,16 +15,30 @@ from remat_planner.schedules.errors import (
     TrainingStateError,
 )
 from remat_planner.schedules.files import load_schedule
-from remat_planner.schedules.graph import Graph, Op, Phase, Storage, Value
+from remat_planner.schedules.graph import Graph
+from remat_planner.schedules.instances import lifetimes
 from remat_planner.schedules.origin import BudgetOn, Origin, Status
+from remat_planner.schedules.pieces import Lifetimes, live_bytes
 from remat_planner.schedules.preference import preference
+from remat_planner.schedules.queues import Timing
 from remat_planner.schedules.region_schedule import RegionSchedule
 from remat_planner.schedules.schedule import Schedule
-from remat_planner.schedules.simulate import Lifetimes, Simulation, lifetimes, live_bytes, simulate
+from remat_planner.schedules.simulate import Simulation, Traffic, simulate
 from remat_planner.schedules.training_state import TrainingState
+from remat_planner.schedules.transfers import (
+    Channel,
+    CopySteps,
+    Pool,
+    PoolName,
+    RateSource,
+    Transfer,
+    TransferKind,
+)
 
 __all__ = [
     "BudgetOn",
+    "Channel",
+    "CopySteps",
     "Graph",
     "GraphError",
     "InvalidScheduleError",
@@ -30,6 +46,10 @@ __all__ = [
     "Op",
     "Origin",
     "Phase",
+    "Pool",
+    "PoolCopies",
+    "PoolName",
+    "RateSource",
     "RegionSchedule",
     "Schedule",
     "ScheduleFileError",
@@ -37,8 +57,12 @@ __all__ = [
     "StaleScheduleError",
     "Status",
     "Storage",
+    "Timing",
+    "Traffic",
     "TrainingState",
     "TrainingStateError",
+    "Transfer",
+    "TransferKind",
     "Value",
     "differences",
     "lifetimes",

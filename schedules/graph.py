@@ -12,70 +12,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import networkx
 
+from remat_planner.schedules.elements import Op, Storage, Value
 from remat_planner.schedules.errors import GraphError
-
-Phase = Literal["forward", "backward"]
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """One allocation. ``constant`` storages (parameters, buffers, inputs) are counted in ``Graph.constants`` instead."""
-
-    bytes: int
-    constant: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor: a view onto ``Graph.storages[storage]``."""
-
-    name: str
-    storage: int
-    shape: tuple[int, ...] = ()
-    dtype: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One execution unit of the step.
-
-    Attributes:
-        name: unique and stable across traces; schedule files refer to ops by name.
-        reads: the values it reads, as indices into ``Graph.values``.
-        writes: the values it computes, as indices into ``Graph.values``.
-        seconds: duration of one execution.
-        flops: floating-point operations of one execution.
-        workspace: bytes allocated only while the op runs.
-        phase: "backward" if the op depends on the incoming gradient.
-        pinned: why the op must run exactly once, or None.
-        auxiliary: forward work that only the backward needs; it may first run anywhere before its first reader.
-        outside: part of the caller's loss, which runs between the forward and the backward and cannot be moved.
-        replay_bytes: random-generator state held from the first to the last execution of an op that runs more than once.
-        kind: the operator, for reports.
-        module: path of the module, for reports.
-        source: file:line, for reports.
-    """
-
-    name: str
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
-    seconds: float = 0.0
-    flops: int = 0
-    workspace: int = 0
-    phase: Phase = "forward"
-    pinned: str | None = None
-    auxiliary: bool = False
-    outside: bool = False
-    replay_bytes: int = 0
-    kind: str = ""
-    module: str = ""
-    source: str = ""
+from remat_planner.schedules.transfers import CopySteps, Pool, PoolName, Transfer, TransferKind
 
 
 @dataclass(frozen=True)
@@ -89,6 +33,8 @@ class Graph:
         results: values that outlive the step, as indices: model outputs, which the caller holds, and gradients.
         constants: bytes resident all the time, by kind ("parameters", "buffers", "inputs", "optimizer").
         update: bytes that the optimizer's step takes after the backward, beyond the constants and results.
+        pools: memory beside the device that storages may be copied to; see ``schedules.transfers``.
+        copied: the storages that may be copied, as indices; each to each of ``pools``.
     """
 
     ops: tuple[Op, ...]
@@ -97,9 +43,12 @@ class Graph:
     results: tuple[int, ...] = ()
     constants: Mapping[str, int] = field(default_factory=dict)
     update: int = 0
+    pools: tuple[Pool, ...] = ()
+    copied: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _validate(self)
+        _validate_transfers(self)
 
     @classmethod
     def from_dag(
@@ -183,14 +132,100 @@ class Graph:
         return tuple(producer)
 
     @cached_property
+    def values_on(self) -> tuple[tuple[int, ...], ...]:
+        """The values that live in each storage."""
+        values: list[list[int]] = [[] for _ in self.storages]
+        for i, value in enumerate(self.values):
+            values[value.storage].append(i)
+        return tuple(map(tuple, values))
+
+    @cached_property
     def allocated(self) -> tuple[tuple[int, ...], ...]:
         """The storages that each op allocates; empty for views, in-place ops and updates of constants."""
         return tuple(_fresh_storages(self, op) for op in self.ops)
 
     @cached_property
     def by_name(self) -> Mapping[str, int]:
-        """Op index by op name."""
-        return {op.name: i for i, op in enumerate(self.ops)}
+        """Step index by the name of an op or a transfer."""
+        return {action.name: i for i, action in enumerate(self.actions)}
+
+    @cached_property
+    def free_views(self) -> dict[int, int]:
+        """The ops that cost nothing, allocate nothing and only alias one storage, with that storage."""
+        return {i: storage for i, op in enumerate(self.ops) if (storage := _aliased(self, op)) is not None}
+
+    @cached_property
+    def copyable(self) -> tuple[int, ...]:
+        """The storages that can be copied to a pool.
+
+        These are all that an op allocates, but for results, which stay on the device; those of the caller's loss, which runs in
+        the caller's code; and those that an op overwrites in place.
+        """
+        results = {self.values[value].storage for value in self.results}
+        overwritten = {
+            self.values[value].storage
+            for i, op in enumerate(self.ops)
+            if i not in self.free_views
+            for value in op.writes
+            if self.values[value].storage not in self.allocated[i]
+        }
+        return tuple(
+            s
+            for op, allocated in zip(self.ops, self.allocated, strict=True)
+            if not op.outside
+            for s in allocated
+            if self.storages[s].bytes and s not in results and s not in overwritten
+        )
+
+    def with_transfers(self, pools: Iterable[Pool], storages: Iterable[int] | None = None) -> Graph:
+        """The same step, whose schedules may copy ``storages`` (all that are ``copyable`` if None) to ``pools``.
+
+        Ops keep their indices, so schedules of this graph are schedules of that one; the fingerprint stays.
+
+        Raises:
+            GraphError: a storage cannot be copied, or two pools have the same name.
+        """
+        return replace(self, pools=tuple(pools), copied=self.copyable if storages is None else tuple(storages))
+
+    @cached_property
+    def without_transfers(self) -> Graph:
+        """The same step without pools."""
+        return replace(self, pools=(), copied=()) if self.pools or self.copied else self
+
+    @cached_property
+    def transfers(self) -> tuple[Transfer, ...]:
+        """The transfers; step ``len(ops) + k`` is ``transfers[k]``."""
+        kinds: tuple[TransferKind, ...] = ("store", "release", "load")  # the order of ``CopySteps``
+        allocated_by = {s: i for i, allocated in enumerate(self.allocated) for s in allocated}
+        transfers = []
+        for pool in self.pools:
+            for s in self.copied:
+                op, allocated = self.ops[allocated_by[s]], self.allocated[allocated_by[s]]
+                what = op.name if len(allocated) == 1 else f"{op.name}[{allocated.index(s)}]"
+                values = tuple(value for value in op.writes if self.values[value].storage == s)
+                transfers += [Transfer.of(kind, what, s, values, self.storages[s].bytes, pool) for kind in kinds]
+        return tuple(transfers)
+
+    @cached_property
+    def actions(self) -> tuple[Op | Transfer, ...]:
+        """What the steps of a schedule index: the ops, and after them the transfers."""
+        return (*self.ops, *self.transfers) if self.pools else self.ops
+
+    def copy_steps(self, storage: int, pool: PoolName = "host") -> CopySteps:
+        """The steps that copy ``storage`` to ``pool`` and back.
+
+        Raises:
+            KeyError: the graph has no such transfers.
+        """
+        return self._copy_steps[storage, pool]
+
+    @cached_property
+    def _copy_steps(self) -> Mapping[tuple[int, PoolName], CopySteps]:
+        return {
+            (t.storage, t.pool.name): CopySteps(i, i + 1, i + 2)
+            for i, t in enumerate(self.transfers, len(self.ops))
+            if t.kind == "store"
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -228,6 +263,15 @@ def _fresh_storages(graph: Graph, op: Op) -> tuple[int, ...]:
     read = {graph.values[value].storage for value in op.reads}
     written = dict.fromkeys(graph.values[value].storage for value in op.writes)
     return tuple(s for s in written if s not in read and not graph.storages[s].constant)
+
+
+def _aliased(graph: Graph, op: Op) -> int | None:
+    """The storage that ``op`` aliases if it is a free view, else None."""
+    if op.seconds or op.workspace or op.replay_bytes or op.pinned is not None or op.outside or not op.writes:
+        return None
+    written = {graph.values[v].storage for v in op.writes}
+    read = {v for v in op.reads if not graph.storages[graph.values[v].storage].constant} or set(op.reads)
+    return written.pop() if len(read) == 1 and written == {graph.values[v].storage for v in read} else None
 
 
 def _whole_bytes(index: int, size: float) -> int:
@@ -287,3 +331,22 @@ def _validate_wiring(graph: Graph, op: Op, written: set[int]) -> None:
     for v in op.writes:
         if v in written:
             raise GraphError(f"{graph.values[v].name!r} is written by two ops: each value has one producer")
+
+
+def _validate_transfers(graph: Graph) -> None:
+    names = [pool.name for pool in graph.pools]
+    if len(set(names)) < len(names):
+        raise GraphError(f"two pools are named {max(names, key=names.count)!r}: give each at most once")
+    if not graph.copied:
+        return
+    copyable = set(graph.copyable)
+    for s in graph.copied:
+        if s not in copyable:
+            raise GraphError(
+                f"storage {s} cannot be copied: only a storage that an op of the step allocates, that is no result, not the "
+                "caller's loss's, and that no op overwrites in place (Graph.copyable)"
+            )
+    if len(set(graph.copied)) < len(graph.copied):
+        raise GraphError("a storage is named twice among those that may be copied")
+    if len(graph.by_name) < len(graph.actions):
+        raise GraphError("an op has the name of a transfer: schedules refer to steps by name, so names must differ")

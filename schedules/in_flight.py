@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from remat_planner.schedules.graph import Graph
-from remat_planner.schedules.simulate import lifetimes, simulate
+from remat_planner.schedules.instances import lifetimes
+from remat_planner.schedules.simulate import simulate
 
 
 def held_bytes(graph: Graph, steps: Sequence[int]) -> int:
@@ -15,7 +16,7 @@ def held_bytes(graph: Graph, steps: Sequence[int]) -> int:
 
     The caller's loss separates the two; 0 for a graph without one.
     """
-    loss_step = next((step for step, op in enumerate(steps) if graph.ops[op].outside), None)
+    loss_step = next((step for step, op in enumerate(steps) if graph.actions[op].outside), None)
     if loss_step is None:
         return 0
     pieces = lifetimes(graph, steps)

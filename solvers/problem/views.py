@@ -21,7 +21,7 @@ class Views:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self.storage = _free_views(graph)
+        self.storage = graph.free_views
 
     def restore(self, ops: Iterable[int]) -> tuple[int, ...]:
         """Op steps for a sequence of op indices without views: the same ops with the views that they need."""
@@ -84,15 +84,3 @@ class Views:
 
 
 _START = -1
-
-
-def _free_views(graph: Graph) -> dict[int, int]:
-    views: dict[int, int] = {}
-    for i, op in enumerate(graph.ops):
-        if op.seconds or op.workspace or op.replay_bytes or op.pinned is not None or op.outside or not op.writes:
-            continue
-        written = {graph.values[v].storage for v in op.writes}
-        read = {v for v in op.reads if not graph.storages[graph.values[v].storage].constant} or set(op.reads)
-        if len(read) == 1 and written == {graph.values[v].storage for v in read}:
-            views[i] = written.pop()
-    return views
