@@ -7,51 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, InvalidScheduleError, Op, Storage, Value, simulate
+from tests.schedules.slow_simulator import reference
 from tests.strategies import graphs, schedules
-
-
-class _Instance:
-    """A piece of memory that is alive while somebody will still read it."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-
-def reference(graph: Graph, steps: list[int]) -> tuple[float, list[int]]:
-    """Run the steps with objects for memory, then ask at every step, by looking ahead, which objects are still needed."""
-    bound: dict[int, _Instance] = {}
-    first: dict[int, _Instance] = {}
-    touched: list[set[_Instance]] = []
-    for i in steps:
-        op = graph.ops[i]
-        now = {bound[v] for v in op.reads if v in bound}
-        fresh: dict[int, _Instance] = {}
-        for v in op.writes:
-            storage = graph.values[v].storage
-            if graph.storages[storage].constant:
-                continue
-            base = next((bound[r] for r in op.reads if graph.values[r].storage == storage), None)
-            if base is None:
-                base = fresh.setdefault(storage, _Instance(graph.storages[storage].bytes))
-            fresh.setdefault(storage, base)
-        for v in op.writes:
-            if (storage := graph.values[v].storage) in fresh:
-                bound[v] = fresh[storage]
-                first.setdefault(v, fresh[storage])
-                now.add(fresh[storage])
-        touched.append(now)
-    forever = {first[v] for v in graph.results if v in first}
-    memory = []
-    for t, i in enumerate(steps):
-        born = set().union(*touched[: t + 1])
-        needed_later = set().union(*touched[t:]) | forever
-        live = sum(instance.size for instance in born & needed_later)
-        for j, op in enumerate(graph.ops):
-            runs = [s for s, x in enumerate(steps) if x == j]
-            if op.replay_bytes and len(runs) > 1 and runs[0] <= t <= runs[-1]:
-                live += op.replay_bytes
-        memory.append(live + graph.ops[i].workspace + sum(graph.constants.values()))
-    return sum(graph.ops[i].seconds for i in steps), memory
 
 
 @pytest.mark.slow

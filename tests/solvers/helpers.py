@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from remat_planner.schedules import Graph, Op, Storage, Value, simulate
 from remat_planner.solvers import Solution, registry
 from tests.instances import instance_path
-from tests.schedules.test_simulate import reference
+from tests.schedules.slow_simulator import reference
 from tests.strategies import graphs
 
 # Every solver, with the seconds that a test gives it. A new solver needs a line here.
