@@ -1,7 +1,8 @@
 """The JSON documents of schedule files: their models, and how a file is parsed and validated.
 
-The format version changes when an old file can no longer be read. A new optional field needs no new version: fields at their
-defaults are not written.
+The format version of a file is the lowest that has all that the file says, so that old planners read what they understand and
+refuse the rest. Version 2 adds transfers: the graph's pools with budgets and channels, and the storages that may be copied. A
+new optional field that an old planner may ignore needs no new version: fields at their defaults are not written.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from remat_planner.schedules.errors import ScheduleFileError
 from remat_planner.schedules.graph import Graph
 from remat_planner.schedules.origin import Origin, Status
+from remat_planner.schedules.transfers import PoolName
 
 FORMAT = "activation checkpointing schedule"
 REGIONS_FORMAT = "activation checkpointing schedule by regions"
 FORMAT_VERSION = 1
+TRANSFERS_FORMAT_VERSION = 2
+"""Of files with transfers."""
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -47,9 +51,12 @@ StoredOrigin = Annotated[Origin, BeforeValidator(_with_training_state)]
 
 
 class ScheduleDocument(BaseModel):
-    """A ``Schedule``; ``steps`` are op names, and ``peak_bytes`` is checked against the simulator when the file is read."""
+    """A ``Schedule``; ``steps`` are names of ops and transfers.
 
-    model_config = ConfigDict(extra="forbid")
+    ``peak_bytes`` and ``pool_peak_bytes`` are checked against the simulator when the file is read.
+    """
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: str
     format_version: int
@@ -64,13 +71,14 @@ class ScheduleDocument(BaseModel):
     origin: StoredOrigin
     steps: list[str]
     graph: Graph
+    pool_peak_bytes: dict[PoolName, int] = {}
     companions: list[ScheduleDocument] = []
 
 
 class RegionScheduleDocument(BaseModel):
     """A ``RegionSchedule``; ``regions`` index ``schedules``, so that equal schedules are stored once."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: str
     format_version: int
@@ -105,10 +113,10 @@ def parsed(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ScheduleFileError(f"{path}: no schedule file is nested or has numbers like this one: plan again") from error
     if not isinstance(content, dict) or content.get("format") not in (FORMAT, REGIONS_FORMAT):
         raise ScheduleFileError(f"{path}: a JSON document, but not a schedule file")
-    if content.get("format_version") != FORMAT_VERSION:
+    if content.get("format_version") not in (FORMAT_VERSION, TRANSFERS_FORMAT_VERSION):
         raise ScheduleFileError(
-            f"{path}: format version {content.get('format_version')!r}; this planner reads version {FORMAT_VERSION}: "
-            "plan again, or read the file with the planner that wrote it"
+            f"{path}: format version {content.get('format_version')!r}; this planner reads versions {FORMAT_VERSION} and "
+            f"{TRANSFERS_FORMAT_VERSION}: plan again, or read the file with the planner that wrote it"
         )
     return content
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from remat_planner.schedules.atomic_write import write_text_atomically
 from remat_planner.schedules.errors import ScheduleFileError
-from remat_planner.schedules.file_format import FORMAT_VERSION, REGIONS_FORMAT, RegionScheduleDocument, parsed, validated
+from remat_planner.schedules.file_format import REGIONS_FORMAT, RegionScheduleDocument, parsed, validated
 from remat_planner.schedules.origin import Origin
-from remat_planner.schedules.schedule import Schedule, document_of, schedule_from_document
+from remat_planner.schedules.schedule import Schedule, document_of, format_version, schedule_from_document
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,14 +94,15 @@ def _document_of(schedule: RegionSchedule) -> RegionScheduleDocument:
     distinct: list[Schedule] = []
     regions: dict[str, int] = {}
     for name, region in schedule.regions.items():
-        key = (region.fingerprint, region.steps, *sorted(region.origin.gradient_layouts.items()))
+        graph, layouts = region.graph, sorted(region.origin.gradient_layouts.items())
+        key = (graph.fingerprint, graph.pools, graph.copied, region.steps, *layouts)
         if key not in numbers:
             numbers[key] = len(distinct)
             distinct.append(region)
         regions[name] = numbers[key]
     return RegionScheduleDocument(
         format=REGIONS_FORMAT,
-        format_version=FORMAT_VERSION,
+        format_version=format_version(distinct),
         budget_bytes=schedule.budget,
         peak_bytes=schedule.peak_bytes,
         baseline_peak_bytes=schedule.baseline_peak_bytes,

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from remat_planner.schedules.atomic_write import write_text_atomically
 from remat_planner.schedules.errors import InvalidScheduleError, ScheduleFileError
-from remat_planner.schedules.file_format import FORMAT, FORMAT_VERSION, ScheduleDocument, parsed, validated
+from remat_planner.schedules.file_format import (
+    FORMAT,
+    FORMAT_VERSION,
+    TRANSFERS_FORMAT_VERSION,
+    ScheduleDocument,
+    parsed,
+    validated,
+)
 from remat_planner.schedules.graph import Graph
 from remat_planner.schedules.in_flight import held_bytes, peak_in_flight
 from remat_planner.schedules.origin import Origin, Status
 from remat_planner.schedules.simulate import Simulation, simulate
+from remat_planner.schedules.transfers import PoolName
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,8 +35,8 @@ class Schedule:
 
     Attributes:
         graph: the training step.
-        steps: op indices in the order of execution.
-        budget: bytes that the step may take at its peak.
+        steps: indices into ``graph.actions`` (ops, and transfers after them) in the order of issue.
+        budget: bytes that the step may take on the device at its peak; the graph's pools have budgets of their own.
         solver: name of the solver that found the schedule.
         status: "optimal" if a bound proves that none is faster (the planner ignores 0.5 % of the step), else "feasible".
         bound_seconds: no schedule within the budget takes less, under ``assumption``.
@@ -76,6 +85,11 @@ class Schedule:
     def peak_bytes(self) -> int:
         """Highest bytes of the step under this schedule, constants included."""
         return self.simulation.peak_bytes
+
+    @property
+    def pool_peak_bytes(self) -> dict[PoolName, int]:
+        """Bytes that the copies take in each pool that has any."""
+        return self.simulation.pool_peaks
 
     @property
     def baseline_peak_bytes(self) -> int:
@@ -138,11 +152,17 @@ class Schedule:
         return schedule_from_document(path, validated(path, content, ScheduleDocument))
 
 
+def format_version(schedules: Iterable[Schedule]) -> int:
+    """The version of a file that has these schedules."""
+    transfers = any(form.graph.pools for schedule in schedules for form in schedule.forms)
+    return TRANSFERS_FORMAT_VERSION if transfers else FORMAT_VERSION
+
+
 def document_of(schedule: Schedule) -> ScheduleDocument:
     """The document that ``Schedule.save`` writes."""
     return ScheduleDocument(
         format=FORMAT,
-        format_version=FORMAT_VERSION,
+        format_version=format_version([schedule]),
         fingerprint=schedule.fingerprint,
         budget_bytes=schedule.budget,
         peak_bytes=schedule.peak_bytes,
@@ -152,8 +172,9 @@ def document_of(schedule: Schedule) -> ScheduleDocument:
         bound_seconds=schedule.bound_seconds,
         assumption=schedule.assumption,
         origin=schedule.origin,
-        steps=[schedule.graph.ops[i].name for i in schedule.steps],
+        steps=[schedule.graph.actions[i].name for i in schedule.steps],
         graph=schedule.graph,
+        pool_peak_bytes=schedule.pool_peak_bytes,
         companions=[document_of(companion) for companion in schedule.companions],
     )
 
@@ -169,9 +190,14 @@ def schedule_from_document(path: str | os.PathLike[str], document: ScheduleDocum
         raise ScheduleFileError(
             f"{path}: the graph does not match its own fingerprint; the file was edited or damaged: plan again"
         )
+    if graph.pools and document.format_version < TRANSFERS_FORMAT_VERSION:
+        raise ScheduleFileError(
+            f"{path}: pools for copies in a file of format version {document.format_version}, which has none; the file was "
+            "edited or damaged: plan again"
+        )
     unknown = [name for name in document.steps if name not in graph.by_name]
     if unknown:
-        raise ScheduleFileError(f"{path}: the steps run {unknown[0]!r}, an op that its graph does not have: plan again")
+        raise ScheduleFileError(f"{path}: the steps run {unknown[0]!r}, which its graph does not have: plan again")
     schedule = Schedule(
         graph=graph,
         steps=tuple(graph.by_name[name] for name in document.steps),
@@ -194,6 +220,11 @@ def schedule_from_document(path: str | os.PathLike[str], document: ScheduleDocum
     if peak != document.peak_bytes:
         raise ScheduleFileError(
             f"{path}: claims a peak of {document.peak_bytes:,} bytes, but its steps reach {peak:,}: plan again"
+        )
+    if schedule.pool_peak_bytes != document.pool_peak_bytes:
+        claims = document.pool_peak_bytes or "no copies"
+        raise ScheduleFileError(
+            f"{path}: claims {claims} in the pools, but its steps copy {schedule.pool_peak_bytes or 'nothing'}: plan again"
         )
     if peak > document.budget_bytes:
         raise ScheduleFileError(

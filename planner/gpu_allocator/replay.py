@@ -17,8 +17,8 @@ _BITS = re.compile(r"\d+")
 def replay(graph: Graph, steps: Sequence[int], allocator: CachingAllocator) -> CachingAllocator:
     """Run the allocations and frees of a step by ``steps`` on ``allocator``, and return it.
 
-    Constants are allocated first. Each op then allocates its results, allocates and frees its workspace, and frees the storages
-    that it is the last to use.
+    Constants are allocated first. Each step then allocates what it writes, allocates and frees its workspace, and frees the
+    storages that it is the last to use.
     """
     for size in _constant_sizes(graph):
         allocator.allocate(size)
@@ -29,10 +29,10 @@ def replay(graph: Graph, steps: Sequence[int], allocator: CachingAllocator) -> C
             born[int(birth)].append(piece)
             dying[int(death)].append(piece)
     blocks: dict[int, Block] = {}
-    for step, op in enumerate(steps):
+    for step, i in enumerate(steps):
         for piece in born[step]:
             blocks[piece] = allocator.allocate(int(pieces.bytes[piece]))
-        if workspace := graph.ops[op].workspace:
+        if workspace := graph.actions[i].workspace:
             allocator.free(allocator.allocate(workspace))
         for piece in dying[step]:
             allocator.free(blocks.pop(piece))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from remat_planner.planner.errors import InfeasibleBudgetError
 from remat_planner.planner.formatting import format_percent
-from remat_planner.schedules import Graph, lifetimes, simulate
+from remat_planner.schedules import Graph, Transfer, lifetimes, simulate
 from remat_planner.solvers import Solution
 
 _LOSS_OPERATORS = ("cross_entropy", "log_softmax", "nll_loss")
@@ -21,7 +21,7 @@ class Floor:
     Attributes:
         constants: resident during the whole step, by kind ("parameters", "inputs", "optimizer").
         gradients: of parameters and inputs, made by then.
-        op: name of the op that runs.
+        op: name of the op or transfer that runs.
         of_op: what it reads and computes, and its workspace.
         activations: what else is retained.
         is_loss: whether the op is of a loss.
@@ -38,8 +38,12 @@ class Floor:
     def of(cls, graph: Graph, steps: tuple[int, ...]) -> Floor:
         """At the peak of ``steps``."""
         moment, pieces = simulate(graph, steps).peak_step, lifetimes(graph, steps)
-        op = graph.ops[steps[moment]]
-        touched = {graph.values[v].storage for v in (*op.reads, *op.writes)}
+        action = graph.actions[steps[moment]]
+        if isinstance(action, Transfer):
+            touched, is_loss = {action.storage}, False
+        else:
+            touched = {graph.values[v].storage for v in (*action.reads, *action.writes)}
+            is_loss = action.outside or any(name in action.kind for name in _LOSS_OPERATORS)
         gradients = {graph.values[v].storage for v in graph.results if _is_of_backward(graph, v)}
         alive = (pieces.birth <= moment) & (pieces.death >= moment)
         counted = dict.fromkeys(("op", "gradients", "activations"), 0)
@@ -49,10 +53,10 @@ class Floor:
         return cls(
             constants={name: size for name, size in graph.constants.items() if size},
             gradients=counted["gradients"],
-            op=op.name,
-            of_op=counted["op"] + op.workspace,
+            op=action.name,
+            of_op=counted["op"] + action.workspace,
             activations=counted["activations"],
-            is_loss=op.outside or any(name in op.kind for name in _LOSS_OPERATORS),
+            is_loss=is_loss,
         )
 
     @property

@@ -104,7 +104,7 @@ def decisions(schedule: Schedule) -> dict[int, Decision]:
 
 def _first_backward(graph: Graph, steps: Sequence[int]) -> int:
     """The step at which the backward begins; the number of steps where there is none."""
-    return next((step for step, i in enumerate(steps) if graph.ops[i].phase == "backward"), len(steps))
+    return next((step for step, i in enumerate(steps) if graph.actions[i].phase == "backward"), len(steps))
 
 
 def _read_by_backward(graph: Graph) -> list[tuple[int, int]]:

@@ -36,7 +36,7 @@ def memory_at_peak(schedule: Schedule) -> dict[str, int]:
         for piece in np.flatnonzero((pieces.birth <= peak) & (peak <= pieces.death)):
             storage = int(pieces.storage[piece])
             shares[RANDOM_STATE if storage < 0 else kinds[storage]] += int(pieces.bytes[piece])
-        shares[WORKSPACE] = graph.ops[steps[peak]].workspace
+        shares[WORKSPACE] = graph.actions[steps[peak]].workspace
     return {name: size for name, size in shares.items() if size}
 
 

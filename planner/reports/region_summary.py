@@ -110,6 +110,6 @@ def held_bytes(graph: Graph, steps: Sequence[int]) -> int:
 
     Outputs belong to the ops after the region, so they count only where the region's own backward reads them.
     """
-    boundary = next(step for step, op in enumerate(steps) if graph.ops[op].outside)
+    boundary = next(step for step, op in enumerate(steps) if graph.actions[op].outside)
     pieces = lifetimes(replace(graph, results=()), steps)
     return int(pieces.bytes[(pieces.birth < boundary) & (pieces.death > boundary)].sum())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from remat_planner.schedules import Graph, Schedule, Simulation
+from remat_planner.schedules import Graph, Schedule, Simulation, Transfer
 
 Bytes = NDArray[np.int64]
 
@@ -30,10 +30,10 @@ class MemoryCurve:
 
 @dataclass(frozen=True)
 class Executions:
-    """Op executions in their order.
+    """Op executions and transfers in their order.
 
     Attributes:
-        seconds: float64[steps], time of each.
+        seconds: float64[steps], time that each takes on the compute queue, stalls included; 0 for a store or load.
         bytes: int64[steps], live bytes while each runs.
     """
 
@@ -80,7 +80,7 @@ def memory_curve(schedule: Schedule) -> MemoryCurve:
         planned=_executions(graph, steps, schedule.simulation),
         unplanned=_executions(graph, range(len(graph.ops)), schedule.baseline),
         budget=schedule.budget,
-        backward=next((step for step, op in enumerate(steps) if graph.ops[op].phase == "backward"), len(steps)),
+        backward=next((step for step, op in enumerate(steps) if graph.actions[op].phase == "backward"), len(steps)),
     )
 
 
@@ -133,7 +133,11 @@ def budget_line(timeline: Timeline, height: int) -> int | None:
 
 
 def _executions(graph: Graph, steps: tuple[int, ...] | range, simulation: Simulation) -> Executions:
-    return Executions(np.array([graph.ops[op].seconds for op in steps], dtype=np.float64), simulation.bytes)
+    if simulation.traffic is None:
+        return Executions(np.array([graph.ops[op].seconds for op in steps], dtype=np.float64), simulation.bytes)
+    on_a_channel = [isinstance(action := graph.actions[i], Transfer) and action.channel is not None for i in steps]
+    complete = np.maximum.accumulate(np.where(on_a_channel, 0.0, simulation.traffic.timing.end))
+    return Executions(np.diff(complete, prepend=0.0), simulation.bytes)
 
 
 def _spans(seconds: NDArray[np.float64], width: int) -> Bytes:

@@ -18,7 +18,7 @@ from remat_planner.planner.reports.summary import (
     summarize_verification,
 )
 from remat_planner.planner.reports.timeline import MemoryCurve, memory_curve
-from remat_planner.schedules import BudgetOn, Schedule, Status, TrainingState
+from remat_planner.schedules import BudgetOn, Schedule, Status, TrainingState, Transfer
 
 if TYPE_CHECKING:
     from remat_planner.planner.measurement import Verification
@@ -202,5 +202,7 @@ def _peak_moment(schedule: Schedule) -> str:
     """ "backward of layers.3.mlp, addmm", or "optimizer's step"."""
     if peak_is_update(schedule):
         return "optimizer's step"
-    op = schedule.graph.ops[schedule.steps[schedule.simulation.peak_step]]
+    op = schedule.graph.actions[schedule.steps[schedule.simulation.peak_step]]
+    if isinstance(op, Transfer):
+        return op.name
     return f"{op.phase}{f' of {op.module}' if op.module else ''}, {short_operator(op.kind)}"

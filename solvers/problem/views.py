@@ -24,7 +24,7 @@ class Views:
         self.storage = graph.free_views
 
     def restore(self, ops: Iterable[int]) -> tuple[int, ...]:
-        """Op steps for a sequence of op indices without views: the same ops with the views that they need."""
+        """Steps for a sequence of ops and transfers without views: the same steps with the views that they need."""
         graph, producer, views = self._graph, self._graph.producer, self.storage
         steps: list[int] = []
         allocations = [0] * len(graph.storages)  # how often each storage has been allocated
@@ -50,6 +50,11 @@ class Views:
             refresh(view)
         ran: set[int] = set()
         for i in ops:
+            if i >= len(graph.ops):
+                transfer = graph.transfers[i - len(graph.ops)]
+                steps.append(i)
+                allocations[transfer.storage] += transfer.kind == "load"
+                continue
             for value in graph.ops[i].reads:
                 if (source := producer[value]) in views:
                     refresh(source)

@@ -9,8 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remat_planner.schedules import Graph, Origin, Schedule, ScheduleFileError, simulate
+from remat_planner.schedules import (
+    Channel,
+    Graph,
+    Origin,
+    Pool,
+    RegionSchedule,
+    Schedule,
+    ScheduleFileError,
+    load_schedule,
+    simulate,
+)
 from tests.strategies import graphs, schedules
+from tests.transfers import FREE, transfer_schedules, with_pools
 
 
 def _schedule(graph: Graph, steps: list[int]) -> Schedule:
@@ -23,7 +34,11 @@ def _schedule(graph: Graph, steps: list[int]) -> Schedule:
 @given(st.data())
 def test_round_trip(tmp_path: Path, data: st.DataObject) -> None:
     graph = data.draw(graphs())
-    schedule = _schedule(graph, data.draw(schedules(graph)))
+    steps = data.draw(schedules(graph))
+    if data.draw(st.booleans()):
+        graph = data.draw(with_pools(graph))
+        steps = data.draw(transfer_schedules(graph, steps))
+    schedule = _schedule(graph, steps)
     schedule.save(tmp_path / "s.json")
     loaded = Schedule.load(tmp_path / "s.json")
     assert (loaded.graph, loaded.steps, loaded.origin) == (schedule.graph, schedule.steps, schedule.origin)
@@ -32,6 +47,11 @@ def test_round_trip(tmp_path: Path, data: st.DataObject) -> None:
         schedule.seconds,
         schedule.fingerprint,
     )
+    assert loaded.pool_peak_bytes == schedule.pool_peak_bytes
+    # An old planner reads what has no transfers, and refuses what has.
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert content["format_version"] == (2 if graph.pools else 1)
+    assert graph.pools or not {"pools", "copied", "pool_peak_bytes"} & {*content, *content["graph"]}
     assert [p.name for p in tmp_path.iterdir()] == ["s.json"]
 
 
@@ -72,6 +92,61 @@ def test_truncated(written: Path) -> None:
 def test_damaged(written: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(ScheduleFileError, match=words):
         Schedule.load(_edited(written, **changes))
+
+
+@pytest.fixture
+def with_copies(tmp_path: Path) -> Path:
+    graph = Graph.from_dag([1, 2, 3], [4, 5, 6], [(0, 1), (1, 2), (0, 2)]).with_transfers([Pool("host", 9, FREE, Channel(2.0))])
+    copy = graph.copy_steps(0)
+    path = tmp_path / "s.json"
+    _schedule(graph, [0, copy.store, 1, copy.release, copy.load, 2]).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ("format_version", 1, "pools for copies in a file of format version 1"),
+        ("pool_peak_bytes", {}, "claims no copies in the pools, but its steps copy {'host': 4}"),
+        ("pool_peak_bytes", {"host": 3}, "claims {'host': 3} in the pools"),
+        ("graph.pools", [], "the steps run 'store op0 to host'"),
+        ("graph.copied", [7], "storage 7 cannot be copied"),
+        ("graph.pools.0.budget", 3, "take 4 bytes, above the host budget of 3"),
+        ("graph.pools.0.budget", -1, "the host budget is -1 bytes"),
+        ("graph.pools.0.budget", float("nan"), "graph"),
+        ("graph.pools.0.name", "/etc", "'host' or 'disk'"),
+        ("graph.pools.0.block", 2**70, "beyond any machine|above the host budget"),
+        ("graph.pools.0.outgoing.bytes_per_second", 0, "cannot copy 0.0 bytes per second"),
+        ("graph.pools.0.outgoing.bytes_per_second", float("nan"), "cannot copy nan bytes"),
+        ("graph.pools.0.incoming.bytes_per_second", 1e-320, "no numbers"),
+        ("graph.pools.0.incoming.latency", float("inf"), "latency of inf"),
+        ("graph.pools.0.incoming.slowdown", 0, "factor of 0.0"),
+        ("graph.pools.0.incoming.source", "a friend", "'measured', 'table' or 'given'"),
+        ("steps", ["op0", "load op0 from host", "op1", "op2"], "which no step before it has stored"),
+    ],
+)
+def test_damaged_transfers(with_copies: Path, where: str, value: object, words: str) -> None:
+    assert Schedule.load(with_copies).pool_peak_bytes == {"host": 4}
+    content = json.loads(with_copies.read_text())
+    *path, last = where.split(".")
+    place = content
+    for key in path:
+        place = place[int(key) if key.isdigit() else key]
+    place[last] = value
+    with pytest.raises(ScheduleFileError, match=words):
+        Schedule.load(_edited(with_copies, **content))
+
+
+def test_a_schedule_by_regions_has_the_version_of_its_regions(with_copies: Path, tmp_path: Path) -> None:
+    region = Schedule.load(with_copies)
+    path = tmp_path / "regions.json"
+    plain = Schedule(region.graph.without_transfers, (0, 1, 2), region.budget, "none", "feasible", 0.0)
+    for regions, version in (({"a": plain}, 1), ({"a": plain, "b": region}, 2)):
+        RegionSchedule(regions, dict.fromkeys(regions, 1), budget=99, peak_bytes=9, baseline_peak_bytes=9).save(path)
+        assert json.loads(path.read_text())["format_version"] == version
+        loaded = load_schedule(path)
+        assert isinstance(loaded, RegionSchedule)
+        assert {name: one.steps for name, one in loaded.regions.items()} == {name: one.steps for name, one in regions.items()}
 
 
 def test_what_no_schedule_file_holds(written: Path) -> None:

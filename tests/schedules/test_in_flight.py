@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from remat_planner.schedules import Graph, Op, Schedule, Storage, Value
+from dataclasses import replace
+
+from remat_planner.schedules import Channel, Graph, Op, Pool, Schedule, Storage, Value
 
 
 def _schedule(*, loss: bool) -> Schedule:
@@ -45,6 +47,17 @@ def test_every_forward_holds_its_own_and_gradients_are_there_from_the_second_bac
     each = 100 + 8 + 8 + 7
     assert schedule.peak_in_flight(2) == schedule.peak_bytes + each
     assert schedule.peak_in_flight(4) == schedule.peak_bytes + 3 * each
+
+
+def test_what_is_on_the_host_is_not_held() -> None:
+    plain = _schedule(loss=True)
+    graph = plain.graph.with_transfers([Pool("host", 100, Channel(1.0), Channel(1.0))])
+    store, release, load = graph.copy_steps(graph.ops[0].writes[0])
+    copied = replace(plain, graph=graph, steps=(0, 1, store, release, 2, load, 3))
+    assert copied.held_bytes == plain.held_bytes - 100
+    assert copied.peak_bytes == plain.peak_bytes  # that of the last step
+    each = 8 + 1 + 7 + (20 + 8)
+    assert copied.peak_in_flight(3) == copied.peak_bytes + each + (8 + 1 + 40)  # gradients take more than one forward holds
 
 
 def test_what_a_loss_keeps_is_not_more_than_it_takes() -> None:
