@@ -23,6 +23,8 @@ Status = Literal["optimal", "feasible", "infeasible"]
 ANY_SCHEDULE = "any schedule"
 ORDER_GIVEN = "first executions in the given order"
 ORDER_GIVEN_FORWARD = "first executions in the given order, forward ops recomputed only"
+# Added to the class where the graph allows copies to a pool and the bound does not cover schedules that have any.
+WITHOUT_COPIES = ", without copies"
 
 # A schedule counts as optimal if a proven bound is within this fraction of its seconds.
 OPTIMAL_TOLERANCE = 1e-6
@@ -128,6 +130,12 @@ class Task:
         """The reduced form of ``graph``."""
         return Problem.of(self.graph)
 
+    def without_transfers(self) -> Task:
+        """The task without the pools of its graph, and without the starts that copy."""
+        count = len(self.graph.ops)
+        start = tuple(steps for steps in self.start if all(i < count for i in steps))
+        return replace(self, graph=self.graph.without_transfers, start=start)
+
     def derive(self, **changes: Any) -> Task:
         """The same graph with another budget, deadline, reporter, start or enough; shares ``problem``."""
         task = replace(self, **changes)
@@ -145,6 +153,7 @@ class Solver(abc.ABC):
         description: the method and its source, in one line.
         proves: what the bound says and under which assumption, in one line.
         source: the paper or other origin of the method.
+        copies: understands transfers. Other solvers get the graph without its pools.
         quick: finishes in seconds on large graphs, so that ``auto`` may run it in a turn of its own.
         anytime: improves its schedule until the time is over, so that the time limit, not only the task, decides the answer.
     """
@@ -153,6 +162,7 @@ class Solver(abc.ABC):
     description: ClassVar[str]
     proves: ClassVar[str] = "nothing"
     source: ClassVar[str] = "this project"
+    copies: ClassVar[bool] = False
     quick: ClassVar[bool] = False
     anytime: ClassVar[bool] = False
 

@@ -12,6 +12,7 @@ from remat_planner.solvers.interface import (
     ANY_SCHEDULE,
     OPTIMAL_TOLERANCE,
     ORDER_GIVEN_FORWARD,
+    WITHOUT_COPIES,
     Answer,
     Reporter,
     Solution,
@@ -67,8 +68,9 @@ def solve_task(task: Task, solver: Solver) -> Solution:
         InvalidScheduleError: as ``solve`` does.
     """
     task.reporter.started(solver.name, task.graph, task.budget)
-    answer = solver.solve(task) if task.graph.ops else Answer(steps=())
-    solution = _judged(task, answer, answer.solver or solver.name)
+    copies = solver.copies or not task.graph.pools
+    answer = solver.solve(task if copies else task.without_transfers()) if task.graph.ops else Answer(steps=())
+    solution = _judged(task, answer, answer.solver or solver.name, copies=copies)
     task.reporter.finished(solution)
     return solution
 
@@ -107,14 +109,19 @@ class _Candidate:
     simulation: Simulation
 
 
-def _judged(task: Task, answer: Answer, solver: str) -> Solution:
-    """The best of ``answer`` and ``task.start`` by the simulator, with the bound as far as it is valid."""
+def _judged(task: Task, answer: Answer, solver: str, *, copies: bool) -> Solution:
+    """The best of ``answer`` and ``task.start`` by the simulator, with the bound as far as it is valid.
+
+    ``copies`` says whether the bound covers all schedules of the graph, also those that copy to its pools.
+    """
     graph = task.graph
     simulated = [_Candidate(steps, simulate(graph, steps)) for steps in (tuple(answer.steps), *task.start)]
     candidates = [candidate for candidate in simulated if _keeps_loss_together(graph, candidate.steps)]
     bound, assumption = (graph.seconds, ANY_SCHEDULE) if answer.bound is None else (answer.bound, answer.assumption)
     if bound <= graph.seconds:
         bound, assumption = graph.seconds, ANY_SCHEDULE
+    elif not copies:
+        assumption += WITHOUT_COPIES
     best = min(candidates, key=lambda candidate: preference(candidate.simulation, task.budget), default=None)
     if best is None or best.simulation.peak_bytes > task.budget:
         return _infeasible(task, candidates, bound, assumption, answer.note, solver)
@@ -141,7 +148,7 @@ def _judged(task: Task, answer: Answer, solver: str) -> Solution:
 
 def _keeps_loss_together(graph: Graph, steps: tuple[int, ...]) -> bool:
     """Whether the ops of the caller's loss run in one piece, as they do in the caller's code."""
-    places = [place for place, i in enumerate(steps) if graph.ops[i].outside]
+    places = [place for place, i in enumerate(steps) if graph.actions[i].outside]
     return not places or places[-1] - places[0] == len(places) - 1
 
 
@@ -163,7 +170,7 @@ def _infeasible(task: Task, candidates: list[_Candidate], bound: float, assumpti
         solver=solver,
         minimum=peak,
         assumption=assumption,
-        bottleneck=graph.ops[lowest.steps[lowest.simulation.peak_step]].name if lowest.steps else None,
+        bottleneck=graph.actions[lowest.steps[lowest.simulation.peak_step]].name if lowest.steps else None,
         note="; ".join(part for part in (proof, note) if part),
         minimum_steps=lowest.steps,
     )
@@ -179,7 +186,7 @@ def _impossible(task: Task, *, proven: bool) -> tuple[float, str, str] | None:
     if budget < least:
         needs = "constants and results alone take" if op is None else f"{graph.ops[op].name!r} alone needs"
         return math.inf, ANY_SCHEDULE, f"{needs} {least:,} bytes"
-    if task.problem.n and not proven:
+    if task.problem.n and not proven and not graph.pools:  # with copies, what cannot be recomputed need not be resident
         least, node = least_peak_forward(task.problem)
         if budget < least:
             name = graph.ops[int(task.problem.ops[node])].name

@@ -68,6 +68,13 @@ class _Builder:
                 self._bind(node, self._new("constant", node))
         forward_end: int | None = None
         for step, index in enumerate(self.steps):
+            if index >= len(self.graph.ops):
+                transfer = self.graph.actions[index].name
+                raise InvalidScheduleError(
+                    f"step {step} runs {transfer!r}: a model cannot run copies to a pool, plan without them",
+                    step=step,
+                    op=transfer,
+                )
             op = self.graph.ops[index]
             if op.outside:
                 forward_end = len(self.executions)

@@ -65,6 +65,12 @@ class ScheduleBackend:
                 "without regions",
                 ops=(),
             )
+        if schedule.graph.pools:
+            raise SavedSetError(
+                "torch.compile decides itself when the backward runs, so it cannot copy activations to a pool and back: plan "
+                "without pools, or use remat_planner.apply_schedule",
+                ops=(),
+            )
         if compiler is not None:
             check_compiler(compiler, ())
         self.schedule = schedule

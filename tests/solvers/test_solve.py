@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from remat_planner.schedules import Graph, InvalidScheduleError, simulate
+from remat_planner.schedules import Channel, Graph, InvalidScheduleError, Pool, simulate
 from remat_planner.solvers import Answer, Reporter, Solution, Solver, Task, solve
 from tests.solvers.helpers import check
 
@@ -30,6 +30,12 @@ class Fixed(Solver):
     def solve(self, task: Task) -> Answer:
         self.tasks.append(task)
         return self.answer
+
+
+class FixedWithCopies(Fixed):
+    """The same, of a solver that understands transfers."""
+
+    copies = True
 
 
 @pytest.mark.parametrize("budget", [math.nan, math.inf, -1, 0, 0.5, True, "40GB", None])
@@ -91,6 +97,28 @@ def test_a_solver_of_ones_own_cannot_exceed_the_budget_or_overstate_its_bound() 
     assert solve(GRAPH, 2, solver=Fixed(Answer(steps=(0, 1, 2, 3)))).status == "infeasible"
     overstated = solve(GRAPH, 3, solver=Fixed(Answer(steps=(0, 1, 2, 3), bound=99.0, assumption="wrong")))
     assert (overstated.bound, overstated.assumption) == (4.0, "any schedule")
+
+
+def test_a_solver_gets_pools_if_it_understands_them_and_bounds_say_whether_they_cover_copies() -> None:
+    # 0 -> 1 -> 2(1) -> 3(2, 0), where 0 has 4 bytes: while 1 and 2 run, it is resident, computed twice, or on the host.
+    graph = Graph.from_dag([1, 1, 1, 1], [4, 3, 3, 1], [(0, 1), (1, 2), (0, 3), (2, 3)], backward=2)
+    graph = graph.with_transfers([Pool("host", 4, Channel(8.0), Channel(8.0))])
+    store, release, load = graph.copy_steps(0)
+    recomputed, copied = (0, 1, 2, 0, 3), (0, store, 1, release, 2, load, 3)
+    assert (simulate(graph, recomputed).peak_bytes, simulate(graph, copied).peak_bytes) == (8, 8)
+
+    plain, copying = Fixed(Answer(recomputed, bound=5.0)), FixedWithCopies(Answer(copied, bound=4.25))
+    solution = solve(graph, 8, solver=plain)
+    assert plain.tasks[0].graph == graph.without_transfers
+    assert (solution.cost, solution.status, solution.assumption) == (5.0, "optimal", "any schedule, without copies")
+    solution = solve(graph, 8, solver=plain, start=(copied,))
+    assert plain.tasks[1].start == ()
+    assert (solution.cost, solution.bound, solution.assumption) == (4.5, 4.0, "any schedule")
+    solution = solve(graph, 8, solver=copying)
+    assert copying.tasks[0].graph == graph
+    assert (solution.cost, solution.bound, solution.assumption) == (4.5, 4.25, "any schedule")
+    infeasible = solve(graph, 7, solver=copying)
+    assert (infeasible.status, infeasible.minimum, infeasible.bottleneck) == ("infeasible", 8, "op3")
 
 
 def test_a_solver_of_ones_own_whose_steps_cannot_run() -> None:
