@@ -29,6 +29,12 @@ def straight_line(joint: Joint, graph: Graph, steps: Sequence[int]) -> StraightL
         StaleScheduleError: the joint graph has no node for an op of ``graph``.
         InvalidScheduleError: the steps cannot run, or would not give eager's bits.
     """
+    for step, i in enumerate(steps):
+        if i >= len(graph.ops):
+            name = graph.actions[i].name
+            raise InvalidScheduleError(
+                f"step {step} runs {name!r}: a model cannot run copies to a pool, plan without them", step=step, op=name
+            )
     return _Builder(joint, graph, steps).build()
 
 
@@ -68,13 +74,6 @@ class _Builder:
                 self._bind(node, self._new("constant", node))
         forward_end: int | None = None
         for step, index in enumerate(self.steps):
-            if index >= len(self.graph.ops):
-                transfer = self.graph.actions[index].name
-                raise InvalidScheduleError(
-                    f"step {step} runs {transfer!r}: a model cannot run copies to a pool, plan without them",
-                    step=step,
-                    op=transfer,
-                )
             op = self.graph.ops[index]
             if op.outside:
                 forward_end = len(self.executions)

@@ -9,14 +9,18 @@ from remat_planner.planner.reports.peak_memory import memory_at_peak
 from remat_planner.schedules import Schedule
 from tests.planner.layered_step import layered_schedule
 from tests.strategies import graphs, schedules
+from tests.transfers import transfer_schedules, with_pools
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_memory_adds_up_to_the_peak(data: st.DataObject) -> None:
     graph = data.draw(graphs())
-    steps = tuple(data.draw(schedules(graph)))
-    schedule = Schedule(graph, steps, budget=1, solver="", status="feasible", bound_seconds=0.0)
+    steps = data.draw(schedules(graph))
+    if data.draw(st.booleans()):
+        graph = data.draw(with_pools(graph))
+        steps = data.draw(transfer_schedules(graph, steps))
+    schedule = Schedule(graph, tuple(steps), budget=1, solver="", status="feasible", bound_seconds=0.0)
     assert sum(memory_at_peak(schedule).values()) == schedule.peak_bytes
 
 
