@@ -65,7 +65,7 @@ def timing(graph: Graph, steps: Sequence[int], waits: Mapping[int, Sequence[int]
             begin[step] = compute if action.kind == "release" else max(compute, ready)
             compute = max(compute, ready)
             if isinstance(action, Op):
-                slowed = _slowed_by(slowing, compute, action.seconds)
+                slowed = _slowed_by(slowing, compute, action.seconds) if slowing else 0.0
                 terms += (action.seconds, slowed)
                 compute += action.seconds + slowed
             end[step] = compute

@@ -141,7 +141,9 @@ class Transfer:
     @property
     def channel(self) -> Channel | None:
         """The channel that copies; None for a release."""
-        return {"store": self.pool.outgoing, "load": self.pool.incoming}.get(self.kind)
+        if self.kind == "release":
+            return None
+        return self.pool.outgoing if self.kind == "store" else self.pool.incoming
 
     @property
     def seconds(self) -> float:

@@ -6,9 +6,11 @@ import math
 
 from hypothesis import strategies as st
 
-from remat_planner.schedules import Channel, Graph, Pool
+from remat_planner.schedules import Channel, Graph, Pool, PoolName
 
 FREE = Channel(math.inf)
+
+_Copy = tuple[int, PoolName]  # of a storage, in a pool
 
 
 def channels() -> st.SearchStrategy[Channel]:
@@ -25,7 +27,8 @@ def channels() -> st.SearchStrategy[Channel]:
 def with_pools(draw: st.DrawFn, graph: Graph, channel: st.SearchStrategy[Channel] | None = None) -> Graph:
     """``graph`` with a host, a disk or both, which take whatever is stored."""
     channel = channels() if channel is None else channel
-    names = draw(st.sampled_from([("host",), ("disk",), ("host", "disk")]))
+    pools: list[tuple[PoolName, ...]] = [("host",), ("disk",), ("host", "disk")]
+    names = draw(st.sampled_from(pools))
     return graph.with_transfers(
         Pool(name, 10**6, draw(channel), draw(channel), block=draw(st.sampled_from([1, 4]))) for name in names
     )
@@ -52,8 +55,8 @@ class _Inserter:
         self.steps: list[int] = []
         self.instance: list[int | None] = [None] * len(graph.values)
         self.instances = 0
-        self.pending: dict[tuple[int, str], int] = {}
-        self.stored: set[tuple[int, str]] = set()
+        self.pending: dict[_Copy, int] = {}
+        self.stored: set[_Copy] = set()
         self.unread: dict[int, int] = {}
 
     def run(self, base: list[int]) -> list[int]:
@@ -67,7 +70,7 @@ class _Inserter:
 
     def some_transfers(self) -> None:
         for _ in range(self.draw(st.integers(0, 2))):
-            could: list[tuple[str, tuple[int, str]]] = []
+            could: list[tuple[str, _Copy]] = []
             for transfer in self.graph.transfers:
                 key = transfer.storage, transfer.pool.name
                 resident = self.instance[transfer.values[0]] is not None
@@ -81,22 +84,22 @@ class _Inserter:
                 kind, key = self.draw(st.sampled_from(could))
                 {"store": self.store, "release": self.release, "load": self.load}[kind](key)
 
-    def store(self, key: tuple[int, str]) -> None:
-        steps = self.graph.copy_steps(*key)  # type: ignore[arg-type]
+    def store(self, key: _Copy) -> None:
+        steps = self.graph.copy_steps(*key)
         instance = self.instance[self.graph.transfers[steps.store - len(self.graph.ops)].values[0]]
         assert instance is not None
         self.steps.append(steps.store)
         self.pending[key] = instance
 
-    def release(self, key: tuple[int, str]) -> None:
-        self.steps.append(self.graph.copy_steps(*key).release)  # type: ignore[arg-type]
+    def release(self, key: _Copy) -> None:
+        self.steps.append(self.graph.copy_steps(*key).release)
         released = self.pending.pop(key)
         self.stored.add(key)
         self.unread.pop(released, None)
         self.instance = [None if instance == released else instance for instance in self.instance]
 
-    def load(self, key: tuple[int, str]) -> None:
-        load = self.graph.copy_steps(*key).load  # type: ignore[arg-type]
+    def load(self, key: _Copy) -> None:
+        load = self.graph.copy_steps(*key).load
         self.instances += 1
         self.unread[self.instances] = len(self.steps)
         self.steps.append(load)

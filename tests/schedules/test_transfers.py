@@ -47,6 +47,7 @@ def test_agrees_with_the_slow_simulator(data: st.DataObject) -> None:
             assert begin >= max((run.span(s)[1] for s in range(step) if steps[s] < len(graph.ops)), default=0.0)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_infinite_rates_add_no_time(data: st.DataObject) -> None:
     graph = data.draw(with_pools(data.draw(graphs()), st.just(FREE)))
@@ -54,6 +55,7 @@ def test_infinite_rates_add_no_time(data: st.DataObject) -> None:
     assert simulate(graph, steps).seconds == math.fsum(graph.ops[i].seconds for i in steps if i < len(graph.ops))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_pools_that_nothing_uses_change_nothing(data: st.DataObject) -> None:
     graph = data.draw(graphs())
