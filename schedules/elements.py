@@ -37,6 +37,7 @@ class Op:
         seconds: duration of one execution.
         flops: floating-point operations of one execution.
         workspace: bytes allocated only while the op runs.
+        eager_workspace: bytes that the framework allocates beyond these while it runs the op without a plan.
         phase: "backward" if the op depends on the incoming gradient.
         pinned: why the op must run exactly once, or None.
         auxiliary: forward work that only the backward needs; it may first run anywhere before its first reader.
@@ -61,3 +62,4 @@ class Op:
     kind: str = ""
     module: str = ""
     source: str = ""
+    eager_workspace: int = 0

@@ -123,6 +123,14 @@ class Graph:
         return math.fsum(op.seconds for op in self.ops)
 
     @cached_property
+    def eager(self) -> Graph:
+        """The same step as the framework runs it without a plan: each op takes its ``eager_workspace`` too."""
+        if not any(op.eager_workspace for op in self.ops):
+            return self
+        ops = (replace(op, workspace=op.workspace + op.eager_workspace, eager_workspace=0) for op in self.ops)
+        return replace(self, ops=tuple(ops))
+
+    @cached_property
     def producer(self) -> tuple[int | None, ...]:
         """The op that writes each value; None for parameters, buffers and inputs."""
         producer: list[int | None] = [None] * len(self.values)
@@ -317,7 +325,7 @@ def _validate(graph: Graph) -> None:
 def _validate_costs(op: Op) -> None:
     if not (math.isfinite(op.seconds) and op.seconds >= 0):
         raise GraphError(f"op {op.name!r} costs {op.seconds!r} seconds: a cost is a finite number, zero or more")
-    if min(op.workspace, op.flops, op.replay_bytes) < 0:
+    if min(op.workspace, op.eager_workspace, op.flops, op.replay_bytes) < 0:
         raise GraphError(f"op {op.name!r} has a negative workspace, FLOP count or replay size")
 
 

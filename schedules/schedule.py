@@ -79,7 +79,7 @@ class Schedule:
     @cached_property
     def baseline(self) -> Simulation:
         """The step without recomputation, in the framework's own order."""
-        return simulate(self.graph, range(len(self.graph.ops)))
+        return simulate(self.graph.eager, range(len(self.graph.ops)))
 
     @property
     def peak_bytes(self) -> int:

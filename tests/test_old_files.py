@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import remat_planner
+from remat_planner.tracer import capture, lower
 
 _DATA = Path(__file__).parent / "data"
 
@@ -118,6 +119,16 @@ def test_an_old_schedule_by_regions_trains() -> None:
     schedule = remat_planner.RegionSchedule.load(_DATA / "region_schedule_format_1.json")
     assert set(schedule.regions) == {"blocks.0", "blocks.1"}
     assert remat_planner.verify(model, schedule, (inputs,)).identical
+
+
+def test_an_early_schedule_of_shared_weights_trains() -> None:
+    layer, x = nn.Linear(16, 16), torch.randn(32, 16)
+    model = nn.Sequential(layer, nn.Tanh(), layer)
+    graph = lower(capture(model, (x,), loss=mean_square), sums_in_place=False).graph
+    steps = tuple(range(len(graph.ops)))
+    early = remat_planner.Schedule(graph, steps, budget=10**9, solver="none", status="feasible", bound_seconds=0.0)
+    assert graph.fingerprint != lower(capture(model, (x,), loss=mean_square)).graph.fingerprint
+    assert remat_planner.verify(model, early, (x,), loss=mean_square).identical
 
 
 def test_the_kinds_are_told_apart() -> None:

@@ -25,6 +25,7 @@ from remat_planner.tracer.passes import (
     copy_small_first_terms,
     keep_apart,
     make_functional,
+    mark_sums_of_views,
     return_as_autograd,
     returned_by,
     simplify,
@@ -213,6 +214,7 @@ def assemble(recorded: RecordedStep) -> Joint:
     return_as_autograd(graph, placeholders, call, recording)
     outputs, gradients = returned_by(graph)
     keep_apart(graph, recording)
+    mark_sums_of_views(gradients, recording.edges)
     copy_small_first_terms(graph, gradients, recording.edges)
     sums = [node for g, edges in zip(gradients, recording.edges, strict=True) for node in contributions(g, edges)[1]]
     simplify(graph, keep=[*outputs, *sums])  # autograd makes one gradient for each owner, equal ones too

@@ -102,7 +102,7 @@ def _last_reads_of_owners(joint: Joint, line: StraightLine) -> dict[int, int]:
 def _wait_for_last_reads(
     line: StraightLine,
     parts: list[GradientParts],
-    addends: Mapping[int, list[tuple[int, int]]],
+    addends: dict[int, list[tuple[int, int]]],
     last_reads: Mapping[int, int],
     spare_bytes: npt.NDArray[np.int64],
 ) -> None:
@@ -110,7 +110,8 @@ def _wait_for_last_reads(
 
     A hook may step the optimizer as soon as autograd has the gradient, and what then reads the parameter would read the new
     one. The schedule keeps a whole gradient in any case. A part that waits takes bytes of its own, which leave
-    ``spare_bytes``; where these do not suffice it does not wait, and the runtime refuses a step of the optimizer by name.
+    ``spare_bytes``, and moves in ``addends``; where these do not suffice it does not wait, and the runtime refuses a step of
+    the optimizer by name.
     """
     for k, position in last_reads.items():
         if not parts[k].owned_after or parts[k].owned_after[-1] >= position:
@@ -122,6 +123,7 @@ def _wait_for_last_reads(
             if part + total > spare_bytes[waits].min():
                 continue
             spare_bytes[waits] -= part
+            addends[position] = [*addends.pop(added_at), *addends.get(position, ())]
         parts[k] = parts[k].complete_after(position)
 
 
@@ -161,7 +163,7 @@ def _where_it_pays(
     return bounds
 
 
-def _bytes_of_parts(graph: Graph, line: StraightLine, parts: Sequence[GradientParts]) -> Mapping[int, list[tuple[int, int]]]:
+def _bytes_of_parts(graph: Graph, line: StraightLine, parts: Sequence[GradientParts]) -> dict[int, list[tuple[int, int]]]:
     """By execution, the bytes of each part of a gradient that the plan adds there, and those that the sum allocates.
 
     Until its cut the part stays allocated, and autograd makes the sum only then.

@@ -14,7 +14,7 @@ from remat_planner.planner.planning.free_savings import is_free, save_for_free
 from remat_planner.planner.planning.infeasible import no_schedule_error, update_error
 from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule, schedules_of_other_sizes
 from remat_planner.planner.planning.step import Step
-from remat_planner.schedules import Schedule, simulate
+from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
 
 
@@ -37,7 +37,7 @@ def schedule_step(
         InfeasibleBudgetError: no schedule was found within the budget.
     """
     graph, settings = step.graph, step.settings
-    peak = _allocator_peak(step)
+    peak = _allocator_peak(step, graph)
     asked = budget if isinstance(budget, Budget) else parse_budget(budget)
     if asked.least:
         return schedule_step(step, Budget(bytes=least_budget(step), origin=LEAST_FOUND), reporter=reporter)
@@ -99,12 +99,12 @@ def least_budget(step: Step) -> int:
 
 def peak_without_recomputation(step: Step) -> int:
     """Peak bytes of the step in the framework's own order; on a GPU, the bytes that its allocator hands out or reserves."""
-    peak, order = _allocator_peak(step), range(len(step.graph.ops))
-    return simulate(step.graph, order).peak_bytes if peak is None else peak(order)
+    peak, order = _allocator_peak(step, step.graph.eager), range(len(step.graph.ops))
+    return simulate(step.graph.eager, order).peak_bytes if peak is None else peak(order)
 
 
-def _allocator_peak(step: Step) -> AllocatorPeak | None:
-    """The peak by the GPU allocator's rules; None for a plan for a CPU."""
+def _allocator_peak(step: Step, graph: Graph) -> AllocatorPeak | None:
+    """The peak of ``graph``, that of ``step``, by the GPU allocator's rules; None for a plan for a CPU."""
     if step.origin.allocation_block == 1:
         return None
-    return allocator_peak(step.graph, reserved=step.settings.budget_on == "reserved")
+    return allocator_peak(graph, reserved=step.settings.budget_on == "reserved")

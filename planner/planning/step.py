@@ -76,7 +76,7 @@ def costed_step(
     progress: Progress | None = None,
 ) -> Step:
     """The step of an existing capture; ``parameters`` and ``inputs`` are the signatures of its call. See ``trace_step``."""
-    lowering = lower(joint)  # sums of gradients count in memory of their own: autograd does not always add in place
+    lowering = lower(joint)
     nodes = _costed_nodes(lowering)
     costs = op_costs(nodes, costs=settings.costs, progress=progress)
     block = allocation_block(nodes, settings.costs)

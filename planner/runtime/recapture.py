@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.planner.training_state import with_released_gradients
+from remat_planner.planner.training_state import rewired
 from remat_planner.schedules import Graph, Schedule, StaleScheduleError, differences
 from remat_planner.tracer import Joint, capture, lower
 from remat_planner.tracer.joint import flatten
-from remat_planner.tracer.lower import LOSS
+from remat_planner.tracer.lower import LOSS, SUM_IN_PLACE
 
 Loss = Callable[..., torch.Tensor]
 
@@ -70,9 +70,8 @@ def is_step_of(schedule: Schedule, joint: Joint) -> bool:
 
 def _as_planned(schedule: Schedule, joint: Joint) -> Graph:
     """The graph of ``joint``, lowered as that of ``schedule`` was."""
-    graph = lower(joint).graph
-    if schedule.origin.training.releases_gradients:
-        graph = with_released_gradients(graph, joint)
+    in_place = any(op.pinned == SUM_IN_PLACE for op in schedule.graph.ops)  # a schedule saved before may have none
+    graph = rewired(lower(joint, sums_in_place=in_place).graph, joint, schedule.origin.training)
     return _sized_as(schedule.graph, graph)
 
 

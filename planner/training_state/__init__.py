@@ -5,11 +5,11 @@ plans by regions, which have no graph of the whole step.
 """
 
 from remat_planner.planner.training_state.constants import ACCUMULATED, BUCKETS, GATHERED, MASTER
-from remat_planner.planner.training_state.counted_graph import with_training_state
+from remat_planner.planner.training_state.counted_graph import rewired, with_training_state
 from remat_planner.planner.training_state.one_process import beyond_one_process
 from remat_planner.planner.training_state.optimizer import EIGHT_BIT, NO_OPTIMIZER, OptimizerNeeds, optimizer_needs
 from remat_planner.planner.training_state.per_parameter import bucket_bytes, gradient_bytes, master_weight_bytes
-from remat_planner.planner.training_state.released_gradients import released_gradients, with_released_gradients
+from remat_planner.planner.training_state.released_gradients import released_gradients
 
 __all__ = [
     "ACCUMULATED",
@@ -25,6 +25,6 @@ __all__ = [
     "master_weight_bytes",
     "optimizer_needs",
     "released_gradients",
-    "with_released_gradients",
+    "rewired",
     "with_training_state",
 ]

@@ -14,6 +14,7 @@ gradient once it is added.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -41,9 +42,24 @@ def with_training_state(graph: Graph, joint: Joint, training: TrainingState, *, 
     if training == TrainingState():
         return graph
     constants = {**graph.constants, **_constants(joint, training, block)}
+    graph = rewired(graph, joint, training)
+    return replace(_with_gradient_bytes(graph, joint, training, block), constants=constants)
+
+
+def rewired(graph: Graph, joint: Joint, training: TrainingState) -> Graph:
+    """``graph`` with the lifetimes and storages that gradients have under ``training``; it changes no bytes."""
     if training.releases_gradients:
         graph = with_released_gradients(graph, joint)
-    return replace(_with_gradient_bytes(graph, joint, training, block), constants=constants)
+        if not training.gradients_in_shards:
+            return graph  # gradients are added as they are, whatever dtype they are added to
+    parameters = list(_parameters(joint).values())
+    owners = {value: parameters[joint.gradients[k].index] for k, value in gradient_values(graph, joint).items()}
+    changed = [
+        graph.values[value].storage
+        for value, parameter in owners.items()
+        if training.gradients_in_shards or gradient_dtype(parameter, training) != parameter.dtype
+    ]
+    return _with_sums_apart(graph, dict.fromkeys(changed))
 
 
 def _constants(joint: Joint, training: TrainingState, block: int) -> dict[str, int]:
@@ -90,6 +106,22 @@ def _with_gradient_bytes(graph: Graph, joint: Joint, training: TrainingState, bl
     for storage, size in retained.items():
         storages[storage] = replace(storages[storage], bytes=size)
     return replace(graph, ops=tuple(ops), storages=tuple(storages))
+
+
+def _with_sums_apart(graph: Graph, storages: Iterable[int]) -> Graph:
+    """``graph`` in which the last sum that is made in place in each of ``storages`` has a storage of its own.
+
+    What the rank retains of such a gradient is another tensor than the one in which autograd adds up the terms.
+    """
+    values, sizes = list(graph.values), list(graph.storages)
+    for storage in storages:
+        writers = [i for i, op in enumerate(graph.ops) if any(graph.values[value].storage == storage for value in op.writes)]
+        in_place = [i for i in writers if len(graph.ops[i].reads) > 1 and storage not in graph.allocated[i]]
+        for value in (value for i in writers if in_place and i >= in_place[-1] for value in graph.ops[i].writes):
+            values[value] = replace(values[value], storage=len(sizes))
+        if in_place:
+            sizes.append(sizes[storage])
+    return replace(graph, values=tuple(values), storages=tuple(sizes))
 
 
 def _parameters(joint: Joint) -> dict[str, torch.Tensor]:

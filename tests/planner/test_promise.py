@@ -63,12 +63,6 @@ def test_workspace_that_depends_on_values_is_counted_at_its_most(name: str) -> N
     assert result.measured_peak_bytes == result.predicted_peak_bytes <= schedule.budget
 
 
-def _added_in_place(step: Step) -> int:
-    """Bytes of the largest gradient that is a sum: autograd adds it up in place, the plan counts a sum of its own."""
-    sums = [node for gradient in step.joint.gradients for node in gradient.sums]
-    return max((node.meta["val"].untyped_storage().nbytes() for node in sums), default=0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_budget_and_bits(name: str) -> None:
@@ -85,8 +79,7 @@ def test_budget_and_bits(name: str) -> None:
         result = verify(case.model, schedule, case.args, case.kwargs)
         assert result.identical, result.differences
         assert result.measured_peak_bytes <= schedule.budget
-        off = result.predicted_peak_bytes - result.measured_peak_bytes
-        assert -0.02 * result.measured_peak_bytes <= off <= 0.02 * result.measured_peak_bytes + _added_in_place(step)
+        assert abs(result.predicted_peak_bytes / result.measured_peak_bytes - 1) <= 0.02
     for smaller, larger in pairwise(planned):
         if smaller.budget <= larger.budget:  # where nothing fits, the least budget found stands in for the one asked for
             assert larger.seconds <= smaller.seconds * (1 + 1e-9), "more budget gave a slower plan"

@@ -2,5 +2,6 @@
 
 from remat_planner.tracer.lower.build import lower
 from remat_planner.tracer.lower.lowering import LOSS, Lowering
+from remat_planner.tracer.lower.sums_in_place import SUM_IN_PLACE
 
-__all__ = ["LOSS", "Lowering", "lower"]
+__all__ = ["LOSS", "SUM_IN_PLACE", "Lowering", "lower"]

@@ -25,13 +25,10 @@ _GENERATOR_STATE = {"cpu": 5056}
 _GENERATOR_STATE_ELSEWHERE = 16
 
 
-def lower(joint: Joint, *, sums_in_place: bool = False) -> Lowering:
+def lower(joint: Joint, *, sums_in_place: bool = True) -> Lowering:
     """Lower ``joint``; ops stand in the order in which eager runs them, the loss between forward and backward.
 
-    Args:
-        joint: the joint graph.
-        sums_in_place: whether autograd adds up gradients in place where it can; False where they become others on the way to
-            their parameters (shards, another dtype), whose bytes then differ from those of the terms.
+    ``sums_in_place=False`` counts sums of gradients apart from their terms, as early schedule files do.
     """
     builder = _Builder(joint)
     for node in joint.ops:

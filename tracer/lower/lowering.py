@@ -76,7 +76,8 @@ class Lowering:
                 cost = costs[self.node_of[op.name]]
                 # A repeated draw sets the generator's current state aside meanwhile.
                 workspace = rounded_up(cost.workspace, block) + op.replay_bytes
-                ops.append(replace(op, seconds=cost.seconds, workspace=workspace, flops=cost.flops))
+                eager = rounded_up(op.eager_workspace, block)
+                ops.append(replace(op, seconds=cost.seconds, workspace=workspace, flops=cost.flops, eager_workspace=eager))
                 if len(allocated) == len(cost.allocates):
                     measured.update(zip(allocated, cost.allocates, strict=True))
             else:

@@ -1,12 +1,20 @@
 """The additions of gradients that autograd makes in place.
 
-Where several edges of the autograd graph lead to a parameter, autograd adds up what they bring. It adds into the first term if
-nothing else holds that tensor or its memory (``accumulate`` in torch/csrc/autograd/input_buffer.cpp), so the sum allocates
-nothing. A program that makes such an addition itself makes it in place too.
+Where several edges of the autograd graph lead to a parameter, autograd adds up the gradients that arrive. It adds into the
+first term if nothing else refers to that tensor or to its memory (``accumulate`` in torch/csrc/autograd/input_buffer.cpp), so
+the sum allocates nothing. Each of these keeps it from that:
+
+- The first term is a view: a view refers to its base, which has the same memory. Most of eager's gradients of linear layers are
+  views (``t()``), and those of their biases (``view()``).
+- Something else reads the term later, or retains it.
+
+The planned step leaves out views that cancel each other, so that it adds in place where eager does not. Where it makes such an
+addition itself, it makes it in place too.
 """
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +25,8 @@ from torch import fx
 from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint, is_dense
 
-_PINNED = "autograd adds up this gradient in place"  # in the fingerprint of saved schedules
+SUM_IN_PLACE = "autograd adds up this gradient in place"
+"""Why such a sum is pinned; in the fingerprint of saved schedules."""
 
 
 def with_sums_in_place(graph: Graph, joint: Joint) -> Graph:
@@ -28,15 +37,15 @@ def with_sums_in_place(graph: Graph, joint: Joint) -> Graph:
     in_place = [i for i in map(graph.by_name.__getitem__, dict.fromkeys(sums)) if _is_owned(graph, i, readers, node_of)]
     if not in_place:
         return graph
+    ops = list(graph.ops)
     moved: dict[int, int] = {}  # the storage of a sum: that of its first term, which may be a sum itself
     for i in sorted(in_place):
         first, total = (graph.values[value].storage for value in (graph.ops[i].reads[0], graph.ops[i].writes[0]))
         moved[total] = moved.get(first, first)
+        in_eager = graph.storages[total].bytes if node_of[ops[i].name].meta.get("adds_to_view") else 0
+        ops[i] = replace(ops[i], pinned=ops[i].pinned or SUM_IN_PLACE, eager_workspace=in_eager)
     left = [s for s in range(len(graph.storages)) if s not in moved]
     index = {s: k for k, s in enumerate(left)}
-    ops = list(graph.ops)
-    for i in in_place:
-        ops[i] = replace(ops[i], pinned=ops[i].pinned or _PINNED)
     return replace(
         graph,
         ops=tuple(ops),
@@ -67,16 +76,19 @@ def _is_owned(graph: Graph, i: int, readers: Mapping[int, set[int]], node_of: Ma
     allocated_by = next((graph.ops[k] for k, allocated in enumerate(graph.allocated) if storage in allocated), None)
     if allocated_by is None or allocated_by.outside or allocated_by.phase != "backward":
         return False
+    allocates = node_of[allocated_by.name]
+    is_view = first is not allocates and not (first.target is operator.getitem and first.args[0] is allocates)
     returned = any(graph.values[value].storage == storage for value in graph.results)
     return (
         readers[storage] == {i}
+        and not is_view
         and not returned
-        and _is_torchs_own(node_of[allocated_by.name].target)
+        and _is_torchs_own(allocates.target)
         and is_dense(term)
         and (term.shape, term.dtype, term.untyped_storage().nbytes()) == (result.shape, result.dtype, result.nbytes)
     )
 
 
 def _is_torchs_own(target: object) -> bool:
-    """Whether nothing holds the results of ``target`` but who calls it; other code may keep them."""
+    """Whether nothing retains the results of ``target`` but its caller; other code may retain them."""
     return not isinstance(target, torch._ops.OpOverload) or target.namespace == "aten"

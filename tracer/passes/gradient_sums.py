@@ -38,6 +38,18 @@ def contributions(gradient: fx.Node | None, edges: int) -> tuple[tuple[fx.Node, 
     return ((node, *reversed(terms)), tuple(sums)) if sums else ((), ())
 
 
+def mark_sums_of_views(gradients: Sequence[fx.Node | None], edges: Sequence[int]) -> None:
+    """Set ``meta["adds_to_view"]`` of each addition whose first term is a view in eager, before views are simplified away."""
+    for gradient, count in zip(gradients, edges, strict=True):
+        for node in contributions(gradient, count)[1]:
+            first: Any = _undetached(node.args[0])
+            node.meta["adds_to_view"] = any(value.alias_info is not None for value in _returns(first.target))
+
+
+def _returns(target: object) -> Sequence[Any]:
+    return target._schema.returns if isinstance(target, torch._ops.OpOverload) else ()
+
+
 def copy_small_first_terms(graph: fx.Graph, gradients: Sequence[fx.Node | None], edges: Sequence[int]) -> None:
     """Where the first term of a sum is part of a larger storage, sum up a copy of it.
 

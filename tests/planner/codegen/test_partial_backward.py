@@ -202,7 +202,7 @@ def test_fewer_gradients_take_no_more_bytes(kind: type[nn.Module]):
     torch.manual_seed(0)
     model, x = kind(), torch.randn(4, 8)
     joint = capture(model, (x,))
-    graph = lower(joint, sums_in_place=False).graph  # under a meter autograd does not add in place
+    graph = lower(joint).graph
     graph = replace(graph, ops=tuple(replace(op, replay_bytes=0, workspace=0) for op in graph.ops))
     steps = random_steps(graph, 1, evict=0.7, evict_again=0.1)
     ours = apply_schedule(model, schedule_of(joint, steps, graph=graph))

@@ -14,7 +14,7 @@ from remat_planner.planner.gpu_allocator.reserved import reserved_by
 from remat_planner.planner.reports.peak_memory import memory_at_peak
 from remat_planner.planner.training_state.constants import GATHERED, MASTER
 from remat_planner.schedules import Schedule, TrainingState, TrainingStateError
-from tests.planner.training_state.nets import ALL, BLOCKS, HEAD, Net, on_gpu, planned
+from tests.planner.training_state.nets import ALL, BLOCKS, HEAD, Net, Wide, on_gpu, planned
 
 
 def _gradient_bytes(schedule: Schedule) -> int:
@@ -81,6 +81,26 @@ def test_a_sharded_plan_is_kept_in_its_file_and_put_on_the_model(tmp_path: Path)
     assert torch.equal(ours(x), model(x))
     with pytest.raises(TrainingStateError, match="4 ranks"):
         remat_planner.verify(model, loaded, (x,))
+
+
+@pytest.mark.parametrize("options", [{"shard": 4}, {"gradient_dtype": "bfloat16"}, {}], ids=["shard", "dtype", "none"])
+def test_terms_of_a_sum_are_whole_whatever_is_retained_of_it(options: dict[str, object]) -> None:
+    model, x = Wide(), torch.randn(8, 64)
+    schedule = remat_planner.plan(
+        model,
+        (x,),
+        budget="100%",
+        costs="h100",
+        solver="none",
+        training=TrainingState(**options),  # type: ignore[arg-type]
+    )
+    assert isinstance(schedule, Schedule)
+    graph = schedule.graph
+    in_place = [op for op in graph.ops if op.pinned == "autograd adds up this gradient in place"]
+    add = next(op for op in in_place if graph.values[op.writes[0]].shape == (96, 64))
+    first, total = (graph.storages[graph.values[value].storage].bytes for value in (add.reads[0], add.writes[0]))
+    assert first == 4 * 96 * 64
+    assert total == {"shard": first // 4, "gradient_dtype": first // 2}.get(next(iter(options), ""), first)
 
 
 @pytest.mark.parametrize(
