@@ -57,6 +57,9 @@ def apply_schedule(
     A schedule by regions is put on ``model`` itself, which is returned. Only the forwards of its blocks are replaced, so that
     the model can be wrapped afterwards (DDP, ``fully_shard``) as before.
 
+    Train with what this returns, for both kinds: ``model = apply_schedule(model, schedule)``. If nothing keeps the planned
+    module and ``model`` is trained, the logger "remat_planner" says so once.
+
     Args:
         model: the model that the schedule was planned for.
         schedule: from ``plan`` or ``Schedule.load``. A loaded one is checked against a capture at the first training call.
@@ -95,7 +98,9 @@ def apply_schedule(
     call = PlannedCall(
         model, schedule, loss=loss, replan=replan, compiler=compiler, watched=True, audit=Audit() if audit else None
     )
-    return planned_module(model, call, _apply_again)
+    planned = planned_module(model, call, _apply_again)
+    call.returned(planned)
+    return planned
 
 
 def remove_schedule(model: nn.Module) -> nn.Module:

@@ -88,6 +88,11 @@ class PlannedCall:
             if joint is not None and joint.model is model:
                 self.add(self._source.program(form, joint))
 
+    def returned(self, planned: nn.Module) -> None:
+        """``apply_schedule`` returns ``planned``, which runs this."""
+        if self._unplanned is not None:
+            self._unplanned.returned(planned)
+
     def expect_unplanned(self) -> None:
         """The model is used without its plan on purpose."""
         if self._unplanned is not None:

@@ -8,6 +8,7 @@ first planned call removes them. Later, only the steps in evaluation mode are se
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from remat_planner.planner.torch_private import forget_removed_hooks
+from remat_planner.tracer.record import user_line
 
 _log = logging.getLogger("remat_planner")
 _watches: weakref.WeakSet[UnplannedTraining] = weakref.WeakSet()
@@ -49,6 +51,8 @@ class UnplannedTraining:
         self._model = weakref.ref(model)  # the hooks refer to this object, and a cycle would keep the model allocated
         self._kind = type(model).__name__
         self._told = False
+        self._returned: weakref.ref[nn.Module] | None = None
+        self._applied_at = ""
         self._hooks: list[tuple[weakref.ref[torch.Tensor], RemovableHandle]] = []
         self.watch_parameters()
         _watches.add(self)
@@ -60,6 +64,10 @@ class UnplannedTraining:
             if parameter.requires_grad and parameter.is_leaf:
                 handle = parameter.register_hook(self._hook(name))  # type: ignore[no-untyped-call]
                 self._hooks.append((weakref.ref(parameter), handle))
+
+    def returned(self, planned: nn.Module) -> None:
+        """``apply_schedule``, called in the user's line that runs now, returns ``planned``."""
+        self._returned, self._applied_at = weakref.ref(planned), user_line(sys._getframe(1))
 
     def watches(self, parameters: Collection[int]) -> bool:
         """Whether there are hooks on one of ``parameters``, which are given by their ids."""
@@ -89,6 +97,14 @@ class UnplannedTraining:
 
     def _hook(self, name: str) -> Any:
         def arrived(_gradient: torch.Tensor) -> None:
+            if self._returned is not None and self._returned() is None:
+                self._tell(
+                    "a training step of %s ran without its plan: apply_schedule left the model as it is, and nothing refers to "
+                    "the planned module that it returned (%s). The step takes the memory of an unplanned one. Train with what "
+                    "apply_schedule returns: model = remat_planner.apply_schedule(model, schedule)",
+                    self._applied_at,
+                )
+                return
             self._tell(
                 "a training step of %s ran without its plan: a gradient arrived at a parameter, and the module that "
                 "apply_schedule returned has not been called to train. The step takes the memory of an unplanned one. Train "

@@ -55,6 +55,25 @@ def test_a_step_without_the_plan(said, output):
     assert ["ran without its plan" in message for message in said] == [True, True]  # once for each module
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_step_after_what_apply_schedule_returned_is_dropped(said, kept):
+    net, planned = planned_net()
+    if not kept:
+        del planned
+    for _ in range(2):
+        net(X).sum().backward()
+    (message,) = said
+    assert ("nothing refers" in message and "test_unplanned.py:" in message) is not kept
+
+
+def test_a_planned_module_that_has_trained_may_be_dropped(said):
+    net, planned = planned_net()
+    planned(X).sum().backward()
+    del planned
+    net(X).sum().backward()
+    assert not said
+
+
 def test_a_step_in_evaluation_mode_after_planned_ones(said):
     _, planned = planned_net()
     planned(X).sum().backward()
