@@ -1,7 +1,7 @@
 """Says once when training takes more bytes than its schedule counts, for a reason that lies outside of the planned step.
 
-Such reasons are a second forward before the backward of the first, and gradients that are there before the backward begins. It
-speaks only of what would exceed the budget.
+Such reasons are a second forward before the backward of the first, gradients that are there before the backward begins, and a
+backward that keeps the graph. It speaks only of what would exceed the budget.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import weakref
 from collections.abc import Callable
 
+from remat_planner.planner.torch_private import graph_is_kept
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint
 
@@ -23,7 +24,7 @@ class StepWatch:
         self._in_flight: list[weakref.ref[Flight]] = []
         self._most_in_flight = 1
         self._backwards = 0
-        self._told_of_flights = self._told_of_gradients = False
+        self._told_of_flights = self._told_of_gradients = self._told_of_kept_graph = False
 
     def flight(self, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> Flight:
         """What to call when the backward of a forward that now begins begins; it calls ``on_backward``.
@@ -58,8 +59,24 @@ class StepWatch:
             forwards,
         )
 
+    def _check_kept_graph(self, schedule: Schedule) -> None:
+        peak = schedule.peak_in_flight(2)  # what the forward retains is there twice at most: kept, and recomputed
+        if self._told_of_kept_graph or peak <= schedule.budget:
+            return
+        self._told_of_kept_graph = True
+        _log.warning(
+            "the backward of the planned %s keeps the graph (retain_graph=True), so that all that its forward retains stays "
+            "allocated: the step takes up to %s bytes, and its budget is %s. Add up the losses and call backward once; or plan "
+            "with a lower budget",
+            schedule.origin.model,
+            f"{peak:,}",
+            f"{schedule.budget:,}",
+        )
+
     def backward_begins(self, schedule: Schedule, joint: Joint) -> None:
         """See whether gradients are there already; now and then, because that takes time in a model of many parameters."""
+        if graph_is_kept():
+            self._check_kept_graph(schedule)
         self._backwards += 1
         is_power_of_two = self._backwards & (self._backwards - 1) == 0
         if self._told_of_gradients or not is_power_of_two or schedule.origin.training.releases_gradients:

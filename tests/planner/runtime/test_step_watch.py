@@ -47,6 +47,23 @@ def test_two_forwards_before_one_backward(said):
     assert len(said) == 1
 
 
+def test_a_backward_that_keeps_the_graph(said):
+    planned, schedule = planned_net("70%")
+
+    def step(**options: bool) -> None:
+        loss_of(planned(X)).backward(**options)
+        planned.zero_grad()
+
+    step()
+    assert not said
+    peak = schedule.graph.constant_bytes + measure_peak(lambda: step(retain_graph=True))
+    assert schedule.budget < peak <= schedule.peak_in_flight(2)
+    step(retain_graph=True)
+    (message,) = said
+    assert "retain_graph" in message
+    assert f"{schedule.peak_in_flight(2):,}" in message
+
+
 def test_two_forwards_within_the_budget(said):
     planned, schedule = planned_net("100%")
     planned, schedule = planned_net(str(schedule.peak_in_flight(2)))
