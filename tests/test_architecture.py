@@ -53,7 +53,7 @@ tracer.errors           -
 tracer.functions        operators torch_functions torch_private torch_script
 tracer.joint            python_state torch_private
 tracer.lazy_types       -
-tracer.lower            costs joint torch_private schedules
+tracer.lower            costs joint operators torch_private schedules
 tracer.on_paper         record refusals torch_kernels torch_private
 tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private torch_values

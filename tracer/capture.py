@@ -214,7 +214,7 @@ def assemble(recorded: RecordedStep) -> Joint:
     return_as_autograd(graph, placeholders, call, recording)
     outputs, gradients = returned_by(graph)
     keep_apart(graph, recording)
-    mark_sums_of_views(gradients, recording.edges)
+    mark_sums_of_views(graph)
     copy_small_first_terms(graph, gradients, recording.edges)
     sums = [node for g, edges in zip(gradients, recording.edges, strict=True) for node in contributions(g, edges)[1]]
     simplify(graph, keep=[*outputs, *sums])  # autograd makes one gradient for each owner, equal ones too

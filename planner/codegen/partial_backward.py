@@ -7,6 +7,7 @@ a node that gets some of its gradients takes zeros or None for the others; and w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import fx
@@ -66,7 +67,9 @@ class _Reduced:
         for position in range(self.line.forward_end, len(self.executions)):
             execution = self.executions[position]
             reads = {argument: self._resolved(i) for argument, i in execution.reads.items()}
-            execution = self.executions[position] = replace(execution, reads=reads)
+            # A sum may be made in its first term because nothing else reads that; another term may have other readers.
+            in_place = execution.in_place and self._is_same_first_term(execution, reads)
+            execution = self.executions[position] = replace(execution, reads=reads, in_place=in_place)
             terms = self.flow.sums.get(execution.node.meta.get("operator", -1))
             if terms is not None:
                 self._add(position, terms)
@@ -111,6 +114,10 @@ class _Reduced:
             self.undefined.add(execution.result)
         if not self.undefined.isdisjoint(arriving):
             self.undecided[position] = "a gradient that arrives is computed from one that does not"
+
+    def _is_same_first_term(self, execution: Execution, reads: Mapping[fx.Node, int]) -> bool:
+        first = execution.node.args[0]
+        return isinstance(first, fx.Node) and reads[first] == execution.reads[first]
 
     def _read(self, execution: Execution, argument: object) -> int:
         assert isinstance(argument, fx.Node)

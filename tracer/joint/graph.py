@@ -17,7 +17,7 @@ stand in the order in which eager runs them, so the graph's own order has eager'
     once        argument positions that a recomputation passes as None (running statistics that the first run updates)
     factor      position of the argument of a batch normalisation that a node computes, one over its counter; else absent
     operator    index into ``Joint.operators`` of the eager operator behind it; absent where the capture added the node
-    adds_to_view  True for an addition of autograd's whose first term is a view in eager; absent where it is none of autograd's
+    adds_to_view  True for a sum in the backward whose first term is a view in eager
     apart       nodes with another value here are not the same computation, though they compute the same; mostly absent
 """
 

@@ -9,7 +9,8 @@ the sum allocates nothing. Each of these keeps it from that:
 - Something else reads the term later, or retains it.
 
 The planned step leaves out views that cancel each other, so that it adds in place where eager does not. Where it makes such an
-addition itself, it makes it in place too.
+addition itself, it makes it in place too. It adds up the gradients of activations in new memory: a sum in place is made
+only once, and some budgets need it again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import operator
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx
 
 from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint, is_dense
+from remat_planner.tracer.operators import graph_function_name
 
 SUM_IN_PLACE = "autograd adds up this gradient in place"
 """Why such a sum is pinned; in the fingerprint of saved schedules."""
@@ -32,14 +35,14 @@ SUM_IN_PLACE = "autograd adds up this gradient in place"
 def with_sums_in_place(graph: Graph, joint: Joint) -> Graph:
     """``graph`` in which a sum that autograd makes in place lies in the storage of its first term, and is made once."""
     node_of = {node.meta["name"]: node for node in joint.ops}
-    sums = [node.meta["name"] for gradient in joint.gradients for node in gradient.sums]
+    sums = {graph.by_name[node.meta["name"]] for gradient in joint.gradients for node in gradient.sums}
     readers = _readers(graph)
-    in_place = [i for i in map(graph.by_name.__getitem__, dict.fromkeys(sums)) if _is_owned(graph, i, readers, node_of)]
+    in_place = [i for i in sorted(sums) if _is_owned(graph, i, readers, node_of)]
     if not in_place:
         return graph
     ops = list(graph.ops)
     moved: dict[int, int] = {}  # the storage of a sum: that of its first term, which may be a sum itself
-    for i in sorted(in_place):
+    for i in in_place:
         first, total = (graph.values[value].storage for value in (graph.ops[i].reads[0], graph.ops[i].writes[0]))
         moved[total] = moved.get(first, first)
         in_eager = graph.storages[total].bytes if node_of[ops[i].name].meta.get("adds_to_view") else 0
@@ -66,9 +69,9 @@ def _readers(graph: Graph) -> Mapping[int, set[int]]:
 
 
 def _is_owned(graph: Graph, i: int, readers: Mapping[int, set[int]], node_of: Mapping[str, fx.Node]) -> bool:
-    """Whether op ``i``, an addition, can be made in its first argument: nothing else needs that or shares its memory."""
-    op = graph.ops[i]
-    first, result = node_of[op.name].args[0], node_of[op.name].meta["val"]
+    """Whether the sum ``i`` can be made in its first term: nothing else needs that or refers to its memory."""
+    op, node = graph.ops[i], node_of[graph.ops[i].name]
+    first, result = node.args[0], node.meta["val"]
     if len(op.reads) < 2 or not isinstance(first, fx.Node):
         return False
     term = first.meta["val"]
@@ -85,10 +88,13 @@ def _is_owned(graph: Graph, i: int, readers: Mapping[int, set[int]], node_of: Ma
         and not returned
         and _is_torchs_own(allocates.target)
         and is_dense(term)
-        and (term.shape, term.dtype, term.untyped_storage().nbytes()) == (result.shape, result.dtype, result.nbytes)
+        and (term.shape, term.stride(), term.dtype) == (result.shape, result.stride(), result.dtype)
+        and term.untyped_storage().nbytes() == result.nbytes
     )
 
 
-def _is_torchs_own(target: object) -> bool:
-    """Whether nothing retains the results of ``target`` but its caller; other code may retain them."""
-    return not isinstance(target, torch._ops.OpOverload) or target.namespace == "aten"
+def _is_torchs_own(target: Any) -> bool:
+    """Whether nothing retains the results of ``target`` but its caller; somebody else's operators and functions may."""
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace == "aten"
+    return graph_function_name(target).startswith("tracer.pure_forms.")

@@ -31,7 +31,7 @@ from remat_planner.tracer.operators.eager_gradients import (
     operator_of_gradient,
 )
 from remat_planner.tracer.operators.facts import OperatorFacts, Roofline, SampleInputs, Values
-from remat_planner.tracer.operators.graph_functions import graph_function, is_random_fill
+from remat_planner.tracer.operators.graph_functions import graph_function, graph_function_name, is_random_fill
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec, op_call
 from remat_planner.tracer.operators.registry import (
     UnknownOperatorError,
@@ -64,6 +64,7 @@ __all__ = [
     "gradient_name",
     "gradient_operator",
     "graph_function",
+    "graph_function_name",
     "hidden_updates",
     "is_collective",
     "is_pure",

@@ -38,10 +38,13 @@ def contributions(gradient: fx.Node | None, edges: int) -> tuple[tuple[fx.Node, 
     return ((node, *reversed(terms)), tuple(sums)) if sums else ((), ())
 
 
-def mark_sums_of_views(gradients: Sequence[fx.Node | None], edges: Sequence[int]) -> None:
-    """Set ``meta["adds_to_view"]`` of each addition whose first term is a view in eager, before views are simplified away."""
-    for gradient, count in zip(gradients, edges, strict=True):
-        for node in contributions(gradient, count)[1]:
+def mark_sums_of_views(graph: fx.Graph) -> None:
+    """Set ``meta["adds_to_view"]`` of each sum in the backward: whether its first term is a view in eager.
+
+    Later passes leave out views.
+    """
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.add.Tensor and node.meta.get("in_backward") and isinstance(node.args[0], fx.Node):
             first: Any = _undetached(node.args[0])
             node.meta["adds_to_view"] = any(value.alias_info is not None for value in _returns(first.target))
 

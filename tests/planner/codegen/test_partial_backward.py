@@ -18,10 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from remat_planner.planner.apply import apply_schedule, planned_call
 from remat_planner.planner.codegen import UndecidedError, cuts, emit
+from remat_planner.planner.codegen.executions import StraightLine
+from remat_planner.planner.codegen.gradient_parts import GradientParts, flow_of
 from remat_planner.planner.errors import MissingGradientError
 from remat_planner.planner.measurement.storage_meter import StorageMeter
 from remat_planner.schedules import simulate
 from remat_planner.tracer import capture, lower
+from remat_planner.tracer.joint import Joint
 from tests.planner.random_schedules import random_steps, schedule_of
 
 
@@ -139,6 +142,17 @@ class Constant(nn.Module):
         return Rounded.apply(h), self.second(h).sin()
 
 
+class Added(nn.Module):
+    """A gradient that is a sum of three; its second term is the gradient of another parameter too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.randn(4, 8)), nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.scale.sin() * x, (self.scale + self.shift).exp() * x, self.scale.cos() * x
+
+
 MODELS: list[type[nn.Module]] = [Heads, Parts, Recurrent, Balanced, Tied, Recomputing, Joined, Constant]
 
 
@@ -194,6 +208,15 @@ def test_any_outputs_may_get_gradients(kind: type[nn.Module], seed: int | None):
                 eager.load_state_dict(start)
                 assert step(ours, model, x, chosen, factor) == step(eager, eager, x, chosen, factor), (chosen, factor)
     assert len(planned_call(ours).programs) == 1
+
+
+def test_a_sum_that_lacks_its_first_term_does_not_change_the_next_one(monkeypatch: pytest.MonkeyPatch):
+    def whole(joint: Joint, line: StraightLine) -> list[GradientParts]:
+        return [GradientParts.whole(i, line, t) for i, t in zip(line.gradients, flow_of(joint).gradients, strict=True)]
+
+    monkeypatch.setattr(cuts, "CALLS_BETWEEN_CUTS", 400)
+    monkeypatch.setattr(cuts, "parts_of_gradients", whole)  # as in a process group where each sum waits for its turn
+    test_any_outputs_may_get_gradients(Added, None)
 
 
 @pytest.mark.slow
