@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remat_planner.schedules import Graph, InvalidScheduleError, Op, Storage, Value, simulate
+from remat_planner.schedules import Graph, InvalidScheduleError, Op, Schedule, Storage, Value, simulate
 from tests.schedules.slow_simulator import reference
 from tests.strategies import graphs, schedules
 
@@ -80,3 +83,13 @@ def test_a_pinned_op_runs_once() -> None:
     assert simulate(graph, [0]).peak_bytes == 1
     with pytest.raises(InvalidScheduleError, match="routing may flip"):
         simulate(graph, [0, 0])
+
+
+def test_the_framework_takes_bytes_of_its_own(tmp_path: Path) -> None:
+    graph = Graph.from_dag([1, 1], [4, 4], [(0, 1)])
+    graph = replace(graph, ops=(graph.ops[0], replace(graph.ops[1], eager_workspace=100)))
+    schedule = Schedule(graph, (0, 1), budget=8, solver="none", status="feasible", bound_seconds=0.0)
+    schedule.save(tmp_path / "it.json")
+    for one in (schedule, Schedule.load(tmp_path / "it.json")):
+        assert (one.peak_bytes, one.baseline_peak_bytes) == (8, 108)
+    assert graph.fingerprint == graph.eager.fingerprint
