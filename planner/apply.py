@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ def apply_schedule(
     replan_time_limit: float = REPLAN_TIME_LIMIT,
     compiler: str | None = None,
     audit: bool = True,
+    disk_folder: str | Path | None = None,
 ) -> nn.Module:
     """The model as a module that trains by ``schedule``, with the same outputs, gradients and buffers, bit for bit.
 
@@ -72,8 +74,11 @@ def apply_schedule(
         audit: whether to record the forward again now and then while the model trains, on fake tensors, and to stop if it is
             not the planned one any more (``AuditError``). It finds what a planned step cannot watch: a file, the environment,
             objects in C. All audits together take at most one hundredth of the time.
+        disk_folder: where a schedule that copies activations to a disk puts its file, of the size that the schedule says; one
+            more for each further forward before a backward.
 
     Raises:
+        OffloadError: what the schedule copies to cannot serve the model's device, or has no room.
         CompilerError: the compiler is unknown, cannot be used here, or cannot compile the step.
         AlreadyAppliedError: ``model`` has a schedule.
         tracer.CaptureError: ``model`` is compiled.
@@ -90,13 +95,26 @@ def apply_schedule(
         check_compiler(compiler, model.parameters())
     if isinstance(schedule, RegionSchedule):
         return apply_regions(
-            model, schedule, replan=replan, replan_time_limit=replan_time_limit, compiler=compiler, audit=audit
+            model,
+            schedule,
+            replan=replan,
+            replan_time_limit=replan_time_limit,
+            compiler=compiler,
+            audit=audit,
+            disk_folder=disk_folder,
         )
     check_state(model, schedule)
     _warn_of_absent_gpu(model, schedule)
     replan = replan or functools.partial(replan_like, loss=loss, time_limit=replan_time_limit)
     call = PlannedCall(
-        model, schedule, loss=loss, replan=replan, compiler=compiler, watched=True, audit=Audit() if audit else None
+        model,
+        schedule,
+        loss=loss,
+        replan=replan,
+        compiler=compiler,
+        watched=True,
+        audit=Audit() if audit else None,
+        disk_folder=disk_folder,
     )
     planned = planned_module(model, call, _apply_again)
     call.returned(planned)
@@ -215,5 +233,6 @@ def _apply_again(
     loss: Callable[..., torch.Tensor] | None,
     compiler: str | None,
     audit: bool = True,  # pickles that were written before have none
+    disk_folder: str | Path | None = None,
 ) -> nn.Module:
-    return apply_schedule(model, schedule, loss=loss, compiler=compiler, audit=audit)
+    return apply_schedule(model, schedule, loss=loss, compiler=compiler, audit=audit, disk_folder=disk_folder)

@@ -55,6 +55,22 @@ class SavedSetError(ValueError):
         self.ops = ops
 
 
+class OffloadError(RuntimeError):
+    """Copies of activations to a pool beside the device cannot be made, or have failed.
+
+    Attributes:
+        pool: "host" or "disk".
+        needed: bytes that the copies need.
+        available: bytes that there are; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, pool: str, needed: int, available: int | None) -> None:
+        super().__init__(message)
+        self.pool = pool
+        self.needed = needed
+        self.available = available
+
+
 class InfeasibleBudgetError(ValueError):
     """No schedule was found within the budget.
 

@@ -24,10 +24,12 @@ class Traffic:
     Attributes:
         timing: when each step runs, and where the compute queue stalls.
         pools: the copies in each pool of the graph, with their places.
+        waits: for each step that waits for transfers, their steps.
     """
 
     timing: Timing
     pools: Mapping[PoolName, PoolCopies]
+    waits: Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +102,4 @@ def _traffic(graph: Graph, steps: Sequence[int], walked: Walk) -> Traffic | None
                 step=step,
                 op=store,
             )
-    return Traffic(timing(graph, steps, ledger.waits), pools)
+    return Traffic(timing(graph, steps, ledger.waits), pools, ledger.waits)

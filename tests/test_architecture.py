@@ -72,6 +72,7 @@ planner.apply           compile errors formatting planning regions runtime sched
 planner.cli             errors exports formatting memory_table model_loading plan planning regions reports
                         training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
+planner.copies          errors schedules
 planner.compile         codegen errors torch_private schedules tracer.joint tracer.operators
 planner.distributed     tracer.lazy_types
 planner.errors          formatting
@@ -92,7 +93,7 @@ planner.regions         distributed errors formatting measurement module_paths p
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private
 planner.reports         formatting gpu_allocator measurement module_paths schedules solvers
-planner.runtime         codegen compile distributed errors formatting planning torch_private training_state schedules
+planner.runtime         codegen compile copies distributed errors formatting planning torch_private training_state schedules
                         tracer tracer.functions tracer.joint tracer.lower tracer.python_state tracer.record
 planner.torch_private   -
 planner.training_state  distributed errors measurement module_paths torch_private schedules tracer tracer.costs

@@ -18,8 +18,9 @@ class Instance:
     """A tensor, a tuple of tensors or a generator state at run time.
 
     Attributes:
-        kind: where it comes from. A source is a parameter, buffer or input; a constant is an attribute of the captured graph;
-            zeros stand for a gradient that does not arrive; an element is one item of a tuple that an execution returns.
+        kind: where it comes from. A source is a parameter, buffer, input or what the step copies to; a constant is an attribute
+            of the captured graph; zeros stand for a gradient that does not arrive; an element is one item of a tuple that an
+            execution returns.
         node: the node of the joint graph whose value it is.
         family: number shared by all instances on one storage.
         producer: index of the ``Execution`` that produces it; -1 where none does.
@@ -74,7 +75,8 @@ class StraightLine:
     """The executions of a schedule in order. The caller's loss runs after ``executions[:forward_end]``.
 
     ``outputs`` and ``gradients`` hold the instance of each output leaf and of each gradient, None where it has no node.
-    ``sources`` holds the instance of each parameter, buffer and input.
+    ``sources`` holds the instance of each parameter, buffer and input, ``pools`` that of the pools which the step copies to, or
+    None.
     """
 
     instances: list[Instance]
@@ -83,3 +85,4 @@ class StraightLine:
     outputs: list[int | None]
     gradients: list[int | None]
     sources: dict[fx.Node, int]
+    pools: int | None = None

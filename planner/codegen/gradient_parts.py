@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from remat_planner.planner.codegen.executions import StraightLine
+from remat_planner.schedules import Graph, InvalidScheduleError
 from remat_planner.tracer.joint import Gradient, GradientFlow, Joint, Tangents
 
 
@@ -54,6 +55,15 @@ def flow_of(joint: Joint) -> GradientFlow:
     return GradientFlow((frozenset(range(len(joint.tangent_nodes))),) * len(joint.gradients))
 
 
+def copyable_storages(graph: Graph, joint: Joint) -> tuple[int, ...]:
+    """The storages of ``graph`` that a program can copy to a pool: the ``copyable`` ones, except for partial sums of gradients,
+    which autograd owns.
+    """
+    sums = {node.meta["name"] for gradient in joint.gradients for node in gradient.sums}
+    owned = {s for op, allocated in zip(graph.ops, graph.allocated, strict=True) if op.name in sums for s in allocated}
+    return tuple(s for s in graph.copyable if s not in owned)
+
+
 def parts_of_gradients(joint: Joint, line: StraightLine) -> list[GradientParts]:
     """Each gradient of ``joint`` in parts; in one piece where another op reads a partial sum."""
     flow = flow_of(joint)
@@ -89,7 +99,15 @@ def _parts(
     # From the last sum to the first: each adds one part to the rest.
     for node, rest in pairwise((*gradient.sums, gradient.contributions[0])):
         skipped.append(line.instances[total].producer)
-        reads = line.executions[skipped[-1]].reads
+        addition = line.executions[skipped[-1]]
+        if addition.node is not node:
+            raise InvalidScheduleError(
+                f"step {addition.step} brings back {node.meta['name']!r}, a partial sum of a gradient. Autograd owns it, so it "
+                "cannot be copied to a pool",
+                step=addition.step,
+                op=node.meta["name"],
+            )
+        reads = addition.reads
         addend = next((argument for argument in node.all_input_nodes if argument is not rest), rest)
         of_first, of_second = terms.get(node.meta.get("operator", -1), (tangents, tangents))
         of_addends.append(of_first if node.args[0] is addend else of_second)

@@ -87,7 +87,8 @@ class Program:
     """A schedule as code that runs on any model with the captured step.
 
     Attributes:
-        forward: graph of the forward; its ``forward`` takes the list [parameters, buffers, inputs] and empties it.
+        forward: graph of the forward; its ``forward`` takes the list [parameters, buffers, inputs] and empties it. Where the
+            schedule copies to pools, ``transfers.StepPools`` are the last entry.
         run_forward: this function, or a compiled one in its place.
         writes: places in the store for the values that the forward stores.
         tangents: place of each incoming gradient, None where no segment reads it.

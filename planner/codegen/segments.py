@@ -23,7 +23,7 @@ from remat_planner.tracer.joint import Joint, Tangents
 
 
 def emit(joint: Joint, graph: Graph, steps: Sequence[int]) -> Program:
-    """Turn ``steps`` (op indices of ``graph``, which was lowered from ``joint``) into a program.
+    """Turn ``steps`` (indices into the actions of ``graph``, which was lowered from ``joint``) into a program.
 
     Raises:
         schedules.StaleScheduleError: the joint graph has no node for an op of ``graph``.
@@ -38,7 +38,8 @@ def emit(joint: Joint, graph: Graph, steps: Sequence[int]) -> Program:
     outputs = [None if i is None else (i, leaf.differentiable) for i, leaf in zip(flow.outputs, joint.outputs, strict=True)]
     tensors = list(dict.fromkeys(output for output in outputs if output is not None))
     returned = [instance for instance, _ in tensors]
-    forward, writes = writer.write(0, [line.sources[node] for node in arguments], returned)
+    sources = [line.sources[node] for node in arguments] + ([] if line.pools is None else [line.pools])
+    forward, writes = writer.write(0, sources, returned)
     tangents = {line.instances[i].node: place for i, place in flow.places.items() if line.instances[i].kind == "tangent"}
     unchanged = flow.unchanged()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -40,12 +41,13 @@ def apply_regions(
     replan_time_limit: float = REPLAN_TIME_LIMIT,
     compiler: str | None = None,
     audit: bool = True,
+    disk_folder: str | Path | None = None,
 ) -> nn.Module:
     """Replace the forward of each of the schedule's regions, and return ``model`` itself.
 
     ``compiler``, if given, compiles each region at its first call. ``replan`` makes a schedule for inputs of another form, by
     default ``replan_region`` with ``replan_time_limit`` seconds for solving. ``audit`` says whether each region is audited, all
-    together in one hundredth of the time.
+    together in one hundredth of the time. ``disk_folder`` is for the files of regions that copy activations to a disk.
 
     Raises:
         schedules.StaleScheduleError: the model has no such regions, or is sharded otherwise; it is left as it was.
@@ -58,7 +60,7 @@ def apply_regions(
     replan = replan or functools.partial(replan_region, time_limit=replan_time_limit)
     audited = len(schedule.regions) if audit else 0
     for name, region in schedule.regions.items():
-        put_on(blocks[name], region, replan, compiler, audited)
+        put_on(blocks[name], region, replan, compiler, audited, disk_folder)
     return model
 
 

@@ -10,6 +10,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,10 +34,17 @@ class RegionForward:
         replan: makes a schedule for inputs of another form.
         compiler: compiles the program; None for PyTorch's own kernels.
         audited: number of regions of the model that are audited, this one too; 0 if they are not.
+        disk_folder: for the files of schedules that copy to a disk.
     """
 
     def __init__(
-        self, block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None = None, audited: int = 0
+        self,
+        block: nn.Module,
+        schedule: Schedule,
+        replan: Replan,
+        compiler: str | None = None,
+        audited: int = 0,
+        disk_folder: str | Path | None = None,
     ) -> None:
         self.own = block.forward
         self.block = block
@@ -44,6 +52,7 @@ class RegionForward:
         self.replan = replan
         self.compiler = compiler
         self.audited = audited
+        self.disk_folder = disk_folder
         self.sharded = is_fully_sharded(block)
         self._call: PlannedCall | None = None
         functools.update_wrapper(self, self.own)
@@ -67,7 +76,15 @@ class RegionForward:
             bare = joint.model if joint is not None and vars(joint.model) is vars(self.block) else without_hooks(self.block)
             loss = EveryOutput(self.schedule.origin.gradient_layouts)
             audit = Audit(self.audited) if self.audited else None
-            self._call = PlannedCall(bare, self.schedule, loss=loss, replan=self.replan, compiler=self.compiler, audit=audit)
+            self._call = PlannedCall(
+                bare,
+                self.schedule,
+                loss=loss,
+                replan=self.replan,
+                compiler=self.compiler,
+                audit=audit,
+                disk_folder=self.disk_folder,
+            )
         return self._call
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -75,15 +92,22 @@ class RegionForward:
         copied = memo.get(id(self.block))
         if copied is None:
             raise TypeError("the forward of a planned region is copied with its module: copy.deepcopy(module)")
-        return RegionForward(copied, self.schedule, self.replan, self.compiler, self.audited)
+        return RegionForward(copied, self.schedule, self.replan, self.compiler, self.audited, self.disk_folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RegionForward, (self.block, self.schedule, self.replan, self.compiler, self.audited)
+        return RegionForward, (self.block, self.schedule, self.replan, self.compiler, self.audited, self.disk_folder)
 
 
-def put_on(block: nn.Module, schedule: Schedule, replan: Replan, compiler: str | None, audited: int) -> None:
+def put_on(
+    block: nn.Module,
+    schedule: Schedule,
+    replan: Replan,
+    compiler: str | None,
+    audited: int,
+    disk_folder: str | Path | None = None,
+) -> None:
     """Replace the forward of ``block`` by a planned one."""
-    block.forward = RegionForward(block, schedule, replan, compiler, audited)
+    block.forward = RegionForward(block, schedule, replan, compiler, audited, disk_folder)
 
 
 @contextmanager

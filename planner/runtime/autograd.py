@@ -15,6 +15,7 @@ import torch
 from torch.autograd.graph import Node
 
 from remat_planner.planner.codegen import Handover
+from remat_planner.planner.copies import StepPools
 from remat_planner.planner.runtime.step_state import StepState
 from remat_planner.planner.runtime.wiring import Wiring
 from remat_planner.planner.torch_private import direct_apply, function_behind, graph_is_kept, is_run_by_backward
@@ -25,6 +26,7 @@ def run_program(
     arguments: list[torch.Tensor],
     owners: Sequence[torch.Tensor],
     on_backward: Callable[[], None] | None = None,
+    pools: StepPools | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """Run the forward and attach the backward to what it returns.
 
@@ -33,8 +35,9 @@ def run_program(
         arguments: parameters, buffers and inputs; the call empties the list.
         owners: for each gradient the tensor that receives it.
         on_backward: called when the backward begins.
+        pools: where the step copies to; None where it copies nothing.
     """
-    state = StepState(wiring, on_backward)
+    state = StepState(wiring, on_backward, pools)
     handovers = wiring.program.handovers
     tokens: list[Any] = [None] * len(handovers)
     # Autograd prefers nodes that were made later. So the first handover is made last, and the nodes of the outputs after it.

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class PlannedCall:
         compiler: compiles the programs; None for PyTorch's own kernels.
         watched: whether to say on the logger when training does not use the plan or takes more bytes than it counts.
         audit: when to record the forward once more and compare it; None for never.
+        disk_folder: for the files of schedules that copy to a disk.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class PlannedCall:
         compiler: str | None = None,
         watched: bool = False,
         audit: Audit | None = None,
+        disk_folder: str | Path | None = None,
     ) -> None:
         self.model = model
         self.schedule = schedule
@@ -75,7 +78,8 @@ class PlannedCall:
         self.loss = loss or settings_of(schedule).loss
         self.replan = replan
         self.audit = audit
-        self._source = ProgramSource(model, schedule, self.loss, replan, compiler)
+        self.disk_folder = disk_folder
+        self._source = ProgramSource(model, schedule, self.loss, replan, compiler, disk_folder)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._specs: dict[tuple[Any, ...], pytree.TreeSpec] = {}
         self._checked = CheckedStep(model)
@@ -133,6 +137,7 @@ class PlannedCall:
             compiler=self.compiler,
             watched=self._watch is not None,
             audit=None if self.audit is None else Audit(self.audit.parts),
+            disk_folder=self.disk_folder,
         )
         copied._emitted_for_group = self._emitted_for_group
         for program in reversed(self.programs):

@@ -9,6 +9,7 @@ import pickle
 import types
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from remat_planner.planner.runtime.module_view import module_view_of
 from remat_planner.planner.runtime.planned_call import PlannedCall
 from remat_planner.schedules import Schedule
 
-ApplyAgain = Callable[[nn.Module, Schedule, Callable[..., torch.Tensor] | None, str | None, bool], nn.Module]
-"""``apply_again(model, schedule, loss, compiler, audit)``: the planned module. A pickle names it, so it is a function of a
-module."""
+ApplyAgain = Callable[[nn.Module, Schedule, Callable[..., torch.Tensor] | None, str | None, bool, str | Path | None], nn.Module]
+"""``apply_again(model, schedule, loss, compiler, audit, disk_folder)``: the planned module. A pickle names it, so it is a
+function of a module."""
 
 
 def planned_module(model: nn.Module, call: PlannedCall, apply_again: ApplyAgain) -> nn.Module:
@@ -33,7 +34,8 @@ def planned_module(model: nn.Module, call: PlannedCall, apply_again: ApplyAgain)
 
     def __reduce_ex__(self: Any, _protocol: Any) -> tuple[Any, ...]:  # noqa: N807
         call: PlannedCall = self._planned
-        return apply_again, (call.model, call.schedule, _picklable(call.loss), call.compiler, call.audit is not None)
+        loss = _picklable(call.loss)
+        return apply_again, (call.model, call.schedule, loss, call.compiler, call.audit is not None, call.disk_folder)
 
     # The view has hooks of its own. Hooks of the model were captured, or run where the model itself is called.
     view = module_view_of(

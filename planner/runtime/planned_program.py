@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import fx
 
 from remat_planner.planner.codegen import emit
 from remat_planner.planner.compile import CompiledParts, compiled_program, compiler_named
+from remat_planner.planner.copies import Pools, pools_of
+from remat_planner.planner.errors import CompilerError
 from remat_planner.planner.runtime.autocast_cache import current_cache, shared_casts
 from remat_planner.planner.runtime.autograd import run_program
 from remat_planner.planner.runtime.outside_casts import LookUps, OutsideCasts
@@ -34,24 +37,36 @@ class PlannedProgram:
         joint: the captured step.
         wiring: the program.
         compiled: what of the program is compiled; None without a compiler.
+        pools: what the program copies to, by name.
     """
 
     schedule: Schedule
     joint: Joint
     wiring: Wiring
     compiled: CompiledParts | None = None
+    pools: Pools = field(default_factory=dict)
 
     @classmethod
-    def of(cls, schedule: Schedule, joint: Joint, compiler: str | None = None) -> PlannedProgram:
+    def of(
+        cls, schedule: Schedule, joint: Joint, compiler: str | None = None, disk_folder: str | Path | None = None
+    ) -> PlannedProgram:
         """Emit the program, and compile it where ``compiler`` names a compiler.
 
         Raises:
+            OffloadError: what the schedule copies to cannot serve this device, or has no room.
             schedules.InvalidScheduleError: the steps would not give eager's bits.
             CompilerError: the compiler cannot compile the program.
         """
-        program = emit(joint, schedule.graph, schedule.steps)
+        wiring = wire(joint, program := emit(joint, schedule.graph, schedule.steps))
+        pools = pools_of(schedule, wiring.device, disk_folder)
         if compiler is None:
-            return cls(schedule, joint, wire(joint, program))
+            return cls(schedule, joint, wiring, pools=pools)
+        if pools:
+            raise CompilerError(
+                f"the schedule copies activations to the {' and the '.join(pools)}, which {compiler} cannot compile: plan "
+                "without offload, or apply the schedule without a compiler",
+                compiler=compiler,
+            )
         program, parts = compiled_program(program, compiler_named(compiler))
         _log.info("%s", parts)
         return cls(schedule, joint, wire(joint, program), parts)
@@ -79,7 +94,8 @@ class PlannedProgram:
         on_backward = self._refusal_of_shared_casts(state)
         if watch is not None:
             on_backward = watch.flight(self.schedule, joint, on_backward)
-        tensors = run_program(wiring, arguments, owners, on_backward)
+        pools = {name: pool.for_step() for name, pool in self.pools.items()} or None
+        tensors = run_program(wiring, arguments, owners, on_backward, pools)
         results = [
             leaf.constant if leaf.node is None else leaves[self._inputs[leaf.node]] if position is None else tensors[position]
             for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ class ProgramSource:
         loss: the loss of the plan, for captures; None for the default one.
         replan: makes a schedule for inputs of another form.
         compiler: compiles the programs; None for PyTorch's own kernels.
+        disk_folder: for the files of schedules that copy to a disk.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class ProgramSource:
     loss: Callable[..., torch.Tensor] | None
     replan: Replan
     compiler: str | None = None
+    disk_folder: str | Path | None = None
 
     def program_for(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], autocast: Mapping[str, str], known: Collection[Schedule]
@@ -94,7 +97,7 @@ class ProgramSource:
 
     def program(self, schedule: Schedule, joint: Joint) -> PlannedProgram:
         """The program of ``schedule`` on its capture."""
-        return PlannedProgram.of(schedule, joint, self.compiler)
+        return PlannedProgram.of(schedule, joint, self.compiler, self.disk_folder)
 
     def refuse_sharded(self) -> None:
         """Refuse a model whose parameters were sharded after it was planned.

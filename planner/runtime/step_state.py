@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from remat_planner.planner.codegen import Backward, Code, Handover, UndecidedError
+from remat_planner.planner.copies import StepPools
 from remat_planner.planner.errors import (
     BackwardTwiceError,
     ChangedInBetweenError,
@@ -44,12 +45,14 @@ class StepState:
         shared: outputs that lie in one storage.
         running: the backward that runs, or the last one that ran.
         not_taken: gradients of a backward that keeps the graph and did not want them, by handover.
+        pools: where the step copies to, until the last backward begins; None where it copies nothing.
     """
 
-    __slots__ = ("not_taken", "on_backward", "outputs", "running", "shared", "store", "token", "versions", "wiring")
+    __slots__ = ("not_taken", "on_backward", "outputs", "pools", "running", "shared", "store", "token", "versions", "wiring")
 
-    def __init__(self, wiring: Wiring, on_backward: Callable[[], None] | None = None) -> None:
+    def __init__(self, wiring: Wiring, on_backward: Callable[[], None] | None = None, pools: StepPools | None = None) -> None:
         self.wiring = wiring
+        self.pools = pools
         self.on_backward = on_backward
         self.token = wiring.token
         self.outputs: list[torch.Tensor] = []
@@ -59,9 +62,11 @@ class StepState:
         self.running: _RunningBackward | None = None
         self.not_taken: dict[int, Gradients] = {}
 
-    def run_forward(self, arguments: list[torch.Tensor]) -> None:
+    def run_forward(self, arguments: list[Any]) -> None:
         """Run the forward on parameters, buffers and inputs; the call empties the list."""
         program = self.wiring.program
+        if self.pools is not None:
+            arguments.append(self.pools)
         outputs, retained = _execute(program.run_forward, arguments)
         store: list[Any] = [None] * program.backwards.whole.store_size
         for place, value in zip(program.writes, retained, strict=True):
@@ -159,7 +164,10 @@ class StepState:
             self.on_backward()
         live = [*store, *[None] * (backward.store_size - len(store))]
         if not graph_is_kept():
-            self.store = None
+            self.store = self.pools = None
+        elif self.pools is not None:
+            for pool in self.pools.values():
+                pool.keep_copies()
         for place in backward.unread:
             live[place] = None
         while running.arrived:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
+from remat_planner.planner.codegen import copyable_storages
 from remat_planner.planner.planning.captures import remember_capture
 from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.step import Step
-from remat_planner.schedules import Graph, Origin, Schedule
+from remat_planner.schedules import Channel, Graph, Origin, Pool, PoolName, Schedule
+from remat_planner.solvers.problem.views import Views
 from remat_planner.tracer import Joint, lower
 
 
@@ -53,6 +56,30 @@ def random_steps(graph: Graph, seed: int, *, evict: float = 0.6, evict_again: fl
         if i not in ran:
             make(i)
     return tuple(steps)
+
+
+def random_copies(
+    joint: Joint, graph: Graph, steps: tuple[int, ...], seed: int, *, copied: float = 0.5, pool: PoolName = "disk"
+) -> tuple[Graph, tuple[int, ...]]:
+    """``graph`` with a pool, and ``steps`` with random storages copied to it between two reads, at random moments."""
+    draw = random.Random(seed)
+    memory = Pool(pool, 10**12, Channel(1e9), Channel(1e9), block=64)
+    graph = graph.with_transfers([memory], copyable_storages(graph, joint))
+    sequence = [i for i in steps if i not in graph.free_views]
+    uses: dict[int, list[int]] = {storage: [] for storage in graph.copied}
+    for place, i in enumerate(sequence):
+        op = graph.ops[i]
+        for storage in {graph.values[value].storage for value in (*op.reads, *op.writes)} & uses.keys():
+            uses[storage].append(place)
+    inserted: list[tuple[float, int]] = []
+    for storage, places in uses.items():
+        for before, after in itertools.pairwise(places):
+            written_again = any(storage in graph.allocated[i] for i in sequence[before + 1 : after + 1])
+            if draw.random() < copied and not written_again:
+                moments = sorted(draw.uniform(before, after) for _ in range(3))
+                inserted += zip(moments, graph.copy_steps(storage, pool), strict=True)
+    merged = sorted([*enumerate(sequence), *((moment + 1e-9, i) for moment, i in inserted)])
+    return graph, Views(graph).restore(i for _, i in merged)
 
 
 def schedule_of(joint: Joint, steps: tuple[int, ...] | None = None, *, graph: Graph | None = None) -> Schedule:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import gc
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.step import trace_step
 from remat_planner.schedules import simulate
 from tests.planner.codegen.zoo_steps import captured, differing, step
-from tests.planner.random_schedules import random_steps, schedule_of
+from tests.planner.random_schedules import random_copies, random_steps, schedule_of
 from tests.zoo import ZOO, loss_of
 
 _LARGE = ("unet", "t5", "whisper", "bert", "mamba")  # ``test_promise`` runs these, too
@@ -60,7 +61,7 @@ def test_random_schedules_have_eagers_bits(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_the_storages_that_live_are_the_simulators(name: str):
+def test_the_storages_that_live_are_the_simulators(name: str, tmp_path: Path):
     case, joint, graph = captured(name)
     if name in _WRONG_FAKES:
         traced = trace_step(case.model, case.args, case.kwargs, settings=Settings(loss=case.loss))
@@ -70,11 +71,13 @@ def test_the_storages_that_live_are_the_simulators(name: str):
         graph,
         ops=tuple(dataclasses.replace(op, replay_bytes=0, workspace=op.workspace if op.outside else 0) for op in graph.ops),
     )
-    for seed, evict in ((0, 0.0), (1, 0.5), (2, 1.0)):
+    for seed, evict, copied in ((0, 0.0, 0.0), (1, 0.5, 0.0), (2, 1.0, 0.0), (3, 0.3, 0.5)):
         steps = random_steps(graph, seed, evict=evict) if seed else tuple(range(len(graph.ops)))
-        planned = apply_schedule(case.model, schedule_of(joint, steps, graph=graph))
+        if copied:
+            graph, steps = random_copies(joint, graph, steps, seed, copied=copied)
+        planned = apply_schedule(case.model, schedule_of(joint, steps, graph=graph), disk_folder=tmp_path)
         live = simulate(graph, steps).bytes - graph.constant_bytes
-        loss_at = next(k for k, i in enumerate(steps) if graph.ops[i].outside)
+        loss_at = next(k for k, i in enumerate(steps) if graph.actions[i].outside)
         known = [leaf for leaf in pytree.tree_leaves((case.args, case.kwargs)) if isinstance(leaf, torch.Tensor)]
         gc.collect()
         gc.disable()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from remat_planner.planner.apply import apply_schedule
-from remat_planner.schedules import Channel, InvalidScheduleError, Pool, StaleScheduleError, simulate
+from remat_planner.schedules import InvalidScheduleError, StaleScheduleError, simulate
 from remat_planner.tracer import capture, lower
 from tests.planner.codegen.zoo_steps import captured
 from tests.planner.random_schedules import schedule_of
@@ -22,22 +22,6 @@ class _TwoDraws(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (torch.nn.functional.dropout(self.a(x), 0.5) * torch.nn.functional.dropout(x, 0.5)).sum()
-
-
-def test_copies_are_refused():
-    model, x = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)), torch.randn(4, 8)
-    joint = capture(model, (x,), loss=lambda y: y.sum())
-    graph = lower(joint).graph.with_transfers([Pool("host", 2**20, Channel(1e9), Channel(1e9))])
-    steps = list(range(len(graph.ops)))
-    storage = graph.copied[0]
-    position = next(i for i, allocated in enumerate(graph.allocated) if storage in allocated)
-    store, release, _ = graph.copy_steps(storage)
-    last = max(i for i, op in enumerate(graph.ops) if any(graph.values[value].storage == storage for value in op.reads))
-    steps = [*steps[: position + 1], store, *steps[position + 1 : last + 1], release, *steps[last + 1 :]]
-    assert simulate(graph, steps).pool_peaks
-    with pytest.raises(InvalidScheduleError, match="a model cannot run copies to a pool") as caught:
-        apply_schedule(model, schedule_of(joint, tuple(steps), graph=graph))
-    assert caught.value.step == position + 1
 
 
 def test_first_draws_out_of_order_are_refused():
