@@ -115,7 +115,7 @@ class Transfers:
         self._waits: Mapping[int, Sequence[int]] = {}
         self._place: dict[int, tuple[int, int]] = {}  # by the step of the store: offset and bytes in the pool
         self.pools: int | None = None
-        if (traffic := simulate(graph, steps).traffic) is not None:
+        if graph.pools and (traffic := simulate(graph, steps).traffic) is not None:
             self._waits = traffic.waits
             for copies in traffic.pools.values():
                 places = zip(copies.offset.tolist(), copies.bytes.tolist(), strict=True)
