@@ -5,6 +5,8 @@ A PyTorch release that moves one of them breaks this file and no other.
 
 from __future__ import annotations
 
+import linecache
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import Node
+from torch.fx import graph_module as graph_modules
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import optimizer as optimizers
 
@@ -51,6 +54,16 @@ def forget_removed_hooks(tensor: torch.Tensor) -> None:
     """Have backwards pass by the hooks of ``tensor`` where all of them are removed: they would go on asking for its hooks."""
     if tensor._backward_hooks is not None and not tensor._backward_hooks:
         tensor._backward_hooks = None
+
+
+def forget_source_with(module: fx.GraphModule) -> None:
+    """Free the source text of the generated code of ``module`` with it: torch.fx keeps each for good, for tracebacks."""
+    weakref.finalize(module, _forget_source, module.forward.__code__.co_filename)
+
+
+def _forget_source(key: str) -> None:
+    graph_modules._loader.eval_cache.pop(key, None)
+    linecache.cache.pop(key, None)
 
 
 def graph_is_kept() -> bool:

@@ -24,6 +24,7 @@ from remat_planner.planner.codegen.dataflow import Dataflow
 from remat_planner.planner.codegen.executions import Execution
 from remat_planner.planner.codegen.op_bindings import Binder, Binding, taking_number
 from remat_planner.planner.codegen.rng_replay import DrawnFrom
+from remat_planner.planner.torch_private import forget_source_with
 from remat_planner.tracer.joint import Joint
 
 
@@ -68,6 +69,7 @@ class GraphWriter:
                 results[k] = graph.call_method("detach", (result,))
         graph.output((tuple(results), tuple(values[i] for i in stored)))
         module = fx.GraphModule(self._joint.graph, graph, class_name=f"Segment{segment}")
+        forget_source_with(module)
         return module, tuple(self._flow.places[i] for i in stored)
 
     def _value(self, graph: fx.Graph, values: dict[int, fx.Node], index: int) -> fx.Node:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import linecache
 from typing import Any
 
 import torch
+from torch import fx, nn
+from torch.fx import graph_module
 
 from remat_planner.planner.torch_private import (
     below_autograd,
@@ -13,6 +17,7 @@ from remat_planner.planner.torch_private import (
     current_backward,
     direct_apply,
     forget_removed_hooks,
+    forget_source_with,
     graph_is_kept,
     is_run_by_backward,
     runs_hooks,
@@ -123,3 +128,16 @@ def test_nodes_that_the_running_backward_goes_through_are_told_from_others():
     inner.register_hook(lambda _: seen.extend(map(is_run_by_backward, (beside.grad_fn, other.grad_fn))))
     (inner.sum() + beside.sum()).backward()
     assert seen == [True, False]
+
+
+def test_the_source_of_generated_code_is_freed_with_it():
+    module = fx.symbolic_trace(nn.Identity())
+    key = module.forward.__code__.co_filename
+    forget_source_with(module)
+    assert linecache.getline(key, 1)
+    assert key in graph_module._loader.eval_cache
+    assert key in linecache.cache
+    del module
+    gc.collect()
+    assert key not in graph_module._loader.eval_cache
+    assert key not in linecache.cache
