@@ -177,26 +177,26 @@ def record_step(
     return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads, forward)
 
 
-def record_forward(joint: Joint, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RecordedForward:
-    """Record the forward of ``joint.model`` on these inputs, alone and as its Python code is now.
+def record_forward(joint: Joint, like: RecordedForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> RecordedForward:
+    """Record the forward of ``joint.model`` on these inputs, alone and as its Python code is now, to compare it with ``like``.
+
+    Tensors in Python state count as buffers where they do in ``like``, and caches that it fills are empty.
 
     Raises:
         CaptureError: it cannot be recorded.
     """
-    if joint.forward.places:  # these may hold one tensor or several by now, and the recordings differ in their places
-        return joint.forward
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
     mode = new_fake_mode()
     outside = OutsideTensors(CapturedCall(joint.model, state_of(joint.model), tuple(leaves), spec))
     roots = Roots.of(joint.model, args, kwargs)
-    empty = joint.forward.emptied(roots)
+    empty = like.emptied(roots)
 
     def recorded(call: CapturedCall) -> Recording:
-        functions = OpaqueFunctions(call, mode, joint.forward.functions)
+        functions = OpaqueFunctions(call, mode, like.functions)
         return functions.recorded(lambda: record(call, mode, None, outside, empty))
 
     with shown_warnings_kept(), _capturing(mode):
-        recording = outside.recorded_as(joint.forward.places, roots, recorded)
+        recording = outside.recorded_as(like.places, roots, recorded)
     return forward_now(recording, joint.reads.written)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Literal
@@ -43,6 +43,7 @@ __all__ = [
     "errors_not_logged",
     "fake_mode_of",
     "fakes_by_example",
+    "form_check",
     "forward_sequence_number",
     "generator_key",
     "grouped_products_of_any_dtype",
@@ -287,6 +288,19 @@ def _frames_of_checkpoint() -> Iterator[FrameType]:
 def single_threaded_backward() -> AbstractContextManager[Any]:
     """Run the backward of every device in the calling thread, where the modes are active."""
     return torch.autograd.set_multithreading_enabled(False)
+
+
+def form_check(tensors: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tensor]], bool]:
+    """A quick question whether as many tensors have the classes, dtypes, devices, layouts, sizes, strides and
+    ``requires_grad`` of ``tensors``. False also where autocast or a transform is on that was off, or the reverse.
+
+    ``torch.compile`` asks the same before it runs compiled code. No tensor is kept alive.
+    """
+    if not tensors:
+        return lambda others: not others
+    sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
+    check = torch._C._dynamo.guards.TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+    return lambda others: check(*others)
 
 
 def storage_key(tensor: torch.Tensor) -> int:

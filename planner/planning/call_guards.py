@@ -7,21 +7,21 @@ first difference.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import getitem
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
+from remat_planner.planner.planning.module_structure import ModuleStructure
+from remat_planner.planner.planning.state_slots import StateSlots
 from remat_planner.tracer.joint import Guards, Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
 from remat_planner.tracer.python_state import Roots, Watch, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
-from remat_planner.tracer.torch_private import is_fake, storage_key
+from remat_planner.tracer.torch_private import storage_key
 from remat_planner.tracer.torch_script import readable
 
-_MOST_VALUES = 32
+_MOST_ACCEPTED = 32
 """Different values read that are known to lead to one step; each is compared in every call until one fits."""
-_MOST_FORWARDS = 4
 _TENSOR_TYPES = (torch.Tensor, nn.Parameter, nn.Buffer)
 
 
@@ -35,56 +35,20 @@ class _TensorForm(NamedTuple):
     device: torch.device
 
 
-class _Slots:
-    """Places of parameters and buffers, and the forms of the tensors that are in them.
+class Accepted(NamedTuple):
+    """What leads to the captured step together: a call in which one of these differs has not been seen to.
 
-    To read and compare them is most of what a planned call adds to a step. So each question is asked of all tensors at once,
-    in C, at some 80 ns a tensor.
-
-    Args:
-        places: a mapping and a key for each tensor.
-        examples: tensors of these forms; a fake one stands for a plain tensor.
+    Attributes:
+        switches: the settings of torch.
+        same_inputs: which inputs are one tensor.
+        guards: what the forward reads from buffers and inputs.
+        forward: the forward that was recorded with these.
     """
 
-    _READ = (
-        torch.Tensor.dtype.__get__,  # type: ignore[attr-defined]
-        torch.Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
-        torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
-        torch.Tensor.device.__get__,
-        torch.Tensor.stride,
-    )
-
-    def __init__(self, places: Sequence[tuple[Mapping[str, torch.Tensor | None], str]], examples: Sequence[Any]) -> None:
-        self._owners = [owner for owner, _ in places]
-        self._keys = [key for _, key in places]
-        self._kinds = [torch.Tensor if is_fake(tensor) else type(tensor) for tensor in examples]
-        self._forms = [(read, list(map(read, examples))) for read in self._READ]
-
-    def tensors(self) -> list[torch.Tensor | None] | None:
-        """What is in the places now; None if one of the places is gone."""
-        try:
-            return list(map(getitem, self._owners, self._keys))
-        except KeyError:
-            return None
-
-    def is_changed(self, position: int) -> bool:
-        """Whether the tensor in one place is gone, or has another form."""
-        try:
-            tensor: Any = self._owners[position][self._keys[position]]
-        except KeyError:
-            return True
-        forms = ((read, forms[position]) for read, forms in self._forms)
-        return type(tensor) is not self._kinds[position] or any(read(tensor) != form for read, form in forms)
-
-    def unchanged(self) -> list[torch.Tensor] | None:
-        """The tensors; None if one has another form, or is another kind of object (a DTensor has the shape of the whole)."""
-        tensors: Any = self.tensors()
-        if tensors is None or list(map(type, tensors)) != self._kinds:
-            return None
-        for read, forms in self._forms:
-            if list(map(read, tensors)) != forms:
-                return None
-        return tensors
+    switches: Switches
+    same_inputs: tuple[int, ...]
+    guards: Guards
+    forward: RecordedForward
 
 
 class BoundSignature:
@@ -97,30 +61,22 @@ class BoundSignature:
     Attributes:
         joint: the captured step.
         model: the model.
-        forwards: recorded forwards that lead to this step: the captured one, and others that were seen to.
     """
 
     def __init__(self, joint: Joint, model: nn.Module) -> None:
         self.joint = joint
         self.model = model
-        self.forwards: tuple[RecordedForward, ...] = (joint.forward,)
         modules = dict(model.named_modules(remove_duplicate=False))
-        self._children = [
-            (readable(parent._modules), key, child)
-            for parent in dict.fromkeys(modules.values())
-            for key, child in parent._modules.items()
-        ]
-        self._modes = [(module, module.training) for module in dict.fromkeys(modules.values())]
+        self._structure = ModuleStructure(modules.values())
         self._hooks = [getattr(module, registry) for module in dict.fromkeys(modules.values()) for registry in HOOK_REGISTRIES]
         self._hooks_seen: list[tuple[int, ...]] = []
         self._python_state = Watch(joint.reads, model)
-        self._switches = [joint.switches]
         self._modules = modules
         slots = (*joint.parameters, *joint.buffers)
         places = [_places(slot, modules) for slot in slots]
         nodes = (*joint.parameter_nodes, *joint.buffer_nodes)
         # What lies in a place of Python state may have another form by now.
-        self._slots = _Slots(
+        self._slots = StateSlots(
             [(owner, key) for (owner, key), *_ in places],
             [
                 node.meta["val"] if isinstance(slot, PlaceSlot) else owner[key]
@@ -137,9 +93,8 @@ class BoundSignature:
         self._input_forms = {
             position: _form(node.meta["val"])._replace(requires_grad=first in trained) for position, node, first in inputs
         }
-        self._same_inputs = [joint.same_inputs]
         self._spec = joint.input_spec
-        self._guards = [joint.guards]
+        self._accepted = [Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward)]
 
     def state(self) -> list[torch.Tensor] | None:
         """The parameters and buffers in the order of the joint graph; None if the model differs from the captured one."""
@@ -147,13 +102,7 @@ class BoundSignature:
 
     def tensors(self) -> list[torch.Tensor] | None:
         """As ``state``, whatever hooks the model has."""
-        for modules, key, child in self._children:
-            if modules.get(key) is not child:
-                return None
-        for module, mode in self._modes:
-            if module.training is not mode:
-                return None
-        tensors = self._slots.unchanged()
+        tensors = self._slots.unchanged() if self._structure.is_unchanged() else None
         if tensors is None:
             return None
         for owner, key, position in self._ties:
@@ -182,17 +131,6 @@ class BoundSignature:
         """Names of the tensors in Python state that are gone, or have another form than those of the capture."""
         slots = enumerate((*self.joint.parameters, *self.joint.buffers))
         return tuple(slot.name for k, slot in slots if isinstance(slot, PlaceSlot) and self._slots.is_changed(k))
-
-    def has_switches(self, switches: Switches) -> bool:
-        """Whether the step is the captured one under these settings of torch."""
-        return switches in self._switches
-
-    def accept(self, switches: Switches, forward: RecordedForward) -> None:
-        """Take the present Python values, these settings and this forward as such that lead to the captured step too."""
-        self._python_state.accept()
-        self.forwards = (forward, *self.forwards[: _MOST_FORWARDS - 1])
-        if switches not in self._switches:
-            self._switches.append(switches)
 
     def has_captured_hooks(self) -> bool:
         """Whether the model has the hooks that the capture saw, or others that do the same."""
@@ -252,14 +190,7 @@ class BoundSignature:
 
     def has_same_inputs(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> bool:
         """Whether the same inputs are one tensor as in the capture, or in another one that led to the same step."""
-        return self._first_places(state, inputs) in self._same_inputs
-
-    def accept_same_inputs(self, leaves: Sequence[Any]) -> None:
-        """Take it that these inputs, of which others are one tensor, lead to the captured step too."""
-        inputs = [plain(leaves[position]) for position in self.joint.input_leaves]
-        places = self._first_places(self._slots.tensors() or [], inputs)  # type: ignore[arg-type]
-        if places not in self._same_inputs:
-            self._same_inputs.append(places)
+        return any(self._first_places(state, inputs) == accepted.same_inputs for accepted in self._accepted)
 
     def _first_places(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> tuple[int, ...]:
         # Every call asks. So parameters are looked for only where an input is of their kind.
@@ -267,17 +198,25 @@ class BoundSignature:
         start = buffers if all(type(tensor) is torch.Tensor for tensor in inputs) else 0
         return first_places(inputs, enumerate(state[start:], start))
 
-    def holds(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], autocast: Mapping[str, str]) -> bool:
-        """Whether the ambient autocast and the numbers that the capture took as constants are the same."""
+    def accepted(
+        self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], autocast: Mapping[str, str], switches: Switches
+    ) -> Accepted | None:
+        """What was seen to lead to the captured step and is so in this call; None where another capture has to tell."""
         if autocast != self.joint.autocast:
-            return False
-        buffers = state[len(self.joint.parameters) :]
-        return any(guards.hold(buffers, inputs) for guards in self._guards)
+            return None
+        buffers, places = state[len(self.joint.parameters) :], self._first_places(state, inputs)
+        for known in self._accepted:
+            if known.switches == switches and known.same_inputs == places and known.guards.hold(buffers, inputs):
+                return known
+        return None
 
-    def accept_values(self, guards: Guards) -> None:
-        """Take it that what a new capture read from buffers and inputs leads to the captured step too."""
-        if not any(guards.expect_as(known) for known in self._guards):
-            self._guards = [guards, *self._guards[: _MOST_VALUES - 1]]
+    def accept(self, joint: Joint) -> None:
+        """Take it that what ``joint`` was captured with leads to the captured step too."""
+        if self.changed_python_state():
+            self._python_state.accept()
+            self._accepted.clear()  # with what Python code reads now, these may lead elsewhere
+        self._accepted.insert(0, Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward))
+        del self._accepted[_MOST_ACCEPTED:]
 
 
 def _is_written(node: fx.Node) -> bool:

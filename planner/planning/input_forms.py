@@ -33,9 +33,9 @@ class InputForm:
         joint = step.joint
         signature = BoundSignature(joint, joint.model)
         state, inputs = signature.state(), signature.inputs(*pytree.tree_flatten((self.args, self.kwargs)))
-        if state is None or inputs is None or not signature.holds(state, inputs, joint.autocast):
+        if state is None or inputs is None:
             return False
-        return signature.has_same_inputs(state, inputs)
+        return signature.accepted(state, inputs, joint.autocast, joint.switches) is not None
 
 
 def input_forms(args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Sequence[Any]) -> tuple[InputForm, ...]:

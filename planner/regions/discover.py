@@ -178,8 +178,7 @@ class _Watch:
         signature = BoundSignature(joint, self._bare)
         inputs = signature.inputs(*pytree.tree_flatten((args, kwargs)))
         state = signature.state()
-        fits = inputs is not None and state is not None and signature.holds(state, inputs, ambient_autocast())
-        if inputs is None or state is None or not fits or not signature.has_same_inputs(state, inputs):
+        if inputs is None or state is None or not signature.accepted(state, inputs, ambient_autocast(), joint.switches):
             raise RegionError(
                 "the step calls it several times with inputs of different forms, with inputs of which only some require a "
                 "gradient, or with one tensor as several inputs and with several "

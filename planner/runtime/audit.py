@@ -51,12 +51,12 @@ class Audit:
         self._end = 0.0  # of its audit: time.perf_counter, in seconds
         self._seconds = 0.0  # that it took
 
-    def look(self, joint: Joint, known: tuple[RecordedForward, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def look(self, joint: Joint, known: RecordedForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Audit this call if enough time has passed, and else say which call to look at next.
 
         Args:
             joint: the captured step that is about to run.
-            known: the forwards that lead to this step.
+            known: the forward that was seen to lead to this step.
             args: the positional inputs.
             kwargs: the named inputs.
 
@@ -91,15 +91,15 @@ class Audit:
         _log.debug("audited the forward of %s in %.3f s", type(joint.model).__name__, self._seconds)
 
 
-def _audit(joint: Joint, known: tuple[RecordedForward, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _audit(joint: Joint, known: RecordedForward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     try:
-        now = record_forward(joint, args, kwargs)
+        now = record_forward(joint, known, args, kwargs)
     except CaptureError as error:
         torch.clear_autocast_cache()  # it may hold fakes
         raise _error(joint, (f"it can no longer be captured: {error}",)) from error
-    differences = [forward.differences(now) for forward in known]
-    if all(differences):
-        raise _error(joint, differences[0])
+    differences = known.differences(now)
+    if differences:
+        raise _error(joint, differences)
 
 
 def _error(joint: Joint, differences: tuple[str, ...]) -> AuditError:

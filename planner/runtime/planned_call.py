@@ -179,21 +179,17 @@ class PlannedCall:
         for position, (program, signature) in enumerate(self._bound):
             inputs = signature.inputs(leaves, spec)  # first, because it soon rules out the programs for other inputs
             state = None if inputs is None else signature.state()
-            if (
-                state is not None
-                and inputs is not None
-                and signature.has_switches(settings)
-                and signature.holds(state, inputs, autocast)
-                and signature.has_same_inputs(state, inputs)
-                and not signature.changed_python_state()
-            ):
+            if state is None or inputs is None:
+                continue
+            accepted = signature.accepted(state, inputs, autocast, settings)
+            if accepted is not None and not signature.changed_python_state():
                 if position:
                     self._bound.insert(0, self._bound.pop(position))
                 audit = self.audit
                 if audit is not None:
                     audit.calls += 1
                     if audit.calls >= audit.next:
-                        audit.look(program.joint, signature.forwards, args, kwargs)
+                        audit.look(program.joint, accepted.forward, args, kwargs)
                 return self._run(program, state, inputs, leaves, signature.roots_of(args, kwargs))
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
@@ -201,7 +197,7 @@ class PlannedCall:
             self.audit.calls += 1  # a call that is captured needs no audit
         program, signature = self._program_for(CallNow(args, kwargs, leaves, spec, autocast, settings))
         new_state, new_inputs = signature.state(), signature.inputs(leaves, spec)
-        if new_state is None or new_inputs is None or not signature.holds(new_state, new_inputs, autocast):
+        if new_state is None or new_inputs is None or not signature.accepted(new_state, new_inputs, autocast, settings):
             raise RuntimeError("the new capture does not fit the inputs that it was captured with; please report this")
         return self._run(program, new_state, new_inputs, leaves, signature.roots_of(args, kwargs))
 
@@ -243,9 +239,7 @@ class PlannedCall:
             tell = functools.partial(self._recaptures.tell, call, differences, seconds=time.perf_counter() - start)
             for program, signature in alike:
                 if self._fits_so_far(call, signature) and same_step(joint, program.joint):
-                    signature.accept(call.switches, joint.forward)
-                    signature.accept_same_inputs(call.leaves)
-                    signature.accept_values(joint.guards)
+                    signature.accept(joint)
                     tell("the step is the same", programs=len(self._bound))
                     return program, signature
             new = self._source.program_like([program for program, _ in alike], joint)

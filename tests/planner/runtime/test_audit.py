@@ -33,6 +33,7 @@ from remat_planner.planner.apply import planned_call
 from remat_planner.planner.regions import planned_regions
 from remat_planner.planner.runtime import audit
 from remat_planner.tracer import record_forward
+from remat_planner.tracer.joint import RecordedForward
 from remat_planner.tracer.record.shown_warnings import shown_warnings_kept
 from tests.tracer.launched import Scaled
 from tests.zoo import ZOO, loss_of
@@ -206,7 +207,7 @@ class Stateful(nn.Module):
         super().__init__()
         self.layer, self.norm = nn.Linear(8, 8), nn.BatchNorm1d(8)
         self.register_buffer("flag", torch.tensor(True))
-        self.table = torch.arange(8.0)
+        self.table, self.count, self.state = torch.arange(8.0), torch.zeros(()), torch.ones(8)
         self.kept: list[torch.Tensor] = []
         self.last: Any = None
         self.scale = 1.0
@@ -215,7 +216,9 @@ class Stateful(nn.Module):
     def forward(self, x: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
         if self.flag.all():
             x = torch.dropout(x, 0.5, True)
-        h = self.norm(self.layer(x)) * self.table * self.scale
+        self.count.add_(1)
+        h = self.norm(self.layer(x)) * self.table * self.scale * self.count + self.state
+        self.state = h.detach().mean(0)
         self.last, extra["loss"] = h.mean(), h.square().mean()
         self.kept.append(h.sum())
         warnings.warn("from the forward", stacklevel=1)
@@ -223,7 +226,8 @@ class Stateful(nn.Module):
 
 
 def _state(model: nn.Module) -> Any:
-    tensors = {name: (id(t), t._version, t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    named = {**model.state_dict(keep_vars=True), **{k: v for k, v in vars(model).items() if isinstance(v, torch.Tensor)}}
+    tensors = {name: (id(t), t._version, t.clone()) for name, t in named.items()}
     hooks = [tuple(getattr(m, name)) for m in model.modules() for name in ("_forward_hooks", "_forward_pre_hooks")]
     return tensors, hooks, dict(vars(model)), list(model.kept)  # type: ignore[call-overload]
 
@@ -234,7 +238,7 @@ def test_it_leaves_no_trace():
     arguments = (X, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        schedule = plan(model, arguments, budget="100%", solver="none", loss=torch.sum, verify=False)
+        schedule = plan(model, arguments, budget="200%", solver="none", loss=torch.sum, verify=False)
     ours = apply_schedule(model, schedule)
     x = torch.randn(4, 8)
     ours(x, {})
@@ -244,7 +248,7 @@ def test_it_leaves_no_trace():
     callbacks, modes = gc.callbacks[:], torch.is_grad_enabled()
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default")
-        found = joint.forward.differences(record_forward(joint, (x, again), {}))
+        found = joint.forward.differences(record_forward(joint, joint.forward, (x, again), {}))
     assert found == ()
     assert shown == []
     tensors, *others = _state(model)
@@ -264,7 +268,7 @@ def test_it_holds_no_input_of_the_step():
     memory = weakref.ref(x.untyped_storage())
     gc.disable()
     try:
-        record_forward(joint, (x,), {})
+        record_forward(joint, joint.forward, (x,), {})
         del x
         assert memory() is None
     finally:
@@ -313,13 +317,14 @@ def test_casts_that_other_code_shares_stay_in_the_cache(audits: list[Any]):
 
 
 @pytest.mark.usefixtures("each_step")
-def test_a_cache_that_evaluation_fills_is_no_difference(audits: list[Any]):
+@pytest.mark.parametrize("table", [2.0, torch.full((8,), 2.0)])
+def test_a_cache_that_evaluation_fills_is_no_difference(table: Any, audits: list[Any]):
     def cached(net: Net, h: torch.Tensor) -> torch.Tensor:
         if net.cache is None:
             net.cache = torch.ones(8) * 2
-        return h * net.cache
+        return h * net.cache * net.table
 
-    net = Net(cached, cache=None)
+    net = Net(cached, cache=None, table=table)
     ours = planned(net)
     ours(X)
     ours(X)
@@ -329,6 +334,95 @@ def test_a_cache_that_evaluation_fills_is_no_difference(audits: list[Any]):
     ours(X)
     assert net.cache is not None
     assert len(audits) == 2
+
+
+def _update(net: Net, h: torch.Tensor) -> torch.Tensor:
+    net.s.mul_(0.5).add_(h.detach().mean(0))
+    return h * net.s
+
+
+def _carry(net: Net, h: torch.Tensor) -> torch.Tensor:
+    h, net.s = h * net.s, h.detach().mean(0)
+    return h
+
+
+def _choose(net: Net, h: torch.Tensor) -> torch.Tensor:
+    return (h * net.one, h * net.s * net.t)[1]
+
+
+def _ones(value: float = 1.0) -> torch.Tensor:
+    return torch.full((8,), value)
+
+
+def _nothing(_: Net) -> None:
+    pass
+
+
+# What a forward makes of tensors in Python state, what there is, and what happens between two steps.
+TENSORS: dict[str, tuple[Callable[[Net, torch.Tensor], Any], Callable[[], dict[str, Any]], list[Callable[[Net], Any]]]] = {
+    "an update": (_update, lambda: {"s": _ones()}, [_nothing]),
+    "a state that is carried": (_carry, lambda: {"s": _ones()}, [_nothing]),
+    "another tensor": (
+        lambda net, h: h * net.s[0],
+        lambda: {"s": [_ones()]},
+        [lambda net: net.s.__setitem__(0, _ones(2.0)), lambda net: net.s[0].fill_(3.0)],
+    ),
+    "two that become one, and one that becomes two": (
+        lambda net, h: h * net.s + net.t,
+        lambda: {"s": _ones(), "t": _ones()},
+        [lambda net: setattr(net, "t", net.s), lambda net: setattr(net, "t", _ones(2.0))],
+    ),
+    "two that share memory": (
+        lambda net, h: h * net.s + net.t,
+        lambda: {"s": _ones(), "t": _ones()},
+        [lambda net: setattr(net, "t", net.s[:])],
+    ),
+    "two buffers that become one": (
+        _choose,
+        lambda: (lambda one, two: {"one": nn.Buffer(one), "two": nn.Buffer(two), "s": one, "t": two})(
+            nn.Buffer(_ones()), nn.Buffer(_ones(2.0))
+        ),
+        [lambda net: vars(net).update(s=net.two), lambda net: vars(net).update(t=net.one)],
+    ),
+}
+
+
+@pytest.mark.usefixtures("each_step")
+@pytest.mark.parametrize("what", TENSORS)
+def test_tensors_in_python_state(what: str, audits: list[Any], said: list[str]):
+    function, attributes, changes = TENSORS[what]
+    hidden = ctypes.py_object({"scale": 1.0})
+    net = Net(lambda net, h: net.work(net, h * hidden.value["scale"]), work=function)
+    vars(net).update({k: v for k, v in attributes().items() if not isinstance(v, nn.Buffer)})
+    for name, buffer in attributes().items():
+        setattr(net, name, buffer) if isinstance(buffer, nn.Buffer) else vars(net).__setitem__(name, buffer)
+    eager = copy.deepcopy(net)
+    ours = apply_schedule(net, plan(net, (X,), budget="300%", solver="none", loss=torch.sum, verify=False))
+    for change in (_nothing, *changes):
+        change(net), change(eager)
+        for _ in range(3):
+            assert torch.equal(ours(X), eager(X))
+    assert len(audits) >= 2 * (len(changes) + 1)
+    assert not [text for text in said if "audited" in text]
+    hidden.value["scale"] = 2.0
+    with pytest.raises(AuditError, match=r"aten\.mul\.Tensor\(_, 1\.0\), now aten\.mul\.Tensor\(_, 2\.0\)"):
+        ours(X)
+
+
+@pytest.mark.usefixtures("each_step")
+def test_values_that_come_again_are_no_difference(audits: list[Any]):
+    def read(net: Net, h: torch.Tensor) -> torch.Tensor:
+        if int(net.n) % 2:
+            h.sigmoid()
+        return h * 2
+
+    net = Net(read, n=nn.Buffer(torch.tensor(0)))
+    ours = planned(net)
+    for value in (0, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2):
+        net.n.fill_(value)
+        ours(X)
+    assert len(audits) == 1 + 3  # the other values are new
+    assert len(planned_call(ours).programs) == 1
 
 
 @pytest.mark.usefixtures("each_step")
@@ -412,7 +506,7 @@ def test_audits_take_their_share_of_the_time(parts: int, seconds: float, monkeyp
         due.calls += 1
         if due.calls >= due.next:
             looks += 1
-            due.look(joint, (), (), {})
+            due.look(joint, RecordedForward(), (), {})
         clock.now += seconds if clock.now > 100 else seconds / 9  # steps that become slower
         if due.calls == 1:
             assert clock.spent == 0
