@@ -6,6 +6,7 @@ first difference.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -84,7 +85,7 @@ class BoundSignature:
             ],
         )
         self._in_places = [k for k, slot in enumerate(slots) if isinstance(slot, PlaceSlot)]
-        self._changes_places = any(_is_written(nodes[k]) for k in self._in_places)
+        self._written = [k for k in range(len(joint.parameters), len(slots)) if _is_written(nodes[k])] if self._in_places else []
         self._ties = [(*tie, position) for position, (_, *ties) in enumerate(places) for tie in ties]
         self._leaves = joint.constant_leaves
         self._leaf_states = joint.argument_states
@@ -111,13 +112,18 @@ class BoundSignature:
         return tensors if self._are_apart(tensors) else None
 
     def _are_apart(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether tensors in Python state are as many as they were, and share no memory where the step changes it."""
+        """Whether tensors in Python state are as many as they were, and share no memory that the step changes."""
         if not self._in_places:
             return True
         buffers = tensors[len(self.joint.parameters) :]
         if len(set(map(id, buffers))) != len(buffers):
             return False
-        return not self._changes_places or len({storage_key(tensors[k]) for k in self._in_places}) == len(self._in_places)
+        if not self._written:
+            return True
+        memory = {k: storage_key(tensors[k]) for k in {*self._in_places, *self._written}}
+        uses = Counter(memory.values())
+        shared = {memory[k] for k in self._in_places if uses[memory[k]] > 1}
+        return shared.isdisjoint(memory[k] for k in self._written)
 
     def roots_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Roots:
         """What the places of Python state start from in this call."""

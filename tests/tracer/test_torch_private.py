@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,19 @@ def test_inductor_says_what_it_has_code_for():
         assert planner_private.inductor_supports(operator), operator
     assert not planner_private.inductor_supports(aten._scaled_dot_product_flash_attention_for_cpu.default)
     assert not planner_private.inductor_supports(aten.mkldnn_rnn_layer_backward.default)
+
+
+def test_forms_are_compared_in_one_call_and_no_tensor_is_kept_alive() -> None:
+    kept, tensors = torch.ones(2, 3), [torch.ones(2, 3), torch.nn.Parameter(torch.ones(4))]
+    alike = private.form_check(tensors)
+    others = [kept, torch.nn.Parameter(torch.zeros(4))]
+    assert alike(others)
+    assert not alike([kept.t().contiguous().t(), others[1]])
+    assert not alike([kept.double(), others[1]])
+    assert not alike([kept, torch.zeros(4, requires_grad=True)])
+    with torch.no_grad():
+        assert alike(others)
+    memory = weakref.ref(tensors[0])
+    tensors.clear()
+    assert memory() is None
+    assert private.form_check(())([])

@@ -23,6 +23,8 @@ from remat_planner.tracer.refusals import changed_constant_error, changed_view_e
 from remat_planner.tracer.torch_private import fake_mode_of, is_fake, storage_key
 
 Result = TypeVar("Result")
+Placed = tuple[torch.Tensor, tuple[Place, ...]]
+"""A tensor in Python state, and its places."""
 
 
 class _FoundError(BaseException):
@@ -193,12 +195,15 @@ class OutsideTensors:
         return not is_fake(value) or (id(value) in self._fakes and id(value) not in self._places)  # a fake stands for itself
 
     def _refuse_changed_memory(self) -> None:
-        """Refuse constants that lie in memory which the step changes; a graph would not know when to read them.
+        """Refuse tensors that lie in memory which the step changes through another; a graph would not know when to read them.
 
         Raises:
             UnsupportedOperatorError: there is one.
         """
-        for memory in map(_memory_of, self.constants):
+        state = self.call.state
+        uses = Counter(map(_memory_of, (*state.parameters, *state.buffers)))
+        shared = [memory for memory in map(_memory_of, state.unregistered) if uses[memory] > 1]
+        for memory in (*map(_memory_of, self.constants), *shared):
             if memory in self._changed:
                 raise changed_view_error(self._changed[memory])
 
@@ -213,7 +218,7 @@ class OutsideTensors:
         before = len(self._places)
         placed = self._placed({_memory_of(tensor) for tensor in candidates})
         found = set()
-        for tensor, places in self._with_memory_of_their_own(placed):
+        for tensor, places in self._replaceable(_read(candidates, placed)):
             _, known = self._places.get(id(tensor), (tensor, ()))
             new = [place for place in places if not any(map(place.is_same, known))]
             if new:
@@ -224,7 +229,7 @@ class OutsideTensors:
                 self._give_up(tensor)
         return not found and len(self._places) == before
 
-    def _placed(self, memory: Collection[Any]) -> list[tuple[torch.Tensor, tuple[Place, ...]]]:
+    def _placed(self, memory: Collection[Any]) -> list[Placed]:
         """The tensors in Python state that have this memory, with their places; ``x.data`` has the memory of ``x``."""
         executed, left = self._executed(), set(memory)
         found = self._placed_by(self.reads(executed), left, executed)
@@ -237,7 +242,7 @@ class OutsideTensors:
 
     def _placed_by(
         self, reads: PythonReads, memory: Collection[Any], executed: ExecutedCode
-    ) -> list[tuple[torch.Tensor, tuple[Place, ...]]]:
+    ) -> list[Placed]:
         model = self._plain_call.model
         return tensor_places(lambda tensor: _memory_of(tensor) in memory, reads.holders(model), executed, Roots.of(model))
 
@@ -250,18 +255,12 @@ class OutsideTensors:
                 self._constant[id(other)] = other
                 del self._places[id(other)]
 
-    def _with_memory_of_their_own(
-        self, placed: Sequence[tuple[torch.Tensor, tuple[Place, ...]]]
-    ) -> list[tuple[torch.Tensor, tuple[Place, ...]]]:
-        """Those of ``placed`` that can have stand-ins: these do not share memory."""
-        state = self._plain_call.state
-        others = (*state.parameters, *state.buffers, *(tensor for tensor, _ in (*placed, *self._places.values())))
-        uses = Counter(map(_memory_of, {id(tensor): tensor for tensor in others}.values()))
+    def _replaceable(self, placed: Iterable[Placed]) -> list[Placed]:
+        """Those of ``placed`` that can have stand-ins."""
         return [
             (tensor, places)
             for tensor, places in placed
-            if id(tensor) in self._registered
-            or (id(tensor) not in self._constant and uses[_memory_of(tensor)] == 1 and self._can_have_stand_in(tensor))
+            if id(tensor) in self._registered or (id(tensor) not in self._constant and self._can_have_stand_in(tensor))
         ]
 
     def _can_have_stand_in(self, tensor: torch.Tensor) -> bool:
@@ -271,6 +270,14 @@ class OutsideTensors:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             return False
         return not tensor.is_inference() and tensor.device.type != "meta"
+
+
+def _read(tensors: Collection[torch.Tensor], placed: Sequence[Placed]) -> list[Placed]:
+    """Those of ``placed`` through which the step reads ``tensors``: these themselves, or what has the memory of others."""
+    identities = {id(tensor) for tensor, _ in placed}
+    elsewhere = {_memory_of(tensor) for tensor in tensors if id(tensor) not in identities}
+    themselves = set(map(id, tensors))
+    return [(tensor, places) for tensor, places in placed if id(tensor) in themselves or _memory_of(tensor) in elsewhere]
 
 
 def _memory_of(tensor: torch.Tensor) -> Any:

@@ -95,20 +95,19 @@ def changed_constant_error(operator: Any, source: str) -> UnsupportedOperatorErr
     """For a change in place of a tensor that is a constant of the captured step."""
     return UnsupportedOperatorError(
         f"{source or 'the model'}: {operator} changes a tensor in place that is no input, parameter or buffer, and a captured "
-        "step cannot: it is of a subclass, sparse or quantized, it shares its memory with another tensor that the forward "
-        "reads, or it lies in no attribute, list, dictionary, global or variable of a function. Keep it in a buffer "
-        "(register_buffer), or clone it first",
+        "step cannot: it is of a subclass, sparse or quantized, or it lies in no attribute, list, dictionary, global or "
+        "variable of a function. Keep it in a buffer (register_buffer), or clone it first",
         operator=str(operator),
         source=source,
     )
 
 
 def changed_view_error(source: str) -> UnsupportedOperatorError:
-    """For a buffer that is changed in place in memory that a constant of the captured step has too."""
+    """For a tensor that is changed in place in memory that another tensor has too which the step reads."""
     return UnsupportedOperatorError(
-        f"{source or 'the model'}: a buffer is changed in place, and the forward also reads a tensor that has the same memory, "
-        "as a view that was made before the forward. A captured step would not follow the change there. Make the view in the "
-        "forward, from the buffer",
+        f"{source or 'the model'}: a buffer, or a tensor in Python state, is changed in place, and the forward also reads a "
+        "tensor that has the same memory, as a view that was made before the forward. A captured step would not follow the "
+        "change there. Make the view in the forward, or clone one of the two first",
         operator="",
         source=source,
     )
