@@ -6,7 +6,7 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 """
 
 from remat_planner.tracer.python_state.attributes import Attributes, Function
-from remat_planner.tracer.python_state.containers import Array, RandomGenerator, Sequence, SetOfItems
+from remat_planner.tracer.python_state.containers import Array, Memory, RandomGenerator, Sequence, SetOfItems, TextInMemory
 from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_file, is_users_module, unobserved
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
 from remat_planner.tracer.python_state.places import Place, Roots
@@ -25,6 +25,7 @@ __all__ = [
     "ExecutedCode",
     "Function",
     "Holder",
+    "Memory",
     "Place",
     "PythonReads",
     "RandomGenerator",
@@ -32,6 +33,7 @@ __all__ = [
     "Sequence",
     "SetOfItems",
     "Snapshot",
+    "TextInMemory",
     "Watch",
     "argument_starts",
     "described_value",

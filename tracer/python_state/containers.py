@@ -1,7 +1,8 @@
-"""Containers, NumPy arrays, and random generators of Python and NumPy."""
+"""Containers, memory of numbers, weak references, and random generators of Python and NumPy."""
 
 from __future__ import annotations
 
+import array
 import random
 import types
 import typing
@@ -17,6 +18,7 @@ from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.tensor_entries import has_form, same_forms
 
 _MOST_ITEMS = 10_000  # of one container that are looked at; of a longer one its length only
+_MOST_BYTES = 8 * _MOST_ITEMS
 
 
 class Mapping(Holder):
@@ -41,6 +43,19 @@ class Mapping(Holder):
         if ignored or type(self.target) is not dict or len(self.target) > _MOST_ITEMS:
             return None
         return self.target, [key for key in self.target if key not in ignored]
+
+
+class MappingView(Holder):
+    """A view of a dictionary that cannot be changed through it."""
+
+    def entries(self) -> dict[Any, Any]:
+        return dict(self.target) if len(self.target) <= _MOST_ITEMS else {"number of items": len(self.target)}
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.item(key)
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        """It changes with its dictionary."""
 
 
 class Sequence(Holder):
@@ -132,6 +147,74 @@ class Array(Holder):
     def put_back(self, entries: dict[Any, Any]) -> None:
         if entries["content"] is not None and self.target.flags.writeable and self.target.tobytes() != entries["content"]:
             self.target[...] = np.frombuffer(entries["content"], dtype=self.target.dtype).reshape(self.target.shape)
+
+
+class Memory(Holder):
+    """Memory of numbers, by its bytes where these are not many: an ``array``, a ``bytearray``, a view of one, a number in C."""
+
+    has_places = False
+
+    def entries(self) -> dict[Any, Any]:
+        try:
+            with memoryview(self.target) as view:
+                return {"content": view.tobytes() if view.nbytes <= _MOST_BYTES else view.nbytes}
+        except ValueError:  # the view was released
+            return {"content": None}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - numbers in memory have no places of their own
+        return self.place
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        content = entries["content"]
+        if not isinstance(content, bytes) or self.entries() == entries:
+            return
+        if isinstance(self.target, bytearray):
+            self.target[:] = content
+        elif isinstance(self.target, array.array):
+            self.target[:] = array.array(self.target.typecode, content)
+        else:
+            with memoryview(self.target) as view:
+                if view.c_contiguous and not view.readonly:
+                    view.cast("B")[:] = content
+
+
+class TextInMemory(Holder):
+    """An ``io.StringIO`` or ``io.BytesIO``: its content, and where it is read or written next."""
+
+    has_places = False
+
+    def entries(self) -> dict[Any, Any]:
+        if self.target.closed:
+            return {"content": None}
+        return {"content": self.target.getvalue(), "position": self.target.tell()}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - a text has no places
+        return self.place
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        if entries["content"] is not None and not self.target.closed:
+            self.target.seek(0)
+            self.target.truncate()
+            self.target.write(entries["content"])
+            self.target.seek(entries["position"])
+
+
+class WeakReference(Holder):
+    """A weak reference, which leads to an object as long as that is alive."""
+
+    def entries(self) -> dict[Any, Any]:
+        referent = self.target()
+        return {} if referent is None else {"referent": referent}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - there is one
+        return self.place.referent()
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
+        target, identity = self.target, id(self.target())
+        return lambda: id(target()) == identity
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        """Nothing can have changed."""
 
 
 class RandomGenerator(Holder):

@@ -25,7 +25,7 @@ class Roots:
         return cls(dict(model.named_modules(remove_duplicate=False)), args, kwargs or {})
 
 
-Step = tuple[Literal["attribute", "item", "cell"], Any]
+Step = tuple[Literal["attribute", "item", "cell", "referent"], Any]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Place:
     def item(self, key: Any) -> Place:
         """The item ``key`` of what is here."""
         return replace(self, label=f"{self.label}[{key!r}]", steps=(*self.steps, ("item", key)))
+
+    def referent(self) -> Place:
+        """What the weak reference that is here refers to."""
+        return replace(self, label=f"{self.label}()", steps=(*self.steps, ("referent", None)))
 
     def global_name(self, name: str, file: str, kind: Literal["attribute", "item"]) -> Place:
         """The global ``name`` of the module, or of the namespace of a module, that is here."""
@@ -141,12 +145,23 @@ class _EntryAt:
 
 def _getter(step: Step) -> Callable[[Any], Any]:
     kind, key = step
+    if kind == "referent":
+        return _referent
     return itemgetter(key) if kind == "item" else attrgetter(key if kind == "attribute" else "cell_contents")
+
+
+def _referent(reference: Any) -> Any:
+    found = reference()
+    if found is None:
+        raise ValueError("it is not alive any more")
+    return found
 
 
 def _set(holder: Any, step: Step, value: Any) -> None:
     """Without the code that a class of the user's runs for it."""
     kind, key = step
+    if kind == "referent":
+        raise TypeError("a weak reference cannot be given another object")
     if isinstance(holder, CellType):
         holder.cell_contents = value
     elif isinstance(holder, dict):

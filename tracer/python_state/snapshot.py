@@ -80,6 +80,11 @@ class Snapshot:
             self._kept.append((holder, holder.entries()))
 
     @property
+    def kept(self) -> list[tuple[Holder, dict[Any, Any]]]:
+        """The objects that are included, each with its entries as they were, in the order in which they were included."""
+        return self._kept
+
+    @property
     def holders(self) -> list[Holder]:
         """The objects that are included, in the order in which they were."""
         return [holder for holder, _ in self._kept]

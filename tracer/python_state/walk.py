@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import array
+import ctypes
 import functools
+import io
+import queue
 import random
 import types
-from collections import UserDict, UserList, deque
+import typing
+import weakref
+from collections import ChainMap, UserDict, UserList, UserString, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -22,12 +29,24 @@ from remat_planner.tracer.python_state.attributes import (
     Slots,
     slots_of,
 )
-from remat_planner.tracer.python_state.containers import Array, Fixed, Mapping, RandomGenerator, Sequence, SetOfItems
+from remat_planner.tracer.python_state.containers import (
+    Array,
+    Fixed,
+    Mapping,
+    MappingView,
+    Memory,
+    RandomGenerator,
+    Sequence,
+    SetOfItems,
+    TextInMemory,
+    WeakReference,
+)
 from remat_planner.tracer.python_state.executed_code import is_users_code, is_users_module
 from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
 from remat_planner.tracer.python_state.places import Place
 
 _MOST_HOLDERS = 50_000  # objects that one walk looks at, nearest first
+_NUMBERS_IN_C = ctypes.Structure.__base__  # of all types of ctypes
 _NAMESPACES = ("types.SimpleNamespace", "argparse.Namespace")
 
 
@@ -37,8 +56,12 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
         return None
     if isinstance(value, nn.Module):
         return ModuleAttributes(place, value, names)
-    if type(value) in (UserDict, UserList):  # code that uses them does not name what they keep their items in
-        return holder_of(place.attribute("data"), value.data, names)
+    if type(value) in _PROXIES:  # it passes for what it refers to
+        return None
+    if type(value) in _ITEMS_IN:  # code that uses them does not name what they keep their items in
+        return holder_of(place.attribute(_ITEMS_IN[type(value)]), getattr(value, _ITEMS_IN[type(value)]), names)
+    if type(value) in _ALL_ATTRIBUTES:
+        return Attributes(place, value, None)
     for kinds, holder in _BY_KIND:
         if isinstance(value, kinds):
             return holder(place, value, names)
@@ -61,8 +84,18 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     return None
 
 
+_PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
+_ITEMS_IN: typing.Mapping[type, str] = {
+    **dict.fromkeys((UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, WeakSet), "data"),
+    **dict.fromkeys(map(type, ({}.keys(), {}.values(), {}.items())), "mapping"),
+}
+_ALL_ATTRIBUTES = (queue.Queue, queue.LifoQueue, queue.PriorityQueue, ChainMap, UserString)
 _BY_KIND: tuple[tuple[Any, Any], ...] = (
     (dict, Mapping),
+    (types.MappingProxyType, MappingView),
+    (weakref.ref, WeakReference),
+    ((array.array, bytearray, memoryview, _NUMBERS_IN_C), Memory),
+    ((io.StringIO, io.BytesIO), TextInMemory),
     ((tuple, types.MethodType, functools.partial), Fixed),
     ((set, frozenset), SetOfItems),
     (np.ndarray, Array),

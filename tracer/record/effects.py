@@ -18,9 +18,11 @@ from remat_planner.tracer.python_state import (
     ABSENT,
     Array,
     Change,
+    Memory,
     RandomGenerator,
     Sequence,
     SetOfItems,
+    TextInMemory,
     described_value,
     is_plain,
     same,
@@ -111,7 +113,7 @@ def _parts(change: Change, again: Change | None) -> Iterator[tuple[Any, Any, str
     """Key, new value and name of each part of a change; the value is ``ABSENT`` where it cannot be made again."""
     if isinstance(change.holder, RandomGenerator):
         yield REPLACE, ABSENT, change.holder.place.label
-    elif isinstance(change.holder, (SetOfItems, Array)):
+    elif isinstance(change.holder, (SetOfItems, Array, Memory, TextInMemory)):
         key, value = _whole(change)
         yield key, value if again is None or not again.keys else ABSENT, change.holder.place.label
     elif isinstance(change.holder, Sequence) and len(change.before) != len(change.after):

@@ -5,6 +5,7 @@
 | parameters and buffers in their slots | yes | another tensor in a slot: ``StateReassignedError`` |
 | Python state: attributes, containers, arguments, globals | yes | repeated by each planned call, or refused (``effects``) |
 | hooks that only look on | yes | ``LostHookError`` |
+| iterators and queues in Python state | not used | ``PythonStateError`` (``used_up``) |
 | Python's and NumPy's own generators | by ``capture`` | ``DataDependentError`` |
 | the values of buffers and inputs | fakes are changed | with a gradient: ``UnsupportedOperatorError`` |
 | torch's generators: their seeds and states | by ``capture`` | ``RandomStateError`` (``calls_below_dispatch``) |
@@ -23,10 +24,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, starts_of
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Roots, Snapshot, starts_of
 from remat_planner.tracer.record.hooks import watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
+from remat_planner.tracer.record.used_up import UsedUp
 from remat_planner.tracer.refusals import python_draw_error
 from remat_planner.tracer.torch_private import generator_key
 
@@ -65,6 +67,7 @@ class WatchedForward:
         is_carried: Callable[[Change, Any], bool] = lambda *_: False,
     ) -> None:
         self._starts = starts_of(model, args, kwargs)
+        self._used_up = UsedUp(Roots.of(model, args, kwargs))
         self._before = Snapshot(self._starts)
         self._left_behind = left_behind
         self._is_carried = is_carried
@@ -90,15 +93,27 @@ class WatchedForward:
             for change in self._left_behind:
                 start.add(change.holder)
 
+            looked_at = 0
+
+            def replace_used_up() -> None:
+                nonlocal looked_at
+                for holder, entries in start.kept[looked_at:]:
+                    self._used_up.replace_in(holder, entries.items())
+                looked_at = len(start.kept)
+
             def first_call(code: Any, frame: Any) -> None:
                 for snapshot in dict.fromkeys((self._before, start)):
                     snapshot.add_names_of(code, frame)
+                replace_used_up()
 
             self.executed = ExecutedCode(first_call)
+            replace_used_up()
             with self.executed.observed():
                 yield
+            self._used_up.put_back()
             self.changes = start.changes()
         except BaseException:
+            self._used_up.put_back()
             self.put_back()
             raise
         if python_random_state() != drawn:

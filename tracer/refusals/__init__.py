@@ -37,6 +37,7 @@ from remat_planner.tracer.refusals.recording import (
     refuse_sparse_gradients,
     refuse_written_activations,
     storage_view_error,
+    used_up_error,
     without_fake_error,
 )
 from remat_planner.tracer.refusals.surroundings import (
@@ -101,5 +102,6 @@ __all__ = [
     "storage_changed_error",
     "storage_view_error",
     "unmatched_draw_error",
+    "used_up_error",
     "without_fake_error",
 ]

@@ -16,6 +16,7 @@ from remat_planner.tracer.errors import (
     InputsDoNotFitError,
     LostHookError,
     NothingToTrainError,
+    PythonStateError,
     StateReassignedError,
     UnsupportedOperatorError,
 )
@@ -88,6 +89,16 @@ def storage_view_error(operator: Any, source: str) -> UnsupportedOperatorError:
         "(remat_planner.plan(model, ..., regions=...)), or run them without cuDNN (torch.backends.cudnn.flags(enabled=False))",
         operator=str(operator),
         source=source,
+    )
+
+
+def used_up_error(name: str, kind: type, source: str) -> PythonStateError:
+    """For a forward that takes items from an iterator or a queue in Python state, or puts some in."""
+    return PythonStateError(
+        f"{source or 'the model'}: the forward takes items from {name} or puts some in, which is a {kind.__module__}."
+        f"{kind.__qualname__}. A captured step would go on with the items that it had when planned. Do so outside of the "
+        "forward, and give the items to it: as tensors, or in an attribute",
+        names=(name,),
     )
 
 

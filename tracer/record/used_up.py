@@ -1,0 +1,86 @@
+"""Iterators and queues in Python state: a forward that takes items from one is refused by name.
+
+A captured step would go on with the items that it got when it was planned. And the items cannot be put back: to record such a
+forward would use them up, or wait for ever for one more. So each iterator and queue has a stand-in while a forward is recorded.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from remat_planner.tracer.python_state import Holder, Roots, is_users_module
+from remat_planner.tracer.record.provenance import user_line
+from remat_planner.tracer.refusals import used_up_error
+
+_OF_ITERATORS = frozenset({"send", "throw", "close"})
+_OF_QUEUES = frozenset({"get", "get_nowait", "join", "put", "put_nowait", "task_done"})
+_QUEUES = (queue.Queue, queue.SimpleQueue)
+
+
+class UsedUp:
+    """Puts stand-ins in the place of the iterators and queues that a forward can reach.
+
+    Args:
+        roots: the model and the arguments of the call.
+    """
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+        self._stand_ins: dict[int, Any] = {}
+        self._undo: list[Callable[[], None]] = []
+
+    def replace_in(self, holder: Holder, entries: Iterable[tuple[Any, Any]]) -> None:
+        """Replace those among the entries of ``holder``, as far as others can be put there."""
+        for key, value in entries:
+            if not holder.has_places or not is_used_up(value):
+                continue
+            place = holder.place_of(key)
+            stand_in = self._stand_ins.setdefault(id(value), _StandIn(value, place.label))
+            try:
+                if place.find(self._roots) is value:
+                    self._undo.append(place.put(self._roots, stand_in))
+            except (LookupError, TypeError, AttributeError):  # the arguments of a partial function
+                continue
+
+    def put_back(self) -> None:
+        """Put the iterators and queues back."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def is_used_up(value: Any) -> bool:
+    """Whether ``value`` is an iterator or a queue, of no class of the user's: what such a class holds is looked at by itself."""
+    kind = type(value)
+    return (hasattr(kind, "__next__") or kind in _QUEUES or issubclass(kind, _QUEUES)) and not is_users_module(kind.__module__)
+
+
+class _StandIn:
+    """Passes for ``target`` but where this thread takes an item from it or puts one in."""
+
+    def __init__(self, target: Any, name: str) -> None:
+        self._target, self._name = target, name
+        self._methods = _OF_QUEUES if isinstance(target, _QUEUES) else _OF_ITERATORS
+        self._thread = threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._methods:
+            self._refuse()
+        return getattr(self._target, name)
+
+    def __iter__(self) -> Any:
+        return self if hasattr(self._target, "__next__") else iter(self._target)
+
+    def __next__(self) -> Any:
+        self._refuse()
+        return next(self._target)
+
+    def __repr__(self) -> str:
+        return repr(self._target)
+
+    def _refuse(self) -> None:
+        if threading.get_ident() == self._thread:
+            raise used_up_error(self._name, type(self._target), user_line(sys._getframe(2)))
