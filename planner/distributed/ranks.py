@@ -26,11 +26,6 @@ def in_process_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def processes() -> int:
-    """Number of processes in the process group; one outside of a group."""
-    return torch.distributed.get_world_size() if in_process_group() else 1
-
-
 @dataclass(frozen=True)
 class Ranks:
     """The ranks that run the same step of the same model; this one alone where the model is not wrapped.

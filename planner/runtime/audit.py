@@ -4,12 +4,15 @@ A planned step runs none of the forward's Python code. What this code reads is w
 environment, an object in C, a global of an installed package. An audit finds what differs for such a reason.
 
 The second call is audited, then a call whenever the time since the last audit is so long that audits take no more than one
-hundredth of it.
+hundredth of it. Each such call has a number that is a multiple of a power of two. So the ranks of a process group, whose steps
+take equally long and wait for each other, audit in the same steps, and need not agree on them by a collective, in which other
+ranks might not take part. An ``AuditError`` on one rank leaves the others as any exception in a forward does.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +20,6 @@ from typing import Any
 
 import torch
 
-from remat_planner.planner.distributed import processes
 from remat_planner.planner.errors import AuditError
 from remat_planner.planner.torch_private import current_backward
 from remat_planner.tracer import CaptureError, Joint, record_forward
@@ -35,8 +37,7 @@ class Audit:
     """When to audit the calls of one planned module, and the audits.
 
     Args:
-        parts: number of modules of the same model that are audited each by itself. Each takes its part of the time, and so do
-            the processes of a process group, which wait for each other.
+        parts: number of modules of the same model that are audited each by itself. Each takes its part of the time.
 
     Attributes:
         calls: number of calls so far; the caller counts.
@@ -64,13 +65,15 @@ class Audit:
             AuditError: the forward differs from the one that was planned.
         """
         start = time.perf_counter()
-        due = self._end + self._seconds * self.parts * processes() / SHARE_OF_TIME
-        if start < due:
+        if self._audited:
             passed = self.calls - self._audited
-            seconds_per_call = (start - self._end) / passed
-            # At most as many calls again as have passed: these may have been quicker than those to come.
-            self.next = self.calls + max(1, min(passed, int((due - start) / seconds_per_call)))
-            return
+            seconds_per_call = max(start - self._end, 1e-9) / passed
+            calls = self._seconds * self.parts / SHARE_OF_TIME / seconds_per_call  # of which an audit takes its share
+            between = 1 << max(0, math.ceil(calls) - 1).bit_length()
+            if passed < calls or self.calls % between:
+                # At most as many calls again as have passed: these may have been quicker than those to come.
+                self.next = self.calls + min(passed, between - self.calls % between)
+                return
         self.next = self.calls + 1
         if is_observed() or current_backward() >= 0:  # as where torch.utils.checkpoint runs a planned module again
             return

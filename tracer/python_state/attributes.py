@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Callable, Container, Iterable
@@ -108,6 +109,35 @@ class Namespace(Holder):
 
     def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
         return self.target, [key for key in self.entries() if key not in ignored]
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        self.target.update(entries)
+
+
+class Environment(Holder):
+    """The environment variables that the forward's code can name."""
+
+    has_places = False
+
+    @classmethod
+    def named(cls, names: Names) -> tuple[Place, Environment]:
+        """Its place, and the holder for code that uses ``names``."""
+        place = Place("os.environ", os.environ, "object")
+        return place, cls(place, os.environ, names)
+
+    def entries(self) -> dict[Any, Any]:
+        return {key: self.target[key] for key in self.wanted(self.target)}
+
+    def name_of(self, key: Any) -> str:
+        return f"{self.place.label}[{key!r}]"
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - a variable is no object of its own
+        return self.place
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
+        variables = self.target._data  # os.environ would decode each, and a name that is not there yet may come
+        kept = dict(variables)
+        return lambda: variables == kept
 
     def put_back(self, entries: dict[Any, Any]) -> None:
         self.target.update(entries)

@@ -25,9 +25,11 @@ class Mapping(Holder):
     """A dictionary of any class."""
 
     has_names = True
+    is_ordered = True
 
     def entries(self) -> dict[Any, Any]:
-        return dict(dict.items(self.target)) if len(self.target) <= _MOST_ITEMS else {"number of items": len(self.target)}
+        long = len(self.target) > _MOST_ITEMS
+        return {"number of items": len(self.target)} if long else dict(self._kind.items(self.target))
 
     def place_of(self, key: Any) -> Place:
         return self.place.item(key)
@@ -35,18 +37,31 @@ class Mapping(Holder):
     def put_back(self, entries: dict[Any, Any]) -> None:
         if len(self.target) > _MOST_ITEMS:
             return
-        kind: Any = OrderedDict if isinstance(self.target, OrderedDict) else dict  # a Counter's own update would add up
-        kind.clear(self.target)
-        kind.update(self.target, entries)
+        self._kind.clear(self.target)
+        self._kind.update(self.target, entries)
+
+    @property
+    def _kind(self) -> Any:
+        """The class whose methods to call: those of a subclass may do other things, as a Counter's update adds up."""
+        return OrderedDict if isinstance(self.target, OrderedDict) else dict
 
     def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
         if ignored or type(self.target) is not dict or len(self.target) > _MOST_ITEMS:
             return None
         return self.target, [key for key in self.target if key not in ignored]
 
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+        is_same, keys_of, target = super().check(ignored), self._kind.keys, self.target
+        if ignored or len(target) > _MOST_ITEMS or is_same is None:
+            return is_same
+        keys = list(keys_of(target))
+        return lambda: list(keys_of(target)) == keys and is_same()
+
 
 class MappingView(Holder):
     """A view of a dictionary that cannot be changed through it."""
+
+    is_view = True
 
     def entries(self) -> dict[Any, Any]:
         return dict(self.target) if len(self.target) <= _MOST_ITEMS else {"number of items": len(self.target)}
@@ -55,7 +70,7 @@ class MappingView(Holder):
         return self.place.item(key)
 
     def put_back(self, entries: dict[Any, Any]) -> None:
-        """It changes with its dictionary."""
+        """Nothing can have changed but the dictionary."""
 
 
 class Sequence(Holder):
@@ -200,18 +215,18 @@ class TextInMemory(Holder):
 
 
 class WeakReference(Holder):
-    """A weak reference, which leads to an object as long as that is alive."""
+    """A weak reference, which leads to an object as long as that is alive; one to a method makes it anew each time."""
+
+    is_view = True
 
     def entries(self) -> dict[Any, Any]:
         referent = self.target()
-        return {} if referent is None else {"referent": referent}
+        if isinstance(referent, types.MethodType):
+            return {"__self__": referent.__self__, "__func__": referent.__func__}
+        return {} if referent is None else {"": referent}
 
-    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - there is one
-        return self.place.referent()
-
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
-        target, identity = self.target, id(self.target())
-        return lambda: id(target()) == identity
+    def place_of(self, key: Any) -> Place:
+        return self.place.referent().attribute(key) if key else self.place.referent()
 
     def put_back(self, entries: dict[Any, Any]) -> None:
         """Nothing can have changed."""

@@ -32,6 +32,10 @@ class Holder(ABC):
     """Whether its entries are objects of their own, with places, rather than a rendering of its content."""
     has_names: ClassVar[bool] = False
     """Whether its entries have names of their own, of which a forward can set one and leave the others alone."""
+    is_ordered: ClassVar[bool] = False
+    """Whether the order of its entries is part of what it holds, beside their keys."""
+    is_view: ClassVar[bool] = False
+    """Whether its entries are those of another object, with which they change."""
     has_own_description: ClassVar[bool] = True
     """Whether another object of the same content would do in its place."""
 

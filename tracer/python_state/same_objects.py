@@ -16,9 +16,12 @@ class SameObjects:
 
     Args:
         named: mappings, each with the keys that matter.
+        ordered: those of them whose order matters too.
     """
 
-    def __init__(self, named: Iterable[tuple[Mapping[Any, Any], list[Any]]]) -> None:
+    def __init__(
+        self, named: Iterable[tuple[Mapping[Any, Any], list[Any]]], ordered: Iterable[Mapping[Any, Any]] = ()
+    ) -> None:
         self._mappings: list[Mapping[Any, Any]] = []
         self._owners: list[Mapping[Any, Any]] = []
         self._keys: list[Any] = []
@@ -32,6 +35,8 @@ class SameObjects:
             tensors = [key for key in keys if has_form(mapping[key])]
             self._tensor_owners += [mapping] * len(tensors)
             self._tensor_keys += tensors
+        self._ordered = list(ordered)
+        self._orders = list(map(tuple, self._ordered))
         self._sizes = list(map(len, self._mappings))
         self._objects = list(map(getitem, self._owners, self._keys))  # alive, so that no other object gets their identity
         self._identities = list(map(id, self._objects))
@@ -44,4 +49,6 @@ class SameObjects:
             forms = list(map(form_of, map(getitem, self._tensor_owners, self._tensor_keys)))
         except (KeyError, AttributeError, RuntimeError):
             return False
-        return found == self._identities and forms == self._forms and list(map(len, self._mappings)) == self._sizes
+        if found != self._identities or forms != self._forms:
+            return False
+        return list(map(len, self._mappings)) == self._sizes and list(map(tuple, self._ordered)) == self._orders

@@ -35,8 +35,15 @@ class Change:
         return [key for key in keys if not same(self.before.get(key, ABSENT), self.after.get(key, ABSENT))]
 
     @property
+    def is_reordered(self) -> bool:
+        """Whether entries that are still there are in another order, where that matters."""
+        return self.holder.is_ordered and _common(self.before, self.after) != _common(self.after, self.before)
+
+    @property
     def names(self) -> list[str]:
         """Names of the entries that differ, for messages."""
+        if not self.keys:
+            return [f"the order of {self.holder.place.label}"]
         if not self.holder.has_places or (isinstance(self.holder, Sequence) and _is_rebuilt(self.before, self.after)):
             return [self.holder.place.label]
         return [self.holder.place_of(key).label for key in self.keys]
@@ -97,15 +104,16 @@ class Snapshot:
         """The objects whose content has changed since."""
         found = []
         for holder, before in self._kept:
-            after = holder.entries()
-            if not same_entries(before, after):
-                found.append(Change(holder, before, after))
+            change = Change(holder, before, before if holder.is_view else holder.entries())
+            if not same_entries(before, change.after) or change.is_reordered:
+                found.append(change)
         return found
 
     def put_back(self) -> None:
         """Make everything what it was."""
         for holder, before in self._kept:
-            if not same_entries(before, holder.entries()):
+            now = holder.entries()
+            if not same_entries(before, now) or Change(holder, before, now).is_reordered:
                 holder.put_back(before)
 
     def _add(self, starts: Iterable[tuple[Place, Any]], names: Names) -> None:
@@ -121,6 +129,10 @@ def _is_local(name: str, value: Any, frame: FrameType) -> bool:
             return True
         above = above.f_back
     return False
+
+
+def _common(one: dict[Any, Any], other: dict[Any, Any]) -> list[Any]:
+    return [key for key in one if key in other]
 
 
 def _is_rebuilt(before: dict[Any, Any], after: dict[Any, Any]) -> bool:

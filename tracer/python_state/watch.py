@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state.attributes import Function, Namespace
+from remat_planner.tracer.python_state.attributes import Environment, Function, Namespace
 from remat_planner.tracer.python_state.executed_code import ExecutedCode
 from remat_planner.tracer.python_state.holders import Holder, Names, is_plain
 from remat_planner.tracer.python_state.places import Place
@@ -26,6 +26,7 @@ from remat_planner.tracer.python_state.walk import holder_of, walk
 Described = Mapping[str, Mapping[Any, Any]]
 Keys = Mapping[str, Collection[Any]]
 """Keys of entries, by the label of the object that holds them."""
+_READS_ENVIRONMENT = frozenset({"environ", "getenv"})
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -55,7 +56,10 @@ class PythonReads:
     def of_code(cls, executed: ExecutedCode, more: frozenset[str] = frozenset()) -> PythonReads:
         """What ``executed`` can read, without what is there now; ``more`` are names besides those that its code has."""
         names = executed.names
-        return cls(None if names is None else names | more, _outside(executed))
+        outside = _outside(executed)
+        if names is None or not names.isdisjoint(_READS_ENVIRONMENT):
+            outside = (*outside, Environment.named(names))
+        return cls(None if names is None else names | more, outside)
 
     def found_in(
         self,
@@ -143,6 +147,7 @@ class Watch:
 
     def _bind(self, holders: Iterable[Holder], registered: Mapping[int, str]) -> None:
         named: list[tuple[Mapping[Any, Any], list[Any]]] = []
+        ordered: list[Mapping[Any, Any]] = []
         self._checks = [self._has_constants] if self._constants else []
         for holder in holders:
             ignored = self._reads.written.get(holder.place.label, ())
@@ -153,9 +158,10 @@ class Watch:
             if (objects := holder.named_objects(ignored)) is not None:
                 compared = self._reads.inputs.get(holder.place.label, ())
                 named.append((objects[0], [key for key in objects[1] if key not in compared]))
+                ordered += [objects[0]] if holder.is_ordered and len(objects[1]) > 1 else []
             elif (check := holder.check(ignored)) is not None:
                 self._checks.append(check)
-        self._checks.append(SameObjects(named))
+        self._checks.append(SameObjects(named, ordered))
 
 
 def _tensor_keys(holders: Iterable[Holder], wanted: Callable[[torch.Tensor], bool]) -> Keys:
@@ -209,9 +215,11 @@ def differences(before: Described, after: Described, holders: Iterable[Holder]) 
         one, other = before.get(label), after.get(label)
         if one is None or other is None:
             continue  # the entry that holds it differs, and is named
-        for key in dict.fromkeys((*one, *other)):
-            if key not in one or key not in other or one[key] != other[key]:
-                changed.append(by_label[label].name_of(key))
+        holder = by_label[label]
+        keys = [k for k in dict.fromkeys((*one, *other)) if k not in one or k not in other or one[k] != other[k]]
+        changed += map(holder.name_of, keys)
+        if not keys and holder.is_ordered and list(one) != list(other):
+            changed.append(f"the order of {label}")
     return tuple(dict.fromkeys(changed))
 
 

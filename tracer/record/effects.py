@@ -118,6 +118,8 @@ def _parts(change: Change, again: Change | None) -> Iterator[tuple[Any, Any, str
         yield key, value if again is None or not again.keys else ABSENT, change.holder.place.label
     elif isinstance(change.holder, Sequence) and len(change.before) != len(change.after):
         yield _items(change, again)
+    elif change.is_reordered and (not change.keys or (again is not None and again.is_reordered)):
+        yield REPLACE, ABSENT, f"the order of {change.holder.place.label}"
     else:
         for key in change.keys if again is None else dict.fromkeys((*change.keys, *again.keys)):
             value = change.after.get(key, ABSENT)

@@ -16,8 +16,8 @@ from remat_planner.tracer.python_state import Holder, Roots, is_users_module
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.refusals import used_up_error
 
-_OF_ITERATORS = frozenset({"send", "throw", "close"})
-_OF_QUEUES = frozenset({"get", "get_nowait", "join", "put", "put_nowait", "task_done"})
+_METHODS = frozenset({"close", "get", "get_nowait", "join", "put", "put_nowait", "send", "task_done", "throw"})
+"""Of iterators and queues, that take an item or put one in."""
 _QUEUES = (queue.Queue, queue.SimpleQueue)
 
 
@@ -63,11 +63,10 @@ class _StandIn:
 
     def __init__(self, target: Any, name: str) -> None:
         self._target, self._name = target, name
-        self._methods = _OF_QUEUES if isinstance(target, _QUEUES) else _OF_ITERATORS
         self._thread = threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._methods:
+        if isinstance(self._target, queue.SimpleQueue) or name in _METHODS:  # what a simple one has in it cannot be watched
             self._refuse()
         return getattr(self._target, name)
 

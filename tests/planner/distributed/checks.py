@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import sys
 import zlib
 from pathlib import Path
@@ -19,9 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 
 import remat_planner
+from remat_planner import AuditError
 from remat_planner.planner.distributed.sharding import local_part
 from remat_planner.planner.errors import ShardedError
 from remat_planner.planner.measurement.peak import measure_peak
+from remat_planner.planner.runtime import audit
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError
 from remat_planner.tracer.errors import ModelNotSupportedError, UnsupportedOperatorError
 from tests.planner.distributed.models import MANY_STEPS, STEPS, WIDTH, Block, build, measured, rank, same, sharded, train
@@ -280,9 +284,37 @@ def pipeline(folder: Path) -> None:
     assert bound < schedule.graph.constant_bytes + eager_peak
 
 
+class Scaled(nn.Module):
+    """A layer, and a number that no watch sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(WIDTH, WIDTH)
+        self.hidden = ctypes.py_object({"scale": 1.0})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.a(x) * self.hidden.value["scale"]).square().mean()
+
+
+def audits(folder: Path) -> None:
+    """All ranks audit each step; on the last rank the third one is another, and the others end as they do in eager."""
+    torch.manual_seed(0)
+    audit.SHARE_OF_TIME = math.inf
+    model, x = Scaled(), build()[1]
+    planned = DistributedDataParallel(remat_planner.apply_schedule(model, planned_once(folder, model, x, budget="100%")))
+    for step in range(4):
+        if step == 3 and rank() == torch.distributed.get_world_size() - 1:
+            model.hidden.value["scale"] = 2.0
+        try:
+            planned(x).backward()
+        except AuditError:
+            print(f"step {step} differs on rank {rank()}", flush=True)
+            raise
+
+
 CHECKS = {
     check.__name__: check
-    for check in (ddp, ddp_by_regions, fsdp, sharded_afterwards, refusals, overlap, pinned_collectives, pipeline)
+    for check in (ddp, ddp_by_regions, fsdp, sharded_afterwards, refusals, overlap, pinned_collectives, pipeline, audits)
 }
 
 

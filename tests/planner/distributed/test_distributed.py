@@ -20,7 +20,13 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="to
 
 
 def run_checks(processes: int, folder: Path, *names: str) -> None:
-    started = subprocess.run(
+    started = started_checks(processes, folder, *names)
+    passed = [line.removeprefix("ok ") for line in started.stdout.splitlines() if line.startswith("ok ")]
+    assert (started.returncode, passed) == (0, list(names)), started.stdout + started.stderr
+
+
+def started_checks(processes: int, folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [
             *(sys.executable, "-c", TORCHRUN, "--standalone", "--local-addr", "127.0.0.1", "--start-method", "fork"),
             *("--nproc-per-node", str(processes), "--run-path", str(CHECKS), str(folder), *names),
@@ -31,14 +37,19 @@ def run_checks(processes: int, folder: Path, *names: str) -> None:
         text=True,
         timeout=SECONDS,
     )
-    passed = [line.removeprefix("ok ") for line in started.stdout.splitlines() if line.startswith("ok ")]
-    assert (started.returncode, passed) == (0, list(names)), started.stdout + started.stderr
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path):
     names = ("ddp", "ddp_by_regions", "fsdp", "sharded_afterwards", "refusals", "overlap", "pinned_collectives", "pipeline")
     run_checks(2, tmp_path, *names)
+
+
+@pytest.mark.slow
+def test_an_audit_that_fails_on_one_rank_ends_all(tmp_path: Path):
+    started = started_checks(2, tmp_path, "audits")
+    assert started.returncode != 0
+    assert [line for line in started.stdout.splitlines() if "differs" in line] == ["step 3 differs on rank 1"], started.stderr
 
 
 @pytest.mark.slow
