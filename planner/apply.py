@@ -72,8 +72,8 @@ def apply_schedule(
         compiler: "inductor" to compile what runs between the schedule's recomputations. The schedule still decides what is
             recomputed, but bits may differ from eager's and the peak from the plan's: ``verify`` shows both.
         audit: whether to record the forward again now and then while the model trains, on fake tensors, and to stop if it is
-            not the planned one any more (``AuditError``). It finds what a planned step cannot watch: a file, the environment,
-            objects in C. All audits together take at most one hundredth of the time.
+            not the planned one any more (``AuditError``). It finds what a planned step cannot watch: a file, the time, objects
+            in C. All audits together take at most one hundredth of the time.
         disk_folder: where a schedule that copies activations to a disk puts its file, of the size that the schedule says; one
             more for each further forward before a backward.
 

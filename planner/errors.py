@@ -198,7 +198,7 @@ class NotAppliedError(ValueError):
 
 
 class TransformError(RuntimeError):
-    """A planned module was called inside a ``torch.func`` transform."""
+    """A planned module was called inside a ``torch.func`` transform, ``torch.export`` or ``torch.jit.trace``."""
 
 
 class ShardedError(RuntimeError):

@@ -298,8 +298,7 @@ def form_check(tensors: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tens
     """
     if not tensors:
         return lambda others: not others
-    sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
-    check = torch._C._dynamo.guards.TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+    check = torch._C._dynamo.guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
     return lambda others: check(*others)
 
 

@@ -85,7 +85,9 @@ class BoundSignature:
             ],
         )
         self._in_places = [k for k, slot in enumerate(slots) if isinstance(slot, PlaceSlot)]
-        self._written = [k for k in range(len(joint.parameters), len(slots)) if _is_written(nodes[k])] if self._in_places else []
+        self._written = (
+            [k for k in range(len(joint.parameters), len(slots)) if _is_written(nodes[k])] if self._in_places else []
+        )
         self._ties = [(*tie, position) for position, (_, *ties) in enumerate(places) for tie in ties]
         self._leaves = joint.constant_leaves
         self._leaf_states = joint.argument_states

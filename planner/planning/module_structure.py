@@ -52,4 +52,4 @@ class ModuleStructure:
             absent = list(map(getitem, self._absent_owners, self._absent_keys))
         except KeyError:
             return False
-        return all(map(is_, map(getitem, self._owners, self._keys), self._children)) and absent.count(None) == len(absent)
+        return all(map(is_, map(getitem, self._owners, self._keys), self._children)) and not any(a is not None for a in absent)

@@ -1,7 +1,7 @@
 """Audits while a model trains: the forward is recorded once more on fakes and compared with the one that was planned.
 
 A planned step runs none of the forward's Python code. What this code reads is watched, but not all of it can be: a file, the
-environment, an object in C, a global of an installed package. An audit finds what differs for such a reason.
+time, an object in C, a global of an installed package. An audit finds what differs for such a reason.
 
 The second call is audited, then a call whenever the time since the last audit is so long that audits take no more than one
 hundredth of it. Each such call has a number that is a multiple of a power of two. So the ranks of a process group, whose steps
@@ -110,8 +110,8 @@ def _error(joint: Joint, differences: tuple[str, ...]) -> AuditError:
     return AuditError(
         f"the forward of {model} is not the planned one any more: {'; '.join(differences)}. A planned step keeps what it "
         "captured, so this step would not be eager's. The forward reads something that the planner cannot watch (a file, the "
-        "environment, an object in C, a global of an installed package): make it an input or an attribute of the model, and "
-        "plan again. Where the difference is harmless, switch audits off: apply_schedule(..., audit=False)",
+        "time, an object in C, a global of an installed package): make it an input or an attribute of the model, and plan "
+        "again. Where the difference is harmless, switch audits off: apply_schedule(..., audit=False)",
         model=model,
         differences=differences,
     )

@@ -171,6 +171,12 @@ class PlannedCall:
                 "a planned module is called inside of a torch.func transform (grad, vmap, jvp), which cannot trace its custom "
                 "backward: call the model without its plan there, remat_planner.remove_schedule(model)"
             )
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            raise TransformError(
+                "a planned module is called inside of torch.export or torch.jit.trace, which would write down its "
+                "recomputation, and not its backward: export the model without its plan, remat_planner.remove_schedule(model), "
+                "or in evaluation mode"
+            )
         if in_process_group() is not self._emitted_for_group:
             self._emit_again()
         leaves, spec = self._flatten(args, kwargs)

@@ -19,9 +19,7 @@ class SameObjects:
         ordered: those of them whose order matters too.
     """
 
-    def __init__(
-        self, named: Iterable[tuple[Mapping[Any, Any], list[Any]]], ordered: Iterable[Mapping[Any, Any]] = ()
-    ) -> None:
+    def __init__(self, named: Iterable[tuple[Mapping[Any, Any], list[Any]]], ordered: Iterable[Mapping[Any, Any]] = ()) -> None:
         self._mappings: list[Mapping[Any, Any]] = []
         self._owners: list[Mapping[Any, Any]] = []
         self._keys: list[Any] = []

@@ -240,9 +240,7 @@ class OutsideTensors:
             found += others
         return found
 
-    def _placed_by(
-        self, reads: PythonReads, memory: Collection[Any], executed: ExecutedCode
-    ) -> list[Placed]:
+    def _placed_by(self, reads: PythonReads, memory: Collection[Any], executed: ExecutedCode) -> list[Placed]:
         model = self._plain_call.model
         return tensor_places(lambda tensor: _memory_of(tensor) in memory, reads.holders(model), executed, Roots.of(model))
 

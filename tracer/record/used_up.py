@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from torch.utils import _pytree as pytree
+
 from remat_planner.tracer.python_state import Holder, Roots, is_users_module
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.refusals import used_up_error
@@ -33,6 +35,16 @@ class UsedUp:
         self._stand_ins: dict[int, Any] = {}
         self._undo: list[Callable[[], None]] = []
 
+    def refuse_inputs(self) -> None:
+        """Refuse iterators and queues among the arguments of the call.
+
+        Raises:
+            PythonStateError: there is one.
+        """
+        for leaf in pytree.tree_leaves((self._roots.args, dict(self._roots.kwargs or {}))):
+            if is_used_up(leaf):
+                raise used_up_error("an argument", type(leaf), "")
+
     def replace_in(self, holder: Holder, entries: Iterable[tuple[Any, Any]]) -> None:
         """Replace those among the entries of ``holder``, as far as others can be put there."""
         for key, value in entries:
@@ -43,7 +55,7 @@ class UsedUp:
             try:
                 if place.find(self._roots) is value:
                     self._undo.append(place.put(self._roots, stand_in))
-            except (LookupError, TypeError, AttributeError):  # the arguments of a partial function
+            except (LookupError, TypeError, AttributeError, ValueError):  # the arguments of a partial function
                 continue
 
     def put_back(self) -> None:
@@ -53,9 +65,9 @@ class UsedUp:
 
 
 def is_used_up(value: Any) -> bool:
-    """Whether ``value`` is an iterator or a queue, of no class of the user's: what such a class holds is looked at by itself."""
+    """Whether ``value`` is an iterator or a queue. Of those of a class of the user's, what they hold is looked at instead."""
     kind = type(value)
-    return (hasattr(kind, "__next__") or kind in _QUEUES or issubclass(kind, _QUEUES)) and not is_users_module(kind.__module__)
+    return (hasattr(kind, "__next__") or issubclass(kind, _QUEUES)) and not is_users_module(kind.__module__)
 
 
 class _StandIn:

@@ -107,6 +107,7 @@ class WatchedForward:
                 replace_used_up()
 
             self.executed = ExecutedCode(first_call)
+            self._used_up.refuse_inputs()
             replace_used_up()
             with self.executed.observed():
                 yield

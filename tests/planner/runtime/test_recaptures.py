@@ -195,3 +195,26 @@ def test_such_batch_norms_in_blocks_that_are_planned_by_themselves():
             module(x * (k + 1)).square().mean().backward()
         assert equal(gradients(ours), gradients(eager))
         assert equal(list(ours.buffers()), list(eager.buffers()))
+
+
+def test_what_was_seen_apart_is_not_taken_together():
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.mode = nn.Linear(8, 8), "a"
+            self.register_buffer("n", torch.tensor(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.a(x)
+            return (h.sigmoid() if self.mode == "b" and int(self.n) == 1 else h.tanh()).square().mean()
+
+    model, x = Branching(), torch.randn(4, 8)
+    eager = copy.deepcopy(model)
+    schedule = remat_planner.plan(model, (x,), budget="100%", solver="none", verify=False)
+    ours = remat_planner.apply_schedule(model, schedule, audit=False)
+    for mode, n in (("a", 1), ("b", 2), ("b", 1), ("b", 2), ("a", 1)):
+        for net in (model, eager):
+            net.mode = mode
+            net.n.fill_(n)
+        assert torch.equal(ours(x), eager(x)), (mode, n)
+    assert len(planned_call(ours).programs) == 2
