@@ -118,6 +118,7 @@ class Environment(Holder):
     """The environment variables that the forward's code can name."""
 
     has_places = False
+    has_names = True
 
     @classmethod
     def named(cls, names: Names) -> tuple[Place, Environment]:
@@ -140,6 +141,8 @@ class Environment(Holder):
         return lambda: variables == kept
 
     def put_back(self, entries: dict[Any, Any]) -> None:
+        for key in [key for key in self.wanted(self.target) if key not in entries]:
+            del self.target[key]
         self.target.update(entries)
 
 

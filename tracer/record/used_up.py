@@ -1,4 +1,4 @@
-"""Iterators and queues in Python state: a forward that takes items from one is refused by name.
+"""Iterators, queues and open files in Python state: a forward that takes items from one is refused by name.
 
 A captured step would go on with the items that it got when it was planned. And the items cannot be put back: to record such a
 forward would use them up, or wait for ever for one more. So each iterator and queue has a stand-in while a forward is recorded.
@@ -6,10 +6,12 @@ forward would use them up, or wait for ever for one more. So each iterator and q
 
 from __future__ import annotations
 
+import io
 import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 from torch.utils import _pytree as pytree
@@ -20,6 +22,7 @@ from remat_planner.tracer.refusals import used_up_error
 
 _METHODS = frozenset({"close", "get", "get_nowait", "join", "put", "put_nowait", "send", "task_done", "throw"})
 """Of iterators and queues, that take an item or put one in."""
+_OF_FILES = frozenset({"read", "read1", "readinto", "readline", "readlines"})
 _QUEUES = (queue.Queue, queue.SimpleQueue)
 
 
@@ -65,9 +68,10 @@ class UsedUp:
 
 
 def is_used_up(value: Any) -> bool:
-    """Whether ``value`` is an iterator or a queue. Of those of a class of the user's, what they hold is looked at instead."""
+    """Whether ``value`` is an iterator or a queue. Of one of the user's in Python, what it holds is looked at instead."""
     kind = type(value)
-    return (hasattr(kind, "__next__") or issubclass(kind, _QUEUES)) and not is_users_module(kind.__module__)
+    written = isinstance(getattr(kind, "__next__", None), FunctionType) and is_users_module(kind.__module__)
+    return issubclass(kind, _QUEUES) or (hasattr(kind, "__next__") and not written)
 
 
 class _StandIn:
@@ -75,10 +79,14 @@ class _StandIn:
 
     def __init__(self, target: Any, name: str) -> None:
         self._target, self._name = target, name
+        is_file = isinstance(target, io.IOBase) and not isinstance(target, (io.StringIO, io.BytesIO))
+        self._methods = _METHODS | _OF_FILES if is_file else _METHODS
         self._thread = threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
-        if isinstance(self._target, queue.SimpleQueue) or name in _METHODS:  # what a simple one has in it cannot be watched
+        if name in self._methods or isinstance(
+            self._target, queue.SimpleQueue
+        ):  # what a simple one has in it cannot be watched
             self._refuse()
         return getattr(self._target, name)
 

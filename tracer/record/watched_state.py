@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Roots, Snapshot, starts_of
+from remat_planner.tracer.python_state import Change, Environment, ExecutedCode, Place, Roots, Snapshot, starts_of
 from remat_planner.tracer.record.hooks import watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
@@ -68,7 +68,7 @@ class WatchedForward:
     ) -> None:
         self._starts = starts_of(model, args, kwargs)
         self._used_up = UsedUp(Roots.of(model, args, kwargs))
-        self._before = Snapshot(self._starts)
+        self._before = _snapshot(self._starts)
         self._left_behind = left_behind
         self._is_carried = is_carried
         self.executed = ExecutedCode()
@@ -89,7 +89,7 @@ class WatchedForward:
                     now, changed = change.holder.entries(), change.keys
                     stays = {k for k in now if k not in changed or self._is_carried(change, k)}  # it may be a stand-in
                     change.holder.put_back({k: now[k] if k in stays else value for k, value in change.after.items()})
-            start = Snapshot(self._starts) if self._left_behind else self._before
+            start = _snapshot(self._starts) if self._left_behind else self._before
             for change in self._left_behind:
                 start.add(change.holder)
 
@@ -128,3 +128,10 @@ class WatchedForward:
     def put_back(self) -> None:
         """Make the Python state what it was before the forward."""
         self._before.put_back()
+
+
+def _snapshot(starts: list[tuple[Place, Any]]) -> Snapshot:
+    """What can be reached from ``starts``, and the environment."""
+    snapshot = Snapshot(starts)
+    snapshot.add(Environment.named(None)[1])
+    return snapshot
