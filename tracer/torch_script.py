@@ -95,7 +95,7 @@ def digest_of(script: Any) -> str:
 
 
 class ReadableSlots:
-    """The parameters or buffers of a scripted module under the one method of a dictionary that a planned call needs."""
+    """The parameters, buffers or modules of a scripted module under the methods of a dictionary that a planned call needs."""
 
     def __init__(self, slots: Any) -> None:
         self._slots = slots
@@ -104,11 +104,17 @@ class ReadableSlots:
         """What is in the slot ``key``; None where there is none."""
         return self[key] if key in self._slots else None
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots.keys())
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
     def __getitem__(self, key: str) -> torch.Tensor:
         tensor: torch.Tensor = self._slots[key]
         return tensor
 
 
 def readable(slots: Any) -> Mapping[str, Any]:
-    """A module's ``_parameters``, ``_buffers`` or ``_modules``, so that ``get`` works; those of a scripted one lack it."""
+    """A module's ``_parameters``, ``_buffers`` or ``_modules`` as a mapping; those of a scripted one are none."""
     return slots if hasattr(slots, "get") else ReadableSlots(slots)  # type: ignore[return-value]
