@@ -124,13 +124,13 @@ def record(
     mode: FakeTensorMode,
     choose_tangents: Callable[[Any, list[Any], OutputForm], list[Tangent]] | None,
     outside: OutsideTensors,
-    left_behind: Sequence[Change] = (),
+    left_behind: Sequence[Change] | None = None,
 ) -> Recording:
     """Record one step of ``call``.
 
     ``choose_tangents(output, leaves, form)`` says at which output leaves gradients arrive; None records the forward alone.
     ``outside`` is told of the tensors that the step reads in Python state.
-    ``left_behind`` are changes of Python state by an earlier forward, from which this one starts.
+    ``left_behind`` are changes of Python state by an earlier forward, from which this one starts; None for the first.
 
     Raises:
         CaptureError: the step cannot be recorded; the subclasses say why.

@@ -7,6 +7,7 @@ forward would use them up, or wait for ever for one more. So each iterator and q
 from __future__ import annotations
 
 import io
+import itertools
 import queue
 import sys
 import threading
@@ -31,10 +32,13 @@ class UsedUp:
 
     Args:
         roots: the model and the arguments of the call.
+        may_count: whether the forward may take numbers from an ``itertools.count``, as a first one does for the keys of what it
+            installs once.
     """
 
-    def __init__(self, roots: Roots) -> None:
+    def __init__(self, roots: Roots, *, may_count: bool) -> None:
         self._roots = roots
+        self._may_count = may_count
         self._stand_ins: dict[int, Any] = {}
         self._undo: list[Callable[[], None]] = []
 
@@ -51,7 +55,7 @@ class UsedUp:
     def replace_in(self, holder: Holder, entries: Iterable[tuple[Any, Any]]) -> None:
         """Replace those among the entries of ``holder``, as far as others can be put there."""
         for key, value in entries:
-            if not holder.has_places or not is_used_up(value):
+            if not holder.has_places or not is_used_up(value) or (self._may_count and type(value) is itertools.count):
                 continue
             place = holder.place_of(key)
             stand_in = self._stand_ins.setdefault(id(value), _StandIn(value, place.label))
@@ -65,6 +69,8 @@ class UsedUp:
         """Put the iterators and queues back."""
         while self._undo:
             self._undo.pop()()
+        for stand_in in self._stand_ins.values():
+            stand_in._thread = None  # the forward may have put it elsewhere
 
 
 def is_used_up(value: Any) -> bool:
@@ -81,7 +87,7 @@ class _StandIn:
         self._target, self._name = target, name
         is_file = isinstance(target, io.IOBase) and not isinstance(target, (io.StringIO, io.BytesIO))
         self._methods = _METHODS | _OF_FILES if is_file else _METHODS
-        self._thread = threading.get_ident()
+        self._thread: int | None = threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
         if name in self._methods or isinstance(

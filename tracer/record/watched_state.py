@@ -54,7 +54,7 @@ class WatchedForward:
         model: the module, with stand-ins in its slots.
         args: the positional inputs of the call.
         kwargs: the named inputs of the call.
-        left_behind: changes of an earlier forward, from which this one starts.
+        left_behind: changes of an earlier forward, from which this one starts; None for the first.
         is_carried: whether what such a change left under a key has a stand-in, which is there.
     """
 
@@ -63,13 +63,13 @@ class WatchedForward:
         model: nn.Module,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        left_behind: Sequence[Change] = (),
+        left_behind: Sequence[Change] | None = None,
         is_carried: Callable[[Change, Any], bool] = lambda *_: False,
     ) -> None:
         self._starts = starts_of(model, args, kwargs)
-        self._used_up = UsedUp(Roots.of(model, args, kwargs))
+        self._used_up = UsedUp(Roots.of(model, args, kwargs), may_count=left_behind is None)
         self._before = _snapshot(self._starts)
-        self._left_behind = left_behind
+        self._left_behind = left_behind or ()
         self._is_carried = is_carried
         self.executed = ExecutedCode()
         self.changes: list[Change] = []
