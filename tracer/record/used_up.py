@@ -12,12 +12,13 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.python_state import Holder, Roots, is_users_module
+from remat_planner.tracer.python_state import Holder, Place, Roots, is_users_module
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.refusals import used_up_error
 
@@ -39,8 +40,8 @@ class UsedUp:
     def __init__(self, roots: Roots, *, may_count: bool) -> None:
         self._roots = roots
         self._may_count = may_count
-        self._stand_ins: dict[int, Any] = {}
-        self._undo: list[Callable[[], None]] = []
+        self._stand_ins: dict[int, _StandIn] = {}
+        self._put: list[tuple[Place, _StandIn, Callable[[], None]]] = []
 
     def refuse_inputs(self) -> None:
         """Refuse iterators and queues among the arguments of the call.
@@ -61,21 +62,26 @@ class UsedUp:
             stand_in = self._stand_ins.setdefault(id(value), _StandIn(value, place.label))
             try:
                 if place.find(self._roots) is value:
-                    self._undo.append(place.put(self._roots, stand_in))
+                    self._put.append((place, stand_in, place.put(self._roots, stand_in)))
             except (LookupError, TypeError, AttributeError, ValueError):  # the arguments of a partial function
                 continue
 
     def put_back(self) -> None:
-        """Put the iterators and queues back."""
-        while self._undo:
-            self._undo.pop()()
+        """Put the iterators and queues back, where the forward did not put something else."""
+        while self._put:
+            place, stand_in, undo = self._put.pop()
+            with suppress(LookupError):
+                if place.find(self._roots) is stand_in:
+                    undo()
         for stand_in in self._stand_ins.values():
-            stand_in._thread = None  # the forward may have put it elsewhere
+            stand_in.release()
 
 
 def is_used_up(value: Any) -> bool:
     """Whether ``value`` is an iterator or a queue. Of one of the user's in Python, what it holds is looked at instead."""
     kind = type(value)
+    if issubclass(kind, (io.StringIO, io.BytesIO)):  # watched as what they hold
+        return False
     written = isinstance(getattr(kind, "__next__", None), FunctionType) and is_users_module(kind.__module__)
     return issubclass(kind, _QUEUES) or (hasattr(kind, "__next__") and not written)
 
@@ -85,14 +91,12 @@ class _StandIn:
 
     def __init__(self, target: Any, name: str) -> None:
         self._target, self._name = target, name
-        is_file = isinstance(target, io.IOBase) and not isinstance(target, (io.StringIO, io.BytesIO))
-        self._methods = _METHODS | _OF_FILES if is_file else _METHODS
+        self._methods = _METHODS | _OF_FILES if isinstance(target, io.IOBase) else _METHODS
+        self._is_hidden = isinstance(target, queue.SimpleQueue)  # what it holds cannot be watched
         self._thread: int | None = threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._methods or isinstance(
-            self._target, queue.SimpleQueue
-        ):  # what a simple one has in it cannot be watched
+        if self._is_hidden or name in self._methods:
             self._refuse()
         return getattr(self._target, name)
 
@@ -105,6 +109,10 @@ class _StandIn:
 
     def __repr__(self) -> str:
         return repr(self._target)
+
+    def release(self) -> None:
+        """Pass for the target in all: the forward is over, and may have put this elsewhere."""
+        self._thread = None
 
     def _refuse(self) -> None:
         if threading.get_ident() == self._thread:

@@ -80,6 +80,7 @@ class WatchedForward:
 
         Raises:
             DataDependentError: the forward drew from the generator of Python or NumPy.
+            PythonStateError: it took items from an iterator or a queue, or one is among its arguments.
         """
         drawn = python_random_state()
         try:

@@ -198,6 +198,11 @@ CASES: dict[str, tuple[Between, Callable[[], Any], Callable[[Any, int], Any]]] =
     "a chain": (advanced, lambda: itertools.chain([1.0], [2.0, 3.0, 4.0, 5.0, 6.0]), nothing),
     "a repetition": (advanced, lambda: itertools.repeat(2.0), nothing),
     "a generator": (advanced, counting, nothing),
+    "an iterator that is replaced": (
+        lambda m, h: (setattr(m, "s", iter([2.0])), h)[1],
+        lambda: iter([1.0]),
+        nothing,
+    ),
     "a generator in an object": (lambda m, h: h * next(m.s.value), lambda: Box(counting()), nothing),
     "a number in C": (lambda m, h: h * m.s.value, lambda: ctypes.c_int(1), lambda m, k: setattr(m.s, "value", 1 + k)),
     "numbers in C": (first, lambda: (ctypes.c_int * 2)(1, 2), set_first),
@@ -269,7 +274,13 @@ REFUSED = [
         "an iterator of a range",
         "an enumeration",
     ),
-    *("an open file", "the lines of a file", "a queue of the user's", "an iterator of the user's"),
+    *(
+        "an iterator that is replaced",
+        "an open file",
+        "the lines of a file",
+        "a queue of the user's",
+        "an iterator of the user's",
+    ),
     *("a map", "a chain", "a repetition", "a generator", "a generator in an object"),
 ]
 
