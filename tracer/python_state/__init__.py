@@ -5,7 +5,7 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 ``Snapshot`` shows, around a recording, what it changes.
 """
 
-from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function
+from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace
 from remat_planner.tracer.python_state.containers import Array, Memory, RandomGenerator, Sequence, SetOfItems, TextInMemory
 from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_file, is_users_module, unobserved
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
@@ -27,6 +27,7 @@ __all__ = [
     "Function",
     "Holder",
     "Memory",
+    "Namespace",
     "Place",
     "PythonReads",
     "RandomGenerator",

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.python_state import Holder, Place, Roots, is_users_module
+from remat_planner.tracer.python_state import Holder, Namespace, Place, Roots, is_users_module
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.refusals import used_up_error
 
@@ -54,7 +54,12 @@ class UsedUp:
                 raise used_up_error("an argument", type(leaf), "")
 
     def replace_in(self, holder: Holder, entries: Iterable[tuple[Any, Any]]) -> None:
-        """Replace those among the entries of ``holder``, as far as others can be put there."""
+        """Replace those among the entries of ``holder``, as far as others can be put there.
+
+        Globals of an installed package stay: it counts for itself.
+        """
+        if isinstance(holder, Namespace) and holder.is_of_package:
+            return
         for key, value in entries:
             if not holder.has_places or not is_used_up(value) or (self._may_count and type(value) is itertools.count):
                 continue
