@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import EagerStepError as EagerStepError
     from remat_planner.planner.errors import ExportError as ExportError
     from remat_planner.planner.errors import InfeasibleBudgetError as InfeasibleBudgetError
+    from remat_planner.planner.errors import LibraryMissingError as LibraryMissingError
     from remat_planner.planner.errors import MissingGradientError as MissingGradientError
     from remat_planner.planner.errors import NotAppliedError as NotAppliedError
     from remat_planner.planner.errors import OptimizerError as OptimizerError
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.plan import trace as trace
     from remat_planner.planner.planning import Fit as Fit
     from remat_planner.planner.planning import fit as fit
+    from remat_planner.planner.reports import report as report
     from remat_planner.planner.verify import verify as verify
     from remat_planner.schedules import Graph as Graph
     from remat_planner.schedules import GraphError as GraphError
@@ -110,6 +112,7 @@ _PUBLIC = {
         "EagerStepError",
         "ExportError",
         "InfeasibleBudgetError",
+        "LibraryMissingError",
         "MissingGradientError",
         "NotAppliedError",
         "OptimizerError",
@@ -135,6 +138,7 @@ _PUBLIC = {
         "Fit",
         "fit",
     ),
+    "planner.reports": ("report",),
     "planner.verify": ("verify",),
     "schedules": (
         "Graph",

@@ -3,7 +3,7 @@
 The other packages import this one; it imports none of them, and no torch.
 """
 
-from remat_planner.schedules.atomic_write import write_text_atomically
+from remat_planner.schedules.atomic_write import write_atomically, write_text_atomically
 from remat_planner.schedules.copies import PoolCopies
 from remat_planner.schedules.differences import differences, origin_differences
 from remat_planner.schedules.elements import Op, Phase, Storage, Value
@@ -71,5 +71,6 @@ __all__ = [
     "origin_differences",
     "preference",
     "simulate",
+    "write_atomically",
     "write_text_atomically",
 ]

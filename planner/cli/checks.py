@@ -43,7 +43,7 @@ def check_writable(path: Path) -> None:
         UsageError: it cannot.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder: name a file for the schedule with -o")
+        raise UsageError(f"{path} is a folder: name a file with -o")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

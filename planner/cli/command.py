@@ -22,6 +22,7 @@ from remat_planner.planner.cli.outcome import outcome
 from remat_planner.planner.cli.output import replace_what_stdout_cannot_encode
 from remat_planner.planner.cli.plan import plan_command
 from remat_planner.planner.cli.profile import profile_command
+from remat_planner.planner.cli.report import report_command
 from remat_planner.planner.cli.show import explain_command, show_command
 from remat_planner.planner.cli.verify import verify_command
 
@@ -48,6 +49,7 @@ WORDS = {
     "verify": Command(verify_command, "SCHEDULE MODEL"),
     "show": Command(show_command, "SCHEDULE"),
     "explain": Command(explain_command, "SCHEDULE WHAT"),
+    "report": Command(report_command, "SCHEDULE"),
     "export": Command(export_command, "SCHEDULE MODEL --to FORM"),
     "fit": Command(fit_command, "--budget B MODEL"),
     "memory": Command(memory_command, "MODEL"),

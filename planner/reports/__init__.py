@@ -1,7 +1,8 @@
 """What a report says about a schedule, and the two ways to say it: on a terminal and as a JSON document.
 
 ``summarize`` and ``summarize_regions`` collect the facts as a summary; ``plan_report``, ``one_line`` and ``plan_document`` show
-either kind of summary. ``explain`` answers for one op, ``compare`` runs the usual policies at the same budget.
+either kind of summary, and ``report`` writes it as a page or in a
+viewer's format. ``explain`` answers for one op, ``compare`` runs the usual policies at the same budget.
 """
 
 from remat_planner.planner.reports.explanation import explain
@@ -9,6 +10,7 @@ from remat_planner.planner.reports.json_document import plan_document, verificat
 from remat_planner.planner.reports.peak_memory import ACTIVATIONS, GRADIENTS, memory_at_peak, storage_kinds
 from remat_planner.planner.reports.policy_comparison import PolicyCost, compare
 from remat_planner.planner.reports.region_summary import RegionSummary, summarize_regions
+from remat_planner.planner.reports.report_file import ENDINGS, ReportName, report
 from remat_planner.planner.reports.summary import summarize_verification
 from remat_planner.planner.reports.terminal import one_line, plan_report, usage_hint, verification_report
 from remat_planner.planner.reports.terminal_explanation import explanation_report
@@ -18,9 +20,11 @@ from remat_planner.planner.reports.whole_summary import WholeSummary, summarize
 
 __all__ = [
     "ACTIVATIONS",
+    "ENDINGS",
     "GRADIENTS",
     "PolicyCost",
     "RegionSummary",
+    "ReportName",
     "WholeSummary",
     "compare",
     "explain",
@@ -31,6 +35,7 @@ __all__ = [
     "plain_table",
     "plan_document",
     "plan_report",
+    "report",
     "storage_kinds",
     "summarize",
     "summarize_regions",

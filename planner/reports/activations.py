@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from remat_planner.planner.module_paths import merged_path, without_numbers
@@ -55,25 +55,17 @@ class _Key:
     dtype: str
 
 
-def saved_activations(schedule: Schedule) -> list[Activations]:
-    """Every activation that the backward reads, equal ones in one group, the largest group first."""
-    graph = schedule.graph
-    decision_of, executions = decisions(schedule), Counter(schedule.steps)
+def saved_activations(parts: Iterable[tuple[Schedule, Sequence[str]]]) -> list[Activations]:
+    """Every activation that the backward reads, equal ones in one group, the largest group first.
+
+    ``parts`` are schedules, each with the path of its module for every time that it runs: [""] for that of a whole model.
+    """
     modules: defaultdict[_Key, list[str]] = defaultdict(list)
-    for storage, i in _read_by_backward(graph):
-        op = graph.ops[i]
-        value = next(graph.values[v] for v in op.writes if graph.values[v].storage == storage)
-        key = _Key(
-            bytes=graph.storages[storage].bytes,
-            decision=decision_of[i],
-            times=executions[i] - 1,
-            module=without_numbers(op.module),
-            kind=op.kind,
-            source=op.source,
-            shape=value.shape,
-            dtype=value.dtype,
-        )
-        modules[key].append(op.module)
+    for schedule, paths in parts:
+        for module, key in _activations_of(schedule):
+            for path in paths:
+                full = ".".join(filter(None, (path, module)))
+                modules[replace(key, module=without_numbers(full))].append(full)
     groups = [
         Activations(
             bytes=key.bytes * len(paths),
@@ -89,6 +81,28 @@ def saved_activations(schedule: Schedule) -> list[Activations]:
         for key, paths in modules.items()
     ]
     return sorted(groups, key=lambda group: -group.bytes)
+
+
+def _activations_of(schedule: Schedule) -> Iterator[tuple[str, _Key]]:
+    """The module of each activation in the graph of ``schedule``, and the rest of what is known of it."""
+    graph = schedule.graph
+    decision_of, executions = decisions(schedule), Counter(schedule.steps)
+    for storage, i in _read_by_backward(graph):
+        op = graph.ops[i]
+        value = next(graph.values[v] for v in op.writes if graph.values[v].storage == storage)
+        yield (
+            op.module,
+            _Key(
+                bytes=graph.storages[storage].bytes,
+                decision=decision_of[i],
+                times=executions[i] - 1,
+                module="",
+                kind=op.kind,
+                source=op.source,
+                shape=value.shape,
+                dtype=value.dtype,
+            ),
+        )
 
 
 def decisions(schedule: Schedule) -> dict[int, Decision]:

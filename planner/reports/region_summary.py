@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from remat_planner.planner.reports.activations import Activations, saved_activations
 from remat_planner.planner.reports.summary import NOT_IN_DOCUMENT, VerificationSummary, summarize_verification
+from remat_planner.planner.reports.timeline import MemoryCurve, memory_curve
 from remat_planner.schedules import Graph, RegionSchedule, lifetimes
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ class RegionSummary:
         baseline_region_seconds: the same without recomputation.
         region_overhead: extra time as a fraction of ``baseline_region_seconds``.
         regions: the regions, those with one schedule together.
+        activations: what the regions' backwards read of their forwards, the largest first.
+        curves: memory over one call of each of ``regions``.
     """
 
     schedule_class: ClassVar[str] = "RegionSchedule"
@@ -40,9 +45,11 @@ class RegionSummary:
     baseline_region_seconds: float
     region_overhead: float
     regions: tuple[EqualRegions, ...]
+    activations: tuple[Activations, ...]
     verification: VerificationSummary | None
     schedule: str | None
     loss_is_the_callers: bool = field(default=False, metadata=NOT_IN_DOCUMENT)  # only the regions run our code
+    curves: tuple[MemoryCurve, ...] = field(default=(), metadata=NOT_IN_DOCUMENT)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ def summarize_regions(
     schedule: RegionSchedule, *, verification: Verification | None = None, path: str | None = None
 ) -> RegionSummary:
     """What a report says about ``schedule``; ``path`` is the file that it is in, if any."""
+    groups = _equal_regions(schedule)
+    first = [schedule.regions[group.regions[0]] for group in groups]
     return RegionSummary(
         model=schedule.origin.model,
         device=schedule.origin.device,
@@ -80,10 +89,17 @@ def summarize_regions(
         region_seconds=schedule.seconds,
         baseline_region_seconds=schedule.baseline_seconds,
         region_overhead=schedule.overhead,
-        regions=tuple(_equal_regions(schedule)),
+        regions=tuple(groups),
+        activations=tuple(saved_activations(zip(first, map(partial(_called, schedule), groups), strict=True))),
         verification=None if verification is None else summarize_verification(verification),
         schedule=path,
+        curves=tuple(map(memory_curve, first)),
     )
+
+
+def _called(schedule: RegionSchedule, group: EqualRegions) -> list[str]:
+    """The path of each region, once for every call in a step."""
+    return [name for name in group.regions for _ in range(schedule.calls[name])]
 
 
 def _equal_regions(schedule: RegionSchedule) -> list[EqualRegions]:

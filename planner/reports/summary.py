@@ -89,3 +89,19 @@ def summarize_verification(verification: Verification) -> VerificationSummary:
         nondeterministic=verification.nondeterministic,
         part=verification.part,
     )
+
+
+def usage_lines(summary: Summary) -> tuple[str, ...]:
+    """The lines of Python that train with the schedule in the summary's file.
+
+    Raises:
+        ValueError: the schedule is in no file.
+    """
+    if summary.schedule is None:
+        raise ValueError("the schedule is in no file")
+    loss = ", loss=loss" if summary.loss_is_the_callers else ""
+    return (
+        "import remat_planner",
+        f"schedule = remat_planner.{summary.schedule_class}.load({summary.schedule!r})",
+        f"model = remat_planner.apply_schedule(model, schedule{loss})",
+    )

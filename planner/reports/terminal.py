@@ -8,7 +8,7 @@ from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes, format_percent
 from remat_planner.planner.reports.region_summary import RegionSummary
-from remat_planner.planner.reports.summary import Summary, VerificationSummary
+from remat_planner.planner.reports.summary import Summary, VerificationSummary, usage_lines
 from remat_planner.planner.reports.terminal_regions import region_facts, region_headline, region_sections
 from remat_planner.planner.reports.terminal_whole import whole_facts, whole_headline, whole_sections
 from remat_planner.planner.reports.terminal_widgets import INDENT, fact_table, section, verdict
@@ -68,15 +68,8 @@ def usage_hint(summary: Summary) -> RenderableType:
     Raises:
         ValueError: the schedule is in no file.
     """
-    if summary.schedule is None:
-        raise ValueError("the schedule is in no file")
-    loss = ", loss=loss" if summary.loss_is_the_callers else ""
-    lines = (
-        "import remat_planner",
-        f"schedule = remat_planner.{summary.schedule_class}.load({summary.schedule!r})",
-        f"model = remat_planner.apply_schedule(model, schedule{loss})",
-    )
+    lines = usage_lines(summary)
     return Group(
-        Text.assemble("\nSchedule written to ", (summary.schedule, "bold"), ". To train with it:"),
+        Text.assemble("\nSchedule written to ", (summary.schedule or "", "bold"), ". To train with it:"),
         Padding(Text("\n".join(lines), style="cyan"), INDENT),
     )

@@ -21,13 +21,13 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
     """The lines at the top of the report."""
     saved = 1 - summary.peak_bytes / summary.baseline_peak_bytes if summary.baseline_peak_bytes else 0.0
     facts: dict[str, str | Text] = {
-        "Model": ", ".join(filter(None, (summary.model, f"{summary.ops:,} ops", _costs(summary)))),
+        "Model": ", ".join(filter(None, (summary.model, f"{summary.ops:,} ops", costs_in_words(summary)))),
         "Budget": understood + (", on what the GPU's allocator reserves" if summary.budget_on == "reserved" else ""),
         "Peak": f"{format_bytes_both(summary.peak_bytes)}, {format_percent(saved)} below the "
         f"{format_bytes(summary.baseline_peak_bytes)} without recomputation",
         "Time": f"+{format_percent(summary.overhead)} a step: {format_seconds(summary.seconds)} instead of "
         f"{format_seconds(summary.baseline_seconds)}",
-        "Proof": _proof(summary),
+        "Proof": proof_in_words(summary),
     }
     if summary.reserved is not None:
         facts["Allocator"] = _allocator(summary.reserved)
@@ -49,25 +49,32 @@ def whole_sections(summary: WholeSummary) -> Iterator[RenderableType]:
 
 def whole_headline(summary: WholeSummary) -> list[str]:
     """Time and proof in a few words."""
-    return [f"time +{format_percent(summary.overhead)}", _proof(summary)]
+    return [f"time +{format_percent(summary.overhead)}", proof_in_words(summary)]
 
 
 def pinned_report(summary: WholeSummary) -> RenderableType:
     """The ops that run exactly once whatever the budget, counted by reason and operator."""
-    counts = Counter((op.reason, short_operator(op.kind)) for op in summary.pinned)
+    counts = pinned_counts(summary)
     table = plain_table(header=False)
-    for (reason, kind), count in counts.most_common():
+    for (reason, kind), count in counts:
         table.add_row(f"{count:,}", Text(kind), Text(reason))
     return section("Ops that run exactly once", table if counts else Text("none"))
 
 
-def _costs(summary: WholeSummary) -> str:
+def pinned_counts(summary: WholeSummary) -> list[tuple[tuple[str, str], int]]:
+    """The ops that run exactly once: reason and operator with their number, most first."""
+    return Counter((op.reason, short_operator(op.kind)) for op in summary.pinned).most_common()
+
+
+def costs_in_words(summary: WholeSummary) -> str:
+    """Where the seconds come from."""
     if summary.costs == "measure":
         return f"costs measured on {summary.device}"
     return f"costs predicted, from {summary.costs}" if summary.costs else ""
 
 
-def _proof(summary: WholeSummary) -> str:
+def proof_in_words(summary: WholeSummary) -> str:
+    """How near to the best the plan is, and under which assumption that is proven."""
     within = f" ({summary.assumption})" if summary.assumption else ""
     if summary.status == "optimal":
         return f"optimal{within}"

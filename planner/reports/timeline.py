@@ -1,15 +1,15 @@
-"""Live bytes over one training step, drawn in text."""
+"""Live bytes over one training step, and their drawing in text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from remat_planner.schedules import Graph, Schedule, Simulation, Transfer
-
-Bytes = NDArray[np.int64]
+from remat_planner.planner.reports.peak_memory import Bytes, memory_over_step
+from remat_planner.schedules import Graph, Schedule, Simulation, Traffic, Transfer
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,22 @@ class MemoryCurve:
     """Live bytes of every op execution of a schedule, and of the step without recomputation.
 
     Attributes:
+        graph: the step.
         planned, unplanned: the two sequences of executions.
         budget: bytes.
         backward: number of executions before the backward of the schedule begins; all of them where it has none.
     """
 
+    graph: Graph
     planned: Executions
     unplanned: Executions
     budget: int
     backward: int
+
+    @property
+    def kinds(self) -> dict[str, Bytes]:
+        """int64[steps] for each kind of memory in the schedule, without the constants."""
+        return memory_over_step(self.graph, self.planned.ops)
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,23 @@ class Executions:
     """Op executions and transfers in their order.
 
     Attributes:
+        ops: what each executes, as an index into the graph's ``actions``.
+        again: whether it recomputes what an op computed before.
         seconds: float64[steps], time that each takes on the compute queue, stalls included; 0 for a store or load.
         bytes: int64[steps], live bytes while each runs.
+        traffic: what the transfers do; None where there are none.
     """
 
+    ops: Sequence[int]
+    again: Sequence[bool]
     seconds: NDArray[np.float64]
     bytes: Bytes
+    traffic: Traffic | None = None
+
+    @property
+    def duration(self) -> float:
+        """Seconds of all of them; their number, where none takes time."""
+        return float(self.seconds.sum()) or float(len(self.ops))
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,7 @@ def memory_curve(schedule: Schedule) -> MemoryCurve:
     """The live bytes of ``schedule``."""
     graph, steps = schedule.graph, schedule.steps
     return MemoryCurve(
+        graph=graph,
         planned=_executions(graph, steps, schedule.simulation),
         unplanned=_executions(graph, range(len(graph.ops)), schedule.baseline),
         budget=schedule.budget,
@@ -86,13 +105,32 @@ def memory_curve(schedule: Schedule) -> MemoryCurve:
 
 def memory_timeline(curve: MemoryCurve, width: int) -> Timeline:
     """Cut ``curve`` into ``width`` spans."""
-    spans = _spans(curve.planned.seconds, width)
     return Timeline(
-        planned=_highest(curve.planned.bytes, spans, width),
-        unplanned=_highest(curve.unplanned.bytes, _spans(curve.unplanned.seconds, width), width),
+        planned=_highest_bytes(curve.planned, width),
+        unplanned=_highest_bytes(curve.unplanned, width),
         budget=curve.budget,
-        turn=int(spans[curve.backward]) if curve.backward < len(spans) else width,
+        turn=turn_span(curve, width),
     )
+
+
+def turn_span(curve: MemoryCurve, width: int) -> int:
+    """The span in which the backward begins; ``width`` where there is none."""
+    spans = _spans(curve.planned.seconds, width)
+    return int(spans[curve.backward]) if curve.backward < len(spans) else width
+
+
+def highest_executions(executions: Executions, width: int) -> Bytes:
+    """int64[width]: in each of ``width`` equal spans of time, the execution with the highest live bytes.
+
+    A long execution is that of every span that it fills. Without executions, the array is empty.
+    """
+    ends = _spans(executions.seconds, width)
+    if not len(ends):
+        return ends
+    spans = np.arange(width)
+    first, past = np.searchsorted(ends, spans), np.searchsorted(ends, spans, side="right")
+    live = executions.bytes
+    return np.array([a + int(np.argmax(live[a : max(b, a + 1)])) for a, b in zip(first.tolist(), past.tolist(), strict=True)])
 
 
 def draw_timeline(timeline: Timeline, height: int, glyphs: Glyphs) -> list[str]:
@@ -132,12 +170,18 @@ def budget_line(timeline: Timeline, height: int) -> int | None:
     return min(height - 1, int(timeline.budget / top * height))
 
 
-def _executions(graph: Graph, steps: tuple[int, ...] | range, simulation: Simulation) -> Executions:
+def _executions(graph: Graph, steps: Sequence[int], simulation: Simulation) -> Executions:
+    first: dict[int, int] = {}
+    again = [i < len(graph.ops) and first.setdefault(i, step) != step for step, i in enumerate(steps)]
+    return Executions(steps, again, _seconds(graph, steps, simulation), simulation.bytes, simulation.traffic)
+
+
+def _seconds(graph: Graph, steps: Sequence[int], simulation: Simulation) -> NDArray[np.float64]:
     if simulation.traffic is None:
-        return Executions(np.array([graph.ops[op].seconds for op in steps], dtype=np.float64), simulation.bytes)
+        return np.array([graph.ops[i].seconds for i in steps], dtype=np.float64)
     on_a_channel = [isinstance(action := graph.actions[i], Transfer) and action.channel is not None for i in steps]
     complete = np.maximum.accumulate(np.where(on_a_channel, 0.0, simulation.traffic.timing.end))
-    return Executions(np.diff(complete, prepend=0.0), simulation.bytes)
+    return np.diff(complete, prepend=0.0)
 
 
 def _spans(seconds: NDArray[np.float64], width: int) -> Bytes:
@@ -148,11 +192,6 @@ def _spans(seconds: NDArray[np.float64], width: int) -> Bytes:
     return np.clip(np.ceil(ends / ends[-1] * width).astype(np.int64) - 1, 0, width - 1)
 
 
-def _highest(live: Bytes, spans: Bytes, width: int) -> Bytes:
-    highest = np.full(width, -1, dtype=np.int64)
-    np.maximum.at(highest, spans, live)
-    for span in range(width):  # a long execution ends in none of the spans that it fills: they get the bytes of its last one
-        if highest[span] < 0:
-            later = highest[span:][highest[span:] >= 0]
-            highest[span] = later[0] if len(later) else 0
-    return highest
+def _highest_bytes(executions: Executions, width: int) -> Bytes:
+    highest = highest_executions(executions, width)
+    return executions.bytes[highest] if len(highest) else np.zeros(width, dtype=np.int64)

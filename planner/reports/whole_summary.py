@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from remat_planner.planner.gpu_allocator import reserved_by
 from remat_planner.planner.reports.activations import Activations, saved_activations
+from remat_planner.planner.reports.breakdown import Breakdown, by_module, by_operator
+from remat_planner.planner.reports.budget_neighbours import Neighbour
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.peak_memory import memory_at_peak, peak_is_update
 from remat_planner.planner.reports.policy_comparison import PolicyCost
@@ -46,9 +48,12 @@ class WholeSummary:
         assumption: the class of schedules that the bound covers.
         forms: the input shapes that were planned, each with its own schedule; the report describes the first.
         comparison: the usual policies at the same budget.
+        neighbours: what a little more memory would give and a little less would cost; empty where nobody asked.
         memory_at_peak: bytes of each kind of memory at the peak.
         reserved: what the GPU's allocator reserves; None for a plan for a CPU.
         activations: what the backward reads of the forward, the largest first.
+        modules: what each module takes at the peak, and what its recomputation costs and saves.
+        operators: the same for each operator.
         pinned: the ops that run exactly once whatever the budget.
         peak_moment: the moment of the peak in words.
         curve: memory over one step.
@@ -80,9 +85,12 @@ class WholeSummary:
     assumption: str
     forms: tuple[FormSummary, ...]
     comparison: tuple[PolicyCost, ...]
+    neighbours: tuple[Neighbour, ...]
     memory_at_peak: Mapping[str, int]
     reserved: ReservedMemory | None
     activations: tuple[Activations, ...]
+    modules: tuple[Breakdown, ...]
+    operators: tuple[Breakdown, ...]
     pinned: tuple[PinnedOp, ...]
     verification: VerificationSummary | None
     schedule: str | None
@@ -132,6 +140,7 @@ def summarize(
     schedule: Schedule,
     *,
     comparison: Sequence[PolicyCost] = (),
+    neighbours: Sequence[Neighbour] = (),
     verification: Verification | None = None,
     path: str | None = None,
 ) -> WholeSummary:
@@ -162,9 +171,12 @@ def summarize(
         assumption=schedule.assumption,
         forms=tuple(map(_form, schedule.forms)),
         comparison=tuple(comparison),
+        neighbours=tuple(neighbours),
         memory_at_peak=memory_at_peak(schedule),
         reserved=_reserved(schedule),
-        activations=tuple(saved_activations(schedule)),
+        activations=tuple(saved_activations([(schedule, [""])])),
+        modules=tuple(by_module(schedule)),
+        operators=tuple(by_operator(schedule)),
         pinned=tuple(PinnedOp(op.name, op.kind, op.pinned) for op in graph.ops if op.pinned is not None),
         verification=None if verification is None else summarize_verification(verification),
         schedule=path,
@@ -200,7 +212,7 @@ def _reserved(schedule: Schedule) -> ReservedMemory | None:
 
 def _peak_moment(schedule: Schedule) -> str:
     """ "backward of layers.3.mlp, addmm", or "optimizer's step"."""
-    if peak_is_update(schedule):
+    if peak_is_update(schedule.simulation):
         return "optimizer's step"
     op = schedule.graph.actions[schedule.steps[schedule.simulation.peak_step]]
     if isinstance(op, Transfer):

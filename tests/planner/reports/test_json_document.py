@@ -33,8 +33,8 @@ def test_the_keys_of_a_whole_schedule() -> None:
         *("report_version", "model", "device", "costs", "optimizer", "gradient_dtype", "master_weights", "shard", "zero_stage"),
         *("optimizer_offload", "accumulate", "gradient_buckets", "fingerprint", "ops", "steps", "budget_bytes", "budget_on"),
         *("peak_bytes", "optimizer_step_peak_bytes", "baseline_peak_bytes", "seconds", "baseline_seconds", "bound_seconds"),
-        *("overhead", "bound_overhead", "gap", "status", "solver", "assumption", "forms", "comparison", "memory_at_peak"),
-        *("reserved", "activations", "pinned", "verification", "schedule"),
+        *("overhead", "bound_overhead", "gap", "status", "solver", "assumption", "forms", "comparison", "neighbours"),
+        *("memory_at_peak", "reserved", "activations", "modules", "operators", "pinned", "verification", "schedule"),
     ]
 
 
@@ -43,7 +43,8 @@ def test_the_keys_of_a_schedule_by_regions() -> None:
     document = json.loads(json.dumps(plan_document(summarize_regions(schedule, path="net.schedule.json"))))
     assert list(document) == [
         *("report_version", "model", "device", "costs", "optimizer", "budget_bytes", "peak_bytes", "baseline_peak_bytes"),
-        *("constants", "region_seconds", "baseline_region_seconds", "region_overhead", "regions", "verification", "schedule"),
+        *("constants", "region_seconds", "baseline_region_seconds", "region_overhead", "regions", "activations"),
+        *("verification", "schedule"),
     ]
     assert [group["regions"] for group in document["regions"]] == [[name] for name in schedule.regions]
     assert (document["peak_bytes"], document["schedule"]) == (schedule.peak_bytes, "net.schedule.json")

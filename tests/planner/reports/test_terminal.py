@@ -34,7 +34,7 @@ def rendered(width: int, *, encoding: str = "utf-8", color: bool = False) -> str
 def test_a_graph_without_a_backward_saves_nothing() -> None:
     graph = Graph.from_dag([1, 1], [5, 6], [(0, 1)])
     schedule = Schedule(graph, (0, 1), budget=100, solver="", status="optimal", bound_seconds=2.0)
-    assert saved_activations(schedule) == []
+    assert saved_activations([(schedule, [""])]) == []
     Console(file=io.StringIO()).print(plan_report(summarize(schedule), understood=""))
 
 

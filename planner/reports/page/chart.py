@@ -1,0 +1,229 @@
+"""Memory over a step as SVG, and the data that the page's script shows under the pointer."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remat_planner.planner.errors import LibraryMissingError
+from remat_planner.planner.reports.operator_names import short_operator
+from remat_planner.planner.reports.peak_memory import ACTIVATIONS, BACKWARD, GRADIENTS, OUTPUTS, RANDOM_STATE, WORKSPACE, Bytes
+from remat_planner.planner.reports.timeline import Executions, MemoryCurve, highest_executions, turn_span
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SPANS = 480
+"""Equal spans of time that a step is drawn in, each at its highest moment: about as many as a screen shows."""
+
+RESIDENT = "resident throughout"
+COLOURS = {
+    RESIDENT: "#b8b8b8",
+    GRADIENTS: "#cc79a7",
+    OUTPUTS: "#e69f00",
+    ACTIVATIONS: "#0072b2",
+    BACKWARD: "#56b4e9",
+    WORKSPACE: "#009e73",
+    RANDOM_STATE: "#d9b310",
+}
+"""A colour for each kind of memory, told apart by people who see few, and in print."""
+Lines = Mapping[str, tuple[str, str]]
+LINES: Lines = {"this plan": ("#000000", ""), "without recomputation": ("#777777", "5 3"), "budget": ("#d55e00", "")}
+"""Colour and dashes of each line."""
+MARGINS = {"left": 64, "bottom": 44, "right": 12, "top": 10}
+"""CSS pixels around the axes."""
+
+_LEAST_SHARE = 0.001  # of the drawing's height; smaller kinds of memory are thinner than any line
+_POINTS = 72  # of an inch: a pixel of the drawing is one of them
+_FONT = 12
+_IDS = re.compile(r' id="[A-Za-z]\w*_\d+"')  # matplotlib's names of its groups, the same in every drawing
+
+
+@dataclass(frozen=True)
+class Size:
+    """A drawing's width and height in CSS pixels."""
+
+    width: int
+    height: int
+
+
+WIDE, NARROW = Size(960, 340), Size(400, 300)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing in two sizes, the kinds of memory in it with their colours, and what the script needs.
+
+    Attributes:
+        title: what is drawn.
+        wide, narrow: SVG elements.
+        legend: colour of each kind of memory that is drawn.
+        lines: colour and dashes of each line.
+        data: see ``chart_data``.
+    """
+
+    title: str
+    wide: str
+    narrow: str
+    legend: Mapping[str, str]
+    lines: Lines
+    data: Mapping[str, Any]
+
+
+def memory_chart(title: str, curve: MemoryCurve, *, budget: bool) -> Chart:
+    """Draw ``curve``: the schedule's bytes by kind, those without recomputation, and the budget if it is that of the step.
+
+    Raises:
+        LibraryMissingError: matplotlib is not installed.
+    """
+    planned = highest_executions(curve.planned, SPANS)
+    stacked = {RESIDENT: np.full(len(planned), curve.graph.constant_bytes)}
+    stacked |= {kind: live[planned] for kind, live in curve.kinds.items()}
+    least = _LEAST_SHARE * _top(curve)
+    stacked = {kind: live for kind, live in stacked.items() if live.max(initial=0) > least}
+
+    lines = {name: look for name, look in LINES.items() if budget or name != "budget"}
+
+    def draw(size: Size, salt: str) -> str:
+        return _svg(_figure(curve, stacked, size, lines), salt)
+
+    return Chart(
+        title=title,
+        wide=draw(WIDE, f"{title} wide"),
+        narrow=draw(NARROW, f"{title} narrow"),
+        legend={kind: COLOURS[kind] for kind in stacked},
+        lines=lines,
+        data=chart_data(curve),
+    )
+
+
+def chart_data(curve: MemoryCurve) -> dict[str, Any]:
+    """What is shown under the pointer, as plain data.
+
+    ``seconds`` is the end of the time axis, and ``timed`` is false where no op takes time and the axis counts executions.
+    Each of the two curves has its own ``seconds``, and for each of its spans the bytes and the op that runs at its highest
+    moment: an index into ``ops``, which are [operator, phase, module, line]. ``again`` is 1 where it is recomputed.
+    """
+    rows: dict[tuple[str, str, str, str], int] = {}
+
+    def spans(executions: Executions) -> dict[str, Any]:
+        highest = highest_executions(executions, SPANS).tolist()
+        ops = [curve.graph.ops[executions.ops[step]] for step in highest]
+        return {
+            "seconds": executions.duration,
+            "bytes": [int(executions.bytes[step]) for step in highest],
+            "ops": [rows.setdefault((short_operator(op.kind), op.phase, op.module, op.source), len(rows)) for op in ops],
+            "again": [int(executions.again[step]) for step in highest],
+        }
+
+    plan, unplanned = spans(curve.planned), spans(curve.unplanned)
+    return {
+        "seconds": _end(curve),
+        "margins": MARGINS,
+        "timed": bool(curve.planned.seconds.any()),
+        "plan": plan,
+        "unplanned": unplanned,
+        "ops": list(rows),
+    }
+
+
+def new_figure(size: Size) -> Figure:
+    """An empty figure with no state outside of it.
+
+    Raises:
+        LibraryMissingError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise LibraryMissingError("a drawing", library="matplotlib", extra="report") from error
+    return Figure(figsize=(size.width / _POINTS, size.height / _POINTS), dpi=_POINTS)
+
+
+def _figure(curve: MemoryCurve, stacked: Mapping[str, Bytes], size: Size, lines: Lines) -> Figure:
+    figure = new_figure(size)
+    axes = figure.add_axes(_box(size))
+    axes.tick_params(labelsize=_FONT)
+    scale, unit = _byte_unit(_top(curve))
+    time_scale, time_unit = _time_unit(curve)
+    base: Bytes = np.zeros(len(next(iter(stacked.values()), ())), dtype=np.int64)
+    edges = _edges(curve.planned) * time_scale
+    for kind, live in stacked.items():
+        bottom_line, base = base, base + live
+        axes.fill_between(
+            edges, _closed(bottom_line) / scale, _closed(base) / scale, step="post", color=COLOURS[kind], linewidth=0
+        )
+    for name, executions in (("without recomputation", curve.unplanned), ("this plan", curve.planned)):
+        colour, dashes = lines[name]
+        live = executions.bytes[highest_executions(executions, SPANS)]
+        style: Any = (0, tuple(map(int, dashes.split()))) if dashes else "-"
+        x, y = _edges(executions) * time_scale, _closed(live) / scale
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.2, drawstyle="steps-post")
+    if "budget" in lines:
+        axes.axhline(curve.budget / scale, color=lines["budget"][0], linewidth=1.4)
+    turn = turn_span(curve, SPANS)
+    if turn < SPANS:
+        axes.axvline(float(edges[turn]), color="#444444", linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, _end(curve) * time_scale)
+    axes.set_ylim(0, _top(curve) / scale)
+    axes.set_xlabel(time_unit, fontsize=_FONT)
+    axes.set_ylabel(unit, fontsize=_FONT)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _box(size: Size) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height of the axes as shares of the drawing."""
+    width = size.width - MARGINS["left"] - MARGINS["right"]
+    height = size.height - MARGINS["bottom"] - MARGINS["top"]
+    return MARGINS["left"] / size.width, MARGINS["bottom"] / size.height, width / size.width, height / size.height
+
+
+def _edges(executions: Executions) -> Any:
+    return np.linspace(0, executions.duration, SPANS + 1)
+
+
+def _closed(live: Bytes) -> Bytes:
+    """The bytes of each span and, once more, of the last: a step curve needs the end of it too."""
+    return np.append(live, live[-1:]) if len(live) else np.zeros(SPANS + 1, dtype=np.int64)
+
+
+def _end(curve: MemoryCurve) -> float:
+    return max(curve.planned.duration, curve.unplanned.duration) or 1.0
+
+
+def _top(curve: MemoryCurve) -> int:
+    """Bytes at the top of the drawing: a little above all that is in it, but for a budget far above."""
+    highest = max(int(curve.planned.bytes.max(initial=1)), int(curve.unplanned.bytes.max(initial=1)))
+    return int(1.05 * max(highest, curve.budget if curve.budget <= 1.5 * highest else 0))
+
+
+def _byte_unit(top: int) -> tuple[float, str]:
+    """The decimal unit in which ``top`` has one to three digits before the point."""
+    scale, units = 0, ("bytes", "kB", "MB", "GB", "TB", "PB")
+    while scale + 1 < len(units) and top >= 1000 ** (scale + 1):
+        scale += 1
+    return 1000.0**scale, units[scale]
+
+
+def _time_unit(curve: MemoryCurve) -> tuple[float, str]:
+    if not curve.planned.seconds.any():
+        return 1.0, "executions of ops"
+    end = _end(curve)
+    return (1.0, "seconds") if end >= 1 else (1e3, "milliseconds") if end >= 1e-3 else (1e6, "microseconds")
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The SVG element of ``figure``, to be put into a page; ``salt`` keeps its ids apart from those of other drawings."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    element = text.getvalue()
+    return _IDS.sub("", element[element.index("<svg") :])

@@ -1,0 +1,1 @@
+"""Schedules in the formats of viewers that people have: Perfetto, pytorch.org/memory_viz, spreadsheets."""

@@ -1,0 +1,36 @@
+"""A schedule as a table: a line for each op execution."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from itertools import accumulate
+
+from remat_planner.planner.reports.peak_memory import memory_over_step
+from remat_planner.planner.reports.timeline import MemoryCurve
+
+COLUMNS = ("region", "step", "op", "operator", "phase", "recomputed", "module", "line", "start_seconds", "seconds", "bytes")
+"""Of every table; after them comes a column for the bytes of each kind of memory that is in it."""
+
+
+def csv_table(curves: Mapping[str, MemoryCurve]) -> str:
+    """The executions of ``curves`` with the bytes that are allocated while each runs."""
+    text = io.StringIO()
+    by_kind = {title: memory_over_step(curve.graph, curve.planned.ops) for title, curve in curves.items()}
+    kinds = [kind for kind in next(iter(by_kind.values()), {}) if any(live[kind].any() for live in by_kind.values())]
+    table = csv.writer(text)
+    table.writerow((*COLUMNS, *(f"{kind.replace(' ', '_')}_bytes" for kind in kinds)))
+    for title, curve in curves.items():
+        executions = curve.planned
+        starts = accumulate(executions.seconds.tolist(), initial=0.0)
+        for step, (i, start) in enumerate(zip(executions.ops, starts, strict=False)):
+            op = curve.graph.ops[i]
+            table.writerow(
+                (
+                    *(title, step, op.name, op.kind, op.phase, int(executions.again[step]), op.module, op.source),
+                    *(start, float(executions.seconds[step]), int(executions.bytes[step])),
+                    *(int(by_kind[title][kind][step]) for kind in kinds),
+                )
+            )
+    return text.getvalue()

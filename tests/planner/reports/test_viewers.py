@@ -1,0 +1,126 @@
+"""Files for viewers: they read them, and the bytes over time in them are the simulator's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.cuda import _memory_viz
+
+from remat_planner.planner.reports.report_file import viewer_file
+from remat_planner.schedules import RegionSchedule, Schedule
+from tests.planner.layered_step import layered_schedule
+from tests.planner.random_schedules import random_steps
+
+_REGIONS = Path(__file__).resolve().parents[2] / "data" / "region_schedule_format_1.json"
+
+
+def _schedules() -> list[Schedule]:
+    region = next(iter(RegionSchedule.load(_REGIONS).regions.values()))
+    graph = region.graph
+    evicted = Schedule(graph, random_steps(graph, 3), budget=10**9, solver="", status="feasible", bound_seconds=0.0)
+    return [layered_schedule(12, recomputed=7), region, evicted]
+
+
+@pytest.mark.parametrize("schedule", _schedules(), ids=["layers", "region", "evicted at random"])
+def test_the_trace(schedule: Schedule) -> None:
+    events = json.loads(viewer_file(schedule, "perfetto"))["traceEvents"]
+    planned, unplanned = ([event for event in events if event["pid"] == process] for process in (1, 2))
+    for part, simulation, steps in (
+        (planned, schedule.simulation, schedule.steps),
+        (unplanned, schedule.baseline, range(len(schedule.graph.ops))),
+    ):
+        slices = [event for event in part if event["ph"] == "X"]
+        assert [event["args"]["op"] for event in slices] == [schedule.graph.ops[i].name for i in steps]
+        ends = [event["ts"] + event["dur"] for event in slices]
+        assert ends[:-1] == pytest.approx([event["ts"] for event in slices[1:]])
+        assert ends[-1] == pytest.approx(simulation.seconds * 1e6)
+        counters = [event for event in part if event["ph"] == "C"]
+        totals = [event["args"]["allocated"] for event in counters if event["name"] == "memory"]
+        by_kind = [sum(event["args"].values()) for event in counters if event["name"] == "memory by kind"]
+        assert totals == by_kind
+        assert max(totals) == simulation.bytes.max()
+    again = [event for event in planned if event.get("cat") == "recomputation"]
+    assert len(again) == len(schedule.steps) - len(schedule.graph.ops)
+
+
+@pytest.mark.parametrize("schedule", _schedules(), ids=["layers", "region", "evicted at random"])
+def test_the_memory_snapshot(schedule: Schedule) -> None:
+    data = viewer_file(schedule, "memory-viz")
+    # The viewer's reader of pickles knows protocols 2 to 4 and no opcode that makes objects.
+    opcodes = {opcode.name for opcode, _, _ in pickletools.genops(data)}
+    assert data[:2] == b"\x80\x04"
+    assert not opcodes & {"GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "LONG4", "BINBYTES", "BINUNICODE8"}
+    snapshot = pickle.loads(data)
+    assert "category" not in str(snapshot)  # the viewer fails on categories unless one of them is "unknown"
+    for device, simulation in enumerate((schedule.simulation, schedule.baseline)):
+        (segment,) = (s for s in snapshot["segments"] if s["device"] == device)
+        after = _replayed(snapshot["device_traces"][device], segment, simulation.bytes)
+        lasting = {schedule.graph.values[value].storage for value in schedule.graph.results}
+        assert sorted(after) == sorted(
+            size for s in lasting if (size := schedule.graph.storages[s].bytes) and not schedule.graph.storages[s].constant
+        )
+    assert f"segments: {2}" in _memory_viz.segsum(snapshot)
+    assert "alloc" not in _memory_viz.trace(snapshot).lower().replace("malloc", "")
+    flames = _memory_viz.memory(snapshot, format_flamegraph=str)
+    assert sum(int(line.rpartition(" ")[2]) for line in flames.splitlines()) == sum(
+        segment["total_size"] for segment in snapshot["segments"]
+    )
+    assert "Active Memory Timeline" in _memory_viz.trace_plot(snapshot)
+
+
+def _replayed(events: list[dict[str, Any]], segment: dict[str, Any], live: np.ndarray) -> list[int]:
+    """Sizes of what the trace leaves allocated. Nothing overlaps, all is in the segment, and the peak is that of ``live``."""
+    ends = [segment["address"]]
+    for block in segment["blocks"]:
+        assert block["address"] == ends[-1]
+        ends.append(block["address"] + block["size"])
+    assert ends[-1] == segment["address"] + segment["total_size"]
+    there: dict[int, int] = {}
+    allocated_here = {event["addr"] for event in events if event["action"] == "alloc"}
+    at_end = {block["address"]: block["requested_size"] for block in segment["blocks"] if block["state"] == "active_allocated"}
+    constants = sum(size for address, size in at_end.items() if address not in allocated_here)
+    highest = constants
+    for event in events:
+        address, size = event["addr"], event["size"]
+        if event["action"] == "alloc":
+            assert segment["address"] <= address
+            assert address + size <= ends[-1]
+            assert all(address + size <= other or other + length <= address for other, length in there.items())
+            there[address] = size
+            highest = max(highest, constants + sum(there.values()))
+            assert event["frames"][0]["filename"] != ""
+        elif event["action"] == "free_completed":
+            assert there.pop(address) == size
+    assert highest == live.max()
+    assert {address: at_end[address] for address in there} == there
+    return list(there.values())
+
+
+def test_the_table() -> None:
+    schedule = layered_schedule(12, recomputed=7)
+    rows = list(csv.DictReader(io.StringIO(viewer_file(schedule, "csv").decode())))
+    assert [row["op"] for row in rows] == [schedule.graph.ops[i].name for i in schedule.steps]
+    assert [int(row["bytes"]) for row in rows] == schedule.simulation.bytes.tolist()
+    assert sum(float(row["seconds"]) for row in rows) == pytest.approx(schedule.seconds)
+    assert sum(int(row["recomputed"]) for row in rows) == 7
+    kinds = [name for name in rows[0] if name.endswith("_bytes")]
+    assert int(rows[-1]["bytes"]) == sum(int(rows[-1][kind]) for kind in kinds) + schedule.graph.constant_bytes
+
+
+def test_regions_are_told_apart() -> None:
+    schedule = RegionSchedule.load(_REGIONS)
+    rows = list(csv.DictReader(io.StringIO(viewer_file(schedule, "csv").decode())))
+    assert {row["region"] for row in rows} == set(schedule.regions)
+    names = [
+        e["args"]["name"] for e in json.loads(viewer_file(schedule, "perfetto"))["traceEvents"] if e["name"] == "process_name"
+    ]
+    assert names == [f"blocks.{n}: {step}" for n in (0, 1) for step in ("this plan", "without recomputation")]
+    assert len(pickle.loads(viewer_file(schedule, "memory-viz"))["device_traces"]) == 4
