@@ -69,7 +69,7 @@ tracer.torch_private_layouts  -
 tracer.torch_surroundings  -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
-planner.cli             errors exports formatting memory_table model_loading plan planning regions reports
+planner.cli             errors exports formatting memory_table model_loading module_paths plan planning regions reports
                         training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
 planner.copies          errors schedules

@@ -14,11 +14,13 @@ from remat_planner.planner.cli.options import Json, ScheduleFile, loaded_schedul
 from remat_planner.planner.cli.outcome import outcome
 from remat_planner.planner.cli.output import print_document
 from remat_planner.planner.formatting import format_bytes_both
+from remat_planner.planner.module_paths import merged_names
 from remat_planner.planner.reports import (
     RegionSummary,
     WholeSummary,
     compare,
     explain,
+    explain_together,
     explanation_report,
     pinned_report,
     plan_document,
@@ -48,23 +50,43 @@ def show_command(schedule: ScheduleFile, as_json: Json = False) -> None:
 
 def explain_command(
     schedule: ScheduleFile,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="part of an op's name, module, operator or source line")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="a module, or part of an op's name, module, operator or source line")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Say of one activation who reads it, what it costs, when it is in memory and what was decided."""
+    """Say what a module holds at the peak and what recomputing it costs and saves, and of its activations who reads them."""
     with outcome(as_json=as_json) as result:
         planned = loaded_schedule(schedule)
+        title = what
         if isinstance(planned, RegionSchedule):
-            raise UsageError(f"{schedule} is a schedule by regions, of which `plan show` tells; explain is for whole models")
-        explanations = explain(planned, what)
+            planned, what = _region_of(planned, what)
+            title += ", in one call of its region, counted by itself"
+        together, explanations = explain_together(planned, what, title=title), explain(planned, what)
         if not explanations:
             raise UsageError(
                 f"no op that takes memory has {what!r} in its name, module, operator or source{_near(planned, what)}"
             )
         if as_json:
-            print_document(result, {"explanations": [asdict(explanation) for explanation in explanations]})
+            parts = [asdict(explanation) for explanation in explanations]
+            print_document(result, {"together": asdict(together) if together else None, "explanations": parts})
         else:
-            result.print(explanation_report(planned, explanations))
+            result.print(explanation_report(planned, together, explanations))
+
+
+def _region_of(planned: RegionSchedule, what: str) -> tuple[Schedule, str]:
+    """The schedule of the region that ``what`` begins with, and the rest of ``what``.
+
+    Raises:
+        UsageError: no region is meant.
+    """
+    for name, region in planned.regions.items():
+        if f"{what}.".startswith(f"{name}."):
+            return region, what[len(name) + 1 :]
+    raise UsageError(
+        f"this is a schedule by regions, and {what!r} is in none of them: name one, or a module in one, of "
+        f"{merged_names(list(planned.regions))}"
+    )
 
 
 def _near(planned: Schedule, what: str) -> str:

@@ -1,11 +1,11 @@
 """What a report says about a schedule, and the two ways to say it: on a terminal and as a JSON document.
 
 ``summarize`` and ``summarize_regions`` collect the facts as a summary; ``plan_report``, ``one_line`` and ``plan_document`` show
-either kind of summary, and ``report`` writes it as a page or in a
-viewer's format. ``explain`` answers for one op, ``compare`` runs the usual policies at the same budget.
+either kind of summary, and ``report`` writes a page or a file for a viewer. ``explain`` answers for single ops and
+``explain_together`` for those of a module; ``compare`` runs the usual policies at the same budget.
 """
 
-from remat_planner.planner.reports.explanation import explain
+from remat_planner.planner.reports.explanation import explain, explain_together
 from remat_planner.planner.reports.json_document import plan_document, verification_document
 from remat_planner.planner.reports.peak_memory import ACTIVATIONS, GRADIENTS, memory_at_peak, storage_kinds
 from remat_planner.planner.reports.policy_comparison import PolicyCost, compare
@@ -28,6 +28,7 @@ __all__ = [
     "WholeSummary",
     "compare",
     "explain",
+    "explain_together",
     "explanation_report",
     "memory_at_peak",
     "one_line",

@@ -1,11 +1,14 @@
-"""What a schedule does with the result of one op, and what another decision would cost."""
+"""What a schedule does with the result of one op, and what the ops of a module take and recompute together."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+from remat_planner.planner.module_paths import merged_path, without_numbers
 from remat_planner.planner.reports.activations import Decision, decisions
+from remat_planner.planner.reports.breakdown import Breakdown, breakdowns
+from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.schedules import Graph, Schedule, lifetimes
 
 
@@ -44,14 +47,24 @@ class Explanation:
     alive_at_peak: bool
 
 
-def explain(schedule: Schedule, pattern: str) -> list[Explanation]:
-    """The ops that allocate memory and have ``pattern`` in name, module, operator or source, the largest first."""
+@dataclass(frozen=True)
+class ModuleExplanation:
+    """What some ops take and recompute.
+
+    Attributes:
+        ops: their number.
+        together: all of them.
+        operators: those of each operator that take or recompute something.
+    """
+
+    ops: int
+    together: Breakdown
+    operators: tuple[Breakdown, ...]
+
+
+def explain(schedule: Schedule, what: str) -> list[Explanation]:
+    """The ops that ``what`` means and that allocate memory, the largest first."""
     graph = schedule.graph
-    chosen = [
-        i
-        for i, op in enumerate(graph.ops)
-        if graph.allocated[i] and any(pattern in text for text in (op.name, op.module, op.kind, op.source))
-    ]
     facts = _Facts(
         decisions=decisions(schedule),
         executions=Counter(schedule.steps),
@@ -59,7 +72,38 @@ def explain(schedule: Schedule, pattern: str) -> list[Explanation]:
         readers=_readers(graph),
         results={graph.values[value].storage for value in graph.results},
     )
+    chosen = [i for i in meant_ops(graph, what) if graph.allocated[i]]
     return sorted((_explained(schedule, i, facts) for i in chosen), key=lambda explanation: -explanation.bytes)
+
+
+def explain_together(schedule: Schedule, what: str, *, title: str) -> ModuleExplanation | None:
+    """What the ops that ``what`` means take and recompute together, under that title, and each of their operators.
+
+    None where they neither take nor recompute anything.
+    """
+    graph = schedule.graph
+    ops = meant_ops(graph, what)
+    by_kind: defaultdict[str, list[int]] = defaultdict(list)
+    for i in ops:
+        by_kind[short_operator(graph.ops[i].kind)].append(i)
+    together = breakdowns(schedule, [(title, ops)])
+    return ModuleExplanation(len(ops), together[0], tuple(breakdowns(schedule, by_kind.items()))) if together else None
+
+
+def meant_ops(graph: Graph, what: str) -> list[int]:
+    """The ops inside the module that ``what`` names; else those of the modules that reports show under that name, with merged
+    numbers; else those that have it in name, module, operator or source.
+    """
+    inside = [i for i, op in enumerate(graph.ops) if f"{op.module}.".startswith(f"{what}.")]
+    if inside and what:
+        return inside
+    alike: defaultdict[str, list[int]] = defaultdict(list)
+    for i, op in enumerate(graph.ops):
+        alike[without_numbers(op.module)].append(i)
+    for group in alike.values():
+        if what and merged_path(graph.ops[i].module for i in group) == what:
+            return group
+    return [i for i, op in enumerate(graph.ops) if any(what in text for text in (op.name, op.module, op.kind, op.source))]
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
-from remat_planner.planner.reports.explanation import Explanation
+from remat_planner.planner.reports.explanation import Explanation, ModuleExplanation
 from remat_planner.planner.reports.operator_names import short_operator
-from remat_planner.planner.reports.terminal_widgets import fact_table, section
+from remat_planner.planner.reports.terminal_widgets import fact_table, plain_table, section
 from remat_planner.schedules import Schedule
 
 _MOST_EXPLANATIONS = 5
 _MOST_READERS = 3
+_MOST_OPERATORS = 12
 
 
-def explanation_report(schedule: Schedule, explanations: Sequence[Explanation]) -> RenderableType:
-    """The ops of ``explanations``, each with its readers, its time and its place in memory."""
-    sections: list[RenderableType] = []
+def explanation_report(
+    schedule: Schedule, together: ModuleExplanation | None, explanations: Sequence[Explanation]
+) -> RenderableType:
+    """What the ops take ``together``, and then each of ``explanations`` with its readers, its time and its place in memory."""
+    sections: list[RenderableType] = [] if together is None else [_together(schedule, together)]
     for explanation in explanations[:_MOST_EXPLANATIONS]:
         details = ", ".join(filter(None, (short_operator(explanation.kind), explanation.source)))
         sections.append(section(f"{explanation.op} ({details})", fact_table(_facts(schedule, explanation))))
     if (more := len(explanations) - _MOST_EXPLANATIONS) > 0:
         sections.append(Text(f"\nand {more:,} smaller ones; name more of the op", style="dim"))
     return Group(*sections)
+
+
+def _together(schedule: Schedule, explanation: ModuleExplanation) -> RenderableType:
+    row, step = explanation.together, schedule.baseline_seconds
+    share = f" ({format_percent(row.seconds / step)} of a step)" if step else ""
+    recomputation = f"{row.recomputations:,} executions, {format_seconds(row.seconds)}{share}" if row.recomputations else "none"
+    facts: dict[str, str | Text] = {
+        "at the peak": f"{format_bytes(row.peak_bytes)} of {format_bytes(schedule.peak_bytes)}; without recomputation "
+        f"{format_bytes(row.baseline_peak_bytes)} of {format_bytes(schedule.baseline_peak_bytes)}",
+        "recomputation": recomputation,
+    }
+    if row.recomputations:
+        facts["saves"] = f"without it, and all else as it is, the peak would be {format_bytes(row.saved_bytes)} higher"
+    parts: list[RenderableType] = [section(f"{row.name}: {explanation.ops:,} ops together", fact_table(facts))]
+    if len(explanation.operators) > 1:
+        table = plain_table()
+        for title in ("operator", "at the peak", "without plan", "recomputed", "time", "saves"):
+            table.add_column(title, justify="left" if title == "operator" else "right")
+        for part in explanation.operators[:_MOST_OPERATORS]:
+            sizes = (format_bytes(part.peak_bytes), format_bytes(part.baseline_peak_bytes))
+            cost = (f"{part.recomputations:,}", format_seconds(part.seconds), format_bytes(part.saved_bytes))
+            table.add_row(Text(part.name), *sizes, *cost)
+        parts.append(Padding(table, (1, 0, 0, 2), expand=False))
+    return Group(*parts)
 
 
 def _facts(schedule: Schedule, explanation: Explanation) -> dict[str, str | Text]:

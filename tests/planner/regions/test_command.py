@@ -38,6 +38,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     code, _, error = run("explain", "regions_net.schedule.json", "gelu")
     assert code == 2
     assert "by regions" in error
+    code, out, error = run("explain", "regions_net.schedule.json", "layers.1")
+    assert code == 0, error
+    assert "layers.1, in one call of its region" in out
     code, out, _ = run("regions_net.py", "--budget", "70%", "--no-verify")
     assert code == 0
     assert "2 regions planned" in out

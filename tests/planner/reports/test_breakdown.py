@@ -9,6 +9,7 @@ import pytest
 
 from remat_planner.planner.reports.breakdown import by_module, by_operator
 from remat_planner.planner.reports.budget_neighbours import neighbours
+from remat_planner.planner.reports.explanation import explain, explain_together
 from remat_planner.planner.reports.peak_memory import memory_at_peak, memory_over_step
 from remat_planner.schedules import Graph, Schedule, simulate
 from tests.planner.layered_step import layered_schedule
@@ -43,6 +44,27 @@ def test_recomputation_that_only_moves_the_peak_saves_nothing() -> None:
     (row,) = by_operator(schedule)
     assert (row.recomputations, row.seconds, row.saved_bytes) == (1, 1.0, 0)
     assert Counter(steps)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "ops", "recomputations"),
+    [
+        ("layers.1", 4, 1),  # not layers.10 and layers.11
+        ("layers.0-11.mlp", 12, 7),  # as reports show it
+        ("gelu", 12, 7),
+        ("layers.9.", 4, 0),
+    ],
+)
+def test_what_an_explanation_is_of(what: str, ops: int, recomputations: int) -> None:
+    explanation = explain_together(layered_schedule(12, recomputed=7), what, title="these")
+    assert explanation is not None
+    assert (explanation.ops, explanation.together.recomputations) == (ops, recomputations)
+    assert sum(row.peak_bytes for row in explanation.operators) == explanation.together.peak_bytes
+
+
+def test_an_explanation_of_nothing() -> None:
+    assert explain_together(layered_schedule(2), "no such op", title="these") is None
+    assert explain(layered_schedule(2), "no such op") == []
 
 
 @pytest.mark.slow
