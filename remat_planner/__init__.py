@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.apply import remove_schedule as remove_schedule
     from remat_planner.planner.compile import SavedSet as SavedSet
     from remat_planner.planner.compile import ScheduleBackend as ScheduleBackend
+    from remat_planner.planner.curve import curve as curve
     from remat_planner.planner.errors import AlreadyAppliedError as AlreadyAppliedError
     from remat_planner.planner.errors import AuditError as AuditError
     from remat_planner.planner.errors import BackwardError as BackwardError
@@ -99,6 +100,7 @@ _PUBLIC = {
         "SavedSet",
         "ScheduleBackend",
     ),
+    "planner.curve": ("curve",),
     "planner.errors": (
         "AlreadyAppliedError",
         "AuditError",

@@ -6,7 +6,7 @@ one file each; the other folders hold the machinery they share. Nothing here imp
 For a solver of your own, derive from ``Solver``, turn a ``Task`` into an ``Answer``, and pass an instance to ``solve``.
 """
 
-from remat_planner.solvers.budget_curve import curve
+from remat_planner.solvers.budget_curve import SolveOne, curve
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
 from remat_planner.solvers.interface import Answer, Reporter, Solution, Solver, Task
@@ -18,6 +18,7 @@ __all__ = [
     "Deadline",
     "Reporter",
     "Solution",
+    "SolveOne",
     "Solver",
     "SolverMissingError",
     "Task",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,6 +12,10 @@ from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Reporter, Solutio
 from remat_planner.solvers.registry import resolve
 from remat_planner.solvers.solve import checked_budget, checked_time_limit, solve_task
 
+Steps = tuple[int, ...]
+SolveOne = Callable[[int, float, tuple[Steps, ...]], Solution]
+"""From a budget in bytes, seconds of wall time and schedules to start from to a solution."""
+
 
 def curve(
     graph: Graph,
@@ -20,6 +24,8 @@ def curve(
     solver: str | Solver = "auto",
     time_limit: float = 60.0,
     reporter: Reporter | None = None,
+    start: tuple[Steps, ...] = (),
+    solve_one: SolveOne | None = None,
 ) -> list[Solution]:
     """``solve`` for each of ``budgets``, in the given order; cost and bound never rise with the budget.
 
@@ -32,6 +38,8 @@ def curve(
         solver: a name from ``available()``, or a solver of your own.
         time_limit: seconds for all budgets together; time that one leaves is shared by the rest.
         reporter: receives the progress of each solve.
+        start: schedules known to run, which are candidates for every budget.
+        solve_one: solves for one budget in the place of ``solve``, for instance by the rules of a device's allocator.
 
     Raises:
         UnknownSolverError, SolverMissingError, TypeError, ValueError: as ``solve`` does.
@@ -42,12 +50,15 @@ def curve(
     deadline = Deadline(checked_time_limit(time_limit))
     shared = Task(graph, 1, reporter=reporter or Reporter())
     solutions: dict[int, Solution] = {}
-    start: tuple[tuple[int, ...], ...] = ()
+    known = start
     for k, budget in enumerate(ascending):
         part = deadline.part(1 / (len(ascending) - k))
-        solution = solve_task(shared.derive(budget=budget, deadline=part, start=start), method)
+        if solve_one is None:
+            solution = solve_task(shared.derive(budget=budget, deadline=part, start=known), method)
+        else:
+            solution = solve_one(budget, part.remaining, known)
         solutions[budget] = solution
-        start = (solution.steps or solution.minimum_steps,)
+        known = (*start, solution.steps or solution.minimum_steps)
     for larger, smaller in pairwise(reversed(ascending)):
         solutions[smaller] = _with_bound_of(solutions[smaller], solutions[larger], graph.seconds)
     return [solutions[budget] for budget in limits]

@@ -69,11 +69,12 @@ tracer.torch_private_layouts  -
 tracer.torch_surroundings  -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
-planner.cli             errors exports formatting memory_table model_loading module_paths plan planning regions reports
+planner.cli             curve errors exports formatting memory_table model_loading module_paths plan planning regions reports
                         training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
 planner.copies          errors schedules
 planner.compile         codegen errors torch_private schedules tracer.joint tracer.operators
+planner.curve           plan planning reports schedules solvers
 planner.distributed     tracer.lazy_types
 planner.errors          formatting
 planner.exports         apply errors gpu_allocator module_paths planning runtime schedules tracer tracer.functions

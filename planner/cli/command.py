@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from remat_planner.planner.cli.catalogue import devices_command, solvers_command
+from remat_planner.planner.cli.curve import curve_command
 from remat_planner.planner.cli.exit_codes import MEANINGS, ExitCode, UsageError
 from remat_planner.planner.cli.export import export_command
 from remat_planner.planner.cli.fit import fit_command
@@ -51,6 +52,7 @@ WORDS = {
     "explain": Command(explain_command, "SCHEDULE WHAT"),
     "report": Command(report_command, "SCHEDULE"),
     "export": Command(export_command, "SCHEDULE MODEL --to FORM"),
+    "curve": Command(curve_command, "MODEL"),
     "fit": Command(fit_command, "--budget B MODEL"),
     "memory": Command(memory_command, "MODEL"),
     "profile": Command(profile_command, "MODEL"),

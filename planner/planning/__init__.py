@@ -18,7 +18,8 @@ from remat_planner.planner.planning.repeated_blocks import has_forward, repeated
 from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, settings_for_replan
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
-from remat_planner.planner.planning.solve_step import least_budget, peak_without_recomputation, schedule_step
+from remat_planner.planner.planning.solve_budgets import solve_budgets
+from remat_planner.planner.planning.solve_step import least_budget, peak_of, peak_without_recomputation, schedule_step
 from remat_planner.planner.planning.step import Step, costed_step, profile_step, trace_step, with_settings
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "mode_signature",
     "new_origin",
     "parse_budget",
+    "peak_of",
     "peak_without_recomputation",
     "planned_form",
     "profile_step",
@@ -62,6 +64,7 @@ __all__ = [
     "settings_for",
     "settings_for_replan",
     "settings_of",
+    "solve_budgets",
     "state_signature",
     "trace_step",
     "trace_step_like",

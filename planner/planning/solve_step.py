@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -37,7 +38,7 @@ def schedule_step(
         InfeasibleBudgetError: no schedule was found within the budget.
     """
     graph, settings = step.graph, step.settings
-    peak = _allocator_peak(step, graph)
+    peak = allocator_peak_of(step, graph)
     asked = budget if isinstance(budget, Budget) else parse_budget(budget)
     if asked.least:
         return schedule_step(step, Budget(bytes=least_budget(step), origin=LEAST_FOUND), reporter=reporter)
@@ -97,13 +98,19 @@ def least_budget(step: Step) -> int:
         return error.minimum
 
 
+def peak_of(step: Step, executions: Sequence[int]) -> int:
+    """Peak bytes of ``executions`` (op indices); on a GPU, the bytes that its allocator hands out or reserves."""
+    peak = allocator_peak_of(step, step.graph)
+    return simulate(step.graph, executions).peak_bytes if peak is None else peak(executions)
+
+
 def peak_without_recomputation(step: Step) -> int:
     """Peak bytes of the step in the framework's own order; on a GPU, the bytes that its allocator hands out or reserves."""
-    peak, order = _allocator_peak(step, step.graph.eager), range(len(step.graph.ops))
+    peak, order = allocator_peak_of(step, step.graph.eager), range(len(step.graph.ops))
     return simulate(step.graph.eager, order).peak_bytes if peak is None else peak(order)
 
 
-def _allocator_peak(step: Step, graph: Graph) -> AllocatorPeak | None:
+def allocator_peak_of(step: Step, graph: Graph) -> AllocatorPeak | None:
     """The peak of ``graph``, that of ``step``, by the GPU allocator's rules; None for a plan for a CPU."""
     if step.origin.allocation_block == 1:
         return None

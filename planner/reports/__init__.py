@@ -5,10 +5,14 @@ either kind of summary, and ``report`` writes a page or a file for a viewer. ``e
 ``explain_together`` for those of a module; ``compare`` runs the usual policies at the same budget.
 """
 
+from remat_planner.planner.reports.curve.budget_curve import BudgetCurve
+from remat_planner.planner.reports.curve.data import CurvePoint, curve_document
+from remat_planner.planner.reports.curve.drawing import drawing
+from remat_planner.planner.reports.curve.terminal import curve_report
 from remat_planner.planner.reports.explanation import explain, explain_together
 from remat_planner.planner.reports.json_document import plan_document, verification_document
 from remat_planner.planner.reports.peak_memory import ACTIVATIONS, GRADIENTS, memory_at_peak, storage_kinds
-from remat_planner.planner.reports.policy_comparison import PolicyCost, compare
+from remat_planner.planner.reports.policy_comparison import PolicyCost, PolicyPoint, compare, usual_policies
 from remat_planner.planner.reports.region_summary import RegionSummary, summarize_regions
 from remat_planner.planner.reports.report_file import ENDINGS, ReportName, report
 from remat_planner.planner.reports.summary import summarize_verification
@@ -22,11 +26,17 @@ __all__ = [
     "ACTIVATIONS",
     "ENDINGS",
     "GRADIENTS",
+    "BudgetCurve",
+    "CurvePoint",
     "PolicyCost",
+    "PolicyPoint",
     "RegionSummary",
     "ReportName",
     "WholeSummary",
     "compare",
+    "curve_document",
+    "curve_report",
+    "drawing",
     "explain",
     "explain_together",
     "explanation_report",
@@ -42,6 +52,7 @@ __all__ = [
     "summarize_regions",
     "summarize_verification",
     "usage_hint",
+    "usual_policies",
     "verification_document",
     "verification_report",
 ]

@@ -16,7 +16,7 @@ REPORT_VERSION = 1
 
 def plan_document(summary: WholeSummary | RegionSummary) -> dict[str, Any]:
     """The document of ``summary``: bytes, seconds and fractions (an overhead of 0.02 is 2 %), nothing rounded."""
-    document = {"report_version": REPORT_VERSION} | _plain(summary)
+    document = {"report_version": REPORT_VERSION} | plain(summary)
     if isinstance(summary, WholeSummary):
         document["pinned"] = {op.name: op.reason for op in summary.pinned}
     return document
@@ -24,21 +24,21 @@ def plan_document(summary: WholeSummary | RegionSummary) -> dict[str, Any]:
 
 def verification_document(verification: VerificationSummary) -> dict[str, Any]:
     """The document of a verification."""
-    document: dict[str, Any] = _plain(verification)
+    document: dict[str, Any] = plain(verification)
     return document
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """``value`` with dataclasses as dictionaries of their fields; see the metadata in ``summary``."""
     if is_dataclass(value) and not isinstance(value, type):
         document: dict[str, Any] = {}
         for field in fields(value):
             if field.metadata.get("document", True):
-                content = _plain(getattr(value, field.name))
+                content = plain(getattr(value, field.name))
                 document |= content if field.metadata.get("inline") else {field.name: content}
         return document
     if isinstance(value, Mapping):
-        return {key: _plain(content) for key, content in value.items()}
+        return {key: plain(content) for key, content in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(content) for content in value]
+        return [plain(content) for content in value]
     return value

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from remat_planner.schedules import Graph
-from remat_planner.solvers import curve
+from remat_planner.solvers import Solution, curve, solve
 from remat_planner.solvers.methods.chen import Chen
 from tests.solvers.helpers import baseline_peak, check, networks
 
@@ -40,3 +40,18 @@ def test_a_curve_by_a_solver_of_ones_own() -> None:
 
     graph = Graph.from_dag([1, 1, 1, 1], [1, 1, 1, 1], [(0, 1), (1, 2), (0, 3), (2, 3)], backward=2)
     assert [solution.solver for solution in curve(graph, [4, 3], solver=Own())] == ["own", "own"]
+
+
+def test_a_curve_by_another_way_to_solve() -> None:
+    graph = Graph.from_dag([1, 1, 1, 1], [1, 1, 1, 1], [(0, 1), (1, 2), (0, 3), (2, 3)], backward=2)
+    asked = []
+
+    def solve_one(budget: int, seconds: float, start: tuple[tuple[int, ...], ...]) -> Solution:
+        asked.append((budget, start))
+        return solve(graph, budget - 1, solver="chen", time_limit=seconds, start=start)
+
+    tighter = curve(graph, [5, 4], start=((0, 1, 2, 3),), solve_one=solve_one)
+    assert [budget for budget, _ in asked] == [4, 5]
+    assert [s.cost for s in tighter] == [s.cost for s in curve(graph, [4, 3], solver="chen")]
+    assert asked[0][1] == ((0, 1, 2, 3),)
+    assert asked[1][1] == ((0, 1, 2, 3), tighter[1].steps or tighter[1].minimum_steps)

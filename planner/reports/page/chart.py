@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remat_planner.planner.errors import LibraryMissingError
+from remat_planner.planner.reports.drawing import FONT_SIZE, byte_unit, new_figure, svg_element
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.peak_memory import ACTIVATIONS, BACKWARD, GRADIENTS, OUTPUTS, RANDOM_STATE, WORKSPACE, Bytes
 from remat_planner.planner.reports.timeline import Executions, MemoryCurve, highest_executions, turn_span
@@ -39,9 +37,6 @@ MARGINS = {"left": 64, "bottom": 44, "right": 12, "top": 10}
 """CSS pixels around the axes."""
 
 _LEAST_SHARE = 0.001  # of the drawing's height; smaller kinds of memory are thinner than any line
-_POINTS = 72  # of an inch: a pixel of the drawing is one of them
-_FONT = 12
-_IDS = re.compile(r' id="[A-Za-z]\w*_\d+"')  # matplotlib's names of its groups, the same in every drawing
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def memory_chart(title: str, curve: MemoryCurve, *, budget: bool) -> Chart:
     lines = {name: look for name, look in LINES.items() if budget or name != "budget"}
 
     def draw(size: Size, salt: str) -> str:
-        return _svg(_figure(curve, stacked, size, lines), salt)
+        return svg_element(_figure(curve, stacked, size, lines), salt)
 
     return Chart(
         title=title,
@@ -132,24 +127,11 @@ def chart_data(curve: MemoryCurve) -> dict[str, Any]:
     }
 
 
-def new_figure(size: Size) -> Figure:
-    """An empty figure with no state outside of it.
-
-    Raises:
-        LibraryMissingError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LibraryMissingError("a drawing", library="matplotlib", extra="report") from error
-    return Figure(figsize=(size.width / _POINTS, size.height / _POINTS), dpi=_POINTS)
-
-
 def _figure(curve: MemoryCurve, stacked: Mapping[str, Bytes], size: Size, lines: Lines) -> Figure:
-    figure = new_figure(size)
+    figure = new_figure(size.width, size.height)
     axes = figure.add_axes(_box(size))
-    axes.tick_params(labelsize=_FONT)
-    scale, unit = _byte_unit(_top(curve))
+    axes.tick_params(labelsize=FONT_SIZE)
+    scale, unit = byte_unit(_top(curve))
     time_scale, time_unit = _time_unit(curve)
     base: Bytes = np.zeros(len(next(iter(stacked.values()), ())), dtype=np.int64)
     edges = _edges(curve.planned) * time_scale
@@ -171,8 +153,8 @@ def _figure(curve: MemoryCurve, stacked: Mapping[str, Bytes], size: Size, lines:
         axes.axvline(float(edges[turn]), color="#444444", linewidth=0.8, linestyle=":")
     axes.set_xlim(0, _end(curve) * time_scale)
     axes.set_ylim(0, _top(curve) / scale)
-    axes.set_xlabel(time_unit, fontsize=_FONT)
-    axes.set_ylabel(unit, fontsize=_FONT)
+    axes.set_xlabel(time_unit, fontsize=FONT_SIZE)
+    axes.set_ylabel(unit, fontsize=FONT_SIZE)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -203,27 +185,8 @@ def _top(curve: MemoryCurve) -> int:
     return int(1.05 * max(highest, curve.budget if curve.budget <= 1.5 * highest else 0))
 
 
-def _byte_unit(top: int) -> tuple[float, str]:
-    """The decimal unit in which ``top`` has one to three digits before the point."""
-    scale, units = 0, ("bytes", "kB", "MB", "GB", "TB", "PB")
-    while scale + 1 < len(units) and top >= 1000 ** (scale + 1):
-        scale += 1
-    return 1000.0**scale, units[scale]
-
-
 def _time_unit(curve: MemoryCurve) -> tuple[float, str]:
     if not curve.planned.seconds.any():
         return 1.0, "executions of ops"
     end = _end(curve)
     return (1.0, "seconds") if end >= 1 else (1e3, "milliseconds") if end >= 1e-3 else (1e6, "microseconds")
-
-
-def _svg(figure: Figure, salt: str) -> str:
-    """The SVG element of ``figure``, to be put into a page; ``salt`` keeps its ids apart from those of other drawings."""
-    import matplotlib
-
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    element = text.getvalue()
-    return _IDS.sub("", element[element.index("<svg") :])

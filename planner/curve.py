@@ -1,0 +1,133 @@
+"""``remat_planner.curve``: what each budget of a model's training step costs in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from remat_planner.planner.plan import Run, trace_whole
+from remat_planner.planner.planning import (
+    Loss,
+    Progress,
+    Settings,
+    Step,
+    peak_of,
+    peak_without_recomputation,
+    settings_for,
+    solve_budgets,
+)
+from remat_planner.planner.reports import BudgetCurve, CurvePoint, PolicyPoint, usual_policies
+from remat_planner.schedules import BudgetOn, TrainingState
+from remat_planner.solvers import Reporter, Solution, Solver
+
+LEAST_POINTS = 2
+
+
+def curve(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    points: int = 12,
+    solver: str | Solver = "auto",
+    time_limit: float = 60.0,
+    loss: Loss | None = None,
+    costs: str = "measure",
+    optimizer: str | Optimizer | None = None,
+    training: TrainingState | None = None,
+    budget_on: BudgetOn = "allocated",
+) -> BudgetCurve:
+    """Extra time against budget, from the least budget for which a schedule is found to the peak without recomputation.
+
+    The step is captured once. Each budget starts from the schedule of the one below, and a bound holds for all smaller budgets.
+    A model that cannot be captured whole has no curve: regions prove no bound.
+
+    Args:
+        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on: as ``remat_planner.plan`` takes them.
+        points: number of budgets, at equal distances; two or more.
+        time_limit: seconds for solving, all budgets together.
+
+    Raises:
+        ValueError: ``points`` is below two.
+        tracer.CaptureError: the model cannot be captured whole; the message says why.
+        BudgetError, OptimizerError, TrainingStateError, UnknownSolverError, SolverMissingError: as ``remat_planner.plan`` does.
+    """
+    settings = settings_for(
+        model,
+        solver=solver,
+        time_limit=time_limit,
+        loss=loss,
+        costs=costs,
+        optimizer=optimizer,
+        training=training,
+        budget_on=budget_on,
+    )
+    return curve_for(model, args, kwargs, points=points, settings=settings)
+
+
+def curve_for(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    *,
+    points: int,
+    settings: Settings,
+    stage: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
+    reporter: Reporter | None = None,
+    run: Run = lambda work: work(),
+) -> BudgetCurve:
+    """``curve`` with checked settings.
+
+    Args:
+        model, args, kwargs, points: as of ``curve``.
+        settings: what to plan with; their time limit is for all budgets.
+        stage: called with the name of each stage after the capture.
+        progress: called while ops are costed.
+        reporter: receives the progress of each solve.
+        run: runs what follows the capture, in another thread for instance.
+
+    Raises:
+        ValueError: ``points`` is below two.
+        tracer.CaptureError: the model cannot be captured whole.
+    """
+    if points < LEAST_POINTS:
+        raise ValueError(f"a curve of {points} points: give {LEAST_POINTS} or more")
+    step = trace_whole(model, args, kwargs, settings=settings, progress=progress)
+    stage(f"Solving for {points} budgets")
+    solutions = run(lambda: solve_budgets(step, points, reporter=reporter))
+    stage("Comparing with the usual policies")
+    return _curve(step, solutions, run(lambda: usual_policies(step.graph, list(solutions), partial(peak_of, step))))
+
+
+def _curve(step: Step, solutions: Mapping[int, Solution], policies: tuple[PolicyPoint, ...]) -> BudgetCurve:
+    seconds = step.graph.seconds
+
+    def overhead(taken: float) -> float:
+        return max(0.0, taken / seconds - 1) if seconds else 0.0
+
+    return BudgetCurve(
+        model=step.origin.model,
+        device=step.origin.device,
+        costs=step.origin.costs,
+        optimizer=step.origin.optimizer,
+        baseline_seconds=seconds,
+        baseline_peak_bytes=peak_without_recomputation(step),
+        points=tuple(
+            CurvePoint(
+                budget_bytes=budget,
+                peak_bytes=peak_of(step, solution.steps),
+                overhead=overhead(solution.cost),
+                bound_overhead=overhead(solution.bound),
+                status=solution.status,
+                solver=solution.solver,
+            )
+            for budget, solution in solutions.items()
+            if solution.status != "infeasible"
+        ),
+        policies=policies,
+    )

@@ -1,0 +1,1 @@
+"""Extra time against budget: the data, and its table, drawings and notebook view."""
