@@ -11,7 +11,7 @@ import numpy as np
 from remat_planner.planner.module_paths import merged_path, without_numbers
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.peak_memory import peak_is_update
-from remat_planner.schedules import Graph, Schedule, Simulation, lifetimes, simulate
+from remat_planner.schedules import Graph, InvalidScheduleError, Schedule, Simulation, lifetimes, simulate
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Breakdown:
         recomputations: executions beyond the first of each op.
         seconds: of those executions.
         saved_bytes: how much higher the schedule's peak would be if these ops ran once and all else stayed as it is. It is 0
-            where another moment of the step would be just as high.
+            where another moment of the step would be just as high. None where they must run again, because a copy that a
+            transfer took has replaced their first result.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Breakdown:
     baseline_peak_bytes: int
     recomputations: int
     seconds: float
-    saved_bytes: int
+    saved_bytes: int | None
 
 
 def by_module(schedule: Schedule) -> list[Breakdown]:
@@ -87,12 +88,12 @@ def _bytes_at_peak(graph: Graph, steps: Iterable[int], simulation: Simulation) -
         peak, pieces = simulation.peak_step, lifetimes(graph, steps)
         for piece in np.flatnonzero((pieces.birth <= peak) & (peak <= pieces.death) & (pieces.storage >= 0)):
             bytes_of[op_of[int(pieces.storage[piece])]] += int(pieces.bytes[piece])
-        bytes_of[steps[peak]] += graph.ops[steps[peak]].workspace
+        bytes_of[steps[peak]] += graph.actions[steps[peak]].workspace
     return bytes_of
 
 
-def _saved_bytes(schedule: Schedule, recomputed: Collection[int]) -> int:
-    """How much the peak rises if the ops ``recomputed`` run once."""
+def _saved_bytes(schedule: Schedule, recomputed: Collection[int]) -> int | None:
+    """How much the peak rises if the ops ``recomputed`` run once; None where the other steps then cannot run."""
     if not recomputed:
         return 0
     seen: set[int] = set()
@@ -101,4 +102,7 @@ def _saved_bytes(schedule: Schedule, recomputed: Collection[int]) -> int:
         if i not in recomputed or i not in seen:
             steps.append(i)
         seen.add(i)
-    return max(0, simulate(schedule.graph, steps).peak_bytes - schedule.peak_bytes)
+    try:
+        return max(0, simulate(schedule.graph, steps).peak_bytes - schedule.peak_bytes)
+    except InvalidScheduleError:
+        return None

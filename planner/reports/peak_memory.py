@@ -41,7 +41,7 @@ def memory_at_peak(schedule: Schedule) -> dict[str, int]:
 
 
 def memory_over_step(graph: Graph, steps: Sequence[int]) -> dict[str, Bytes]:
-    """int64[steps] for each kind of memory but the constants: its bytes while each of ``steps`` (indices into ``graph.actions``) runs.
+    """int64[steps] for each kind of memory on the device but the constants: its bytes while each of ``steps`` runs.
 
     *gradients* are results of backward ops that outlive the step, *outputs* results of forward ops that do, *activations* other
     results of forward ops, *backward temporaries* other results of backward ops.

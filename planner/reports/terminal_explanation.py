@@ -42,7 +42,11 @@ def _together(schedule: Schedule, explanation: ModuleExplanation) -> RenderableT
         "recomputation": recomputation,
     }
     if row.recomputations:
-        facts["saves"] = f"without it, and all else as it is, the peak would be {format_bytes(row.saved_bytes)} higher"
+        facts["saves"] = (
+            "not known: the transfers of this schedule rely on it"
+            if row.saved_bytes is None
+            else f"without it, and all else as it is, the peak would be {format_bytes(row.saved_bytes)} higher"
+        )
     parts: list[RenderableType] = [section(f"{row.name}: {explanation.ops:,} ops together", fact_table(facts))]
     if len(explanation.operators) > 1:
         table = plain_table()
@@ -50,8 +54,9 @@ def _together(schedule: Schedule, explanation: ModuleExplanation) -> RenderableT
             table.add_column(title, justify="left" if title == "operator" else "right")
         for part in explanation.operators[:_MOST_OPERATORS]:
             sizes = (format_bytes(part.peak_bytes), format_bytes(part.baseline_peak_bytes))
-            cost = (f"{part.recomputations:,}", format_seconds(part.seconds), format_bytes(part.saved_bytes))
-            table.add_row(Text(part.name), *sizes, *cost)
+            cost = (f"{part.recomputations:,}", format_seconds(part.seconds))
+            saved = "?" if part.saved_bytes is None else format_bytes(part.saved_bytes)
+            table.add_row(Text(part.name), *sizes, *cost, saved)
         parts.append(Padding(table, (1, 0, 0, 2), expand=False))
     return Group(*parts)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from remat_planner.planner.reports.drawing import FONT_SIZE, byte_unit, new_figure, svg_element
-from remat_planner.planner.reports.operator_names import short_operator
+from remat_planner.planner.reports.operator_names import ActionNames, action_names
 from remat_planner.planner.reports.peak_memory import ACTIVATIONS, BACKWARD, GRADIENTS, OUTPUTS, RANDOM_STATE, WORKSPACE, Bytes
 from remat_planner.planner.reports.timeline import Executions, MemoryCurve, highest_executions, turn_span
 
@@ -101,18 +101,18 @@ def chart_data(curve: MemoryCurve) -> dict[str, Any]:
     """What is shown under the pointer, as plain data.
 
     ``seconds`` is the end of the time axis, and ``timed`` is false where no op takes time and the axis counts executions.
-    Each of the two curves has its own ``seconds``, and for each of its spans the bytes and the op that runs at its highest
+    Each of the two curves has its own ``seconds``, and for each of its spans the bytes and what runs at its highest
     moment: an index into ``ops``, which are [operator, phase, module, line]. ``again`` is 1 where it is recomputed.
     """
-    rows: dict[tuple[str, str, str, str], int] = {}
+    rows: dict[ActionNames, int] = {}
 
     def spans(executions: Executions) -> dict[str, Any]:
         highest = highest_executions(executions, SPANS).tolist()
-        ops = [curve.graph.ops[executions.ops[step]] for step in highest]
+        actions = [action_names(curve.graph.actions[executions.ops[step]]) for step in highest]
         return {
             "seconds": executions.duration,
             "bytes": [int(executions.bytes[step]) for step in highest],
-            "ops": [rows.setdefault((short_operator(op.kind), op.phase, op.module, op.source), len(rows)) for op in ops],
+            "ops": [rows.setdefault(names, len(rows)) for names in actions],
             "again": [int(executions.again[step]) for step in highest],
         }
 

@@ -187,7 +187,7 @@ def _breakdown_table(title: str, column: str, rows: Sequence[Breakdown], summary
             _bytes(row.baseline_peak_bytes),
             _number(row.recomputations),
             _seconds(row.seconds),
-            _bytes(row.saved_bytes),
+            Cell("?", -1) if row.saved_bytes is None else _bytes(row.saved_bytes),
         )
         for row in rows
     ]

@@ -1,4 +1,4 @@
-"""A schedule as a table: a line for each op execution."""
+"""A schedule as a table: a line for each execution of an op and each transfer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from itertools import accumulate
 
+from remat_planner.planner.reports.operator_names import action_names
 from remat_planner.planner.reports.peak_memory import memory_over_step
 from remat_planner.planner.reports.timeline import MemoryCurve
 
@@ -25,12 +26,9 @@ def csv_table(curves: Mapping[str, MemoryCurve]) -> str:
         executions = curve.planned
         starts = accumulate(executions.seconds.tolist(), initial=0.0)
         for step, (i, start) in enumerate(zip(executions.ops, starts, strict=False)):
-            op = curve.graph.ops[i]
-            table.writerow(
-                (
-                    *(title, step, op.name, op.kind, op.phase, int(executions.again[step]), op.module, op.source),
-                    *(start, float(executions.seconds[step]), int(executions.bytes[step])),
-                    *(int(by_kind[title][kind][step]) for kind in kinds),
-                )
-            )
+            action = curve.graph.actions[i]
+            names = action_names(action)
+            what = (action.name, names.operator, names.phase, int(executions.again[step]), names.module, names.line)
+            numbers = (start, float(executions.seconds[step]), int(executions.bytes[step]))
+            table.writerow((title, step, *what, *numbers, *(int(by_kind[title][kind][step]) for kind in kinds)))
     return text.getvalue()

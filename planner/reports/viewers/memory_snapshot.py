@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from remat_planner.planner.reports.operator_names import short_operator
+from remat_planner.planner.reports.operator_names import action_names
 from remat_planner.planner.reports.peak_memory import RANDOM_STATE, WORKSPACE, storage_kinds
 from remat_planner.planner.reports.timeline import MemoryCurve
-from remat_planner.schedules import Graph, Op, lifetimes
+from remat_planner.schedules import Graph, Op, Transfer, lifetimes
 
 _PROTOCOL = 4  # the newest that the viewer reads
 _FIRST_ADDRESS = 1 << 21
@@ -111,12 +111,13 @@ class _Device:
         placed: dict[int, _Block] = {}
         ran: set[int] = set()
         for step, i in enumerate(self.steps):
-            op = self.graph.ops[i]
+            action = self.graph.actions[i]
             for piece, size, kind in born[step]:
-                placed[piece] = self._allocate(size, _stack(op, kind, again=i in ran))
-            if op.workspace:
-                self._free(self._allocate(op.workspace, _stack(op, WORKSPACE, again=i in ran)))
-            ran.add(i)
+                placed[piece] = self._allocate(size, _stack(action, kind, again=i in ran))
+            if action.workspace:
+                self._free(self._allocate(action.workspace, _stack(action, WORKSPACE, again=i in ran)))
+            if isinstance(action, Op):
+                ran.add(i)
             for piece in dying[step]:
                 self._free(placed.pop(piece))
 
@@ -173,14 +174,15 @@ class _Device:
         self.events.append(event)
 
 
-def _stack(op: Op, kind: str, *, again: bool) -> Frames:
+def _stack(action: Op | Transfer, kind: str, *, again: bool) -> Frames:
     """The operator at its line, then its module and the modules around it."""
-    notes = ", ".join((op.phase, *(("recomputed",) if again else ()), kind))
-    filename, _, line = op.source.rpartition(":")
+    names = action_names(action)
+    notes = ", ".join((names.phase, *(("recomputed",) if again else ()), kind))
+    filename, _, line = names.line.rpartition(":")
     known = line.isdecimal()
-    name = f"{short_operator(op.kind)} ({notes})"
-    innermost = _frame(name, filename if known else op.source or "unknown line", int(line) if known else 0)
-    parts = op.module.split(".") if op.module else []
+    name = f"{names.operator} ({notes})"
+    innermost = _frame(name, filename if known else names.line or "unknown line", int(line) if known else 0)
+    parts = names.module.split(".") if names.module else []
     return [innermost, *(_frame(".".join(parts[:n])) for n in range(len(parts), 0, -1))]
 
 

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from torch.cuda import _memory_viz
 
+from remat_planner.planner.reports import summarize
+from remat_planner.planner.reports.page.content import page_of
+from remat_planner.planner.reports.page.html import page_html
 from remat_planner.planner.reports.report_file import viewer_file
-from remat_planner.schedules import RegionSchedule, Schedule
-from tests.planner.layered_step import layered_schedule
+from remat_planner.schedules import Channel, Pool, RegionSchedule, Schedule
+from tests.planner.layered_step import layered_graph, layered_schedule
 from tests.planner.random_schedules import random_steps
 
 _REGIONS = Path(__file__).resolve().parents[2] / "data" / "region_schedule_format_1.json"
@@ -124,3 +127,26 @@ def test_regions_are_told_apart() -> None:
     ]
     assert names == [f"blocks.{n}: {step}" for n in (0, 1) for step in ("this plan", "without recomputation")]
     assert len(pickle.loads(viewer_file(schedule, "memory-viz"))["device_traces"]) == 4
+
+
+def test_transfers_are_shown_beside_the_ops() -> None:
+    graph = layered_graph(3).with_transfers([Pool("host", 10**6, Channel(1e6), Channel(1e6))])
+    copy = graph.copy_steps(graph.allocated[graph.by_name["layers.0.mlp.gelu"]][0])
+    plain = list(range(len(graph.ops)))
+    at = graph.by_name["layers.0.weight_gradient"]
+    steps = (*plain[:3], copy.store, copy.release, *plain[3:at], copy.load, *plain[at:])
+    schedule = Schedule(graph, steps, budget=10**9, solver="", status="feasible", bound_seconds=0.0)
+    events = json.loads(viewer_file(schedule, "perfetto"))["traceEvents"]
+    threads = {event["args"]["name"]: event["tid"] for event in events if event["name"] == "thread_name" and event["pid"] == 1}
+    assert set(threads) == {"compute", "stores, host", "loads, host"}
+    (load,) = (e for e in events if e["ph"] == "X" and e["pid"] == 1 and e["tid"] == threads["loads, host"])
+    assert load["dur"] == pytest.approx(4000 / 1e6 * 1e6)
+    totals = [event["args"]["allocated"] for event in events if event["name"] == "memory" and event["pid"] == 1]
+    assert max(totals) == schedule.peak_bytes
+    rows = list(csv.DictReader(io.StringIO(viewer_file(schedule, "csv").decode())))
+    assert [row["phase"] for row in rows].count("transfer") == 3
+    assert {row["recomputed"] for row in rows} == {"0"}
+    snapshot = pickle.loads(viewer_file(schedule, "memory-viz"))
+    _replayed(snapshot["device_traces"][0], snapshot["segments"][0], schedule.simulation.bytes)
+    page = page_html(page_of(summarize(schedule), "a budget"))
+    assert f"over all {len(steps)} executions" in page
