@@ -10,6 +10,7 @@ from typing import Any
 from remat_planner.schedules.atomic_write import write_text_atomically
 from remat_planner.schedules.errors import ScheduleFileError
 from remat_planner.schedules.file_format import REGIONS_FORMAT, RegionScheduleDocument, parsed, validated
+from remat_planner.schedules.notebook import facts_html, with_baseline
 from remat_planner.schedules.origin import Origin
 from remat_planner.schedules.schedule import Schedule, document_of, format_version, schedule_from_document
 
@@ -46,6 +47,15 @@ class RegionSchedule:
             f"<RegionSchedule of {len(self.regions):,} regions of {model}: budget {self.budget:,} bytes, "
             f"measured peak {self.peak_bytes:,}>"
         )
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "Budget": f"{self.budget:,} bytes",
+            "Peak": f"{with_baseline(self.peak_bytes, self.baseline_peak_bytes)}; measured",
+            "Time": f"+{self.overhead:.2%} in the regions",
+            "Regions": f"{len(self.regions):,}",
+        }
+        return facts_html(f"Schedule by regions of {self.origin.model or 'a model'}", facts)
 
     @property
     def constant_bytes(self) -> int:

@@ -24,6 +24,7 @@ from remat_planner.schedules.file_format import (
 )
 from remat_planner.schedules.graph import Graph
 from remat_planner.schedules.in_flight import held_bytes, peak_in_flight
+from remat_planner.schedules.notebook import facts_html, with_baseline
 from remat_planner.schedules.origin import Origin, Status
 from remat_planner.schedules.simulate import Simulation, simulate
 from remat_planner.schedules.transfers import PoolName
@@ -61,6 +62,17 @@ class Schedule:
             f"<Schedule of {self.origin.model or 'a graph'}: {len(self.graph.ops):,} ops, {len(self.steps):,} steps, "
             f"budget {self.budget:,} bytes, {self.status} by {self.solver}>"
         )
+
+    def _repr_html_(self) -> str:
+        within = f" ({self.assumption})" if self.assumption else ""
+        facts = {
+            "Budget": f"{self.budget:,} bytes",
+            "Peak": with_baseline(self.peak_bytes, self.baseline_peak_bytes),
+            "Time": f"+{self.overhead:.2%} a step; none takes less than +{self.bound_overhead:.2%}{within}",
+            "Found": f"{self.status} by {self.solver}",
+            "Steps": f"{len(self.steps):,} executions of {len(self.graph.ops):,} ops",
+        }
+        return facts_html(f"Schedule of {self.origin.model or 'a graph'}", facts)
 
     @property
     def forms(self) -> tuple[Schedule, ...]:
