@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from remat_planner.schedules import Schedule
+from remat_planner.schedules import Graph, Schedule
 from remat_planner.solvers import solve
 
-_SECONDS_EACH = 5.0  # time limit of each; the schedule at hand is the starting point
+_SECONDS_EACH = 10.0  # time limit of each; the schedule at hand is the starting point
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,13 @@ class Neighbour:
         budget_bytes: the budget.
         difference_bytes: ``budget_bytes`` less the schedule's budget.
         overhead: extra time as a fraction of the step without recomputation; None where no schedule was found.
+        bound_overhead: the least ``overhead`` that a bound allows.
     """
 
     budget_bytes: int
     difference_bytes: int
     overhead: float | None
+    bound_overhead: float
 
 
 def neighbours(schedule: Schedule) -> list[Neighbour]:
@@ -34,8 +36,13 @@ def neighbours(schedule: Schedule) -> list[Neighbour]:
 
 def _neighbour(schedule: Schedule, difference: int) -> Neighbour:
     graph, budget = schedule.graph, schedule.budget + difference
+    known = schedule.bound_seconds if difference < 0 else 0.0  # a bound holds for every smaller budget
     if budget < graph.update_peak:  # the optimizer's step takes as much under every schedule
-        return Neighbour(budget, difference, None)
+        return Neighbour(budget, difference, None, _overhead(graph, known))
     solution = solve(graph, budget, time_limit=_SECONDS_EACH, start=(schedule.steps,))
-    feasible, seconds = solution.status != "infeasible", graph.seconds
-    return Neighbour(budget, difference, (solution.cost / seconds - 1 if seconds else 0.0) if feasible else None)
+    overhead = None if solution.status == "infeasible" else _overhead(graph, solution.cost)
+    return Neighbour(budget, difference, overhead, _overhead(graph, max(known, solution.bound)))
+
+
+def _overhead(graph: Graph, seconds: float) -> float:
+    return max(0.0, seconds / graph.seconds - 1) if graph.seconds else 0.0

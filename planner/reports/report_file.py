@@ -37,7 +37,7 @@ def report(
         schedule: of a whole model or by regions.
         path: the file to write.
         to: "html" is a page of its own that loads nothing else, with memory over the step, what is allocated at the peak, the
-            activations and how the schedule compares: solving for that takes up to 25 seconds. "perfetto" is a trace for
+            activations and how the schedule compares: solving for that takes up to 35 seconds. "perfetto" is a trace for
             ui.perfetto.dev, "memory-viz" a snapshot for pytorch.org/memory_viz, "csv" a line for each op execution.
         schedule_file: the file that the schedule is in; the page then says how to train with it.
 

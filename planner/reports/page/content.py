@@ -231,7 +231,9 @@ def _neighbour_row(neighbour: Neighbour) -> tuple[Cell, Cell, Cell, Cell]:
     budget = Cell(f"within {format_bytes(neighbour.budget_bytes)}", neighbour.budget_bytes)
     if neighbour.overhead is None:
         return _text(name), budget, Cell("none found", float("inf")), _text("")
-    return _text(name), budget, _percent(neighbour.overhead), _text("")
+    least, most = format_percent(neighbour.bound_overhead), format_percent(neighbour.overhead)
+    range_of = most if least == most else f"{least} to {most}"
+    return _text(name), budget, Cell(range_of, neighbour.overhead), _text("")
 
 
 def _met(fits: bool) -> Cell:

@@ -79,5 +79,6 @@ def test_neighbouring_budgets() -> None:
     assert 0 <= more <= schedule.overhead
     assert less is not None
     assert less >= more
+    assert all(0 <= n.bound_overhead <= n.overhead + 1e-9 for n in solved.values() if n.overhead is not None)
     tight = replace(schedule, budget=schedule.graph.constant_bytes)
     assert [n.overhead for n in neighbours(tight)] == [None, None]
