@@ -45,7 +45,7 @@ def report(
         LibraryMissingError: matplotlib, which draws the page, is not installed.
         OSError: the file cannot be written.
     """
-    content = _page(schedule, schedule_file).encode() if to == "html" else viewer_file(schedule, to)
+    content = _encoded(_page(schedule, schedule_file)) if to == "html" else viewer_file(schedule, to)
     write_atomically(path, content)
 
 
@@ -63,8 +63,13 @@ def viewer_file(schedule: Schedule | RegionSchedule, to: ViewerName) -> bytes:
     curves = titled_curves(schedule)
     match to:
         case "perfetto":
-            return perfetto_trace(curves).encode()
+            return _encoded(perfetto_trace(curves))
         case "memory-viz":
             return memory_snapshot(curves)
         case "csv":
-            return csv_table(curves).encode()
+            return _encoded(csv_table(curves))
+
+
+def _encoded(text: str) -> bytes:
+    """``text`` in UTF-8; halves of surrogate pairs, which a name in a file may have, become escapes."""
+    return text.encode("utf-8", errors="backslashreplace")

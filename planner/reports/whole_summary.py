@@ -214,6 +214,8 @@ def _peak_moment(schedule: Schedule) -> str:
     """ "backward of layers.3.mlp, addmm", or "optimizer's step"."""
     if peak_is_update(schedule.simulation):
         return "optimizer's step"
+    if not schedule.steps:
+        return "nothing runs"
     op = schedule.graph.actions[schedule.steps[schedule.simulation.peak_step]]
     if isinstance(op, Transfer):
         return op.name

@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 
-from remat_planner.planner.reports import summarize, summarize_regions
+from remat_planner.planner.reports import ReportName, report_file, summarize, summarize_regions
 from remat_planner.planner.reports.page.chart import MARGINS, SPANS, WIDE
 from remat_planner.planner.reports.page.content import page_of
 from remat_planner.planner.reports.page.html import page_html
-from remat_planner.planner.reports.report_file import report
-from remat_planner.schedules import Origin, RegionSchedule, Schedule
-from tests.planner.layered_step import layered_schedule
+from remat_planner.schedules import Graph, Origin, RegionSchedule, Schedule
+from tests.planner.layered_step import layered_graph, layered_schedule
 from tests.planner.reports import chromium
 
 _REGIONS = Path(__file__).resolve().parents[2] / "data" / "region_schedule_format_1.json"
@@ -139,9 +138,30 @@ def test_no_name_is_markup_and_nothing_is_loaded(by_regions: bool) -> None:
 
 
 def test_a_report_without_a_schedule_file_has_no_instructions(tmp_path: Path) -> None:
-    report(RegionSchedule.load(_REGIONS), tmp_path / "a.html")
+    report_file.report(RegionSchedule.load(_REGIONS), tmp_path / "a.html")
     assert "apply_schedule" not in (tmp_path / "a.html").read_text()
     assert "apply_schedule" in _page(RegionSchedule.load(_REGIONS))
+
+
+@pytest.mark.parametrize("to", ["html", "perfetto", "memory-viz", "csv"])
+@pytest.mark.parametrize(
+    "graph",
+    [
+        Graph((), (), ()),
+        Graph.from_dag([1, 1], [5, 6], [(0, 1)]),  # no backward
+        Graph.from_dag([0, 0, 0], [5, 6, 7], [(0, 1), (0, 2)], backward=2),  # no op takes time
+        replace(layered_graph(2), update=10**5),  # the optimizer's step sets the peak
+        replace(layered_graph(2), ops=tuple(replace(op, module="a\ud800\0\n") for op in layered_graph(2).ops)),
+    ],
+    ids=["nothing", "no backward", "no time", "optimizer", "halves of characters"],
+)
+def test_steps_out_of_the_ordinary(graph: Graph, to: ReportName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_file, "compare", lambda schedule: [])  # what solving finds is not the point here
+    monkeypatch.setattr(report_file, "neighbours", lambda schedule: [])
+    steps = tuple(range(len(graph.ops)))
+    schedule = Schedule(graph, steps, budget=10**6, solver="", status="feasible", bound_seconds=0.0)
+    report_file.report(schedule, tmp_path / "report", to=to)
+    assert (tmp_path / "report").stat().st_size > 0
 
 
 @pytest.mark.slow
