@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,7 +14,7 @@ from remat_planner.planner.planning import (
     Progress,
     Settings,
     Step,
-    peak_of,
+    peak_function,
     peak_without_recomputation,
     settings_for,
     solve_budgets,
@@ -34,7 +33,7 @@ def curve(
     *,
     points: int = 12,
     solver: str | Solver = "auto",
-    time_limit: float = 60.0,
+    time_limit: float = 20.0,
     loss: Loss | None = None,
     costs: str = "measure",
     optimizer: str | Optimizer | None = None,
@@ -49,7 +48,7 @@ def curve(
     Args:
         model, args, kwargs, solver, loss, costs, optimizer, training, budget_on: as ``remat_planner.plan`` takes them.
         points: number of budgets, at equal distances; two or more.
-        time_limit: seconds for solving, all budgets together.
+        time_limit: seconds for solving, for each budget; what one leaves, the others share.
 
     Raises:
         ValueError: ``points`` is below two.
@@ -85,7 +84,7 @@ def curve_for(
 
     Args:
         model, args, kwargs, points: as of ``curve``.
-        settings: what to plan with; their time limit is for all budgets.
+        settings: what to plan with; their time limit is for each budget.
         stage: called with the name of each stage after the capture.
         progress: called while ops are costed.
         reporter: receives the progress of each solve.
@@ -101,11 +100,11 @@ def curve_for(
     stage(f"Solving for {points} budgets")
     solutions = run(lambda: solve_budgets(step, points, reporter=reporter))
     stage("Comparing with the usual policies")
-    return _curve(step, solutions, run(lambda: usual_policies(step.graph, list(solutions), partial(peak_of, step))))
+    return _curve(step, solutions, run(lambda: usual_policies(step.graph, list(solutions), peak_function(step, step.graph))))
 
 
 def _curve(step: Step, solutions: Mapping[int, Solution], policies: tuple[PolicyPoint, ...]) -> BudgetCurve:
-    seconds = step.graph.seconds
+    seconds, peak = step.graph.seconds, peak_function(step, step.graph)
 
     def overhead(taken: float) -> float:
         return max(0.0, taken / seconds - 1) if seconds else 0.0
@@ -120,7 +119,7 @@ def _curve(step: Step, solutions: Mapping[int, Solution], policies: tuple[Policy
         points=tuple(
             CurvePoint(
                 budget_bytes=budget,
-                peak_bytes=peak_of(step, solution.steps),
+                peak_bytes=peak(solution.steps),
                 overhead=overhead(solution.cost),
                 bound_overhead=overhead(solution.bound),
                 status=solution.status,

@@ -32,7 +32,7 @@ def curve_command(
     optimizer: OptimizerName = None,
     training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
-    time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, all budgets together")] = 60.0,
+    time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each budget")] = 20.0,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None,
     as_json: Json = False,

@@ -19,7 +19,7 @@ from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
 from remat_planner.planner.planning.solve_budgets import solve_budgets
-from remat_planner.planner.planning.solve_step import least_budget, peak_of, peak_without_recomputation, schedule_step
+from remat_planner.planner.planning.solve_step import least_budget, peak_function, peak_without_recomputation, schedule_step
 from remat_planner.planner.planning.step import Step, costed_step, profile_step, trace_step, with_settings
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
     "mode_signature",
     "new_origin",
     "parse_budget",
-    "peak_of",
+    "peak_function",
     "peak_without_recomputation",
     "planned_form",
     "profile_step",

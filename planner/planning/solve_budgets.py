@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from remat_planner.planner.gpu_allocator import solve_on_gpu
@@ -17,19 +16,18 @@ Steps = tuple[int, ...]
 def solve_budgets(step: Step, points: int, *, reporter: Reporter | None = None) -> dict[int, Solution]:
     """Solutions from the least budget for which a schedule is found to the peak without recomputation, at equal distances.
 
-    Each solve starts from the schedule of the budget below. All of them together take the settings' seconds for solving.
+    Each solve starts from the schedule of the budget below, and has the settings' seconds and those that others left.
     The keys are the budgets in bytes, the least first; there are fewer where the two ends are close.
     """
     settings = step.settings
-    share = settings.time_limit / (points + 1)
-    least = least_budget(replace(step, settings=replace(settings, time_limit=share)))
+    least = least_budget(step)
     highest = max(least, peak_without_recomputation(step))
     budgets = sorted({least + (highest - least) * k // max(1, points - 1) for k in range(points)})
     solutions = curve(
         step.graph,
         budgets,
         solver=settings.solver,
-        time_limit=settings.time_limit - share,
+        time_limit=len(budgets) * settings.time_limit,
         reporter=reporter,
         start=known_schedules(step.graph),
         solve_one=_on_gpu(step, reporter),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -98,16 +97,14 @@ def least_budget(step: Step) -> int:
         return error.minimum
 
 
-def peak_of(step: Step, executions: Sequence[int]) -> int:
-    """Peak bytes of ``executions`` (op indices); on a GPU, the bytes that its allocator hands out or reserves."""
-    peak = allocator_peak_of(step, step.graph)
-    return simulate(step.graph, executions).peak_bytes if peak is None else peak(executions)
+def peak_function(step: Step, graph: Graph) -> AllocatorPeak:
+    """Peak bytes of a sequence of executions of ``graph``, that of ``step``; on a GPU, those that its allocator counts."""
+    return allocator_peak_of(step, graph) or (lambda executions: simulate(graph, executions).peak_bytes)
 
 
 def peak_without_recomputation(step: Step) -> int:
     """Peak bytes of the step in the framework's own order; on a GPU, the bytes that its allocator hands out or reserves."""
-    peak, order = allocator_peak_of(step, step.graph.eager), range(len(step.graph.ops))
-    return simulate(step.graph.eager, order).peak_bytes if peak is None else peak(order)
+    return peak_function(step, step.graph.eager)(range(len(step.graph.ops)))
 
 
 def allocator_peak_of(step: Step, graph: Graph) -> AllocatorPeak | None:
