@@ -11,6 +11,8 @@ from remat_planner.planner.reports.operator_names import action_names
 from remat_planner.planner.reports.peak_memory import memory_over_step
 from remat_planner.planner.reports.timeline import MemoryCurve
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet computes."""
 COLUMNS = ("region", "step", "op", "operator", "phase", "recomputed", "module", "line", "start_seconds", "seconds", "bytes")
 """Of every table; after them comes a column for the bytes of each kind of memory that is in it."""
 
@@ -28,7 +30,13 @@ def csv_table(curves: Mapping[str, MemoryCurve]) -> str:
         for step, (i, start) in enumerate(zip(executions.ops, starts, strict=False)):
             action = curve.graph.actions[i]
             names = action_names(action)
-            what = (action.name, names.operator, names.phase, int(executions.again[step]), names.module, names.line)
+            region, name, operator, module, line = map(_text, (title, action.name, names.operator, names.module, names.line))
+            what = (region, step, name, operator, names.phase, int(executions.again[step]), module, line)
             numbers = (start, float(executions.seconds[step]), int(executions.bytes[step]))
-            table.writerow((title, step, *what, *numbers, *(int(by_kind[title][kind][step]) for kind in kinds)))
+            table.writerow((*what, *numbers, *(int(by_kind[title][kind][step]) for kind in kinds)))
     return text.getvalue()
+
+
+def _text(name: str) -> str:
+    """``name``, which may come from anywhere, as a cell that no spreadsheet computes."""
+    return f"'{name}" if name.startswith(_FORMULA) else name
