@@ -8,6 +8,7 @@ either kind of summary, and ``report`` writes a page or a file for a viewer. ``e
 from remat_planner.planner.reports.curve.budget_curve import BudgetCurve
 from remat_planner.planner.reports.curve.data import CurvePoint, curve_document
 from remat_planner.planner.reports.curve.drawing import drawing
+from remat_planner.planner.reports.curve.file import load_curve
 from remat_planner.planner.reports.curve.terminal import curve_report
 from remat_planner.planner.reports.explanation import explain, explain_together
 from remat_planner.planner.reports.json_document import plan_document, verification_document
@@ -40,6 +41,7 @@ __all__ = [
     "explain",
     "explain_together",
     "explanation_report",
+    "load_curve",
     "memory_at_peak",
     "one_line",
     "pinned_report",

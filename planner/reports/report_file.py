@@ -7,6 +7,7 @@ from typing import Literal
 
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.reports.budget_neighbours import neighbours
+from remat_planner.planner.reports.curve.data import CurveData
 from remat_planner.planner.reports.page.content import page_of
 from remat_planner.planner.reports.page.html import page_html
 from remat_planner.planner.reports.policy_comparison import compare
@@ -30,6 +31,7 @@ def report(
     *,
     to: ReportName = "html",
     schedule_file: str | None = None,
+    curve: CurveData | None = None,
 ) -> None:
     """Write a report on ``schedule``; the file appears whole or not at all.
 
@@ -40,22 +42,23 @@ def report(
             activations and how the schedule compares: solving for that takes up to 35 seconds. "perfetto" is a trace for
             ui.perfetto.dev, "memory-viz" a snapshot for pytorch.org/memory_viz, "csv" a line for each op execution.
         schedule_file: the file that the schedule is in; the page then says how to train with it.
+        curve: what ``remat_planner.curve`` returned for the model; the page then draws it.
 
     Raises:
         LibraryMissingError: matplotlib, which draws the page, is not installed.
         OSError: the file cannot be written.
     """
-    content = _encoded(_page(schedule, schedule_file)) if to == "html" else viewer_file(schedule, to)
+    content = _encoded(_page(schedule, schedule_file, curve)) if to == "html" else viewer_file(schedule, to)
     write_atomically(path, content)
 
 
-def _page(schedule: Schedule | RegionSchedule, schedule_file: str | None) -> str:
+def _page(schedule: Schedule | RegionSchedule, schedule_file: str | None, curve: CurveData | None) -> str:
     summary: WholeSummary | RegionSummary
     if isinstance(schedule, RegionSchedule):
         summary = summarize_regions(schedule, path=schedule_file)
     else:
         summary = summarize(schedule, comparison=compare(schedule), neighbours=neighbours(schedule), path=schedule_file)
-    return page_html(page_of(summary, format_bytes_both(summary.budget_bytes)))
+    return page_html(page_of(summary, format_bytes_both(summary.budget_bytes), curve))
 
 
 def viewer_file(schedule: Schedule | RegionSchedule, to: ViewerName) -> bytes:

@@ -11,20 +11,22 @@ from remat_planner.planner.reports.drawing import FONT_SIZE, byte_unit, new_figu
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH, _HEIGHT = 720, 420
+_SIZE, _NARROW = (720, 420), (400, 360)
 _SHARPNESS = 2  # pixels of a PNG for each CSS pixel
 _PLAN, _KNEE, _BOUND = "#0072b2", "#d55e00", "#dddddd"
 _POLICIES = {"every-n": ("#e69f00", "s"), "chen": ("#009e73", "^"), "none": ("#000000", "D")}
 _MOST_OVERHEAD = 2.0  # policies that take more extra time than this many times the plan's most are above the drawing
 
 
-def draw_curve(curve: CurveData) -> Figure:
+def draw_curve(curve: CurveData, *, narrow: bool = False) -> Figure:
     """Extra time against budget, with the bound, the knee, the usual policies and the peak without recomputation.
+
+    ``narrow`` is for a phone.
 
     Raises:
         LibraryMissingError: matplotlib is not installed.
     """
-    figure = new_figure(_WIDTH, _HEIGHT)
+    figure = new_figure(*(_NARROW if narrow else _SIZE))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     scale, unit = byte_unit(curve.points[-1].budget_bytes)

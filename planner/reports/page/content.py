@@ -12,6 +12,9 @@ from remat_planner.planner.module_paths import merged_names
 from remat_planner.planner.reports.activations import Activations
 from remat_planner.planner.reports.breakdown import Breakdown
 from remat_planner.planner.reports.budget_neighbours import Neighbour
+from remat_planner.planner.reports.curve.data import CurveData
+from remat_planner.planner.reports.curve.drawing import draw_curve
+from remat_planner.planner.reports.drawing import svg_element
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.page.chart import Chart, memory_chart
 from remat_planner.planner.reports.region_summary import RegionSummary
@@ -63,6 +66,19 @@ class PageTable:
 
 
 @dataclass(frozen=True)
+class CurveDrawing:
+    """Extra time against budget as SVG elements in two sizes."""
+
+    wide: str
+    narrow: str
+
+    @classmethod
+    def of(cls, curve: CurveData) -> CurveDrawing:
+        """Draw ``curve``."""
+        return cls(svg_element(draw_curve(curve), "curve wide"), svg_element(draw_curve(curve, narrow=True), "curve narrow"))
+
+
+@dataclass(frozen=True)
 class Page:
     """The whole page; ``certificate`` holds sentences, ``usage`` lines of Python."""
 
@@ -70,12 +86,13 @@ class Page:
     facts: Mapping[str, str]
     certificate: tuple[str, ...]
     charts: tuple[Chart, ...]
+    curve: CurveDrawing | None
     tables: tuple[PageTable, ...]
     usage: tuple[str, ...]
 
 
-def page_of(summary: WholeSummary | RegionSummary, understood: str) -> Page:
-    """The page of ``summary``; ``understood`` says in words which budget was planned for.
+def page_of(summary: WholeSummary | RegionSummary, understood: str, curve: CurveData | None = None) -> Page:
+    """The page of ``summary``; ``understood`` says in words which budget was planned for, ``curve`` what other budgets cost.
 
     Raises:
         LibraryMissingError: matplotlib is not installed.
@@ -91,6 +108,7 @@ def page_of(summary: WholeSummary | RegionSummary, understood: str) -> Page:
         facts={name: fact.plain if isinstance(fact, Text) else fact for name, fact in facts.items()},
         certificate=tuple(certificate),
         charts=tuple(charts),
+        curve=None if curve is None else CurveDrawing.of(curve),
         tables=tuple(tables),
         usage=() if summary.schedule is None else usage_lines(summary),
     )

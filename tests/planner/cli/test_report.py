@@ -37,6 +37,10 @@ def test_what_cannot_be_written(call: Call, folder: Path, monkeypatch: pytest.Mo
     assert "cannot be written" in call("report", "net.schedule.json", "-o", "absent/net.html").err
     assert call("report", "net.schedule.json", "-o", "page.html").code == ExitCode.OK
     assert "blocks.0" in (folder / "page.html").read_text()
+    (folder / "no_curve.json").write_text('{"points": [{}]}')
+    for name, message in (("no_curve.json", "is not what `plan curve --json` writes"), ("absent.json", "cannot be read")):
+        run = call("report", "net.schedule.json", "--curve", name)
+        assert (run.code, message in run.err) == (ExitCode.USAGE, True)
     really = builtins.__import__
 
     def without_matplotlib(name: str, *rest: Any) -> Any:

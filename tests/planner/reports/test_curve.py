@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from remat_planner.planner.reports import report
 from remat_planner.planner.reports.curve.budget_curve import BudgetCurve
 from remat_planner.planner.reports.curve.data import CurvePoint, curve_document, knee_of
 from remat_planner.planner.reports.curve.drawing import drawing, highest_overhead
+from remat_planner.planner.reports.curve.file import load_curve
 from remat_planner.planner.reports.curve.terminal import curve_report
 from remat_planner.planner.reports.policy_comparison import PolicyPoint, usual_policies
-from remat_planner.schedules import simulate
+from remat_planner.schedules import RegionSchedule, simulate
 from tests.planner.layered_step import layered_graph
 
+_REGIONS = Path(__file__).resolve().parents[2] / "data" / "region_schedule_format_1.json"
 _NAME = "<img src=x>[red]$x^2$"
 
 
@@ -60,6 +64,16 @@ def test_the_document() -> None:
     assert (document["minimum_bytes"], document["baseline_peak_bytes"]) == (1_000_000, 5_000_000)
     assert document["points"][1]["bound_overhead"] == 0.05
     assert document["policies"][1] == {"solver": "every-n", "peak_bytes": 2_000_000, "overhead": 0.4}
+
+
+def test_the_file_and_the_page(tmp_path: Path) -> None:
+    (tmp_path / "curve.json").write_text(json.dumps(curve_document(_CURVE)))
+    assert load_curve(tmp_path / "curve.json") == _CURVE
+    report(RegionSchedule.load(_REGIONS), tmp_path / "plain.html")
+    report(RegionSchedule.load(_REGIONS), tmp_path / "page.html", curve=_CURVE)
+    plain, page = ((tmp_path / name).read_text() for name in ("plain.html", "page.html"))
+    assert page.count("<svg") == plain.count("<svg") + 2
+    assert "no plan is in here" in page
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
