@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from remat_planner.planner.plan import Run, trace_whole
+from remat_planner.planner.plan import PLANNING, Run, refuse_applied, trace_whole
 from remat_planner.planner.planning import (
     Loss,
     Progress,
@@ -52,9 +52,12 @@ def curve(
 
     Raises:
         ValueError: ``points`` is below two.
+        AlreadyAppliedError: the model, or a module inside it, has a schedule already.
         tracer.CaptureError: the model cannot be captured whole; the message says why.
         BudgetError, OptimizerError, TrainingStateError, UnknownSolverError, SolverMissingError: as ``remat_planner.plan`` does.
     """
+    if isinstance(model, nn.Module):
+        refuse_applied(model)
     settings = settings_for(
         model,
         solver=solver,
@@ -65,7 +68,8 @@ def curve(
         training=training,
         budget_on=budget_on,
     )
-    return curve_for(model, args, kwargs, points=points, settings=settings)
+    with PLANNING:
+        return curve_for(model, args, kwargs, points=points, settings=settings)
 
 
 def curve_for(
@@ -124,6 +128,7 @@ def _curve(step: Step, solutions: Mapping[int, Solution], policies: tuple[Policy
                 bound_overhead=overhead(solution.bound),
                 status=solution.status,
                 solver=solution.solver,
+                assumption=solution.assumption,
             )
             for budget, solution in solutions.items()
             if solution.status != "infeasible"

@@ -38,7 +38,7 @@ from remat_planner.tracer import CaptureError
 
 _Result = TypeVar("_Result")
 
-_PLANNING = threading.RLock()
+PLANNING = threading.RLock()
 """Threads plan one after the other: a plan runs real steps, and puts random generators and torch's settings back."""
 
 
@@ -115,7 +115,7 @@ def plan(
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
     if isinstance(model, nn.Module):
-        _refuse_applied(model)
+        refuse_applied(model)
     asked = budget_on_device(budget, model, costs)  # refuse bad arguments before the work, not after
     settings = settings_for(
         model,
@@ -145,14 +145,19 @@ def plan(
             return schedule_step(trace_whole(model, forms[0].args, forms[0].kwargs, settings=settings), budget)
         return plan_whole_or_regions(model, forms[0], budget, settings)
 
-    with _PLANNING:
+    with PLANNING:
         schedule = planned(forms, asked)
         if is_to_verify(verify):
             check_plan(model, forms, schedule, settings, planned, insist=bool(verify))
     return schedule
 
 
-def _refuse_applied(model: nn.Module) -> None:
+def refuse_applied(model: nn.Module) -> None:
+    """Refuse a model that has a schedule, or a module inside it that has one.
+
+    Raises:
+        AlreadyAppliedError: it has; the message says what to plan instead.
+    """
     original = "plan the original model, which is remat_planner.remove_schedule(model)"
     if applied := planned_regions(model):
         raise AlreadyAppliedError(

@@ -42,6 +42,14 @@ def test_a_curve(monkeypatch: pytest.MonkeyPatch, costs: str) -> None:
         assert all(policy.overhead >= point.bound_overhead - 1e-9 for point in above)
 
 
+@pytest.mark.slow
+def test_a_curve_of_a_model_with_a_schedule() -> None:
+    model, args = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)), (torch.randn(4, 8),)
+    schedule = remat_planner.plan(model, args, budget="100%", costs="h100", verify=False)
+    with pytest.raises(remat_planner.AlreadyAppliedError, match="has a schedule already"):
+        remat_planner.curve(remat_planner.apply_schedule(model, schedule), args)
+
+
 def test_a_curve_of_one_point() -> None:
     with pytest.raises(ValueError, match="give 2 or more"):
         remat_planner.curve(nn.Linear(2, 2), (torch.randn(2, 2),), points=1)

@@ -23,6 +23,7 @@ class CurvePoint:
         bound_overhead: the least ``overhead`` that a bound allows within this budget.
         status: "optimal" or "feasible".
         solver: name of the solver that found the schedule.
+        assumption: the class of schedules that the bound covers.
     """
 
     budget_bytes: int
@@ -31,6 +32,7 @@ class CurvePoint:
     bound_overhead: float
     status: str
     solver: str
+    assumption: str
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,17 @@ def curve_report(curve: CurveData) -> RenderableType:
     parts: list[RenderableType] = [
         fact_table(facts),
         section("Extra time against budget", _Plot(curve)),
-        section("Budgets", _points(curve)),
+        section("Budgets", Group(_points(curve), Text(_covered(curve), style="dim"))),
     ]
     if curve.policies:
         parts.append(section("The usual policies", _policies(curve)))
     return Group(*parts)
+
+
+def _covered(curve: CurveData) -> str:
+    """What the bounds cover, in words."""
+    classes = ", ".join(dict.fromkeys(point.assumption for point in curve.points if point.assumption))
+    return f"The bounds cover: {classes}." if classes else ""
 
 
 def _points(curve: CurveData) -> Table:

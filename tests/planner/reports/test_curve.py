@@ -26,7 +26,7 @@ _NAME = "<img src=x>[red]$x^2$"
 
 def _points(*overheads: float) -> tuple[CurvePoint, ...]:
     return tuple(
-        CurvePoint(1_000_000 * (n + 1), 1_000_000 * (n + 1), overhead, overhead / 2, "feasible", "ilp")
+        CurvePoint(1_000_000 * (n + 1), 1_000_000 * (n + 1), overhead, overhead / 2, "feasible", "ilp", "any schedule")
         for n, overhead in enumerate(overheads)
     )
 
@@ -92,6 +92,7 @@ def test_the_terminal(encoding: str, width: int) -> None:
     assert "+40.0 %" in plot[1]
     assert highest_overhead(_CURVE) == 0.4
     assert "+200.0 %" in text
+    assert "The bounds cover: any schedule." in text
 
 
 def test_the_image_and_the_notebook() -> None:
