@@ -58,7 +58,7 @@ def breakdowns(schedule: Schedule, groups: Iterable[tuple[str, list[int]]]) -> l
     """The breakdown of each of ``groups`` (name and op indices) that takes or recomputes something."""
     graph = schedule.graph
     planned = _bytes_at_peak(graph, schedule.steps, schedule.simulation)
-    unplanned = _bytes_at_peak(graph, range(len(graph.ops)), schedule.baseline)
+    unplanned = _bytes_at_peak(graph.eager, range(len(graph.ops)), schedule.baseline)
     executions = Counter(schedule.steps)
     rows = []
     for name, group in groups:

@@ -17,22 +17,15 @@ class MemoryCurve:
     """Live bytes of every op execution of a schedule, and of the step without recomputation.
 
     Attributes:
-        graph: the step.
         planned, unplanned: the two sequences of executions.
         budget: bytes.
         backward: number of executions before the backward of the schedule begins; all of them where it has none.
     """
 
-    graph: Graph
     planned: Executions
     unplanned: Executions
     budget: int
     backward: int
-
-    @property
-    def kinds(self) -> dict[str, Bytes]:
-        """int64[steps] for each kind of memory in the schedule, without the constants."""
-        return memory_over_step(self.graph, self.planned.ops)
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,7 @@ class Executions:
     """Op executions and transfers in their order.
 
     Attributes:
+        graph: what they execute; without a plan, as the framework does (``Graph.eager``).
         ops: what each executes, as an index into the graph's ``actions``.
         again: whether it recomputes what an op computed before.
         seconds: float64[steps], time that each takes on the compute queue, stalls included; 0 for a store or load.
@@ -47,11 +41,17 @@ class Executions:
         traffic: what the transfers do; None where there are none.
     """
 
+    graph: Graph
     ops: Sequence[int]
     again: Sequence[bool]
     seconds: NDArray[np.float64]
     bytes: Bytes
     traffic: Traffic | None = None
+
+    @property
+    def kinds(self) -> dict[str, Bytes]:
+        """int64[steps] for each kind of memory, without the constants."""
+        return memory_over_step(self.graph, self.ops)
 
     @property
     def duration(self) -> float:
@@ -95,9 +95,8 @@ def memory_curve(schedule: Schedule) -> MemoryCurve:
     """The live bytes of ``schedule``."""
     graph, steps = schedule.graph, schedule.steps
     return MemoryCurve(
-        graph=graph,
         planned=_executions(graph, steps, schedule.simulation),
-        unplanned=_executions(graph, range(len(graph.ops)), schedule.baseline),
+        unplanned=_executions(graph.eager, range(len(graph.ops)), schedule.baseline),
         budget=schedule.budget,
         backward=next((step for step, op in enumerate(steps) if graph.actions[op].phase == "backward"), len(steps)),
     )
@@ -173,7 +172,7 @@ def budget_line(timeline: Timeline, height: int) -> int | None:
 def _executions(graph: Graph, steps: Sequence[int], simulation: Simulation) -> Executions:
     first: dict[int, int] = {}
     again = [i < len(graph.ops) and first.setdefault(i, step) != step for step, i in enumerate(steps)]
-    return Executions(steps, again, _seconds(graph, steps, simulation), simulation.bytes, simulation.traffic)
+    return Executions(graph, steps, again, _seconds(graph, steps, simulation), simulation.bytes, simulation.traffic)
 
 
 def _seconds(graph: Graph, steps: Sequence[int], simulation: Simulation) -> NDArray[np.float64]:

@@ -77,8 +77,8 @@ def memory_chart(title: str, curve: MemoryCurve, *, budget: bool) -> Chart:
         LibraryMissingError: matplotlib is not installed.
     """
     planned = highest_executions(curve.planned, SPANS)
-    stacked = {RESIDENT: np.full(len(planned), curve.graph.constant_bytes)}
-    stacked |= {kind: live[planned] for kind, live in curve.kinds.items()}
+    stacked = {RESIDENT: np.full(len(planned), curve.planned.graph.constant_bytes)}
+    stacked |= {kind: live[planned] for kind, live in curve.planned.kinds.items()}
     least = _LEAST_SHARE * _top(curve)
     stacked = {kind: live for kind, live in stacked.items() if live.max(initial=0) > least}
 
@@ -108,7 +108,7 @@ def chart_data(curve: MemoryCurve) -> dict[str, Any]:
 
     def spans(executions: Executions) -> dict[str, Any]:
         highest = highest_executions(executions, SPANS).tolist()
-        actions = [action_names(curve.graph.actions[executions.ops[step]]) for step in highest]
+        actions = [action_names(executions.graph.actions[executions.ops[step]]) for step in highest]
         return {
             "seconds": executions.duration,
             "bytes": [int(executions.bytes[step]) for step in highest],

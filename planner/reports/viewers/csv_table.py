@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 from remat_planner.planner.reports.operator_names import action_names
-from remat_planner.planner.reports.peak_memory import memory_over_step
 from remat_planner.planner.reports.timeline import MemoryCurve
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -20,7 +19,7 @@ COLUMNS = ("region", "step", "op", "operator", "phase", "recomputed", "module", 
 def csv_table(curves: Mapping[str, MemoryCurve]) -> str:
     """The executions of ``curves`` with the bytes that are allocated while each runs."""
     text = io.StringIO()
-    by_kind = {title: memory_over_step(curve.graph, curve.planned.ops) for title, curve in curves.items()}
+    by_kind = {title: curve.planned.kinds for title, curve in curves.items()}
     kinds = [kind for kind in next(iter(by_kind.values()), {}) if any(live[kind].any() for live in by_kind.values())]
     table = csv.writer(text)
     table.writerow((*COLUMNS, *(f"{kind.replace(' ', '_')}_bytes" for kind in kinds)))
@@ -28,7 +27,7 @@ def csv_table(curves: Mapping[str, MemoryCurve]) -> str:
         executions = curve.planned
         starts = accumulate(executions.seconds.tolist(), initial=0.0)
         for step, (i, start) in enumerate(zip(executions.ops, starts, strict=False)):
-            action = curve.graph.actions[i]
+            action = executions.graph.actions[i]
             names = action_names(action)
             region, name, operator, module, line = map(_text, (title, action.name, names.operator, names.module, names.line))
             what = (region, step, name, operator, names.phase, int(executions.again[step]), module, line)

@@ -30,9 +30,9 @@ Frames = list[dict[str, Any]]
 def memory_snapshot(curves: Mapping[str, MemoryCurve]) -> bytes:
     """The snapshot of ``curves``, pickled."""
     devices = [
-        _Device(number, curve.graph, steps)
-        for number, (curve, steps) in enumerate(
-            (curve, executions.ops) for curve in curves.values() for executions in (curve.planned, curve.unplanned)
+        _Device(number, executions.graph, executions.ops)
+        for number, executions in enumerate(
+            executions for curve in curves.values() for executions in (curve.planned, curve.unplanned)
         )
     ]
     for device in devices:

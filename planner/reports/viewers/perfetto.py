@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remat_planner.planner.reports.operator_names import action_names
-from remat_planner.planner.reports.peak_memory import memory_over_step
 from remat_planner.planner.reports.timeline import Executions, MemoryCurve
 from remat_planner.schedules import Transfer
 
@@ -31,18 +30,18 @@ def perfetto_trace(curves: Mapping[str, MemoryCurve]) -> str:
         for name, executions in (("this plan", curve.planned), ("without recomputation", curve.unplanned)):
             process = next(numbers)
             events.append(_event("M", "process_name", process, 0.0, {"name": f"{title}: {name}" if title else name}))
-            slices = [_slice(curve, executions, step, *times) for step, times in enumerate(_times(executions))]
+            slices = [_slice(executions, step, *times) for step, times in enumerate(_times(executions))]
             threads = {thread: number for number, thread in enumerate(sorted({thread for thread, _ in slices}), 1)}
             for thread, number in threads.items():
                 events.append(_event("M", "thread_name", process, 0.0, {"name": thread}) | {"tid": number})
             events += [event | {"pid": process, "tid": threads[thread]} for thread, event in slices]
-            events += _counters(curve, executions, process)
+            events += _counters(executions, curve.budget, process)
     return json.dumps({"displayTimeUnit": "ms", "traceEvents": events}, separators=(",", ":"))
 
 
-def _slice(curve: MemoryCurve, executions: Executions, step: int, start: float, duration: float) -> tuple[str, dict[str, Any]]:
+def _slice(executions: Executions, step: int, start: float, duration: float) -> tuple[str, dict[str, Any]]:
     """One execution, with the thread that it is shown in: that of the ops, or that of a link's direction."""
-    action = curve.graph.actions[executions.ops[step]]
+    action = executions.graph.actions[executions.ops[step]]
     names, again = action_names(action), executions.again[step]
     thread = _COMPUTE
     if isinstance(action, Transfer) and action.kind != "release":
@@ -52,15 +51,15 @@ def _slice(curve: MemoryCurve, executions: Executions, step: int, start: float, 
     return thread, event | {"dur": duration, "cat": "recomputation" if again else names.phase}
 
 
-def _counters(curve: MemoryCurve, executions: Executions, process: int) -> Iterator[dict[str, Any]]:
+def _counters(executions: Executions, budget: int, process: int) -> Iterator[dict[str, Any]]:
     """Bytes: all that is allocated with the budget, and each kind of memory; an event wherever they change."""
-    constants = curve.graph.constant_bytes
-    kinds = {kind: live for kind, live in memory_over_step(curve.graph, executions.ops).items() if live.any()}
+    constants = executions.graph.constant_bytes
+    kinds = {kind: live for kind, live in executions.kinds.items() if live.any()}
     before: dict[str, int] = {}
     for step, start in enumerate(_issued(executions)):
         now = {"resident throughout": constants} | {kind: int(live[step]) for kind, live in kinds.items()}
         if now != before:
-            total = {"allocated": int(executions.bytes[step]), "budget": curve.budget}
+            total = {"allocated": int(executions.bytes[step]), "budget": budget}
             yield _event("C", "memory", process, start, total)
             yield _event("C", "memory by kind", process, start, now)
         before = now

@@ -34,10 +34,12 @@ def _schedules() -> list[Schedule]:
     region = next(iter(RegionSchedule.load(_REGIONS).regions.values()))
     graph = region.graph
     evicted = Schedule(graph, random_steps(graph, 3), budget=10**9, solver="", status="feasible", bound_seconds=0.0)
-    return [layered_schedule(12, recomputed=7), region, evicted]
+    layers = layered_schedule(12, recomputed=7)
+    ops = tuple(replace(op, eager_workspace=40_000 if op.pinned else 0) for op in layers.graph.ops)
+    return [layers, region, evicted, replace(layers, graph=replace(layers.graph, ops=ops))]
 
 
-@pytest.mark.parametrize("schedule", _schedules(), ids=["layers", "region", "evicted at random"])
+@pytest.mark.parametrize("schedule", _schedules(), ids=["layers", "region", "evicted at random", "more in eager"])
 def test_the_trace(schedule: Schedule) -> None:
     events = json.loads(viewer_file(schedule, "perfetto"))["traceEvents"]
     planned, unplanned = ([event for event in events if event["pid"] == process] for process in (1, 2))
@@ -59,7 +61,7 @@ def test_the_trace(schedule: Schedule) -> None:
     assert len(again) == len(schedule.steps) - len(schedule.graph.ops)
 
 
-@pytest.mark.parametrize("schedule", _schedules(), ids=["layers", "region", "evicted at random"])
+@pytest.mark.parametrize("schedule", _schedules(), ids=["layers", "region", "evicted at random", "more in eager"])
 def test_the_memory_snapshot(schedule: Schedule) -> None:
     data = viewer_file(schedule, "memory-viz")
     # The viewer reads pickles with a reader of its own, which knows protocols 2 to 4 and these opcodes.
