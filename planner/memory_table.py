@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from remat_planner.planner.errors import OptimizerError
 from remat_planner.planner.planning import Loss, Settings, settings_for, trace_step, with_settings
@@ -16,6 +15,7 @@ from remat_planner.planner.reports import ACTIVATIONS, GRADIENTS, memory_at_peak
 from remat_planner.planner.training_state import ACCUMULATED, EIGHT_BIT, GATHERED, MASTER
 from remat_planner.schedules import Graph, Schedule, TrainingState, TrainingStateError
 from remat_planner.tracer import CaptureError
+from remat_planner.tracer.joint import map_tensors
 from remat_planner.tracer.record import swapped
 
 _MIXED = "bfloat16, master weights"
@@ -153,12 +153,12 @@ def _in_dtype(model: nn.Module, dtype: torch.dtype) -> dict[int, torch.Tensor]:
 
 
 def _inputs_in(dtype: torch.dtype, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def cast(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
+    def cast(leaf: torch.Tensor) -> torch.Tensor:
+        if not leaf.is_floating_point():
             return leaf
         return leaf.detach().to(dtype).requires_grad_(leaf.requires_grad)
 
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(cast, (tuple(args), dict(kwargs)))
+    inputs: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors(cast, (tuple(args), dict(kwargs)))
     return inputs
 
 

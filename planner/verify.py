@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from remat_planner.planner.apply import (
     apply_schedule,
@@ -44,6 +43,7 @@ from remat_planner.planner.regions import planned_regions, without_regions
 from remat_planner.planner.runtime import unplanned_on_purpose
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingStateError
+from remat_planner.tracer.joint import tensor_inputs
 from remat_planner.tracer.python_state import Snapshot, argument_starts
 from remat_planner.tracer.record import loss_of_step
 
@@ -149,7 +149,7 @@ class _Steps:
                 update_parameters(self.model)
             torch.clear_autocast_cache()  # which training leaves between two steps
             args, kwargs = detached(self.args, self.kwargs)
-            inputs, arguments = _tensors_of(args, kwargs), Snapshot(argument_starts(args, kwargs))
+            inputs, arguments = tensor_inputs(args, kwargs), Snapshot(argument_starts(args, kwargs))
             output, loss = self._step(called, args, kwargs)
             yield from _numbered(number, compared_state(self.model, self.state, inputs, arguments, output, loss))
             arguments.put_back()
@@ -284,7 +284,3 @@ def _refuse_state_beyond_one_process(schedule: Schedule) -> None:
             f"this schedule counts {counted}, which a step in one process does not have: verify a plan of the same model "
             "without that"
         )
-
-
-def _tensors_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]

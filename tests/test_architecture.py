@@ -83,7 +83,7 @@ planner.formatting      -
 planner.gpu_allocator   schedules solvers
 planner.measurement     distributed torch_private tracer.costs tracer.joint tracer.python_state tracer.record
                         tracer.torch_private
-planner.memory_table    errors planning reports training_state schedules tracer tracer.record
+planner.memory_table    errors planning reports training_state schedules tracer tracer.joint tracer.record
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
@@ -101,7 +101,7 @@ planner.training_state  distributed errors measurement module_paths torch_privat
 planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs
                         tracer.torch_private
 planner.verify          apply distributed errors measurement planning regions runtime training_state schedules
-                        tracer.python_state tracer.record
+                        tracer.joint tracer.python_state tracer.record
 """
 _ROW = re.compile(r"^(\S+)((?:[^\n]|\n )*)", re.MULTILINE)
 

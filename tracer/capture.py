@@ -14,10 +14,18 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import result_by_example
-from remat_planner.tracer.joint import CapturedLoss, Gradient, Joint, OutputLeaf, RecordedForward, plain, state_of
+from remat_planner.tracer.joint import (
+    CapturedLoss,
+    Gradient,
+    Joint,
+    OutputLeaf,
+    RecordedForward,
+    flatten_inputs,
+    plain,
+    state_of,
+)
 from remat_planner.tracer.passes import (
     Placeholders,
     annotate,
@@ -151,11 +159,11 @@ def record_step(
     """The first half of ``capture``, with its arguments and errors."""
     refuse_model(model)
     refuse_call(args, kwargs)
-    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    leaves, tree = flatten_inputs(tuple(args), kwargs or {})
     leaves = [plain(leaf) for leaf in leaves]
     refuse_without_backward(model, leaves)
     refuse_surroundings(model, leaves)
-    call = CapturedCall(model, state_of(model), tuple(leaves), spec)
+    call = CapturedCall(model, state_of(model), tuple(leaves), tree)
     mode = fake_mode_of(call.tensors) or new_fake_mode()
     chooser = LossChooser(mode, loss_of_step(loss, tuple(args), dict(kwargs or {})))
     with _capturing(mode):
@@ -185,9 +193,9 @@ def record_forward(joint: Joint, like: RecordedForward, args: tuple[Any, ...], k
     Raises:
         CaptureError: it cannot be recorded.
     """
-    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    leaves, tree = flatten_inputs(args, kwargs)
     mode = new_fake_mode()
-    outside = OutsideTensors(CapturedCall(joint.model, state_of(joint.model), tuple(leaves), spec))
+    outside = OutsideTensors(CapturedCall(joint.model, state_of(joint.model), tuple(map(plain, leaves)), tree))
     roots = Roots.of(joint.model, args, kwargs)
     empty = like.emptied(roots)
 
@@ -230,11 +238,19 @@ def assemble(recorded: RecordedStep) -> Joint:
         ops=tuple(node for node in graph.nodes if node.op == "call_function"),
         parameters=call.state.parameter_slots,
         buffers=call.state.buffer_slots,
-        input_spec=call.spec,
+        input_tree=call.tree,
         input_leaves=call.input_leaves,
-        constant_leaves=tuple(None if isinstance(leaf, torch.Tensor) else leaf for leaf in call.leaves),
+        constant_leaves=call.constant_leaves,
         output_spec=recording.output_spec,
-        outputs=tuple(OutputLeaf(node_of_leaf.get(i), recording.constants[i], i in recording.differentiable) for i in kept),
+        outputs=tuple(
+            OutputLeaf(
+                node=node_of_leaf.get(i),
+                constant=recording.constants[i],
+                differentiable=i in recording.differentiable,
+                place=recording.argument_leaves.get(i),
+            )
+            for i in kept
+        ),
         parameter_nodes=tuple(placeholders.parameters),
         buffer_nodes=tuple(placeholders.buffers),
         input_nodes=tuple(placeholders.inputs),

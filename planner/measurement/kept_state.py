@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from remat_planner.planner.measurement.kept_tensors import KeptTensor
 from remat_planner.planner.measurement.random_generators import KeptGenerators
 from remat_planner.planner.torch_private import runs_hooks
+from remat_planner.tracer.joint import tensor_inputs
 from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, starts_of
 
 _CONTAINERS = (dict, OrderedDict, list, set)
@@ -61,8 +61,7 @@ class KeptState:
         self._slots = _in_slots(model)
         for name, tensor in self._slots.items():
             self._add_tensor(name, tensor)
-        inputs = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
-        for k, tensor in enumerate(inputs):
+        for k, tensor in enumerate(tensor_inputs(*arguments)):
             self._add_tensor(f"input {k}", tensor)
         named = [(getattr(thing, "__qualname__", type(thing).__qualname__), thing) for thing in others]
         optimizers = list(_stepped_in_hooks(model))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import flatten
+from remat_planner.tracer.joint import flatten, map_tensors, tensors_inside
 from remat_planner.tracer.record import loss_of_output, loss_of_step, without_autocast
 
 Loss = Callable[..., torch.Tensor]
@@ -47,15 +47,20 @@ def run_backward(output: Any, loss: Loss | None, *, at_first_only: bool = False)
 
 
 def detached(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs without the caller's autograd history; they share its memory, and an input given twice stays one tensor."""
+    """The inputs without the caller's autograd history; they share its memory, and an input given twice stays one tensor.
+
+    An object is copied where a tensor in it requires a gradient.
+    """
     detached_of: dict[int, torch.Tensor] = {}
 
-    def detach(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        return detached_of.setdefault(id(leaf), leaf.detach().requires_grad_(leaf.requires_grad))
+    def detach(tensor: torch.Tensor) -> torch.Tensor:
+        return detached_of.setdefault(id(tensor), tensor.detach().requires_grad_(tensor.requires_grad))
 
-    return pytree.tree_map(detach, (tuple(args), kwargs))
+    def detach_leaf(leaf: Any) -> Any:
+        has_history = isinstance(leaf, torch.Tensor) or any(tensor.requires_grad for tensor in tensors_inside(leaf))
+        return map_tensors(detach, leaf) if has_history else leaf
+
+    return pytree.tree_map(detach_leaf, (tuple(args), kwargs))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from remat_planner.planner.errors import BatchError, BudgetError, InfeasibleBudgetError
 from remat_planner.planner.planning.budget import Budget
@@ -20,6 +19,7 @@ from remat_planner.planner.planning.solve_step import schedule_step
 from remat_planner.planner.planning.step import trace_step
 from remat_planner.schedules import BudgetOn, Schedule, TrainingState
 from remat_planner.solvers import Solver
+from remat_planner.tracer.joint import flatten_inputs, map_tensors
 
 LARGEST_BATCH = 65_536
 """Samples; larger batches are not tried."""
@@ -54,7 +54,7 @@ class Batches:
             BatchError: no input is a tensor with at least one dimension.
         """
         inputs = (tuple(args), dict(kwargs))
-        places = dict(zip(input_signature(*inputs), pytree.tree_leaves(inputs), strict=True))
+        places = dict(zip(input_signature(*inputs), flatten_inputs(*inputs)[0], strict=True))
         tensors = {place: leaf for place, leaf in places.items() if isinstance(leaf, torch.Tensor) and leaf.dim()}
         if not tensors:
             raise BatchError("no input is a tensor with a batch dimension: fit needs inputs whose first dimension is the batch")
@@ -66,14 +66,14 @@ class Batches:
     def inputs(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and named inputs with ``batch`` samples, which repeat the caller's samples in turn."""
 
-        def scale(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor) or not leaf.dim() or leaf.shape[0] != self.size:
+        def scale(leaf: torch.Tensor) -> torch.Tensor:
+            if not leaf.dim() or leaf.shape[0] != self.size:
                 return leaf
             with torch.no_grad():
                 repeated = torch.cat([leaf] * -(-batch // self.size))[:batch].clone()
             return repeated.requires_grad_(leaf.requires_grad)
 
-        args, kwargs = pytree.tree_map(scale, (self.args, self.kwargs))
+        args, kwargs = map_tensors(scale, (self.args, self.kwargs))
         return args, kwargs
 
 

@@ -10,6 +10,7 @@ import torch
 
 from remat_planner.planner.planning.call_guards import BoundSignature
 from remat_planner.planner.planning.signatures import input_signature
+from remat_planner.tracer.joint import InputTree
 from remat_planner.tracer.record import Switches, changed_switches, hooks_of
 
 _MOST_CHARACTERS = 60  # of a value
@@ -35,7 +36,7 @@ class CallNow:
         args: positional inputs.
         kwargs: named inputs.
         leaves: of both.
-        spec: how the leaves form them.
+        tree: how the leaves form them.
         autocast: what the ambient ``torch.autocast`` casts to, by device type.
         switches: the settings of torch.
     """
@@ -43,7 +44,7 @@ class CallNow:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     leaves: Sequence[Any]
-    spec: Any
+    tree: InputTree
     autocast: Mapping[str, str]
     switches: Switches
 
@@ -66,8 +67,14 @@ def _inputs(call: CallNow, signature: BoundSignature) -> list[Difference]:
     places = list(input_signature(call.args, call.kwargs))
     advice = "give numbers that change as tensors, torch.tensor(value), and other objects always the same"
     return [
-        Difference(f"the input {places[position]} ({_short(before)}, now {_short(call.leaves[position])})", advice)
-        for position, before in changed
+        *(
+            Difference(f"the input {places[position]} ({_short(before)}, now {_short(call.leaves[position])})", advice)
+            for position, before in changed
+        ),
+        *(
+            Difference(f"{', '.join(names)} of the input {places[position]}", advice)
+            for position, names in signature.changed_objects(call.leaves)
+        ),
     ]
 
 

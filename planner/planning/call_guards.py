@@ -15,8 +15,8 @@ from torch import fx, nn
 
 from remat_planner.planner.planning.module_structure import ModuleStructure
 from remat_planner.planner.planning.state_slots import StateSlots
-from remat_planner.tracer.joint import Guards, Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
-from remat_planner.tracer.python_state import Roots, Watch, described_value
+from remat_planner.tracer.joint import Guards, InputTree, Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
+from remat_planner.tracer.python_state import Roots, Watch, changed_in_value, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import storage_key
 from remat_planner.tracer.torch_script import readable
@@ -96,7 +96,7 @@ class BoundSignature:
         self._input_forms = {
             position: _form(node.meta["val"])._replace(requires_grad=first in trained) for position, node, first in inputs
         }
-        self._spec = joint.input_spec
+        self._tree = joint.input_tree
         self._accepted = [Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward)]
 
     def state(self) -> list[torch.Tensor] | None:
@@ -151,11 +151,11 @@ class BoundSignature:
             self._hooks_seen = keys
         return True
 
-    def inputs(self, leaves: Sequence[Any], spec: Any) -> list[torch.Tensor] | None:
+    def inputs(self, leaves: Sequence[Any], tree: InputTree) -> list[torch.Tensor] | None:
         """The tensor inputs in the order of the joint graph; None if the inputs have another form than the captured ones."""
-        if len(leaves) != len(self._leaves) or (spec is not self._spec and spec != self._spec):
+        if len(leaves) != len(self._leaves) or (tree is not self._tree and tree != self._tree):
             return None
-        self._spec = spec  # most calls come with the same object
+        self._tree = tree  # most calls come with the same object
         forms, states, names = self._input_forms, self._leaf_states, self.joint.reads.names
         tensors = []
         for position, (leaf, known) in enumerate(zip(leaves, self._leaves, strict=True)):
@@ -172,12 +172,12 @@ class BoundSignature:
                 return None
         return tensors
 
-    def fits_but_for_values(self, leaves: Sequence[Any], spec: Any) -> bool:
+    def fits_but_for_values(self, leaves: Sequence[Any], tree: InputTree) -> bool:
         """Whether the tensors among the inputs have the captured form; other inputs may have other values."""
         forms = self._input_forms
         return (
             len(leaves) == len(self._leaves)
-            and spec == self._spec
+            and tree == self._tree
             and all(
                 isinstance(leaf, torch.Tensor) == (position in forms)
                 and (position not in forms or (type(plain(leaf)) in _TENSOR_TYPES and _form(leaf) == forms[position]))
@@ -186,15 +186,20 @@ class BoundSignature:
         )
 
     def changed_inputs(self, leaves: Sequence[Any]) -> list[tuple[int, Any]]:
-        """Position and captured value of each input that is no tensor and has another value now."""
+        """Position and captured value of each input that is no tensor and no object, and has another value now."""
+        values = enumerate(zip(leaves, self._leaves, self._leaf_states, strict=True))
+        return [
+            (position, known)
+            for position, (leaf, known, held) in values
+            if position not in self._input_forms and held is None and leaf is not known and not _equal(leaf, known)
+        ]
+
+    def changed_objects(self, leaves: Sequence[Any]) -> list[tuple[int, tuple[str, ...]]]:
+        """Position of each input that is an object with other contents than at capture, and names of what differs in it."""
         names = self.joint.reads.names
-        changed = []
-        for position, (leaf, known, held) in enumerate(zip(leaves, self._leaves, self._leaf_states, strict=True)):
-            if position in self._input_forms:
-                continue
-            if described_value(leaf, names) != held if held is not None else leaf is not known and not _equal(leaf, known):
-                changed.append((position, known))
-        return changed
+        states = enumerate(zip(leaves, self._leaf_states, strict=True))
+        found = ((position, changed_in_value(held, leaf, names)) for position, (leaf, held) in states if held is not None)
+        return [(position, changed) for position, changed in found if changed]
 
     def has_same_inputs(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> bool:
         """Whether the same inputs are one tensor as in the capture, or in another one that led to the same step."""

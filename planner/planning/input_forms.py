@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from remat_planner.planner.errors import ShapesError
 from remat_planner.planner.formatting import format_inputs
 from remat_planner.planner.planning.call_guards import BoundSignature
 from remat_planner.planner.planning.signatures import input_signature
 from remat_planner.planner.planning.step import Step
+from remat_planner.tracer.joint import flatten_inputs, tensor_inputs
 
 _EXPECTED = (
     "each is a tensor, a tuple of positional inputs, a dict of named ones, or a pair of both, ((x,), {'mask': mask}), as the "
@@ -32,7 +32,7 @@ class InputForm:
         """Whether a call with these inputs runs the captured ``step``."""
         joint = step.joint
         signature = BoundSignature(joint, joint.model)
-        state, inputs = signature.state(), signature.inputs(*pytree.tree_flatten((self.args, self.kwargs)))
+        state, inputs = signature.state(), signature.inputs(*flatten_inputs(self.args, self.kwargs))
         if state is None or inputs is None:
             return False
         return signature.accepted(state, inputs, joint.autocast, joint.switches) is not None
@@ -66,7 +66,7 @@ def _input_form(number: int, inputs: Any) -> InputForm:
         raise ShapesError(f"shapes[{number}] is a {type(inputs).__name__}: {_EXPECTED}", number=number)
     if not all(isinstance(name, str) for name in form.kwargs):
         raise ShapesError(f"shapes[{number}] has names of inputs that are not strings: {_EXPECTED}", number=number)
-    if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((form.args, form.kwargs))):
+    if not tensor_inputs(form.args, form.kwargs):
         inputs_there = format_inputs(input_signature(form.args, form.kwargs)) or "nothing"
         raise ShapesError(
             f"shapes[{number}] has no tensor ({inputs_there}), so no shape: give inputs, torch.zeros(8, 128) and not (8, 128); "

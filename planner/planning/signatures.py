@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.joint import flatten_inputs
+from remat_planner.tracer.python_state import Step
+
 
 def state_signature(model: nn.Module) -> dict[str, str]:
     """The form of each parameter and buffer by its full name; " frozen" follows that of a parameter without a gradient."""
@@ -32,14 +35,21 @@ def mode_signature(model: nn.Module) -> dict[str, str]:
 def input_signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
     """The form of each input by its place: "[0]" for the first positional one, "['labels']" for a named one.
 
-    Leaves of pytree containers that name no entries are numbered, "#0", "#1".
+    Leaves of pytree containers that name no entries are numbered, "#0", "#1". Tensors inside objects follow, "[0].x".
     """
+    leaves, tree = flatten_inputs(args, kwargs)
     inputs = (tuple(args), dict(kwargs))
     try:
-        named = [(pytree.keystr(path[1:]), leaf) for path, leaf in pytree.tree_flatten_with_path(inputs)[0]]
+        places = [pytree.keystr(path[1:]) for path, _ in pytree.tree_flatten_with_path(inputs)[0]]
     except ValueError:
-        named = [(f"#{k}", leaf) for k, leaf in enumerate(pytree.tree_leaves(inputs))]
-    return {place: _form_of_leaf(leaf) for place, leaf in named}
+        places = [f"#{k}" for k in range(len(leaves) - len(tree.inside))]
+    places += [places[k] + "".join(map(_step, steps)) for k, steps in tree.inside]
+    return {place: _form_of_leaf(leaf) for place, leaf in zip(places, leaves, strict=True)}
+
+
+def _step(step: Step) -> str:
+    kind, key = step
+    return f"[{key!r}]" if kind == "item" else f".{key}"
 
 
 def _form_of_leaf(leaf: Any) -> str:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer import Joint, capture
 from remat_planner.tracer.errors import InputsDoNotFitError
-from remat_planner.tracer.joint import tensors_inside
+from remat_planner.tracer.joint import flatten_inputs, tensors_inside
 from remat_planner.tracer.record import EveryOutput
 
 GradientLayout = tuple[tuple[int, ...], tuple[int, ...]]
@@ -57,7 +57,8 @@ def capture_region(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     copied_args, copied_kwargs = pytree.tree_unflatten(copies, spec)
     joint = capture(block, copied_args, copied_kwargs, loss=EveryOutput(gradient_layouts))
     _refuse_written_arguments(joint, copied_args, copied_kwargs)
-    return replace(joint, constant_leaves=tuple(None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves))
+    kept = zip(joint.constant_leaves, flatten_inputs(args, kwargs)[0], strict=True)
+    return replace(joint, constant_leaves=tuple(None if constant is None else leaf for constant, leaf in kept))
 
 
 def _refuse_written_arguments(joint: Joint, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

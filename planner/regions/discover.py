@@ -24,7 +24,7 @@ from remat_planner.planner.regions.forward import restore_forward, without_hooks
 from remat_planner.planner.regions.parameter_reads import ReadsOutside
 from remat_planner.planner.torch_private import direct_apply
 from remat_planner.tracer import CaptureError, Joint
-from remat_planner.tracer.joint import flatten
+from remat_planner.tracer.joint import flatten, flatten_inputs
 from remat_planner.tracer.record import ambient_autocast, loss_of_step
 from remat_planner.tracer.refusals import refuse_compiled_around
 
@@ -176,7 +176,7 @@ class _Watch:
 
     def _refuse_another_form(self, joint: Joint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         signature = BoundSignature(joint, self._bare)
-        inputs = signature.inputs(*pytree.tree_flatten((args, kwargs)))
+        inputs = signature.inputs(*flatten_inputs(args, kwargs))
         state = signature.state()
         if inputs is None or state is None or not signature.accepted(state, inputs, ambient_autocast(), joint.switches):
             raise RegionError(

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from remat_planner.planner.distributed import local_part, parallel_wrapper
 from remat_planner.planner.measurement import parts_of
@@ -21,6 +20,7 @@ from remat_planner.planner.training_state import (
     master_weight_bytes,
 )
 from remat_planner.tracer.costs import BLOCK, rounded_up
+from remat_planner.tracer.joint import tensor_inputs
 from remat_planner.tracer.torch_private import storage_key
 
 
@@ -29,7 +29,7 @@ def resident_bytes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     tensors_of: dict[str, list[torch.Tensor]] = {
         "parameters": list(model.parameters()),
         "buffers": list(model.buffers()),
-        "inputs": [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)],
+        "inputs": tensor_inputs(args, kwargs),
     }
     counted: set[int] = set()
     resident: dict[str, int] = {}

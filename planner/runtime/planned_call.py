@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from remat_planner.planner.distributed import in_process_group
 from remat_planner.planner.errors import TransformError
@@ -37,6 +36,7 @@ from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
+from remat_planner.tracer.joint import InputTree, flatten_inputs
 from remat_planner.tracer.python_state import Roots
 from remat_planner.tracer.record import ambient_autocast, hooks_of, refuse_surroundings, switches
 
@@ -81,7 +81,7 @@ class PlannedCall:
         self.disk_folder = disk_folder
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler, disk_folder)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
-        self._specs: dict[tuple[Any, ...], pytree.TreeSpec] = {}
+        self._trees: dict[tuple[Any, ...], InputTree] = {}
         self._checked = CheckedStep(model)
         self._recaptures = Recaptures(self._most_programs)
         self._emitted_for_group = in_process_group()
@@ -179,11 +179,11 @@ class PlannedCall:
             )
         if in_process_group() is not self._emitted_for_group:
             self._emit_again()
-        leaves, spec = self._flatten(args, kwargs)
+        leaves, tree = self._flatten(args, kwargs)
         refuse_surroundings(self.model, leaves)
         autocast, settings = ambient_autocast(), switches()
         for position, (program, signature) in enumerate(self._bound):
-            inputs = signature.inputs(leaves, spec)  # first, because it soon rules out the programs for other inputs
+            inputs = signature.inputs(leaves, tree)  # first, because it soon rules out the programs for other inputs
             state = None if inputs is None else signature.state()
             if state is None or inputs is None:
                 continue
@@ -201,8 +201,8 @@ class PlannedCall:
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
         if self.audit is not None:
             self.audit.calls += 1  # a call that is captured needs no audit
-        program, signature = self._program_for(CallNow(args, kwargs, leaves, spec, autocast, settings))
-        new_state, new_inputs = signature.state(), signature.inputs(leaves, spec)
+        program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
+        new_state, new_inputs = signature.state(), signature.inputs(leaves, tree)
         if new_state is None or new_inputs is None or not signature.accepted(new_state, new_inputs, autocast, settings):
             raise RuntimeError("the new capture does not fit the inputs that it was captured with; please report this")
         return self._run(program, new_state, new_inputs, leaves, signature.roots_of(args, kwargs))
@@ -219,15 +219,15 @@ class PlannedCall:
             return program.run(state, inputs, leaves, roots, self._watch)
         return self._checked(program, state, inputs, leaves, roots, self._watch)
 
-    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], pytree.TreeSpec]:
-        """``tree_flatten`` of the arguments. Where all are tensors, its result is known but for the tensors themselves."""
+    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], InputTree]:
+        """``flatten_inputs`` of the arguments. Where all are tensors, its result is known but for the tensors themselves."""
         leaves = [*args, *kwargs.values()]
         if not all(type(leaf) is torch.Tensor for leaf in leaves):
-            return pytree.tree_flatten((args, kwargs))
+            return flatten_inputs(args, kwargs)
         form = (len(args), *kwargs)
-        if form not in self._specs:
-            self._specs[form] = pytree.tree_structure((args, kwargs))
-        return leaves, self._specs[form]
+        if form not in self._trees:
+            self._trees[form] = flatten_inputs(args, kwargs)[1]
+        return leaves, self._trees[form]
 
     def _program_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature]:
         """A program for a call that none fits: one that is there, where a new capture shows that it does, or a new one."""
@@ -235,7 +235,7 @@ class PlannedCall:
             (program, signature)
             for program, signature in self._bound
             if signature.joint.autocast == call.autocast
-            and signature.fits_but_for_values(call.leaves, call.spec)
+            and signature.fits_but_for_values(call.leaves, call.tree)
             and signature.tensors() is not None
         ]
         if alike:
@@ -254,7 +254,7 @@ class PlannedCall:
                 tell("only numbers differ, so its schedule is kept", programs=len(self._bound))
                 return self._bound[0]
             tell(None, programs=len(self._bound))
-        places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.spec)]
+        places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.tree)]
         if any(places):
             _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
         known = [program.schedule for program in self.programs]
@@ -264,7 +264,7 @@ class PlannedCall:
     @staticmethod
     def _fits_so_far(call: CallNow, signature: BoundSignature) -> bool:
         """Whether ``call`` is the captured one but for Python values, settings of torch and values in its tensors."""
-        return signature.state() is not None and signature.inputs(call.leaves, call.spec) is not None
+        return signature.state() is not None and signature.inputs(call.leaves, call.tree) is not None
 
     def _emit_again(self) -> None:
         """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""

@@ -22,7 +22,7 @@ from remat_planner.planner.runtime.outside_casts import LookUps, OutsideCasts
 from remat_planner.planner.runtime.step_watch import StepWatch
 from remat_planner.planner.runtime.wiring import Wiring, wire
 from remat_planner.schedules import Schedule
-from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.joint import Joint, OutputLeaf
 from remat_planner.tracer.python_state import Roots
 
 _log = logging.getLogger("remat_planner")
@@ -97,12 +97,18 @@ class PlannedProgram:
         pools = {name: pool.for_step() for name, pool in self.pools.items()} or None
         tensors = run_program(wiring, arguments, owners, on_backward, pools)
         results = [
-            leaf.constant if leaf.node is None else leaves[self._inputs[leaf.node]] if position is None else tensors[position]
+            tensors[position] if position is not None else self._value(leaf, leaves, roots)
             for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)
         ]
         if joint.effects.made:
             joint.effects.apply(roots, results[joint.returned :])
         return joint.output(results)
+
+    def _value(self, leaf: OutputLeaf, leaves: Sequence[Any], roots: Roots) -> Any:
+        """A leaf of the output that the program does not compute: an input, an object among the arguments, or a constant."""
+        if leaf.node is not None:
+            return leaves[self._inputs[leaf.node]]
+        return leaf.constant if leaf.place is None else leaf.place.find(roots)
 
     def _refusal_of_shared_casts(self, state: Sequence[torch.Tensor]) -> Callable[[], None] | None:
         if not self._casts:

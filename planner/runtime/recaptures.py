@@ -41,7 +41,7 @@ class Recaptures:
             seconds: time that it took.
             programs: number of programs there are now.
         """
-        form = (str(call.spec), *(leaf.shape for leaf in call.leaves if isinstance(leaf, torch.Tensor)))
+        form = (str(call.tree), *(leaf.shape for leaf in call.leaves if isinstance(leaf, torch.Tensor)))
         self._count[form] += 1
         what = ", ".join(dict.fromkeys(difference.what for difference in differences)) or "something that has no name"
         if self._count[form] != _MOST_TOLD:

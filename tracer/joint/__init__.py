@@ -5,10 +5,11 @@ from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow, InPlaceOfMissing, Meeting, Tangents
 from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Hook, Joint, OutputLeaf
 from remat_planner.tracer.joint.guards import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
+from remat_planner.tracer.joint.input_tree import InputTree, can_be_input, flatten_inputs, tensor_inputs
 from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
-from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, tensors_inside
+from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, map_tensors, tensors_inside
 from remat_planner.tracer.joint.plain_tensors import computes_as_plain, is_of_pytorch, plain
 from remat_planner.tracer.joint.recorded_forward import LeftBehind, RecordedForward, RecordedOperator, Result
 from remat_planner.tracer.joint.same_tensors import first_places
@@ -30,6 +31,7 @@ __all__ = [
     "Guards",
     "Hook",
     "InPlaceOfMissing",
+    "InputTree",
     "Joint",
     "Leaf",
     "LeftBehind",
@@ -46,16 +48,20 @@ __all__ = [
     "Tangents",
     "TreeOfLeaves",
     "Undo",
+    "can_be_input",
     "computes_as_plain",
     "dense_strides",
     "first_places",
     "flatten",
+    "flatten_inputs",
     "is_dense",
     "is_of_pytorch",
+    "map_tensors",
     "on_real_tensors",
     "operator_name",
     "plain",
     "state_of",
+    "tensor_inputs",
     "tensors_inside",
     "tensors_of",
 ]

@@ -28,17 +28,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from torch import fx, nn
-from torch.utils._pytree import TreeSpec
 
 from remat_planner.tracer.joint.captured_loss import CapturedLoss
 from remat_planner.tracer.joint.effects import Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow
 from remat_planner.tracer.joint.guards import Guards
+from remat_planner.tracer.joint.input_tree import InputTree
 from remat_planner.tracer.joint.module_state import BufferSlot, StateSlot
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
 from remat_planner.tracer.joint.recorded_forward import RecordedForward
 from remat_planner.tracer.joint.undo import Undo
-from remat_planner.tracer.python_state import PythonReads
+from remat_planner.tracer.python_state import Place, PythonReads
 
 
 class Hook(NamedTuple):
@@ -59,11 +59,19 @@ class Hook(NamedTuple):
 
 @dataclass(frozen=True)
 class OutputLeaf:
-    """One leaf of the flattened output: a node (an input's, where the model returns that input), or a Python value."""
+    """One leaf of the flattened output: a node (an input's, where the model returns that input), or a Python value.
+
+    Attributes:
+        node: the node; None for a value.
+        constant: the value.
+        differentiable: whether the leaf requires a gradient.
+        place: where the value is in the arguments of each call, if it is an object that lies there.
+    """
 
     node: fx.Node | None = None
     constant: Any = None
     differentiable: bool = False
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,9 @@ class Joint:
         ops: its calls, in order.
         parameters: slot of each parameter, in the order of ``parameter_nodes``.
         buffers: slot of each buffer, then of each tensor that the forward reads in Python state, as ``buffer_nodes``.
-        input_spec: pytree structure of ``(args, kwargs)``.
+        input_tree: the structure of ``(args, kwargs)``.
         input_leaves: index among the input leaves of each tensor, in the order of ``input_nodes``.
-        constant_leaves: the input leaves, with None for tensors.
+        constant_leaves: the input leaves, with None for tensors and for objects with tensors inside.
         output_spec: how the first ``returned`` of ``outputs`` form the output.
         outputs: the leaves of the output.
         parameter_nodes: placeholders of the parameters.
@@ -150,7 +158,7 @@ class Joint:
     ops: tuple[fx.Node, ...]
     parameters: tuple[StateSlot, ...]
     buffers: tuple[BufferSlot, ...]
-    input_spec: TreeSpec
+    input_tree: InputTree
     input_leaves: tuple[int, ...]
     constant_leaves: tuple[Any, ...]
     output_spec: TreeOfLeaves

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.python_state import slots_of
 
 _HOLDS_NO_TENSOR = (
     type(None),
@@ -59,16 +61,21 @@ class TreeOfLeaves:
         return pytree.tree_unflatten(filled, self.spec)
 
 
-def flatten(tree: Any) -> tuple[list[Any], TreeOfLeaves]:
-    """The leaves of ``tree`` and its structure."""
+def flatten(tree: Any, whole: Container[int] = ()) -> tuple[list[Any], TreeOfLeaves]:
+    """The leaves of ``tree`` and its structure. Objects whose identities are in ``whole`` are leaves, whatever is in them."""
     pytree_leaves, spec = pytree.tree_flatten(tree)
     leaves: list[Any] = []
     templates: list[tuple[Any, int] | None] = []
     for leaf in pytree_leaves:
-        inside = [] if isinstance(leaf, torch.Tensor) else tensors_inside(leaf)
+        inside = [] if isinstance(leaf, torch.Tensor) or id(leaf) in whole else tensors_inside(leaf)
         leaves += inside or [leaf]
         templates.append((leaf, len(inside)) if inside else None)
     return leaves, TreeOfLeaves(spec, tuple(templates))
+
+
+def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
+    """``tree`` with ``function`` applied to each tensor; objects with tensors inside are copied."""
+    return pytree.tree_map(lambda leaf: _with_tensors_replaced(leaf, function), tree)
 
 
 def tensors_inside(thing: Any) -> list[torch.Tensor]:
@@ -100,13 +107,16 @@ def _with_tensors_replaced(thing: Any, replace: Callable[[torch.Tensor], Any], a
         return type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
     values = _changed_entries(thing, replace, above) if isinstance(thing, dict) else {}
     attributes = _changed_entries(getattr(thing, "__dict__", {}), replace, above)
-    if not values and not attributes:
+    slots = _changed_entries({key: getattr(thing, key) for key in slots_of(type(thing)) if hasattr(thing, key)}, replace, above)
+    if not values and not attributes and not slots:
         return thing
     copied = copy.copy(thing)
     if values:
         copied.update(values)
     if attributes:
         copied.__dict__.update(attributes)
+    for key, value in slots.items():
+        object.__setattr__(copied, key, value)  # also into a frozen dataclass
     return copied
 
 

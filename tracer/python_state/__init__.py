@@ -5,17 +5,18 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 ``Snapshot`` shows, around a recording, what it changes.
 """
 
-from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace
+from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, slots_of
 from remat_planner.tracer.python_state.containers import Array, Memory, RandomGenerator, Sequence, SetOfItems, TextInMemory
 from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_file, is_users_module, unobserved
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
-from remat_planner.tracer.python_state.places import Place, Roots
+from remat_planner.tracer.python_state.object_tensors import tensors_of_object
+from remat_planner.tracer.python_state.places import Place, Roots, Step
 from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
-from remat_planner.tracer.python_state.starts import argument_starts, starts_of
+from remat_planner.tracer.python_state.starts import argument_starts, objects_in_arguments, starts_of
 from remat_planner.tracer.python_state.tensor_places import tensor_places
 from remat_planner.tracer.python_state.walk import walk
-from remat_planner.tracer.python_state.watch import PythonReads, Watch, described_value
+from remat_planner.tracer.python_state.watch import PythonReads, Watch, changed_in_value, described_value
 
 __all__ = [
     "ABSENT",
@@ -35,17 +36,22 @@ __all__ = [
     "Sequence",
     "SetOfItems",
     "Snapshot",
+    "Step",
     "TextInMemory",
     "Watch",
     "argument_starts",
+    "changed_in_value",
     "described_value",
     "is_plain",
     "is_users_file",
     "is_users_module",
+    "objects_in_arguments",
     "same",
     "same_function",
+    "slots_of",
     "starts_of",
     "tensor_places",
+    "tensors_of_object",
     "unobserved",
     "walk",
 ]

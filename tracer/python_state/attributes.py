@@ -76,6 +76,8 @@ class Slots(Holder):
         return self.place.attribute(key)
 
     def put_back(self, entries: dict[Any, Any]) -> None:
+        for key in self.entries().keys() - entries.keys():
+            object.__delattr__(self.target, key)
         for key, value in entries.items():
             object.__setattr__(self.target, key, value)
 
@@ -213,7 +215,8 @@ class Function(Holder):
 def slots_of(kind: type) -> list[str]:
     """The names that ``kind`` and its bases declare in ``__slots__``."""
     declared = [vars(base).get("__slots__", ()) for base in kind.__mro__]
-    return [name for names in declared for name in ((names,) if isinstance(names, str) else names) if name != "__dict__"]
+    names = [name for names in declared for name in ((names,) if isinstance(names, str) else names)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def _is_filled(cell: types.CellType) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from remat_planner.tracer.python_state.attributes import ClassAttributes
 from remat_planner.tracer.python_state.executed_code import is_users_module
+from remat_planner.tracer.python_state.holders import PLAIN, Holder
 from remat_planner.tracer.python_state.places import Place
 
 
@@ -21,6 +23,17 @@ def starts_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def argument_starts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[Place, Any]]:
     """The arguments of a call alone."""
     return [(Place("args", "args", "arguments"), args), (Place("kwargs", "kwargs", "arguments"), kwargs)]
+
+
+def objects_in_arguments(holders: Iterable[Holder]) -> dict[int, Place]:
+    """Where the objects are that arguments hold, by identity; ``holders`` are those of a ``Snapshot``."""
+    found: dict[int, Place] = {}
+    for holder in holders:
+        if holder.place.kind == "arguments" and holder.has_places:
+            for key, value in holder.entries().items():
+                if not isinstance(value, (*PLAIN, torch.Tensor)):
+                    found.setdefault(id(value), holder.place_of(key))
+    return found
 
 
 def _classes(modules: list[nn.Module]) -> list[tuple[Place, Any]]:

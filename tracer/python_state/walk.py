@@ -76,7 +76,7 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     if isinstance(value, type):
         return ClassAttributes(place, value, names) if names is not None and is_users_module(value.__module__) else None
     kind = type(value)
-    if is_users_module(kind.__module__) or f"{kind.__module__}.{kind.__qualname__}" in _NAMESPACES:
+    if _is_users_class(kind) or f"{kind.__module__}.{kind.__qualname__}" in _NAMESPACES:
         if hasattr(value, "__dict__"):
             return Attributes(place, value, names)
         if slots_of(kind):
@@ -90,6 +90,18 @@ _ITEMS_IN: typing.Mapping[type, str] = {
     **dict.fromkeys(map(type, ({}.keys(), {}.values(), {}.items())), "mapping"),
 }
 _ALL_ATTRIBUTES = (queue.Queue, queue.LifoQueue, queue.PriorityQueue, ChainMap, UserString)
+
+
+def _is_users_class(kind: type) -> bool:
+    """Whether a class can be the model's. Those made at run time name the standard library as their module.
+
+    So do the classes of ``dataclasses.make_dataclass``, and those that a metaclass of ``abc`` derives.
+    """
+    if kind.__module__ == "types":
+        return not hasattr(types, kind.__name__)
+    return any(is_users_module(base.__module__) for base in kind.__mro__)
+
+
 _BY_KIND: tuple[tuple[Any, Any], ...] = (
     (dict, Mapping),
     (types.MappingProxyType, MappingView),

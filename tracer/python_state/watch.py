@@ -27,6 +27,7 @@ Described = Mapping[str, Mapping[Any, Any]]
 Keys = Mapping[str, Collection[Any]]
 """Keys of entries, by the label of the object that holds them."""
 _READS_ENVIRONMENT = frozenset({"environ", "getenv"})
+_CLASS = "class"
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -203,8 +204,21 @@ def described(
 
 
 def described_value(value: Any, names: Names) -> dict[str, dict[Any, Any]]:
-    """An object that is an argument of a call, with all that it holds."""
-    return described(list(walk([(Place("", value, "object"), value)], names)))
+    """An object that is an argument of a call, with its class and all that it holds; empty where it holds nothing."""
+    found = described(_holders_in(value, names))
+    return {**found, _CLASS: {"": _Same(type(value))}} if found else {}
+
+
+def changed_in_value(seen: Described, value: Any, names: Names) -> tuple[str, ...]:
+    """Names of the entries of an argument that are not as ``described_value`` has ``seen`` them; "class" for its class."""
+    if seen[_CLASS][""] != _Same(type(value)):
+        return (_CLASS,)
+    holders = _holders_in(value, names)
+    return differences({label: entries for label, entries in seen.items() if label != _CLASS}, described(holders), holders)
+
+
+def _holders_in(value: Any, names: Names) -> list[Holder]:
+    return list(walk([(Place("", value, "object"), value)], names))
 
 
 def differences(before: Described, after: Described, holders: Iterable[Holder]) -> tuple[str, ...]:

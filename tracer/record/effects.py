@@ -7,7 +7,7 @@ time to the next (a counter, a draw of the module's own generator) cannot, and i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,16 @@ class RecordedEffects:
     reassigned: dict[int, str]
 
 
-def effects_of(first: Iterable[Change], second: Iterable[Change] | None = None) -> RecordedEffects:
+def effects_of(
+    first: Iterable[Change], second: Iterable[Change] | None = None, argument_objects: Container[int] = ()
+) -> RecordedEffects:
     """What a forward leaves behind, from the changes that it made.
 
     Args:
         first: changes of the first recording.
         second: changes of a recording that began with the state that the first one left. Without it, every change but a draw
             counts as one that can be made again.
+        argument_objects: identities of objects in the arguments, which are leaves as a whole.
     """
     first = list(first)
     later = None if second is None else {change.holder.place.label: change for change in second}
@@ -78,7 +81,7 @@ def effects_of(first: Iterable[Change], second: Iterable[Change] | None = None) 
             else:
                 made.append((change, key, value, once))
     lost += [name for change in (later or {}).values() for name in change.names]
-    flat = [flatten(value) for _, _, value, _ in made]
+    flat = [flatten(value, argument_objects) for _, _, value, _ in made]
     effects = Effects(
         tuple(
             Effect(_label(change, key), change.holder.place, type(change.holder), key, spec, len(leaves), once)
@@ -151,7 +154,7 @@ def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
     if again is None:
         return (EXTEND, tail, label) if tail is not None else (REPLACE, change.after, label)
     then = list(again.after.values())
-    more = _tail(after, then)
+    more = _tail(list(again.before.values()), then)
     if tail is not None and more is not None and _same_form(tail, more):
         return EXTEND, tail, label
     return (REPLACE, change.after, label) if _same_form(after, then) else (REPLACE, ABSENT, label)

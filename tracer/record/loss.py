@@ -11,7 +11,7 @@ import torch
 from remat_planner.tracer.joint import CapturedLoss, dense_strides
 from remat_planner.tracer.record.record_loss import Unflattens, may_join_loss, record_loss
 from remat_planner.tracer.record.recording import Tangent
-from remat_planner.tracer.refusals import refuse_loss
+from remat_planner.tracer.refusals import refuse_loss, refuse_outputs
 from remat_planner.tracer.torch_private import FakeTensorMode
 
 
@@ -63,11 +63,12 @@ class LossChooser:
         """The gradients that arrive at ``output`` (fakes, flattened to ``leaves``).
 
         A gradient may also arrive at each number that the forward leaves in Python state: training code adds auxiliary losses
-        to the loss.
+        to the loss. Tensors that it leaves in an argument count as outputs.
 
         Raises:
             LossError: the loss is not a differentiable scalar, or depends on no output.
             DataDependentError: the loss reads a value.
+            NothingToTrainError: no output requires a gradient.
         """
         if self._loss is not None and not isinstance(self._loss, EveryOutput):
             self.captured, tangents = record_loss(self._loss, self._mode, leaves, spec)
@@ -79,9 +80,14 @@ class LossChooser:
             place = next(i for i, leaf in enumerate(leaves) if leaf is loss)
             left_behind = [i for i in may_join_loss(leaves, spec.returned) if leaves[i] is not loss]
             return [Tangent(place, tuple(loss.stride())), *(Tangent(i, dense_strides(leaves[i])) for i in left_behind)]
-        outputs = [i for i, leaf in enumerate(leaves[: spec.returned]) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
-        reached = [*outputs, *may_join_loss(leaves, spec.returned)]
+        outputs = [i for i in (*range(spec.returned), *spec.in_arguments) if _has_history(leaves[i])]
+        reached = list(dict.fromkeys((*outputs, *may_join_loss(leaves, spec.returned))))
+        refuse_outputs([leaves[i] for i in reached or range(spec.returned)])
         return [Tangent(i, every_output.gradient_strides(i, leaves[i])) for i in reached]
+
+
+def _has_history(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.requires_grad
 
 
 def _strides_for(shape: tuple[int, ...], planned: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ frees nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -65,6 +65,10 @@ class Unflattens(Protocol):
     @property
     def returned(self) -> int:
         """Number of leaves of the output itself; those after them are left behind in Python state."""
+
+    @property
+    def in_arguments(self) -> Collection[int]:
+        """The leaves that are left behind in an argument of the call, where the caller finds them."""
 
     def unflatten(self, leaves: Sequence[Any], /) -> Any:
         """The output with ``leaves`` in it."""

@@ -6,7 +6,9 @@ Autograd's own engine calls the operators, without decompositions, so a replay o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -112,6 +114,13 @@ class OutputForm:
     roots: Roots
     forward: WatchedForward
 
+    @property
+    def in_arguments(self) -> list[int]:
+        """The leaves that are left behind in an argument of the call."""
+        ends = accumulate((effect.leaves for effect in self.effects.made), initial=self.returned)
+        spans = zip(self.effects.made, ends, strict=False)
+        return [i for effect, start in spans if effect.place.kind == "arguments" for i in range(start, start + effect.leaves)]
+
     def unflatten(self, leaves: Sequence[Any]) -> Any:
         """The output with ``leaves`` in it; Python state holds those of the effects until it is put back."""
         self.forward.put_back()
@@ -157,9 +166,11 @@ def record(
             watched_step(call.model, *in_model),
             libraries_believe_eager(),
             provenance.following(),
+            ExitStack() as objects,
         ):
-            args, kwargs = call.arguments(stand_ins.inputs)
-            forward = WatchedForward(call.model, args, kwargs, left_behind, outside.is_carried)
+            args, kwargs, own_tensors = call.arguments(stand_ins.inputs)
+            objects.callback(own_tensors)
+            forward = WatchedForward(call.model, args, kwargs, left_behind, outside.is_carried, own_tensors)
             outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
             with (
@@ -174,9 +185,9 @@ def record(
             end = newest_node(recorded_graph()).name
             try:
                 calls = dict(provenance.calls)
-                leaves, spec = flatten(output)
+                leaves, spec = flatten(output, forward.argument_objects)
                 returned = len(leaves)
-                effects = effects_of(forward.changes)
+                effects = effects_of(forward.changes, argument_objects=forward.argument_objects)
                 leaves += effects.leaves
                 outside.note(leaves)
                 outside.end(forward.changes, stand_ins.outside(state))
@@ -213,8 +224,9 @@ def record(
             recorder.averages.refuse_unused()
         places = stand_ins.places()
         tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+        inside = forward.argument_objects
         recorded.update(
-            constants=[None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves],
+            constants=[None if isinstance(leaf, torch.Tensor) or id(leaf) in inside else leaf for leaf in leaves],
             differentiable=tuple(i for i in tensors if leaves[i].requires_grad),
             output_spec=spec,
             tensor_outputs=tuple(tensors),
@@ -233,6 +245,8 @@ def record(
             left_behind=effects.leaves,
             changes=forward.changes,
             executed=forward.executed,
+            argument_objects=forward.argument_objects,
+            argument_leaves={i: inside[id(leaf)] for i, leaf in enumerate(leaves) if id(leaf) in inside},
         )
         return [leaves[i] for i in tensors], gradients
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import EagerOperator, GradientFlow, ModuleState, TreeOfLeaves, first_places
+from remat_planner.tracer.joint import EagerOperator, GradientFlow, InputTree, ModuleState, TreeOfLeaves, first_places
 from remat_planner.tracer.python_state import Change, ExecutedCode, Place
 from remat_planner.tracer.record.value_guards import KnownValues
 
@@ -25,12 +24,12 @@ class Tangent:
 
 @dataclass(frozen=True)
 class CapturedCall:
-    """The call that is captured: ``model(*args, **kwargs)``, flattened to ``leaves``."""
+    """The call that is captured: ``model(*args, **kwargs)``, flattened to ``leaves`` and their ``tree``."""
 
     model: nn.Module
     state: ModuleState
     leaves: tuple[Any, ...]
-    spec: pytree.TreeSpec
+    tree: InputTree
 
     def with_places(self, found: Iterable[tuple[torch.Tensor, tuple[Place, ...]]]) -> CapturedCall:
         """This call, with the tensors that are ``found`` in places of Python state."""
@@ -40,6 +39,12 @@ class CapturedCall:
     def input_leaves(self) -> tuple[int, ...]:
         """Indices of the tensors among the leaves."""
         return tuple(i for i, leaf in enumerate(self.leaves) if isinstance(leaf, torch.Tensor))
+
+    @property
+    def constant_leaves(self) -> tuple[Any, ...]:
+        """The leaves, with None for tensors and for objects with tensors inside, which would stay allocated."""
+        without = {*self.input_leaves, *(k for k, _ in self.tree.inside)}
+        return tuple(None if k in without else leaf for k, leaf in enumerate(self.leaves))
 
     @property
     def inputs(self) -> list[torch.Tensor]:
@@ -66,12 +71,12 @@ class CapturedCall:
             *(("input", i) for i in first_times if inputs[i].requires_grad),
         ]
 
-    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """``args`` and ``kwargs`` with ``tensors`` in the place of the inputs."""
+    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any], Callable[[], None]]:
+        """``args`` and ``kwargs`` with ``tensors`` in the place of the inputs, and what takes these out of objects again."""
         filled = list(self.leaves)
         for i, tensor in zip(self.input_leaves, tensors, strict=True):
             filled[i] = tensor
-        return pytree.tree_unflatten(filled, self.spec)
+        return self.tree.call(filled)
 
 
 @dataclass
@@ -101,6 +106,8 @@ class Recording:
         left_behind: these, as the forward left them.
         changes: of Python state, in order.
         executed: the Python code that the forward ran.
+        argument_objects: where each object is that lies in the arguments, by its identity.
+        argument_leaves: where the leaves are that are such objects, by index, those that were left behind too.
     """
 
     module: fx.GraphModule
@@ -123,3 +130,5 @@ class Recording:
     left_behind: list[Any]
     changes: list[Change]
     executed: ExecutedCode
+    argument_objects: Mapping[int, Place]
+    argument_leaves: Mapping[int, Place]

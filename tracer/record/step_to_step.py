@@ -37,7 +37,7 @@ def effects_from_step_to_step(first: Recording, record_again: Callable[[], Recor
             raise
         refuse_python_state(_names(first))  # the next step fails on what was left behind
         raise
-    effects = effects_of(first.changes, second.changes)
+    effects = effects_of(first.changes, second.changes, first.argument_objects)
     held_a_tensor = effects.reassigned.values()  # where the forward reads that tensor, the graph is refused later
     if not starts_with(first.module.graph, second.module.graph):
         if not first.changes:

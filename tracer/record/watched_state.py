@@ -24,7 +24,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import Change, Environment, ExecutedCode, Place, Roots, Snapshot, starts_of
+from remat_planner.tracer.python_state import (
+    Change,
+    Environment,
+    ExecutedCode,
+    Place,
+    Roots,
+    Snapshot,
+    objects_in_arguments,
+    starts_of,
+)
 from remat_planner.tracer.record.hooks import watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
@@ -56,6 +65,12 @@ class WatchedForward:
         kwargs: the named inputs of the call.
         left_behind: changes of an earlier forward, from which this one starts; None for the first.
         is_carried: whether what such a change left under a key has a stand-in, which is there.
+        own_tensors: puts the tensors of objects among the inputs back into them, in whose places stand-ins are.
+
+    Attributes:
+        executed: the code that has run.
+        changes: of Python state.
+        argument_objects: where each object is that lies in the arguments, by its identity.
     """
 
     def __init__(
@@ -65,14 +80,17 @@ class WatchedForward:
         kwargs: Mapping[str, Any],
         left_behind: Sequence[Change] | None = None,
         is_carried: Callable[[Change, Any], bool] = lambda *_: False,
+        own_tensors: Callable[[], None] = lambda: None,
     ) -> None:
         self._starts = starts_of(model, args, kwargs)
         self._used_up = UsedUp(Roots.of(model, args, kwargs), may_count=left_behind is None)
         self._before = _snapshot(self._starts)
+        self._own_tensors = own_tensors
         self._left_behind = left_behind or ()
         self._is_carried = is_carried
         self.executed = ExecutedCode()
         self.changes: list[Change] = []
+        self.argument_objects = objects_in_arguments(self._before.holders)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -129,6 +147,7 @@ class WatchedForward:
     def put_back(self) -> None:
         """Make the Python state what it was before the forward."""
         self._before.put_back()
+        self._own_tensors()
 
 
 def _snapshot(starts: list[tuple[Place, Any]]) -> Snapshot:

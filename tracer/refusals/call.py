@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.errors import InputsDoNotFitError
-from remat_planner.tracer.joint import computes_as_plain, is_of_pytorch, tensors_inside
+from remat_planner.tracer.joint import can_be_input, computes_as_plain, flatten_inputs, is_of_pytorch
 from remat_planner.tracer.refusals.layouts import refuse_input_layout
 
 
@@ -18,8 +17,8 @@ def refuse_call(args: Any, kwargs: Any) -> None:
 
     Raises:
         InputsDoNotFitError: ``args`` is no tuple (a lone tensor would be taken apart into its rows), ``kwargs`` no mapping, or
-            an argument is an object with tensors inside, a tensor of a subclass that computes otherwise, or one
-            that is not strided.
+            an argument is an object with tensors inside in whose places no others can be put, a tensor of a subclass that
+            computes otherwise, or one that is not strided.
     """
     if not isinstance(args, (tuple, list)):
         raise InputsDoNotFitError(
@@ -27,7 +26,7 @@ def refuse_call(args: Any, kwargs: Any) -> None:
         )
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InputsDoNotFitError(f"kwargs is a {type(kwargs).__name__}: pass the named inputs as a dictionary", source="")
-    for leaf in pytree.tree_leaves((tuple(args), dict(kwargs or {}))):
+    for leaf in flatten_inputs(tuple(args), kwargs or {})[0]:
         if isinstance(leaf, torch.Tensor):
             refuse_input_layout(leaf)
         if isinstance(leaf, torch.Tensor) and not (is_of_pytorch(type(leaf)) or computes_as_plain(type(leaf))):
@@ -38,9 +37,10 @@ def refuse_call(args: Any, kwargs: Any) -> None:
                 "that get plain ones",
                 source="",
             )
-        if not isinstance(leaf, torch.Tensor) and tensors_inside(leaf):
+        if not isinstance(leaf, torch.Tensor) and not can_be_input(leaf):
             raise InputsDoNotFitError(
-                f"an input is a {type(leaf).__name__} with tensors inside, and a capture would take them for constants. Pass "
-                "the tensors themselves, in tuples, lists or dictionaries (`model(**batch)`)",
+                f"an input is a {type(leaf).__name__} with tensors inside, in a set or where no others can be put, and a "
+                "capture would take them for constants. Pass the tensors themselves, in tuples, lists or dictionaries "
+                "(`model(**batch)`)",
                 source="",
             )

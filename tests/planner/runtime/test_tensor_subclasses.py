@@ -51,26 +51,3 @@ def test_a_subclass_that_carries_metadata_trains_as_plain_tensors_do():
 def test_a_subclass_that_changes_results_is_refused_by_name():
     with pytest.raises(InputsDoNotFitError, match=r"Halving.*as_subclass"):
         _planned(torch.randn(4, 8).as_subclass(Halving))
-
-
-class Graph:
-    """An object that can be called, as PyTorch Geometric's Data can, and holds tensors."""
-
-    def __init__(self) -> None:
-        self.store = {"x": torch.randn(4, 8)}
-
-    def __call__(self) -> torch.Tensor:
-        return self.store["x"]
-
-
-def test_a_callable_object_with_tensors_inside_is_refused_by_name():
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Linear(8, 2)
-
-        def forward(self, graph: Graph) -> torch.Tensor:
-            return self.a(graph())
-
-    with pytest.raises(InputsDoNotFitError, match="a Graph with tensors inside"):
-        remat_planner.trace(Net(), (Graph(),))

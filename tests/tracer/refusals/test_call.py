@@ -6,7 +6,7 @@ import pytest
 
 from remat_planner.tracer import capture
 from remat_planner.tracer.errors import InputsDoNotFitError
-from tests.tracer.cases import Written, linear, mean_square, noise
+from tests.tracer.cases import linear, noise
 
 
 def test_arguments_must_be_a_tuple_and_a_dictionary():
@@ -14,12 +14,3 @@ def test_arguments_must_be_a_tuple_and_a_dictionary():
         capture(linear(), noise())  # type: ignore[arg-type]
     with pytest.raises(InputsDoNotFitError, match="dictionary"):
         capture(linear(), (), [noise()])  # type: ignore[arg-type]
-
-
-def test_tensors_hidden_in_an_input_are_refused():
-    class Batch:
-        def __init__(self) -> None:
-            self.x = noise()
-
-    with pytest.raises(InputsDoNotFitError, match="Batch"):
-        capture(Written(lambda m, batch: mean_square(m.a(batch.x)), a=linear()), (Batch(),))
