@@ -59,10 +59,11 @@ tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private torch_values
 tracer.python_state     -
 tracer.record           errors functions joint operators python_state refusals torch_functions torch_kernels torch_private
-                        torch_script torch_surroundings torch_values
+                        torch_modules torch_script torch_surroundings torch_values
 tracer.refusals         errors joint lazy_types operators torch_private
 tracer.torch_functions  -
 tracer.torch_kernels    torch_private
+tracer.torch_modules    -
 tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_private_layouts  -

@@ -11,10 +11,10 @@ import gc
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -34,15 +34,22 @@ class ExecutedCode:
 
     Args:
         first_call: called with each code object and its globals, before the code runs for the first time.
+        builtins: what the code finds in the place of some of Python's own functions, by name.
     """
 
-    def __init__(self, first_call: Callable[[CodeType, FrameType], None] | None = None) -> None:
+    def __init__(
+        self,
+        first_call: Callable[[CodeType, FrameType], None] | None = None,
+        builtins: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._first_call = first_call or _nothing
+        self._own_builtins = builtins
+        self._builtins: dict[str, Any] = {}  # while the code is observed
         self._others: list[CodeType] = []
         # By identity: code objects compare by content, which takes long. None is code of others.
         self._calls: dict[int, tuple[CodeType, dict[str, Any]] | None] = {}
         self._asked: set[str] = set()
-        self._noting: dict[int, dict[str, Any]] = {}  # globals in which ``getattr`` notes what it is asked for, by identity
+        self._shadowed: dict[int, tuple[dict[str, Any], set[str]]] = {}  # globals, and their names of builtins, by identity
         self._watched_names: frozenset[str] = frozenset()
         self._watch: Callable[[Any, FrameType], None] = _nothing
 
@@ -92,25 +99,30 @@ class ExecutedCode:
         """
         profiler, callbacks = sys.getprofile(), gc.callbacks[:]
         gc.callbacks.clear()
+        self._builtins = {**self._own_builtins, "getattr": self._noted}
         sys.setprofile(self._profile)
         try:
             yield
         finally:
             _profile_on(profiler)
-            for namespace in self._noting.values():
-                del namespace["getattr"]
-            self._noting.clear()
+            for namespace, names in self._shadowed.values():
+                for name in names:
+                    del namespace[name]
+            self._shadowed.clear()
+            self._builtins = {}  # a method of this object is among them
             gc.callbacks[:0] = callbacks
             self._first_call = _nothing  # it may hold what holds this object
 
     def _announce(self, code: CodeType, frame: FrameType) -> None:
         namespace = frame.f_globals
-        if id(namespace) in self._noting:
-            del namespace["getattr"]
+        _, names = self._shadowed.get(id(namespace), (namespace, set()))
+        for name in names:
+            del namespace[name]
         self._first_call(code, frame)
-        if "getattr" not in namespace and ("getattr" in code.co_names or id(namespace) in self._noting):
-            namespace["getattr"] = self._noted
-            self._noting[id(namespace)] = namespace
+        names |= {name for name in self._builtins if name in code.co_names and name not in namespace}
+        if names:
+            namespace.update((name, self._builtins[name]) for name in names)
+            self._shadowed[id(namespace)] = namespace, names
 
     def _noted(self, *arguments: Any) -> Any:
         """``getattr``, for the code that is observed."""

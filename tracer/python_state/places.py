@@ -8,6 +8,7 @@ from operator import attrgetter, itemgetter
 from types import CellType
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 
@@ -50,7 +51,11 @@ class Place:
 
     def item(self, key: Any) -> Place:
         """The item ``key`` of what is here."""
-        return replace(self, label=f"{self.label}[{key!r}]", steps=(*self.steps, ("item", key)))
+        return replace(
+            self,
+            label=f"{self.label}[{'a tensor' if isinstance(key, torch.Tensor) else repr(key)}]",
+            steps=(*self.steps, ("item", key)),
+        )
 
     def referent(self) -> Place:
         """What the weak reference that is here refers to."""

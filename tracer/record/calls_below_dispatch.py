@@ -24,7 +24,14 @@ from remat_planner.tracer.record.gradient_arrivals import nodes_behind
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.record.random_state import default_generators
-from remat_planner.tracer.refusals import data_assigned_error, random_state_error, refuse_moved_state, storage_changed_error
+from remat_planner.tracer.refusals import (
+    converted_error,
+    data_assigned_error,
+    random_state_error,
+    refuse_moved_state,
+    storage_changed_error,
+)
+from remat_planner.tracer.torch_modules import conversions_watched
 from remat_planner.tracer.torch_private import storage_key, without_modes
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -76,7 +83,7 @@ class CallsBelowDispatch:
 
         Raises:
             RandomStateError: it reads or sets the state of a random generator of torch.
-            StateReassignedError: it assigns to ``.data``.
+            StateReassignedError: it assigns to ``.data``, or converts a module to another dtype or device.
             UnsupportedOperatorError: it changes the memory of a tensor without an operator.
         """
         with self._watched("forward", code):
@@ -98,7 +105,11 @@ class CallsBelowDispatch:
     def _watched(self, part: Literal["forward", "backward"], code: ExecutedCode) -> Iterator[None]:
         self._part = part
         states = _generator_states()
-        with _data_watched(self._refuse_data), code.calls_watched(_WATCHED, self._called):
+        with (
+            _data_watched(self._refuse_data),
+            conversions_watched(self._refuse_conversion),
+            code.calls_watched(_WATCHED, self._called),
+        ):
             yield
         if self._refused is not None:  # the code has caught it
             raise self._refused
@@ -148,6 +159,10 @@ class CallsBelowDispatch:
             name = self._names.get(id(tensor), "a tensor")
             source, _ = _asked_by(frame)
             self._refuse(data_assigned_error(name, source or ""))
+
+    def _refuse_conversion(self, parameter: torch.Tensor, frame: FrameType) -> None:
+        source, _ = _asked_by(frame)
+        self._refuse(converted_error(self._names.get(id(parameter), "a parameter"), source or ""))
 
     def _refuse(self, error: Exception) -> None:
         self._refused = self._refused or error

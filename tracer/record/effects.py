@@ -73,10 +73,11 @@ def effects_of(
         again = None if later is None else later.pop(change.holder.place.label, unchanged)
         for key, value, name in _parts(change, again):
             written.setdefault(change.holder.place.label, set()).add(key)
-            once = again is not None and key not in (EXTEND, REPLACE, *again.keys)
-            if value is ABSENT:
+            if value is ABSENT or _holds_a_tensor(key):  # another tensor is another key
                 lost.append(name)
-            elif once and _holds_a_tensor(value):
+                continue
+            once = again is not None and key not in {EXTEND, REPLACE, *again.keys}
+            if once and _holds_a_tensor(value):
                 filled.add(name)
             else:
                 made.append((change, key, value, once))
@@ -140,7 +141,7 @@ def _whole(change: Change) -> tuple[Any, Any]:
 
 def _is_made_again(value: Any, key: Any, again: Change) -> bool:
     """Whether the second forward leaves ``value`` under ``key`` too, with tensors of its own."""
-    return key not in again.keys or _same_form(value, again.after.get(key, ABSENT))
+    return key not in set(again.keys) or _same_form(value, again.after.get(key, ABSENT))
 
 
 def _holds_a_tensor(value: Any) -> bool:

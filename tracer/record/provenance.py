@@ -20,13 +20,13 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from remat_planner.tracer.python_state import is_users_file
 from remat_planner.tracer.torch_private import backward_sequence_number, forward_sequence_number
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TORCH_MODULES = os.path.join(_TORCH, "nn", "modules") + os.sep
 _CALL_MACHINERY = os.path.join(_TORCH_MODULES, "module.py")
 _PROJECT = str(Path(__file__).parents[2]) + os.sep  # the folder of remat_planner, which contains all its packages
-_INTERNAL = (_TORCH, _PROJECT, "<")
 _CALLERS = ("run_user_code", "run_backward")  # the recorder's calls: the frames above them are not the model's
 
 
@@ -88,7 +88,7 @@ class Provenance:
 
 
 def user_line(frame: Any) -> str:
-    """ "file:line" of the innermost frame outside torch and this package, else of the innermost in ``torch.nn``, else ""."""
+    """ "file:line" of the innermost frame of the user's or a library's, else of the innermost in ``torch.nn``, else ""."""
     line = line_of_user(frame)
     return "" if line is None else f"{shortened(line[0])}:{line[1]}"
 
@@ -98,7 +98,7 @@ def line_of_user(frame: Any) -> tuple[str, int] | None:
     fallback = None
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_INTERNAL):
+        if _is_users(name):
             return name, frame.f_lineno
         if frame.f_code.co_name in _CALLERS and name.startswith(_PROJECT):
             break
@@ -114,10 +114,14 @@ def raising_line(error: BaseException) -> str:
     traceback = error.__traceback__
     while traceback is not None:
         name = traceback.tb_frame.f_code.co_filename
-        if not name.startswith(_INTERNAL):
+        if _is_users(name):
             source = f"{shortened(name)}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return source
+
+
+def _is_users(filename: str) -> bool:
+    return is_users_file(filename) and not filename.startswith("<")
 
 
 _PACKAGE_ROOTS = tuple(dict.fromkeys(sysconfig.get_paths()[key] + os.sep for key in ("purelib", "platlib", "stdlib")))

@@ -30,6 +30,7 @@ from remat_planner.tracer.record.value_guards import KnownValues
 from remat_planner.tracer.record.values_in_c import values_readable
 from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
 from remat_planner.tracer.refusals import foreign_generator_error, refuse_outputs, refuse_written_activations
+from remat_planner.tracer.torch_modules import stands_for
 from remat_planner.tracer.torch_private import (
     FakeTensorMode,
     newest_node,
@@ -153,8 +154,11 @@ def record(
         # A trace turns the cache off. A weight that is read twice would be cast twice, and its gradients summed otherwise.
         torch.set_autocast_cache_enabled(casts_are_cached)
         stand_ins = _StandIns(
-            [p.detach().requires_grad_(o.requires_grad) for p, o in zip(parameters, state.parameters, strict=True)],
-            buffers,
+            [
+                stands_for(p.detach().requires_grad_(o.requires_grad), o)
+                for p, o in zip(parameters, state.parameters, strict=True)
+            ],
+            [stands_for(b, o) for b, o in zip(buffers, state.buffers, strict=True)],
             [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
         ).with_one_for_same(call.same_inputs)
         known, provenance = stand_ins.known_values(call), Provenance(call.model)

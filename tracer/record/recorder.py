@@ -126,8 +126,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.moves.setdefault(id(args[0]), origin.source)
         return result
 
-    def values_of(self, tensor: torch.Tensor, *, shared: bool = False) -> torch.Tensor:
+    def values_of(self, tensor: torch.Tensor, *, shared: bool = False, what: str = "all of its values") -> torch.Tensor:
         """The real values of a fake, on the host. Where they are ``shared``, a later write to it is refused.
+
+        ``what`` is read of it, in words.
 
         Raises:
             DataDependentError: they are not known.
@@ -136,7 +138,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             return self._known.values(tensor, source, shared=shared)
         except UnknownValueError as error:
-            raise data_dependent_error("all of its values", source, str(error)) from None
+            raise data_dependent_error(what, source, str(error)) from None
 
     def _on_fakes(self, func: Any, args: Any, kwargs: Any, origin: OperatorOrigin) -> Any:
         """The result of an operator on fakes."""

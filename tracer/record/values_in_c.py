@@ -1,22 +1,27 @@
 """Reads of whole tensors: by the code itself (``tolist``, ``numpy``), and by functions that read the host's memory in C.
 
 Composite operators for packed sequences and for splits at given places look into the memory of a tensor, which a fake lacks,
-and so do ``torch.tensor`` for a list of tensors and ``f"{x:d}"``. Inside ``values_readable`` they get the real values.
+and so do ``torch.tensor`` for a list of tensors, and the text of a tensor. Inside ``values_readable`` they get the real values.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import _reduction as _Reduction  # noqa: N812
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.joint import is_dense, on_real_tensors
+from remat_planner.tracer.record.provenance import user_line
+from remat_planner.tracer.refusals import copied_error, text_error
 from remat_planner.tracer.torch_kernels import composites_replaced
 from remat_planner.tracer.torch_private import is_fake
 from remat_planner.tracer.torch_values import run_composite, whole_tensors_read
@@ -35,6 +40,7 @@ _READS_ARGUMENT = {
 """Position of the argument that each of these operators reads."""
 _FROM_DATA = {torch.tensor: 0, torch.as_tensor: 0, torch.asarray: 0, torch.Tensor.new_tensor: 1}
 """Position of the data of which each of these functions makes a tensor."""
+_AS_TEXT = (torch.Tensor.__repr__, torch.Tensor.__format__)
 _BY_INDEX = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 _MEAN, _SUM = (_Reduction.get_enum(name) for name in ("mean", "sum"))
 
@@ -67,7 +73,7 @@ def values_readable(read: Read) -> Iterator[None]:
 
 
 class _ReadsInFunctions(TorchFunctionMode):
-    """Reads the tensors in the data of which a new tensor is made, and those that are written as text."""
+    """Reads the tensors in the data of which a new tensor is made, and those that are written as text; copies whole ones."""
 
     def __init__(self, read: Read) -> None:
         super().__init__()
@@ -80,9 +86,34 @@ class _ReadsInFunctions(TorchFunctionMode):
             kwargs = {name: self._known(arg) if name in ("data", "obj") else arg for name, arg in kwargs.items()}
         elif func in _BY_INDEX and isinstance(args[1], tuple):  # x[:, [t, u]] makes one index of its list
             args = (args[0], tuple(map(self._known, args[1])), *args[2:])
-        elif func is torch.Tensor.__format__ and args[1] and args[0].dim() == 0 and is_fake(args[0]):
-            return format(self._read(args[0]).item(), args[1])
+        elif func in _AS_TEXT and is_fake(args[0]):
+            return self._text(args[0], args[1] if func is torch.Tensor.__format__ else None)
+        elif func is torch.Tensor.__deepcopy__ and is_fake(args[0]):
+            return self._deep_copy(*args)
+        elif func is torch.Tensor.__reduce_ex__ and is_fake(args[0]):
+            raise copied_error("pickles a tensor, or copies it by copy.copy", user_line(sys._getframe(1)))
         return func(*args, **kwargs)
+
+    def _text(self, tensor: torch.Tensor, form: str | None) -> str:
+        """What eager writes for ``tensor``; ``form`` is what ``format`` gets, None for ``repr``."""
+        is_number = form is not None and tensor.dim() == 0 and not isinstance(tensor, nn.Parameter)
+        if tensor.grad_fn is not None and not is_number:
+            raise text_error(user_line(sys._getframe(2)))
+        values = self._read(tensor, what="its text")
+        with on_real_tensors():
+            if is_number:
+                return format(values.item(), form or "")
+            real = values.to(tensor.device).requires_grad_(tensor.requires_grad)
+            return repr(real) if form is None else format(real, form)
+
+    def _deep_copy(self, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+        """A copy of a tensor without a gradient that fills its memory; eager copies the whole memory of others."""
+        whole = is_dense(tensor) and tensor.untyped_storage().nbytes() == tensor.nbytes
+        if tensor.requires_grad or not whole:
+            raise copied_error("copies a tensor by copy.deepcopy", user_line(sys._getframe(2)))
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.clone()
+        return memo[id(tensor)]
 
     def _known(self, data: Any) -> Any:
         """``data`` with real tensors in its lists."""

@@ -34,6 +34,7 @@ from remat_planner.tracer.python_state import (
     objects_in_arguments,
     starts_of,
 )
+from remat_planner.tracer.record.eager_types import EagerType
 from remat_planner.tracer.record.hooks import watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
@@ -125,7 +126,7 @@ class WatchedForward:
                     snapshot.add_names_of(code, frame)
                 replace_used_up()
 
-            self.executed = ExecutedCode(first_call)
+            self.executed = ExecutedCode(first_call, {"type": EagerType})
             self._used_up.refuse_inputs()
             replace_used_up()
             with self.executed.observed():

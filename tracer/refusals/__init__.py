@@ -24,6 +24,7 @@ from remat_planner.tracer.refusals.recording import (
     changed_constant_error,
     changed_view_error,
     collective_error,
+    copied_error,
     data_dependent_error,
     forward_varies_error,
     higher_order_error,
@@ -37,6 +38,7 @@ from remat_planner.tracer.refusals.recording import (
     refuse_sparse_gradients,
     refuse_written_activations,
     storage_view_error,
+    text_error,
     used_up_error,
     without_fake_error,
 )
@@ -47,6 +49,7 @@ from remat_planner.tracer.refusals.surroundings import (
     saved_tensor_hook_error,
 )
 from remat_planner.tracer.refusals.torch_state import (
+    converted_error,
     data_assigned_error,
     foreign_generator_error,
     random_state_error,
@@ -62,6 +65,8 @@ __all__ = [
     "changed_view_error",
     "collective_error",
     "compiled_function_error",
+    "converted_error",
+    "copied_error",
     "data_assigned_error",
     "data_dependent_error",
     "drawing_function_error",
@@ -101,6 +106,7 @@ __all__ = [
     "saved_tensor_hook_error",
     "storage_changed_error",
     "storage_view_error",
+    "text_error",
     "unmatched_draw_error",
     "used_up_error",
     "without_fake_error",

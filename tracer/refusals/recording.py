@@ -38,6 +38,21 @@ def data_dependent_error(operator: Any, source: str, why: str) -> DataDependentE
     )
 
 
+def text_error(source: str) -> DataDependentError:
+    """For the text of a tensor that has an autograd history, which eager names in it."""
+    return data_dependent_error("its text", source, "it depends on parameters, or on inputs that require a gradient")
+
+
+def copied_error(what: str, source: str) -> UnsupportedOperatorError:
+    """For a copy of a tensor that Python makes, ``what`` in words, and that no operator makes as it does."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: the code {what}, and while a step is captured the tensor has no memory to copy. Copy it by "
+        "x.detach().clone() (x.detach() for copy.copy); copy modules and parameters outside of the forward",
+        operator="copy",
+        source=source,
+    )
+
+
 def forward_varies_error() -> DataDependentError:
     """For a forward that runs other operators when it is recorded a second time on the same inputs."""
     return DataDependentError(

@@ -44,6 +44,16 @@ def data_assigned_error(name: str, source: str) -> StateReassignedError:
     )
 
 
+def converted_error(name: str, source: str) -> StateReassignedError:
+    """For a conversion of a module (``to``, ``half``) that makes another tensor of ``name``."""
+    return StateReassignedError(
+        f"{source or 'the model'}: the code converts a module, and {name} becomes another tensor, of another dtype, device or "
+        "layout, which a captured step cannot carry to the next one. Convert the module before planning, or cast what it "
+        "computes with (self.weight.to(x.dtype))",
+        names=(name,),
+    )
+
+
 def refuse_moved_state(lines: Mapping[str, str]) -> None:
     """Refuse a step after which parameters, buffers or inputs have another memory or form.
 
