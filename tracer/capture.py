@@ -55,6 +55,7 @@ from remat_planner.tracer.record import (
     forward_now,
     hooks_of,
     loss_of_step,
+    others_can_follow,
     planned_forward,
     random_state_kept,
     record,
@@ -163,7 +164,7 @@ def record_step(
     leaves = [plain(leaf) for leaf in leaves]
     refuse_without_backward(model, leaves)
     refuse_surroundings(model, leaves)
-    call = CapturedCall(model, state_of(model), tuple(leaves), tree)
+    call = plain_call = CapturedCall(model, state_of(model), tuple(leaves), tree)
     mode = fake_mode_of(call.tensors) or new_fake_mode()
     chooser = LossChooser(mode, loss_of_step(loss, tuple(args), dict(kwargs or {})))
     with _capturing(mode):
@@ -173,7 +174,9 @@ def record_step(
             functions = OpaqueFunctions(call, mode)
             first = functions.recorded(lambda: record(call, mode, chooser.choose, outside))
             effects = effects_from_step_to_step(
-                first, lambda: functions.recorded(lambda: record(call, mode, None, outside, first.changes))
+                first,
+                lambda: functions.recorded(lambda: record(call, mode, None, outside, first.changes)),
+                lambda: others_can_follow(plain_call, first, mode),
             )
             return first, effects, functions.found
 
@@ -205,7 +208,7 @@ def record_forward(joint: Joint, like: RecordedForward, args: tuple[Any, ...], k
 
     with shown_warnings_kept(), _capturing(mode):
         recording = outside.recorded_as(like.places, roots, recorded)
-    return forward_now(recording, joint.reads.written)
+    return forward_now(recording, joint.effects.keys | dict(joint.reads.written))
 
 
 def assemble(recorded: RecordedStep) -> Joint:

@@ -91,6 +91,14 @@ class Effects:
             if not (effect.once and had_a_first):
                 effect.apply(roots, own)
 
+    @property
+    def keys(self) -> dict[str, frozenset[Any]]:
+        """The keys that are set, by the label of the object."""
+        found: dict[str, frozenset[Any]] = {}
+        for effect in self.made:
+            found[effect.place.label] = found.get(effect.place.label, frozenset()) | {effect.key}
+        return found
+
     @cached_property
     def _own_leaves(self) -> list[slice]:
         ends = accumulate(effect.leaves for effect in self.made)

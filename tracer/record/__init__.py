@@ -9,6 +9,7 @@ from remat_planner.tracer.record.eager_gradients import eager_gradients
 from remat_planner.tracer.record.effects import RecordedEffects
 from remat_planner.tracer.record.graph_equality import same_graph
 from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of, same_hooks
+from remat_planner.tracer.record.later_steps import others_can_follow
 from remat_planner.tracer.record.loss import EveryOutput, LossChooser, loss_of_output
 from remat_planner.tracer.record.loss_call import loss_of_step
 from remat_planner.tracer.record.module_attributes import swapped
@@ -46,6 +47,7 @@ __all__ = [
     "is_observed",
     "loss_of_output",
     "loss_of_step",
+    "others_can_follow",
     "planned_forward",
     "random_state_kept",
     "record",

@@ -16,8 +16,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.errors import CaptureError
+from remat_planner.tracer.joint import flatten
 from remat_planner.tracer.operators import batch_norm_statistics, written_arguments
-from remat_planner.tracer.python_state import Change, ExecutedCode, Place, PythonReads, Roots, tensor_places
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, PythonReads, Roots, same, tensor_places
 from remat_planner.tracer.record.recording import CapturedCall
 from remat_planner.tracer.refusals import changed_constant_error, changed_view_error, forward_varies_error
 from remat_planner.tracer.torch_private import fake_mode_of, is_fake, storage_key
@@ -36,12 +37,13 @@ class OutsideTensors:
 
     Args:
         call: the call, whose state has the parameters and buffers alone.
+        fakes: identities of fakes in Python state that stand for themselves.
     """
 
-    def __init__(self, call: CapturedCall) -> None:
+    def __init__(self, call: CapturedCall, fakes: frozenset[int] = frozenset()) -> None:
         self._plain_call = call
         self._registered = frozenset(map(id, call.state.registered))
-        self._fakes = _fakes_in_attributes(call)
+        self._fakes = _fakes_in_attributes(call) | fakes
         self._places: dict[int, tuple[torch.Tensor, tuple[Place, ...]]] = {}
         self._found: dict[int, torch.Tensor] = {}
         self._constant: dict[int, torch.Tensor] = {}
@@ -152,12 +154,11 @@ class OutsideTensors:
         given_up = []
         for change, key in ((each, key) for each in changes for key in each.keys):
             before, after = change.before.get(key), change.after.get(key)
-            if id(before) not in stand_ins:
-                continue
-            if _has_form_of(before, after):
+            found = [tensor for tensor in flatten(before)[0] if id(tensor) in stand_ins]
+            if found and _has_form_of(before, after):
                 self._carried.add((change.holder.place.label, key))
             else:
-                given_up.append(stand_ins[id(before)])
+                given_up += [stand_ins[id(tensor)] for tensor in found]
         for tensor in given_up:
             self._give_up(tensor)
         if given_up or (self._may_interrupt and self._candidates()):
@@ -288,6 +289,12 @@ def _memory_of(tensor: torch.Tensor) -> Any:
 
 def _has_form_of(stand_in: Any, value: Any) -> bool:
     """Whether the next forward can read ``value`` where this one read ``stand_in``; not where it has a gradient."""
+    if isinstance(stand_in, dict) and type(value) is type(stand_in) and value.keys() == stand_in.keys():
+        return all(_has_form_of(stand_in[key], value[key]) for key in stand_in)
+    if isinstance(stand_in, (tuple, list)) and type(value) is type(stand_in) and len(value) == len(stand_in):
+        return all(_has_form_of(one, other) for one, other in zip(stand_in, value, strict=True))
+    if not isinstance(stand_in, torch.Tensor):
+        return same(stand_in, value)
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.requires_grad:
         return False
     return (value.shape, value.stride(), value.dtype, value.device) == (
