@@ -245,7 +245,10 @@ def _compared(steps: _Steps, apply: Callable[[], nn.Module]) -> tuple[nn.Module,
 def _applied(steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str | None) -> nn.Module:
     """The model by ``schedule``, which refuses to plan anew in the first step."""
     if isinstance(schedule, RegionSchedule):
-        return apply_schedule(steps.model, schedule, compiler=compiler, audit=False)
+        planned = apply_schedule(steps.model, schedule, compiler=compiler, audit=False)
+        for forward in planned_regions(planned).values():
+            forward.watch = None
+        return planned
 
     def replan(called: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Schedule) -> Schedule:
         if steps.number > 1:

@@ -16,6 +16,7 @@ from remat_planner.schedules.errors import (
 )
 from remat_planner.schedules.files import load_schedule
 from remat_planner.schedules.graph import Graph
+from remat_planner.schedules.in_flight import retained_bytes
 from remat_planner.schedules.instances import lifetimes
 from remat_planner.schedules.origin import BudgetOn, Origin, Status
 from remat_planner.schedules.pieces import Lifetimes, live_bytes
@@ -70,6 +71,7 @@ __all__ = [
     "load_schedule",
     "origin_differences",
     "preference",
+    "retained_bytes",
     "simulate",
     "write_atomically",
     "write_text_atomically",

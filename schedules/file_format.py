@@ -89,6 +89,7 @@ class RegionScheduleDocument(BaseModel):
     update_bytes: int
     origin: StoredOrigin
     calls: dict[str, int]
+    form_calls: dict[str, tuple[int, ...]] = {}
     regions: dict[str, int]
     schedules: list[ScheduleDocument]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,6 +25,16 @@ def held_bytes(graph: Graph, steps: Sequence[int]) -> int:
     results = [graph.values[value].storage for value in graph.results]
     loss = (pieces.birth == loss_step) & np.isin(pieces.storage, results)
     return int(pieces.bytes[resident | loss].sum())
+
+
+def retained_bytes(graph: Graph, steps: Sequence[int]) -> int:
+    """Bytes that a region retains from its forward to its backward.
+
+    Outputs belong to the ops after the region, so they count only where the region's own backward reads them.
+    """
+    boundary = next(step for step, op in enumerate(steps) if graph.actions[op].outside)
+    pieces = lifetimes(replace(graph, results=()), steps)
+    return int(pieces.bytes[(pieces.birth < boundary) & (pieces.death > boundary)].sum())
 
 
 def peak_in_flight(graph: Graph, steps: Sequence[int], forwards: int) -> int:

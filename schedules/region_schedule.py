@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from remat_planner.schedules.atomic_write import write_text_atomically
 from remat_planner.schedules.errors import ScheduleFileError
 from remat_planner.schedules.file_format import REGIONS_FORMAT, RegionScheduleDocument, parsed, validated
+from remat_planner.schedules.in_flight import retained_bytes
 from remat_planner.schedules.notebook import facts_html, with_baseline
 from remat_planner.schedules.origin import Origin
 from remat_planner.schedules.schedule import Schedule, document_of, format_version, schedule_from_document
@@ -22,8 +23,9 @@ class RegionSchedule:
     No graph covers the code between the regions, so the peak is not simulated: it was measured by running the step.
 
     Attributes:
-        regions: the schedule of each block, by the full name of its module.
+        regions: the schedule of each block, by the full name of its module, with a companion for each other form of input.
         calls: how many times the step calls each block, 1 for one that random draws leave out of some steps.
+        form_calls: of the blocks that are called with several forms of input, the calls with each, in the order of ``forms``.
         budget: bytes that the whole step may take at its peak.
         peak_bytes: measured peak under these schedules, constants and the optimizer's step included.
         baseline_peak_bytes: predicted peak where no region recomputes anything.
@@ -40,6 +42,7 @@ class RegionSchedule:
     constants: Mapping[str, int] = field(default_factory=dict)
     update: int = 0
     origin: Origin = field(default_factory=Origin)
+    form_calls: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         model = self.origin.model or "a model"
@@ -58,6 +61,13 @@ class RegionSchedule:
         return facts_html(f"Schedule by regions of {self.origin.model or 'a model'}", facts)
 
     @property
+    def forms(self) -> Iterator[tuple[str, Schedule, int]]:
+        """For each form of input of each region its name, the schedule, and the number of calls in a step."""
+        for name, region in self.regions.items():
+            calls = self.form_calls.get(name, (self.calls[name],))
+            yield from ((name, form, number) for form, number in zip(region.forms, calls, strict=True))
+
+    @property
     def constant_bytes(self) -> int:
         """Bytes resident during the whole step."""
         return sum(self.constants.values())
@@ -65,17 +75,25 @@ class RegionSchedule:
     @property
     def seconds(self) -> float:
         """Seconds of the regions' ops in one step, recomputation included; code between the regions does not count."""
-        return sum(self.calls[name] * region.seconds for name, region in self.regions.items())
+        return sum(calls * form.seconds for _, form, calls in self.forms)
 
     @property
     def baseline_seconds(self) -> float:
         """Seconds of the regions' ops in one step without recomputation."""
-        return sum(self.calls[name] * region.baseline_seconds for name, region in self.regions.items())
+        return sum(calls * form.baseline_seconds for _, form, calls in self.forms)
 
     @property
     def overhead(self) -> float:
         """Extra time as a fraction of the regions' ``baseline_seconds``; as a fraction of the whole step it is less."""
         return self.seconds / self.baseline_seconds - 1 if self.baseline_seconds else 0.0
+
+    def peak_in_flight(self, forwards: int) -> int:
+        """A lower bound on the peak bytes when ``forwards`` forwards run before the first backward.
+
+        What the code between the regions retains of the others is unknown, so it does not count.
+        """
+        each = sum(calls * retained_bytes(form.graph, form.steps) for _, form, calls in self.forms)
+        return self.peak_bytes + (forwards - 1) * each
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schedule as JSON; the file appears whole or not at all.
@@ -104,8 +122,10 @@ def _document_of(schedule: RegionSchedule) -> RegionScheduleDocument:
     distinct: list[Schedule] = []
     regions: dict[str, int] = {}
     for name, region in schedule.regions.items():
-        graph, layouts = region.graph, sorted(region.origin.gradient_layouts.items())
-        key = (graph.fingerprint, graph.pools, graph.copied, region.steps, *layouts)
+        key = tuple(
+            (form.fingerprint, form.graph.pools, form.graph.copied, form.steps, *sorted(form.origin.gradient_layouts.items()))
+            for form in region.forms
+        )
         if key not in numbers:
             numbers[key] = len(distinct)
             distinct.append(region)
@@ -120,6 +140,7 @@ def _document_of(schedule: RegionSchedule) -> RegionScheduleDocument:
         update_bytes=schedule.update,
         origin=schedule.origin,
         calls=dict(schedule.calls),
+        form_calls=dict(schedule.form_calls),
         regions=regions,
         schedules=[document_of(region) for region in distinct],
     )
@@ -134,6 +155,8 @@ def regions_from_content(path: str | os.PathLike[str], content: dict[str, Any]) 
     document = validated(path, content, RegionScheduleDocument)
     schedules = [schedule_from_document(path, schedule) for schedule in document.schedules]
     missing = any(not 0 <= number < len(schedules) for number in document.regions.values())
+    forms = {name: len(schedules[number].forms) for name, number in document.regions.items() if not missing}
+    missing |= forms != {name: len(document.form_calls.get(name, (1,))) for name in document.regions}
     if missing or document.regions.keys() != document.calls.keys():
         raise ScheduleFileError(f"{path}: regions without a schedule or a number of calls; the file is damaged: plan again")
     if document.peak_bytes > document.budget_bytes:
@@ -149,4 +172,5 @@ def regions_from_content(path: str | os.PathLike[str], content: dict[str, Any]) 
         constants=document.constants,
         update=document.update_bytes,
         origin=document.origin,
+        form_calls=document.form_calls,
     )

@@ -39,7 +39,7 @@ from remat_planner.tracer.passes import (
     simplify,
     undo_of,
 )
-from remat_planner.tracer.python_state import PythonReads, Roots
+from remat_planner.tracer.python_state import PythonReads, Roots, observation_suspended
 from remat_planner.tracer.record import (
     CapturedCall,
     FoundFunctions,
@@ -116,7 +116,7 @@ def capture(
         CaptureError: the step cannot be captured; the subclasses say why (``tracer.errors``).
     """
     try:
-        with _CAPTURING:
+        with _CAPTURING, observation_suspended():
             return assemble(record_step(model, args, kwargs, loss))
     except BaseException:
         # An ambient autocast caches the casts of parameters, and an aborted recording leaves casts that are fakes there.

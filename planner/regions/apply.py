@@ -23,8 +23,9 @@ from remat_planner.planner.planning import (
     state_signature,
     trace_step,
 )
-from remat_planner.planner.regions.forward import planned_regions, put_on, take_off
+from remat_planner.planner.regions.forward import RegionForward, planned_regions, take_off
 from remat_planner.planner.regions.select import named_in
+from remat_planner.planner.regions.step_watch import RegionWatch
 from remat_planner.planner.runtime import Replan
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
 from remat_planner.tracer.record import EveryOutput
@@ -59,8 +60,9 @@ def apply_regions(
     _refuse_other_shards(model, schedule)
     replan = replan or functools.partial(replan_region, time_limit=replan_time_limit)
     audited = len(schedule.regions) if audit else 0
+    watch = RegionWatch.of(schedule)
     for name, region in schedule.regions.items():
-        put_on(blocks[name], region, replan, compiler, audited, disk_folder)
+        blocks[name].forward = RegionForward(blocks[name], region, replan, compiler, audited, disk_folder, name, watch)
     return model
 
 

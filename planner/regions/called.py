@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,10 +54,10 @@ def called_regions(
 
     Raises:
         RegionError: no region is left. Unless they were found automatically, also if the step does not call a region in
-            training, calls it with inputs of several forms, or shares the casts of its parameters.
+            training, calls it with inputs of too many forms, or shares the casts of its parameters.
         tracer.CaptureError: a region that was named cannot be captured.
     """
-    regions: dict[str, CapturedRegion] = {}
+    regions: dict[str, list[CapturedRegion]] = defaultdict(list)
     refused: dict[str, Any] = {}
     blocks = dict(wanted.blocks)
     for _ in range(_MOST_DEPTH):
@@ -65,7 +66,9 @@ def called_regions(
         if not wanted.automatic:
             _refuse_unplannable(discovery, like)
         why_not = _why_not(model, discovery, automatic=wanted.automatic)
-        regions |= {r.name: r for r in (*discovery.regions, *like.values()) if r.name not in why_not}
+        for region in (*discovery.regions, *like.values()):
+            if region.name not in why_not:
+                regions[region.name].append(region)
         refused |= {**discovery.refused, **why_not}
         if not wanted.automatic:
             break
@@ -78,7 +81,7 @@ def called_regions(
         raise RegionError(
             f"none of the repeated blocks can be planned: {reasons}", names=tuple(dict.fromkeys((*wanted.blocks, *refused)))
         )
-    return tuple(regions[name] for name, _ in model.named_modules() if name in regions)
+    return tuple(region for name, _ in model.named_modules() if name in regions for region in regions[name])
 
 
 def _why_not(model: nn.Module, discovery: Discovery, *, automatic: bool) -> dict[str, str]:
@@ -116,7 +119,7 @@ def _of_changing_sizes(regions: Iterable[CapturedRegion]) -> dict[str, str]:
 
 def _left_out_by_chance(discovery: Discovery, blocks: Mapping[str, nn.Module]) -> dict[str, CapturedRegion]:
     """The blocks that random draws have left out of this step and that are like a captured one."""
-    captured = {_kind(region.name, region.block): region for region in discovery.regions}
+    captured = {_kind(region.name, region.block): region for region in discovery.regions if not region.form}
     like = {name: captured.get(_kind(name, blocks[name])) for name in discovery.not_called}
     return {name: replace(r, name=name, block=blocks[name], calls=0) for name, r in like.items() if r is not None}
 

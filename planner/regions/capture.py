@@ -25,25 +25,37 @@ GradientLayouts = Mapping[int, GradientLayout]
 
 @dataclass(frozen=True)
 class CapturedRegion:
-    """A block as the step calls it.
+    """A block as the step calls it with one form of input.
 
     Attributes:
         name: full name of its module.
+        form: number of the form, 0 for that of its first call.
         block: the module.
         joint: its captured step; ``joint.model`` is the block without its hooks.
         parameters: signature of the block's parameters and buffers in the captured call.
         inputs: signature of the inputs of that call.
-        calls: how many times the step calls it; 0 for one that random draws have left out, and that is planned as its like is.
+        calls: how many times the step calls it so; 0 for one that random draws have left out, which is planned as its like is.
         gradient_layouts: of the gradients that arrive in the captured step.
     """
 
     name: str
+    form: int
     block: nn.Module
     joint: Joint
     parameters: Mapping[str, str]
     inputs: Mapping[str, str]
     calls: int
     gradient_layouts: GradientLayouts
+
+    @property
+    def label(self) -> str:
+        """The name of the block and the form."""
+        return region_label(self.name, self.form)
+
+
+def region_label(name: str, form: int) -> str:
+    """The name of the block ``name``, with the number of the form of its calls where it is not the first."""
+    return f"{name} (form {form + 1})" if form else name
 
 
 def capture_region(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], gradient_layouts: GradientLayouts) -> Joint:

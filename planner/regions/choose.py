@@ -29,7 +29,7 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.regions.arriving_gradients import ArrivingGradients
 from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
-from remat_planner.planner.regions.measure import MeasuredStep, highest_of, measure_step
+from remat_planner.planner.regions.measure import MeasuredStep, highest_of, joined, measure_step
 from remat_planner.planner.regions.options import RegionOption
 from remat_planner.planner.regions.resident_bytes import resident_bytes
 from remat_planner.schedules import RegionSchedule, Schedule
@@ -52,8 +52,8 @@ class ScheduleChooser:
         args: its positional inputs.
         kwargs: its named inputs.
         regions: the captured regions.
-        steps: the costed step of each region, by name.
-        options: the options of each region, by name.
+        steps: the costed step of each region, by label.
+        options: the options of each region, by label.
         settings: what the schedules are planned with.
         ranks: the processes that train together.
     """
@@ -73,7 +73,8 @@ class ScheduleChooser:
         self._steps, self._options = steps, options
         self._settings = settings
         self._ranks = ranks
-        self._calls = {region.name: max(region.calls, 1) for region in regions}
+        self._blocks = {region.label: region.name for region in regions}
+        self._calls = {region.label: max(region.calls, 1) for region in regions}
         self._names = tuple(self._calls)
         self._left_out = tuple(region for region in regions if not region.calls)
         self._costs = [[self._calls[name] * option.seconds for option in options[name]] for name in self._names]
@@ -115,9 +116,12 @@ class ScheduleChooser:
             self._settings,
             block,
         )
+        forms = self._in_blocks(self._schedules(best))
+        calls = {name: [self._calls[label] for label in labels] for name, labels in forms.items()}
         return RegionSchedule(
-            regions=self._schedules(best),
-            calls=self._calls,
+            regions={name: joined(labels) for name, labels in forms.items()},
+            calls={name: sum(numbers) for name, numbers in calls.items()},
+            form_calls={name: tuple(numbers) for name, numbers in calls.items() if len(numbers) > 1},
             budget=limit,
             peak_bytes=self._peak(best),
             baseline_peak_bytes=baseline,
@@ -169,6 +173,13 @@ class ScheduleChooser:
             schedules[name] = schedule
         return schedules
 
+    def _in_blocks(self, schedules: Mapping[str, Schedule]) -> dict[str, dict[str, Schedule]]:
+        """The schedules by label, for each block by its name; the form with the highest peak comes first."""
+        blocks: dict[str, dict[str, Schedule]] = {}
+        for label, schedule in sorted(schedules.items(), key=lambda item: -item[1].baseline_peak_bytes):
+            blocks.setdefault(self._blocks[label], {})[label] = schedule
+        return {name: blocks[name] for name in dict.fromkeys(self._blocks.values())}
+
     def _measure(self, choice: Choice) -> None:
         """Run the step with these options, and add a constraint for each of its intervals."""
         on_this_rank = measure_step(
@@ -176,7 +187,7 @@ class ScheduleChooser:
             self._args,
             self._kwargs,
             self._settings.loss,
-            self._schedules(choice),
+            self._in_blocks(self._schedules(choice)),
             replan=_refuse_another_form,
             arriving=self._arriving,
             accumulate=self._settings.training.accumulate,
@@ -189,7 +200,7 @@ class ScheduleChooser:
         taken = {name: self._options[name][o] for name, o in zip(self._names, choice, strict=True)}
         for interval in step.intervals:
             # By region, bytes of each option above the one that was measured. Other draws may call those left out now.
-            changes = {region.name: [option.held for option in self._options[region.name]] for region in self._left_out}
+            changes = {r.label: [option.held for option in self._options[r.label]] for r in self._left_out}
             for name, calls in Counter(interval.holding).items():
                 changes[name] = [calls * (option.held - taken[name].held) for option in self._options[name]]
             if interval.kind != "between":
@@ -212,7 +223,7 @@ class ScheduleChooser:
     def _peak(self, choice: Choice) -> int:
         """Measured bytes, and those that the regions add which random draws have left out of the measured step."""
         step, option_of = self._measured[choice], dict(zip(self._names, choice, strict=True))
-        retained = sum(self._options[region.name][option_of[region.name]].held for region in self._left_out)
+        retained = sum(self._options[region.label][option_of[region.label]].held for region in self._left_out)
         constants = sum(self._constants.values()) + self._gradients_left_out
         return constants + max(step.highest.peak + retained, step.held + self._update)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from remat_planner.planner.distributed import is_sharded, parallel_wrapper
 from remat_planner.planner.errors import RegionError
 from remat_planner.planner.measurement import KeptState, Loss, detached, run_backward, state_restored
 from remat_planner.planner.planning import BoundSignature, input_signature, state_signature
-from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts, capture_region
+from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts, capture_region, region_label
 from remat_planner.planner.regions.forward import restore_forward, without_hooks
 from remat_planner.planner.regions.parameter_reads import ReadsOutside
 from remat_planner.planner.torch_private import direct_apply
@@ -28,13 +28,17 @@ from remat_planner.tracer.joint import flatten, flatten_inputs
 from remat_planner.tracer.record import ambient_autocast, loss_of_step
 from remat_planner.tracer.refusals import refuse_compiled_around
 
+_MOST_FORMS = 8
+"""Forms of input of one block; each is captured and solved for itself."""
+
 
 @dataclass(frozen=True)
 class Discovery:
     """What one forward shows about the blocks of a model.
 
     Attributes:
-        regions: the captured blocks, in the order of their first calls.
+        regions: the captured blocks, in the order of their first calls; a block that is called with several forms of input
+            comes once for each.
         refused: why a block cannot be planned, by its name.
         not_called: names of the blocks that the step does not call with gradients enabled.
         read_outside: ids of the parameters of blocks that code outside all blocks reads.
@@ -65,12 +69,12 @@ def discover(
         kwargs: named inputs of its forward.
         blocks: the modules to capture, by name.
         loss: output -> scalar.
-        gradient_layouts: how gradients arrive at a block's outputs, by its name; by default as the outputs lie.
+        gradient_layouts: how gradients arrive at a region's outputs, by its label; by default as the outputs lie.
         kept: the caller's state, which then includes the globals that the forward can reach; they are the caller's to put back.
     """
     refused = _compiled(model, blocks)
     layouts = gradient_layouts or {}
-    watches = {name: _Watch(name, block, layouts.get(name, {})) for name, block in blocks.items() if name not in refused}
+    watches = {name: _Watch(name, block, layouts) for name, block in blocks.items() if name not in refused}
     if not watches:
         return Discovery((), refused, (), frozenset())
     args, kwargs = detached(tuple(args), dict(kwargs))
@@ -93,7 +97,7 @@ def discover(
             run_backward(output, None)  # only a backward makes ``fully_shard`` free what it gathered, and forget in which order
     in_order = [watches[name] for name in dict.fromkeys(called)]
     return Discovery(
-        regions=tuple(watch.region() for watch in in_order if watch.joint is not None),
+        regions=tuple(region for watch in in_order for region in watch.regions),
         refused={**refused, **{watch.name: watch.refused for watch in in_order if watch.refused is not None}},
         not_called=tuple(name for name in watches if name not in called),
         read_outside=frozenset(reads.ids),
@@ -113,49 +117,64 @@ def _compiled(model: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, Ca
 
 
 class _Watch:
-    """Captures a block at its first call, and checks that later calls fit the capture.
+    """Captures a block at its first call with each form of input.
 
     Attributes:
-        joint: the captured step, once there is one that fits all calls so far.
-        refused: why there is none.
+        regions: the block with each form of its calls so far; empty where it cannot be captured.
+        refused: why it cannot.
     """
 
-    def __init__(self, name: str, block: nn.Module, gradient_layouts: GradientLayouts) -> None:
+    def __init__(self, name: str, block: nn.Module, gradient_layouts: Mapping[str, GradientLayouts]) -> None:
         self.name = name
         self.block = block
-        self.joint: Joint | None = None
+        self.regions: list[CapturedRegion] = []
         self.refused: CaptureError | RegionError | None = None
         self._bare = without_hooks(block)
         self._gradient_layouts = gradient_layouts
-        self._signatures: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
-        self._calls = 0
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of the block on these inputs, cut off from its history if the block is captured."""
-        self._calls += 1
         unforeseen: Exception | None = None
+        region: CapturedRegion | None = None
         if self.refused is None:
             try:
-                if self.joint is None:
-                    self._signatures = state_signature(self._bare), input_signature(args, kwargs)
-                    self.joint = capture_region(self._bare, args, kwargs, self._gradient_layouts)
-                else:
-                    self._refuse_another_form(self.joint, args, kwargs)
+                region = self._region(args, kwargs)
             except (CaptureError, RegionError) as error:
-                self.joint, self.refused = None, error
+                self.refused = error
             except Exception as error:
-                self.joint, unforeseen = None, error
+                unforeseen = error
         output = self._bare(*args, **kwargs)
         if unforeseen is not None:
             self.refused = self._border_error((args, kwargs, output), unforeseen)
-        return output if self.joint is None else _without_history(output, self.joint)
+        if region is None:
+            self.regions.clear()
+            return output
+        return _without_history(output, region.joint)
 
-    def region(self) -> CapturedRegion:
-        """The captured block, after the forward."""
-        assert self.joint is not None
-        return CapturedRegion(
-            self.name, self.block, self.joint, *self._signatures, self._calls, gradient_layouts=self._gradient_layouts
-        )
+    def _region(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CapturedRegion:
+        """The block with this form of input, captured now or before.
+
+        Raises:
+            CaptureError: it cannot be captured.
+            RegionError: there are too many forms.
+        """
+        for number, region in enumerate(self.regions):
+            if self._fits(region.joint, args, kwargs):
+                self.regions[number] = replace(region, calls=region.calls + 1)
+                return self.regions[number]
+        form = len(self.regions)
+        if form == _MOST_FORMS:
+            raise RegionError(
+                f"the step calls it with inputs of more than {_MOST_FORMS} forms (shapes, dtypes, which require a gradient "
+                f"or are one tensor; first {dict(self.regions[0].inputs)}, now {dict(input_signature(args, kwargs))}). "
+                "Leave it out, or plan the modules inside it",
+                names=(self.name,),
+            )
+        layouts = self._gradient_layouts.get(region_label(self.name, form), {})
+        signatures = state_signature(self._bare), input_signature(args, kwargs)
+        joint = capture_region(self._bare, args, kwargs, layouts)
+        self.regions.append(CapturedRegion(self.name, form, self.block, joint, *signatures, calls=1, gradient_layouts=layouts))
+        return self.regions[-1]
 
     def _border_error(self, border: Any, error: Exception) -> RegionError:
         """The refusal of a block that takes or returns tensors without strides, of which a capture knows little.
@@ -174,18 +193,12 @@ class _Watch:
             names=(self.name,),
         )
 
-    def _refuse_another_form(self, joint: Joint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _fits(self, joint: Joint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         signature = BoundSignature(joint, self._bare)
-        inputs = signature.inputs(*flatten_inputs(args, kwargs))
-        state = signature.state()
-        if inputs is None or state is None or not signature.accepted(state, inputs, ambient_autocast(), joint.switches):
-            raise RegionError(
-                "the step calls it several times with inputs of different forms, with inputs of which only some require a "
-                "gradient, or with one tensor as several inputs and with several "
-                f"(first {dict(self._signatures[1])}, later {dict(input_signature(args, kwargs))}), "
-                "and one schedule serves all calls. Leave it out, or plan the modules inside it",
-                names=(self.name,),
-            )
+        inputs, state = signature.inputs(*flatten_inputs(args, kwargs)), signature.state()
+        if inputs is None or state is None:
+            return False
+        return signature.accepted(state, inputs, ambient_autocast(), joint.switches) is not None
 
 
 def _without_history(output: Any, joint: Joint) -> Any:

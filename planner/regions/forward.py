@@ -6,6 +6,7 @@ does).
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch import nn
 
 from remat_planner.planner.distributed import is_fully_sharded, unsharded_class
 from remat_planner.planner.planning import remembered_capture
+from remat_planner.planner.regions.step_watch import RegionWatch
 from remat_planner.planner.runtime import Audit, PlannedCall, Replan, hidden_from_torch_compile, module_view_of
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.record import EveryOutput
@@ -35,6 +37,8 @@ class RegionForward:
         compiler: compiles the program; None for PyTorch's own kernels.
         audited: number of regions of the model that are audited, this one too; 0 if they are not.
         disk_folder: for the files of schedules that copy to a disk.
+        name: of the region, as ``watch`` knows it.
+        watch: that of the model; None where nobody looks at its steps.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class RegionForward:
         compiler: str | None = None,
         audited: int = 0,
         disk_folder: str | Path | None = None,
+        name: str = "",
+        watch: RegionWatch | None = None,
     ) -> None:
         self.own = block.forward
         self.block = block
@@ -53,6 +59,8 @@ class RegionForward:
         self.compiler = compiler
         self.audited = audited
         self.disk_folder = disk_folder
+        self.name = name
+        self.watch = watch
         self.sharded = is_fully_sharded(block)
         self._call: PlannedCall | None = None
         functools.update_wrapper(self, self.own)
@@ -82,6 +90,7 @@ class RegionForward:
                 loss=loss,
                 replan=self.replan,
                 compiler=self.compiler,
+                watch=None if self.watch is None else self.watch.of_region(self.name, self.block),
                 audit=audit,
                 disk_folder=self.disk_folder,
             )
@@ -92,22 +101,14 @@ class RegionForward:
         copied = memo.get(id(self.block))
         if copied is None:
             raise TypeError("the forward of a planned region is copied with its module: copy.deepcopy(module)")
-        return RegionForward(copied, self.schedule, self.replan, self.compiler, self.audited, self.disk_folder)
+        watch = copy.deepcopy(self.watch, memo)
+        return RegionForward(
+            copied, self.schedule, self.replan, self.compiler, self.audited, self.disk_folder, self.name, watch
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RegionForward, (self.block, self.schedule, self.replan, self.compiler, self.audited, self.disk_folder)
-
-
-def put_on(
-    block: nn.Module,
-    schedule: Schedule,
-    replan: Replan,
-    compiler: str | None,
-    audited: int,
-    disk_folder: str | Path | None = None,
-) -> None:
-    """Replace the forward of ``block`` by a planned one."""
-    block.forward = RegionForward(block, schedule, replan, compiler, audited, disk_folder)
+        settings = self.replan, self.compiler, self.audited, self.disk_folder
+        return RegionForward, (self.block, self.schedule, *settings, self.name, self.watch)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from remat_planner.planner.distributed import runs_to_measure_peak
 from remat_planner.planner.errors import RegionError
 from remat_planner.planner.measurement import Loss, device_of, measure_intervals, one_step, state_restored
+from remat_planner.planner.planning import Step, remember_capture, remembered_capture, settings_of
 from remat_planner.planner.regions.arriving_gradients import ArrivingGradients
 from remat_planner.planner.regions.forward import RegionForward, restore_forward
 from remat_planner.planner.runtime import Replan, first_and_last_node
@@ -28,8 +29,8 @@ class Interval:
 
     Attributes:
         kind: the forward or backward of a region, or the code between the regions.
-        region: name of the region; "" between regions.
-        holding: the other calls of regions that retain activations meanwhile, each as the name of its region.
+        region: label of the region; "" between regions.
+        holding: the other calls of regions that retain activations meanwhile, each as the label of its region.
         peak: highest bytes above those before the step.
     """
 
@@ -62,7 +63,7 @@ def measure_step(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     loss: Loss | None,
-    schedules: Mapping[str, Schedule],
+    schedules: Mapping[str, Mapping[str, Schedule]],
     *,
     replan: Replan,
     arriving: ArrivingGradients,
@@ -76,7 +77,7 @@ def measure_step(
         args: its positional inputs.
         kwargs: its named inputs.
         loss: output -> scalar; None for the model's own.
-        schedules: of each region, by the full name of its module.
+        schedules: for each module by its full name, those of its forms of input by label.
         replan: called if a region gets inputs of another form than the planned one.
         arriving: notes the layouts of the gradients that arrive at the regions' outputs.
         accumulate: whether the measured step adds to the gradients of a step before it.
@@ -88,9 +89,10 @@ def measure_step(
     marker = _Marker()
     device = device_of(model)
     with ExitStack() as stack:
-        for name, schedule in schedules.items():
+        for name, forms in schedules.items():
             block = model.get_submodule(name)
-            stack.enter_context(_marked(block, RegionForward(block, schedule, replan), name, marker, arriving))
+            planned = RegionForward(block, joined(forms), replan)
+            stack.enter_context(_marked(block, planned, forms, marker, arriving))
         # With the marked forwards in place, which a restart then leaves there.
         state = stack.enter_context(state_restored(model, args, kwargs, others=() if loss is None else (loss,)))
         for _ in range(rehearsals):
@@ -105,6 +107,17 @@ def measure_step(
             peaks, held = measure_intervals(marker.run_step, device)
             runs.append(MeasuredStep(tuple(_intervals(peaks)), held))
     return _merged(runs, min)
+
+
+def joined(forms: Mapping[str, Schedule]) -> Schedule:
+    """The first schedule, with the others as its companions."""
+    first, *others = forms.values()
+    if not others:
+        return first
+    schedule, joint = replace(first, companions=tuple(others)), remembered_capture(first)
+    if joint is not None:
+        remember_capture(schedule, Step(schedule.graph, joint, schedule.origin, settings_of(first)))
+    return schedule
 
 
 def highest_of(ranks: Sequence[MeasuredStep]) -> MeasuredStep:
@@ -153,12 +166,14 @@ class _Marker:
 
 @contextmanager
 def _marked(
-    block: nn.Module, planned: RegionForward, name: str, marker: _Marker, arriving: ArrivingGradients
+    block: nn.Module, planned: RegionForward, forms: Mapping[str, Schedule], marker: _Marker, arriving: ArrivingGradients
 ) -> Iterator[None]:
     own_forward = block.forward
+    default, labels = next(iter(forms)), dict(zip(map(id, planned.schedule.forms), forms, strict=True))
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         call = marker.new_call()
+        name = labels.get(id(planned.planned.schedule_of(args, kwargs)), default) if len(forms) > 1 else default
         marker("forward", call, name)
         output = planned(*args, **kwargs)
         marker("between")

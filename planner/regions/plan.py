@@ -124,7 +124,7 @@ def _costed(regions: Sequence[CapturedRegion], settings: Settings) -> dict[str, 
             training=TrainingState(),
         )
         step = costed_step(region.joint, region.parameters, region.inputs, of_region)
-        steps[region.name] = replace(step, origin=replace(step.origin, gradient_layouts=region.gradient_layouts))
+        steps[region.label] = replace(step, origin=replace(step.origin, gradient_layouts=region.gradient_layouts))
     return steps
 
 

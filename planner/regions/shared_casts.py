@@ -26,8 +26,8 @@ def why_its_casts_are_shared(model: nn.Module, region: CapturedRegion, read_outs
         ]
         if others:
             readers = f"is also in {', '.join(others)}"
-        elif region.calls > 1:
-            readers = f"is read in each of its {region.calls} calls"
+        elif region.calls > 1 or region.form:
+            readers = "is read in each of its calls"
         elif id(parameter) in read_outside:
             readers = "is also read by what calls the region"
         else:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from remat_planner.planner.reports.activations import Activations, saved_activations
 from remat_planner.planner.reports.summary import NOT_IN_DOCUMENT, VerificationSummary, summarize_verification
 from remat_planner.planner.reports.timeline import MemoryCurve, memory_curve
-from remat_planner.schedules import Graph, RegionSchedule, lifetimes
+from remat_planner.schedules import RegionSchedule, Schedule, retained_bytes
 
 if TYPE_CHECKING:
     from remat_planner.planner.measurement import Verification
+
+_Form = tuple[str, Schedule, int]
+"""Name, schedule and calls of one form of a region."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class RegionSummary:
 
 @dataclass(frozen=True)
 class EqualRegions:
-    """Regions with one graph and one schedule.
+    """Regions with one graph and one schedule; one that is called with several forms of input is in several of them.
 
     Attributes:
         regions: paths of their modules.
@@ -76,7 +78,7 @@ def summarize_regions(
 ) -> RegionSummary:
     """What a report says about ``schedule``; ``path`` is the file that it is in, if any."""
     groups = _equal_regions(schedule)
-    first = [schedule.regions[group.regions[0]] for group in groups]
+    first = [forms[0][1] for forms in groups]
     return RegionSummary(
         model=schedule.origin.model,
         device=schedule.origin.device,
@@ -89,43 +91,33 @@ def summarize_regions(
         region_seconds=schedule.seconds,
         baseline_region_seconds=schedule.baseline_seconds,
         region_overhead=schedule.overhead,
-        regions=tuple(groups),
-        activations=tuple(saved_activations(zip(first, map(partial(_called, schedule), groups), strict=True))),
+        regions=tuple(map(_group, groups)),
+        activations=tuple(saved_activations(zip(first, map(_called, groups), strict=True))),
         verification=None if verification is None else summarize_verification(verification),
         schedule=path,
         curves=tuple(map(memory_curve, first)),
     )
 
 
-def _called(schedule: RegionSchedule, group: EqualRegions) -> list[str]:
+def _equal_regions(schedule: RegionSchedule) -> list[list[_Form]]:
+    """The forms of all regions, those with one graph and one schedule together."""
+    alike: dict[tuple[str, tuple[int, ...]], list[_Form]] = defaultdict(list)
+    for name, form, calls in schedule.forms:
+        alike[form.fingerprint, form.steps].append((name, form, calls))
+    return list(alike.values())
+
+
+def _group(forms: Sequence[_Form]) -> EqualRegions:
+    _, region, _ = forms[0]
+    return EqualRegions(
+        regions=tuple(name for name, *_ in forms),
+        calls=sum(calls for *_, calls in forms),
+        held_bytes=retained_bytes(region.graph, region.steps),
+        baseline_held_bytes=retained_bytes(region.graph, range(len(region.graph.ops))),
+        extra_seconds=region.seconds - region.baseline_seconds,
+    )
+
+
+def _called(forms: Sequence[_Form]) -> list[str]:
     """The path of each region, once for every call in a step."""
-    return [name for name in group.regions for _ in range(schedule.calls[name])]
-
-
-def _equal_regions(schedule: RegionSchedule) -> list[EqualRegions]:
-    names_of: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
-    for name, region in schedule.regions.items():
-        names_of[region.fingerprint, region.steps].append(name)
-    groups = []
-    for names in names_of.values():
-        region = schedule.regions[names[0]]
-        groups.append(
-            EqualRegions(
-                regions=tuple(names),
-                calls=sum(schedule.calls[name] for name in names),
-                held_bytes=held_bytes(region.graph, region.steps),
-                baseline_held_bytes=held_bytes(region.graph, range(len(region.graph.ops))),
-                extra_seconds=region.seconds - region.baseline_seconds,
-            )
-        )
-    return groups
-
-
-def held_bytes(graph: Graph, steps: Sequence[int]) -> int:
-    """Bytes that a region retains from its forward to its backward.
-
-    Outputs belong to the ops after the region, so they count only where the region's own backward reads them.
-    """
-    boundary = next(step for step, op in enumerate(steps) if graph.actions[op].outside)
-    pieces = lifetimes(replace(graph, results=()), steps)
-    return int(pieces.bytes[(pieces.birth < boundary) & (pieces.death > boundary)].sum())
+    return [name for name, _, calls in forms for _ in range(calls)]

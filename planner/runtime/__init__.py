@@ -12,13 +12,16 @@ from remat_planner.planner.runtime.planned_call import PlannedCall
 from remat_planner.planner.runtime.planned_module import call_of, is_planned_module, planned_module
 from remat_planner.planner.runtime.program_source import Replan
 from remat_planner.planner.runtime.recapture import recapture
+from remat_planner.planner.runtime.step_watch import Flight, Watch
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
 from remat_planner.planner.runtime.unplanned import unplanned_on_purpose
 
 __all__ = [
     "Audit",
+    "Flight",
     "PlannedCall",
     "Replan",
+    "Watch",
     "call_of",
     "first_and_last_node",
     "hidden_from_torch_compile",

@@ -11,7 +11,7 @@ from torch import nn
 
 from remat_planner.planner.codegen import generator_of
 from remat_planner.planner.runtime.planned_program import PlannedProgram
-from remat_planner.planner.runtime.step_watch import StepWatch
+from remat_planner.planner.runtime.step_watch import Watch
 from remat_planner.tracer.functions import CheckFiredError
 from remat_planner.tracer.python_state import Roots
 
@@ -32,7 +32,7 @@ class CheckedStep:
         inputs: Sequence[torch.Tensor],
         leaves: Sequence[Any],
         roots: Roots,
-        watch: StepWatch | None,
+        watch: Watch | None,
     ) -> Any:
         """The output of ``program``, which has checks, or of eager's forward where one fires. The arguments are ``run``'s."""
         undo = program.joint.undo

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -30,20 +30,29 @@ from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
 from remat_planner.planner.runtime.recaptures import Recaptures
 from remat_planner.planner.runtime.same_step import same_step
-from remat_planner.planner.runtime.step_watch import StepWatch
+from remat_planner.planner.runtime.step_watch import StepWatch, Watch
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
 from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
-from remat_planner.tracer.joint import InputTree, flatten_inputs
+from remat_planner.tracer.joint import InputTree, RecordedForward, flatten_inputs
 from remat_planner.tracer.python_state import Roots
-from remat_planner.tracer.record import ambient_autocast, hooks_of, refuse_surroundings, switches
+from remat_planner.tracer.record import Switches, ambient_autocast, hooks_of, refuse_surroundings, switches
 
 _log = logging.getLogger("remat_planner")
 
 _MOST_PROGRAMS = 32
 """Programs kept for different inputs, or as many as the schedule has forms; the least recently used one goes first."""
+
+
+class _Fitting(NamedTuple):
+    """A program that fits a call: its number, the state and the inputs that it runs on, and the forward that led to it."""
+
+    position: int
+    state: list[torch.Tensor]
+    inputs: list[torch.Tensor]
+    forward: RecordedForward
 
 
 class PlannedCall:
@@ -56,6 +65,7 @@ class PlannedCall:
         replan: makes a schedule for inputs of another form.
         compiler: compiles the programs; None for PyTorch's own kernels.
         watched: whether to say on the logger when training does not use the plan or takes more bytes than it counts.
+        watch: what is told of the steps in the place of a watch of its own.
         audit: when to record the forward once more and compare it; None for never.
         disk_folder: for the files of schedules that copy to a disk.
     """
@@ -69,6 +79,7 @@ class PlannedCall:
         replan: Replan,
         compiler: str | None = None,
         watched: bool = False,
+        watch: Watch | None = None,
         audit: Audit | None = None,
         disk_folder: str | Path | None = None,
     ) -> None:
@@ -85,7 +96,7 @@ class PlannedCall:
         self._checked = CheckedStep(model)
         self._recaptures = Recaptures(self._most_programs)
         self._emitted_for_group = in_process_group()
-        self._watch = StepWatch() if watched else None
+        self._watch: Watch | None = StepWatch() if watched else watch
         self._unplanned = UnplannedTraining(model) if watched else None
         for form in reversed(schedule.forms):
             joint = remembered_capture(form)
@@ -135,7 +146,7 @@ class PlannedCall:
             loss=self.loss,
             replan=self.replan,
             compiler=self.compiler,
-            watched=self._watch is not None,
+            watched=self._unplanned is not None,
             audit=None if self.audit is None else Audit(self.audit.parts),
             disk_folder=self.disk_folder,
         )
@@ -182,21 +193,17 @@ class PlannedCall:
         leaves, tree = self._flatten(args, kwargs)
         refuse_surroundings(self.model, leaves)
         autocast, settings = ambient_autocast(), switches()
-        for position, (program, signature) in enumerate(self._bound):
-            inputs = signature.inputs(leaves, tree)  # first, because it soon rules out the programs for other inputs
-            state = None if inputs is None else signature.state()
-            if state is None or inputs is None:
-                continue
-            accepted = signature.accepted(state, inputs, autocast, settings)
-            if accepted is not None and not signature.changed_python_state():
-                if position:
-                    self._bound.insert(0, self._bound.pop(position))
-                audit = self.audit
-                if audit is not None:
-                    audit.calls += 1
-                    if audit.calls >= audit.next:
-                        audit.look(program.joint, accepted.forward, args, kwargs)
-                return self._run(program, state, inputs, leaves, signature.roots_of(args, kwargs))
+        fitting = self._fitting(leaves, tree, autocast, settings)
+        if fitting is not None:
+            if fitting.position:
+                self._bound.insert(0, self._bound.pop(fitting.position))
+            program, signature = self._bound[0]
+            audit = self.audit
+            if audit is not None:
+                audit.calls += 1
+                if audit.calls >= audit.next:
+                    audit.look(program.joint, fitting.forward, args, kwargs)
+            return self._run(program, fitting.state, fitting.inputs, leaves, signature.roots_of(args, kwargs))
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
         if self.audit is not None:
@@ -206,6 +213,23 @@ class PlannedCall:
         if new_state is None or new_inputs is None or not signature.accepted(new_state, new_inputs, autocast, settings):
             raise RuntimeError("the new capture does not fit the inputs that it was captured with; please report this")
         return self._run(program, new_state, new_inputs, leaves, signature.roots_of(args, kwargs))
+
+    def schedule_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule | None:
+        """The schedule by which a call with these inputs would run; None if there is no program for it."""
+        fitting = self._fitting(*self._flatten(args, kwargs), ambient_autocast(), switches())
+        return None if fitting is None else self._bound[fitting.position][0].schedule
+
+    def _fitting(self, leaves: list[Any], tree: InputTree, autocast: Mapping[str, str], settings: Switches) -> _Fitting | None:
+        """The first program that fits a call."""
+        for position, (_, signature) in enumerate(self._bound):
+            inputs = signature.inputs(leaves, tree)  # first, because it soon rules out the programs for other inputs
+            state = None if inputs is None else signature.state()
+            if state is None or inputs is None:
+                continue
+            accepted = signature.accepted(state, inputs, autocast, settings)
+            if accepted is not None and not signature.changed_python_state():
+                return _Fitting(position, state, inputs, accepted.forward)
+        return None
 
     def _run(
         self,

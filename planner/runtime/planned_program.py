@@ -19,7 +19,7 @@ from remat_planner.planner.errors import CompilerError
 from remat_planner.planner.runtime.autocast_cache import current_cache, shared_casts
 from remat_planner.planner.runtime.autograd import run_program
 from remat_planner.planner.runtime.outside_casts import LookUps, OutsideCasts
-from remat_planner.planner.runtime.step_watch import StepWatch
+from remat_planner.planner.runtime.step_watch import Watch
 from remat_planner.planner.runtime.wiring import Wiring, wire
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint, OutputLeaf
@@ -77,7 +77,7 @@ class PlannedProgram:
         inputs: Sequence[torch.Tensor],
         leaves: Sequence[Any],
         roots: Roots,
-        watch: StepWatch | None = None,
+        watch: Watch | None = None,
     ) -> Any:
         """The step's output. What the forward leaves behind in Python state is there too when this returns.
 

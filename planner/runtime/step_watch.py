@@ -9,12 +9,23 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from typing import Protocol
 
 from remat_planner.planner.torch_private import graph_is_kept
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint
 
 _log = logging.getLogger("remat_planner")
+
+
+class Watch(Protocol):
+    """What planned calls are told to."""
+
+    def flight(self, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> Flight:
+        """A forward begins; the result is called when its backward begins, and calls ``on_backward``."""
+
+    def backward_begins(self, schedule: Schedule, joint: Joint) -> None:
+        """The backward of a forward begins."""
 
 
 class StepWatch:
@@ -105,7 +116,7 @@ class Flight:
 
     __slots__ = ("__weakref__", "_joint", "_on_backward", "_schedule", "_watch", "backward_began")
 
-    def __init__(self, watch: StepWatch, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> None:
+    def __init__(self, watch: Watch, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> None:
         self._watch = watch
         self._schedule = schedule
         self._joint = joint

@@ -7,7 +7,13 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 
 from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, slots_of
 from remat_planner.tracer.python_state.containers import Array, Memory, RandomGenerator, Sequence, SetOfItems, TextInMemory
-from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_file, is_users_module, unobserved
+from remat_planner.tracer.python_state.executed_code import (
+    ExecutedCode,
+    is_users_file,
+    is_users_module,
+    observation_suspended,
+    unobserved,
+)
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
 from remat_planner.tracer.python_state.object_tensors import tensors_of_object
 from remat_planner.tracer.python_state.places import Place, Roots, Step
@@ -46,6 +52,7 @@ __all__ = [
     "is_users_file",
     "is_users_module",
     "objects_in_arguments",
+    "observation_suspended",
     "same",
     "same_function",
     "slots_of",

@@ -105,9 +105,7 @@ class ExecutedCode:
             yield
         finally:
             _profile_on(profiler)
-            for namespace, names in self._shadowed.values():
-                for name in names:
-                    del namespace[name]
+            self._uncover()
             self._shadowed.clear()
             self._builtins = {}  # a method of this object is among them
             gc.callbacks[:0] = callbacks
@@ -121,8 +119,19 @@ class ExecutedCode:
         self._first_call(code, frame)
         names |= {name for name in self._builtins if name in code.co_names and name not in namespace}
         if names:
-            namespace.update((name, self._builtins[name]) for name in names)
             self._shadowed[id(namespace)] = namespace, names
+            namespace.update((name, self._builtins[name]) for name in names)
+
+    def _uncover(self) -> None:
+        """Let the code find Python's own functions."""
+        for namespace, names in self._shadowed.values():
+            for name in names:
+                del namespace[name]
+
+    def _cover(self) -> None:
+        """Undo ``_uncover``."""
+        for namespace, names in self._shadowed.values():
+            namespace.update((name, self._builtins[name]) for name in names)
 
     def _noted(self, *arguments: Any) -> Any:
         """``getattr``, for the code that is observed."""
@@ -147,6 +156,23 @@ class ExecutedCode:
                 self._others.append(code)  # alive, so that no other code gets its identity
                 if code.co_name in self._watched_names:
                     self._watch(code, frame)
+
+
+@contextmanager
+def observation_suspended() -> Iterator[None]:
+    """Observe nothing inside, and leave globals as the code has them: a capture inside of an observed call looks at them."""
+    observer = sys.getprofile()
+    outer = getattr(observer, "__self__", None)
+    if not isinstance(outer, ExecutedCode):
+        yield
+        return
+    sys.setprofile(None)
+    outer._uncover()
+    try:
+        yield
+    finally:
+        outer._cover()
+        sys.setprofile(observer)
 
 
 @contextmanager
