@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -10,9 +11,12 @@ from torch import nn
 
 from remat_planner.planner.measurement.kept_state import KeptState
 from remat_planner.tracer.joint import flatten
-from remat_planner.tracer.python_state import ABSENT, Change, Place, Snapshot, is_plain, walk
+from remat_planner.tracer.python_state import ABSENT, Change, Place, Snapshot, is_plain, tensor_label, walk
 
 Named = tuple[str, Any]
+
+
+_TENSOR = re.compile(r"tensor 0x[0-9a-f]+")
 
 
 def compared_state(
@@ -36,6 +40,19 @@ def compared_state(
         output: its output.
         loss: its loss, if it has one.
     """
+    names = {tensor_label(p): name for name, p in model.named_parameters()}  # under which optimizers keep their state
+    for name, value in _compared(model, state, inputs, arguments, output, loss):
+        yield _TENSOR.sub(lambda found: names.get(found[0], found[0]), name), value
+
+
+def _compared(
+    model: nn.Module,
+    state: KeptState,
+    inputs: Sequence[torch.Tensor],
+    arguments: Snapshot,
+    output: Any,
+    loss: torch.Tensor | None,
+) -> Iterator[Named]:
     known = state.identities()
     leaves, tree = flatten(output)
     yield "loss", loss

@@ -16,7 +16,7 @@ from remat_planner.tracer.python_state.executed_code import (
 )
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
 from remat_planner.tracer.python_state.object_tensors import tensors_of_object
-from remat_planner.tracer.python_state.places import Place, Roots, Step
+from remat_planner.tracer.python_state.places import Place, Roots, Step, tensor_label
 from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
 from remat_planner.tracer.python_state.starts import argument_starts, objects_in_arguments, starts_of
@@ -57,6 +57,7 @@ __all__ = [
     "same_function",
     "slots_of",
     "starts_of",
+    "tensor_label",
     "tensor_places",
     "tensors_of_object",
     "unobserved",

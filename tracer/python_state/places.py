@@ -26,6 +26,11 @@ class Roots:
         return cls(dict(model.named_modules(remove_duplicate=False)), args, kwargs or {})
 
 
+def tensor_label(tensor: torch.Tensor) -> str:
+    """What a tensor is called where it is the key of a dictionary: its values may be many, and may change."""
+    return f"tensor {id(tensor):#x}"
+
+
 Step = tuple[Literal["attribute", "item", "cell", "referent"], Any]
 
 
@@ -51,11 +56,8 @@ class Place:
 
     def item(self, key: Any) -> Place:
         """The item ``key`` of what is here."""
-        return replace(
-            self,
-            label=f"{self.label}[{'a tensor' if isinstance(key, torch.Tensor) else repr(key)}]",
-            steps=(*self.steps, ("item", key)),
-        )
+        shown = tensor_label(key) if isinstance(key, torch.Tensor) else repr(key)
+        return replace(self, label=f"{self.label}[{shown}]", steps=(*self.steps, ("item", key)))
 
     def referent(self) -> Place:
         """What the weak reference that is here refers to."""

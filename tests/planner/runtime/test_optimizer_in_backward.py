@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+import remat_planner
 from remat_planner.planner.apply import apply_schedule
 from remat_planner.planner.codegen import cuts, emit
 from remat_planner.planner.errors import ChangedInBetweenError
@@ -119,3 +120,28 @@ def test_a_hook_that_changes_what_is_still_read_is_refused(monkeypatch: pytest.M
     model.layers[2].weight.register_post_accumulate_grad_hook(change_the_first)
     with pytest.raises(ChangedInBetweenError, match=r"during the backward.*parameter layers\.1\.weight"):
         ours(x).backward()
+
+
+@pytest.mark.slow
+def test_verify_tells_the_states_of_one_optimizer_by_the_names_of_its_parameters():
+    """The order in which hooks run is not eager's, and parameters that begin alike have the same values."""
+    model = nn.Sequential(*(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8)) for _ in range(4)))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    whole = optimizer.param_groups
+
+    def step(parameter: torch.Tensor) -> None:
+        optimizer.param_groups = [{**whole[0], "params": [parameter]}]
+        optimizer.step()
+        optimizer.param_groups = whole
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    x = torch.randn(16, 8)
+    schedule = remat_planner.plan(
+        model, (x,), budget="90%", loss=lambda output: output.square().mean(), solver="greedy", verify=False
+    )
+    verified = remat_planner.verify(model, schedule, (x,))
+    assert verified.identical, verified.differences
+    assert not verified.nondeterministic
+    assert not optimizer.state
