@@ -83,8 +83,8 @@ REASONS = (
         "write to a clone of the tensor, or call the operator out of place",
     ),
     Reason(
-        "blocks that are called with inputs of several forms",
-        "several times with inputs of different forms|no repeated blocks",
+        "blocks that are called with inputs of many forms",
+        r"inputs of more than \d+ forms|no repeated blocks",
         'name regions that are called alike, `regions="encoder.*"`',
     ),
     Reason(

@@ -41,6 +41,7 @@ _READS_ARGUMENT = {
 _FROM_DATA = {torch.tensor: 0, torch.as_tensor: 0, torch.asarray: 0, torch.Tensor.new_tensor: 1}
 """Position of the data of which each of these functions makes a tensor."""
 _AS_TEXT = (torch.Tensor.__repr__, torch.Tensor.__format__)
+_COPIES = (torch.Tensor.__deepcopy__, torch.Tensor.__reduce_ex__)
 _BY_INDEX = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 _MEAN, _SUM = (_Reduction.get_enum(name) for name in ("mean", "sum"))
 
@@ -88,9 +89,11 @@ class _ReadsInFunctions(TorchFunctionMode):
             args = (args[0], tuple(map(self._known, args[1])), *args[2:])
         elif func in _AS_TEXT and is_fake(args[0]):
             return self._text(args[0], args[1] if func is torch.Tensor.__format__ else None)
-        elif func is torch.Tensor.__deepcopy__ and is_fake(args[0]):
+        elif func in _COPIES and not is_fake(args[0]):
+            args[0].detach()  # the recording learns that the step reads this tensor
+        elif func is torch.Tensor.__deepcopy__:
             return self._deep_copy(*args)
-        elif func is torch.Tensor.__reduce_ex__ and is_fake(args[0]):
+        elif func is torch.Tensor.__reduce_ex__:
             raise copied_error("pickles a tensor, or copies it by copy.copy", user_line(sys._getframe(1)))
         return func(*args, **kwargs)
 
