@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from remat_planner.tracer.errors import CaptureError
 from remat_planner.tracer.joint import flatten, map_tensors
-from remat_planner.tracer.python_state import Change, Roots
+from remat_planner.tracer.python_state import Change, PythonReads, Roots
 from remat_planner.tracer.record.opaque_functions import OpaqueFunctions
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.record_step import record
@@ -32,8 +33,11 @@ def others_can_follow(call: CapturedCall, first: Recording, mode: FakeTensorMode
     if any(_have_history(change) for change in changes):
         return False
     functions = OpaqueFunctions(call, mode)
+    watched = {id(holder.target) for holder in PythonReads.of_code(first.executed).holders(call.model)}
     try:
-        with _left_in_place(call, changes, own):
+        with _left_in_place(call, changes, own) as changed:
+            if not all(id(thing) in watched for thing in changed):
+                return False  # a call could not tell which of the steps it is
             outside = OutsideTensors(call, frozenset(map(id, fakes)))
 
             def recorded_twice(call: CapturedCall) -> None:
@@ -54,8 +58,10 @@ def _have_history(change: Change) -> bool:
 
 
 @contextmanager
-def _left_in_place(call: CapturedCall, changes: list[Change], own: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Make Python state inside what ``changes`` left, with ``own`` applied to the tensors."""
+def _left_in_place(
+    call: CapturedCall, changes: list[Change], own: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[list[Any]]:
+    """Make Python state inside what ``changes`` left, with ``own`` applied to the tensors. Yields the objects that change."""
     roots = Roots.of(call.model)
     holders = [copy.copy(change.holder) for change in changes]
     for holder in holders:  # the recording may have had a list of its own there
@@ -67,7 +73,7 @@ def _left_in_place(call: CapturedCall, changes: list[Change], own: Callable[[tor
             left = {key: value for key, value in now.items() if key in change.after}
             left |= {key: map_tensors(own, change.after[key]) for key in change.keys if key in change.after}
             holder.put_back(left)
-        yield
+        yield [holder.target for holder in holders]
     finally:
         for holder, entries in zip(holders, before, strict=True):
             holder.put_back(entries)
