@@ -106,7 +106,7 @@ class WatchedForward:
             for change in self._left_behind:
                 if change.holder.place.kind != "arguments":  # each call has containers of its own
                     self._before.add(change.holder)
-                    now, changed = change.holder.entries(), change.keys
+                    now, changed = change.holder.entries(), set(change.keys)
                     stays = {k for k in now if k not in changed or self._is_carried(change, k)}  # it may be a stand-in
                     change.holder.put_back({k: now[k] if k in stays else value for k, value in change.after.items()})
             start = _snapshot(self._starts) if self._left_behind else self._before
