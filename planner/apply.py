@@ -24,6 +24,7 @@ from remat_planner.planner.planning import (
     ENOUGH_FOR_REPLAN,
     REPLAN_TIME_LIMIT,
     Budget,
+    Step,
     asked_share,
     schedule_step,
     settings_for_replan,
@@ -105,12 +106,12 @@ def apply_schedule(
         )
     check_state(model, schedule)
     _warn_of_absent_gpu(model, schedule)
-    replan = replan or functools.partial(replan_like, loss=loss, time_limit=replan_time_limit)
     call = PlannedCall(
         model,
         schedule,
         loss=loss,
-        replan=replan,
+        replan=replan or functools.partial(replan_like, loss=loss, time_limit=replan_time_limit),
+        plan_level=functools.partial(_plan_level, time_limit=replan_time_limit) if replan is None else None,
         compiler=compiler,
         watched=True,
         audit=Audit() if audit else None,
@@ -198,6 +199,12 @@ def replan_like(
         )
         return schedule
     return schedule_step(step, like.budget, enough=ENOUGH_FOR_REPLAN)
+
+
+def _plan_level(step: Step, like: Schedule, enough: float, *, time_limit: float) -> Schedule:
+    """A schedule of ``step``, the step of ``like`` for other sizes; see ``schedule_step`` for ``enough``."""
+    settings = replace(step.settings, time_limit=min(step.settings.time_limit, time_limit))
+    return schedule_step(replace(step, settings=settings), like.budget, enough=enough)
 
 
 def check_state(model: nn.Module, schedule: Schedule) -> None:

@@ -61,12 +61,14 @@ tracer.python_state     -
 tracer.record           errors functions joint operators python_state refusals torch_functions torch_kernels torch_private
                         torch_modules torch_script torch_surroundings torch_values
 tracer.refusals         errors joint lazy_types operators torch_private
+tracer.sizes            capture joint python_state record torch_private torch_sizes
 tracer.torch_functions  -
 tracer.torch_kernels    torch_private
 tracer.torch_modules    -
 tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_private_layouts  -
+tracer.torch_sizes      torch_private
 tracer.torch_surroundings  -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
@@ -90,13 +92,13 @@ planner.module_paths    -
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        errors formatting gpu_allocator module_paths training_state schedules solvers tracer
                         tracer.costs tracer.errors tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
-                        tracer.torch_private tracer.torch_script
+                        tracer.sizes tracer.torch_private tracer.torch_script
 planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private
 planner.reports         errors formatting gpu_allocator measurement module_paths schedules solvers
 planner.runtime         codegen compile copies distributed errors formatting planning torch_private training_state schedules
-                        tracer tracer.functions tracer.joint tracer.lower tracer.python_state tracer.record
+                        tracer tracer.functions tracer.joint tracer.lower tracer.python_state tracer.record tracer.sizes
 planner.torch_private   -
 planner.training_state  distributed errors measurement module_paths torch_private schedules tracer tracer.costs
 planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs

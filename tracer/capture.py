@@ -98,6 +98,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     loss: Callable[..., torch.Tensor] | None = None,
+    mode: FakeTensorMode | None = None,
 ) -> Joint:
     """Capture one training step of ``model(*args, **kwargs)``: the forward, the gradients that its loss sends, the backward.
 
@@ -111,13 +112,14 @@ def capture(
         loss: output -> scalar, or (output, batch) -> scalar (``loss_of_step``), which the caller computes itself when
             training. By default ``output.loss``, ``output["loss"]``, or the output if it is a scalar; else every
             differentiable output gets a gradient.
+        mode: of the fakes; None for a new one.
 
     Raises:
         CaptureError: the step cannot be captured; the subclasses say why (``tracer.errors``).
     """
     try:
         with _CAPTURING, observation_suspended():
-            return assemble(record_step(model, args, kwargs, loss))
+            return assemble(record_step(model, args, kwargs, loss, mode))
     except BaseException:
         # An ambient autocast caches the casts of parameters, and an aborted recording leaves casts that are fakes there.
         torch.clear_autocast_cache()
@@ -156,8 +158,9 @@ def record_step(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
     loss: Callable[..., torch.Tensor] | None,
+    mode: FakeTensorMode | None = None,
 ) -> RecordedStep:
-    """The first half of ``capture``, with its arguments and errors."""
+    """The first half of ``capture``, with its arguments and errors; on fakes of ``mode`` where there are no others."""
     refuse_model(model)
     refuse_call(args, kwargs)
     leaves, tree = flatten_inputs(tuple(args), kwargs or {})
@@ -165,7 +168,7 @@ def record_step(
     refuse_without_backward(model, leaves)
     refuse_surroundings(model, leaves)
     call = plain_call = CapturedCall(model, state_of(model), tuple(leaves), tree)
-    mode = fake_mode_of(call.tensors) or new_fake_mode()
+    mode = fake_mode_of(call.tensors) or mode or new_fake_mode()
     chooser = LossChooser(mode, loss_of_step(loss, tuple(args), dict(kwargs or {})))
     with _capturing(mode):
         outside = OutsideTensors(call)

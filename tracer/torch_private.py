@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.amp import autocast_mode
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
+from torch.types import py_sym_types
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
@@ -47,16 +48,20 @@ __all__ = [
     "forward_sequence_number",
     "generator_key",
     "grouped_products_of_any_dtype",
+    "hashable",
     "in_checkpoint",
     "in_checkpoint_replaying_draws",
     "is_fake",
+    "is_symbolic",
     "lacks_fake",
     "modes_active",
     "negated",
     "new_fake_mode",
     "newest_node",
     "nodes_after",
+    "number_of",
     "recorded_graph",
+    "same_sizes",
     "sequence_number",
     "single_threaded_backward",
     "storage_key",
@@ -300,6 +305,29 @@ def form_check(tensors: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tens
         return lambda others: not others
     check = torch._C._dynamo.guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
     return lambda others: check(*others)
+
+
+def hashable(size: Any) -> Any:
+    """A size, stride or number of elements; the expression of one that is symbolic, which has no hash itself."""
+    return size.node.expr if is_symbolic(size) else size
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether ``value`` stands for a number that is computed from the sizes of inputs."""
+    return isinstance(value, py_sym_types)
+
+
+def number_of(size: Any) -> Any:
+    """A size, or the number that a symbolic one stands for; that is no condition."""
+    return size.node.hint if is_symbolic(size) else size
+
+
+def same_sizes(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    """Whether sizes are equal, one by one. Of symbolic ones, no more is a condition than that one pair differs."""
+    differing = [pair for pair in zip(one, other, strict=True) if hashable(pair[0]) != hashable(pair[1])]
+    differ_now = [pair for pair in differing if number_of(pair[0]) != number_of(pair[1])]
+    differ_now.sort(key=lambda pair: any(map(is_symbolic, pair)))
+    return all(bool(size == other_size) for size, other_size in differ_now[:1] or differing)
 
 
 def storage_key(tensor: torch.Tensor) -> int:

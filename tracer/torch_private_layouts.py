@@ -8,7 +8,7 @@ kernel, on tensors of many layouts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -156,7 +156,8 @@ def laid_out_as_real(mode: FakeTensorMode) -> Iterator[None]:
         first = results[0] if isinstance(results, (tuple, list)) else results
         if not isinstance(first, torch.Tensor) or (func in ON_A_CPU and first.device.type != "cpu"):
             return results
-        strides = rule(args, first)
+        with mode if any(isinstance(size, torch.SymInt) for size in first.shape) else nullcontext():
+            strides = rule(args, first)
 
         def laid_out(result: Any) -> Any:
             if not isinstance(result, torch.Tensor) or result.shape != first.shape or result.stride() == strides:

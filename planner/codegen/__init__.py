@@ -7,6 +7,7 @@ lies in memory. ``copyable_storages`` says what a schedule may copy to a pool.
 from remat_planner.planner.codegen.dataflow import Sharing
 from remat_planner.planner.codegen.gradient_parts import copyable_storages
 from remat_planner.planner.codegen.handovers import Handover
+from remat_planner.planner.codegen.numbers_of_sizes import program_with
 from remat_planner.planner.codegen.partial_backward import UndecidedError
 from remat_planner.planner.codegen.program import Backward, Code, Program
 from remat_planner.planner.codegen.rng_replay import generator_of
@@ -24,4 +25,5 @@ __all__ = [
     "copyable_storages",
     "emit",
     "generator_of",
+    "program_with",
 ]

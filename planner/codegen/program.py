@@ -79,7 +79,7 @@ class Backwards:
 
     def changed(self, change: Callable[[Backward], Backward]) -> Backwards:
         """The same, each with ``change``."""
-        return Backwards(change(self.whole), lambda missing: change(self._emit(missing)))
+        return Backwards(change(self.whole), lambda missing: change(self.without(missing)))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import fx
 from remat_planner.planner.codegen.cuts import Cuts
 from remat_planner.planner.codegen.dataflow import Dataflow
 from remat_planner.planner.codegen.executions import Execution
+from remat_planner.planner.codegen.numbers_of_sizes import with_names
 from remat_planner.planner.codegen.op_bindings import Binder, Binding, taking_number
 from remat_planner.planner.codegen.rng_replay import DrawnFrom
 from remat_planner.planner.torch_private import forget_source_with
@@ -82,17 +83,16 @@ class GraphWriter:
         if index not in values and instance.kind == "zeros":
             like = instance.node.meta["val"]
             form = {"dtype": like.dtype, "device": like.device}
-            values[index] = graph.create_node(
-                "call_function", torch.zeros, (tuple(like.shape),), form, name=f"zeros_{instance.node.name}"
-            )
+            shape = with_names(instance.node.meta.get("shape", tuple(like.shape)))
+            values[index] = graph.create_node("call_function", torch.zeros, (shape,), form, name=f"zeros_{instance.node.name}")
             values[index].meta["val"] = like
         return values[index]
 
     def _execute(self, graph: fx.Graph, values: dict[int, fx.Node], execution: Execution, segment: int) -> None:
         node = execution.node
-        args = tuple(None if k in execution.omitted else argument for k, argument in enumerate(node.args))
+        args = with_names(tuple(None if k in execution.omitted else argument for k, argument in enumerate(node.args)))
         args, kwargs = fx.node.map_arg(
-            (args, dict(node.kwargs)), lambda argument: self._value(graph, values, execution.reads[argument])
+            (args, with_names(dict(node.kwargs))), lambda argument: self._value(graph, values, execution.reads[argument])
         )
         assert callable(node.target)
         if execution.saved_state is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,13 +20,12 @@ class TensorLayout:
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorLayout:
         """The layout of ``tensor``, which may be fake."""
-        expected = 1
-        dense = True
-        for size, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda pair: pair[1]):
-            if size != 1:
-                dense = dense and stride == expected
-                expected *= size
-        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, dense)
+        shape, stride = tuple(tensor.shape), tensor.stride()
+        return cls(shape, stride, tensor.dtype, tensor.device, _is_dense(shape, stride))
+
+    def of_size(self, shape: tuple[int, ...], stride: tuple[int, ...]) -> TensorLayout:
+        """The layout of a tensor of another size."""
+        return replace(self, shape=shape, stride=stride, dense=_is_dense(shape, stride))
 
     @property
     def overlapping(self) -> bool:
@@ -49,3 +48,13 @@ class TensorLayout:
         if self.overlapping:
             return gradient.contiguous()
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device).copy_(gradient)
+
+
+def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    expected = 1
+    dense = True
+    for size, step in sorted(zip(shape, stride, strict=True), key=lambda pair: pair[1]):
+        if size != 1:
+            dense = dense and step == expected
+            expected *= size
+    return dense

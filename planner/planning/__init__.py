@@ -18,6 +18,7 @@ from remat_planner.planner.planning.repeated_blocks import has_forward, repeated
 from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, settings_for_replan
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
+from remat_planner.planner.planning.sized_steps import OneSizeError, SizedStep, capture_sized_step
 from remat_planner.planner.planning.solve_budgets import solve_budgets
 from remat_planner.planner.planning.solve_step import least_budget, peak_function, peak_without_recomputation, schedule_step
 from remat_planner.planner.planning.step import Step, costed_step, profile_step, trace_step, with_settings
@@ -35,12 +36,15 @@ __all__ = [
     "Fit",
     "InputForm",
     "Loss",
+    "OneSizeError",
     "Progress",
     "Settings",
+    "SizedStep",
     "Step",
     "Try",
     "asked_share",
     "budget_on_device",
+    "capture_sized_step",
     "costed_step",
     "describe_call",
     "differences_of",

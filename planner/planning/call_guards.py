@@ -6,6 +6,7 @@ first difference.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -98,6 +99,45 @@ class BoundSignature:
         }
         self._tree = joint.input_tree
         self._accepted = [Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward)]
+
+    def differing_sizes(self, leaves: Sequence[Any], tree: Any) -> list[tuple[int, int]] | None:
+        """Index and dimension of each size of the tensor inputs that is not the captured one; None if more differs."""
+        if len(leaves) != len(self._leaves) or tree != self._tree:
+            return None
+        differing: list[tuple[int, int]] = []
+        for index, position in enumerate(self.joint.input_leaves):
+            tensor, form = leaves[position], self._input_forms[position]
+            if type(tensor) not in _TENSOR_TYPES or tensor.dim() != len(form.shape):
+                return None
+            if (tensor.dtype, tensor.requires_grad, tensor.device) != (form.dtype, form.requires_grad, form.device):
+                return None
+            sizes = enumerate(zip(tensor.shape, form.shape, strict=True))
+            differing += [(index, dim) for dim, (now, then) in sizes if now != then]
+        return differing
+
+    def is_of_model_now(self, autocast: Mapping[str, str], settings: Switches) -> bool:
+        """Whether the captured step is the model's now, but for the inputs."""
+        is_so = self.state() is not None and autocast == self.joint.autocast and settings == self.joint.switches
+        return is_so and not self.changed_python_state()
+
+    def of_sizes(self, joint: Joint, forms: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> BoundSignature:
+        """The signature of ``joint``, the same step of the same model for tensor inputs of these shapes and strides."""
+        other = copy.copy(self)
+        other.joint = joint
+        other._accepted = [Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward)]
+        other._input_forms = {
+            position: self._input_forms[position]._replace(shape=torch.Size(shape), stride=stride)
+            for position, (shape, stride) in zip(joint.input_leaves, forms, strict=True)
+        }
+        return other
+
+    def fits(self, leaves: Sequence[Any], tree: Any, autocast: Mapping[str, str], settings: Switches) -> bool:
+        """Whether a call is the captured one."""
+        inputs = self.inputs(leaves, tree)
+        state = None if inputs is None else self.state()
+        if state is None or inputs is None or self.accepted(state, inputs, autocast, settings) is None:
+            return False
+        return not self.changed_python_state()
 
     def state(self) -> list[torch.Tensor] | None:
         """The parameters and buffers in the order of the joint graph; None if the model differs from the captured one."""

@@ -30,6 +30,7 @@ from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
 from remat_planner.planner.runtime.recaptures import Recaptures
 from remat_planner.planner.runtime.same_step import same_step
+from remat_planner.planner.runtime.sized_programs import PlanLevel, SizedPrograms
 from remat_planner.planner.runtime.step_watch import StepWatch, Watch
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
 from remat_planner.planner.runtime.unplanned import UnplannedTraining
@@ -63,6 +64,7 @@ class PlannedCall:
         schedule: the plan, with its schedules for other forms of input.
         loss: the loss of the plan, for captures; None for the one that the schedule remembers, or the default one.
         replan: makes a schedule for inputs of another form.
+        plan_level: plans a step that is captured for many sizes; None to capture each size by itself.
         compiler: compiles the programs; None for PyTorch's own kernels.
         watched: whether to say on the logger when training does not use the plan or takes more bytes than it counts.
         watch: what is told of the steps in the place of a watch of its own.
@@ -77,6 +79,7 @@ class PlannedCall:
         *,
         loss: Callable[..., torch.Tensor] | None,
         replan: Replan,
+        plan_level: PlanLevel | None = None,
         compiler: str | None = None,
         watched: bool = False,
         watch: Watch | None = None,
@@ -91,6 +94,8 @@ class PlannedCall:
         self.audit = audit
         self.disk_folder = disk_folder
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler, disk_folder)
+        self._plan_level = plan_level
+        self._sized = self._sized_programs()
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._trees: dict[tuple[Any, ...], InputTree] = {}
         self._checked = CheckedStep(model)
@@ -107,6 +112,11 @@ class PlannedCall:
         """``apply_schedule`` returns ``planned``, which runs this."""
         if self._unplanned is not None:
             self._unplanned.returned(planned)
+
+    def _sized_programs(self) -> SizedPrograms | None:
+        if self._plan_level is None or self.compiler is not None or self.schedule.graph.pools:
+            return None
+        return SizedPrograms(self.model, self.schedule, self.loss, self._plan_level)
 
     def expect_unplanned(self) -> None:
         """The model is used without its plan on purpose."""
@@ -145,13 +155,14 @@ class PlannedCall:
             schedule,
             loss=self.loss,
             replan=self.replan,
+            plan_level=self._plan_level,
             compiler=self.compiler,
             watched=self._unplanned is not None,
             audit=None if self.audit is None else Audit(self.audit.parts),
             disk_folder=self.disk_folder,
         )
         copied._emitted_for_group = self._emitted_for_group
-        for program in reversed(self.programs):
+        for program in reversed([program for program in self.programs if not program.is_larger]):
             joint = replace(program.joint, model=model, hooks=hooks_of(model))  # those of the copy, which may be its methods
             if program.schedule is self.schedule:
                 step = Step(schedule.graph, joint, schedule.origin, settings_of(self.schedule))
@@ -258,7 +269,8 @@ class PlannedCall:
         alike = [
             (program, signature)
             for program, signature in self._bound
-            if signature.joint.autocast == call.autocast
+            if not program.is_larger
+            and signature.joint.autocast == call.autocast
             and signature.fits_but_for_values(call.leaves, call.tree)
             and signature.tensors() is not None
         ]
@@ -278,6 +290,13 @@ class PlannedCall:
                 tell("only numbers differ, so its schedule is kept", programs=len(self._bound))
                 return self._bound[0]
             tell(None, programs=len(self._bound))
+        elif self._sized is not None:
+            self._source.refuse_sharded()
+            bound = self._sized.bound_for(call, self._bound)
+            if bound is not None:
+                self._bound.insert(0, bound)
+                del self._bound[self._most_programs :]
+                return bound
         places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.tree)]
         if any(places):
             _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
@@ -293,7 +312,12 @@ class PlannedCall:
     def _emit_again(self) -> None:
         """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""
         self._emitted_for_group = in_process_group()
-        self._bound = [(self._source.program(program.schedule, program.joint), signature) for program, signature in self._bound]
+        self._sized = self._sized_programs()
+        self._bound = [
+            (self._source.program(program.schedule, program.joint), signature)
+            for program, signature in self._bound
+            if not program.is_larger
+        ]
 
     def _trains(self) -> bool:
         """Whether the plan covers the model's mode: evaluation is eager, unless the plan is for a model in evaluation mode."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from remat_planner.planner.codegen import emit
+from remat_planner.planner.codegen import emit, program_with
 from remat_planner.planner.compile import CompiledParts, compiled_program, compiler_named
 from remat_planner.planner.copies import Pools, pools_of
 from remat_planner.planner.errors import CompilerError
@@ -24,6 +24,9 @@ from remat_planner.planner.runtime.wiring import Wiring, wire
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint, OutputLeaf
 from remat_planner.tracer.python_state import Roots
+
+if TYPE_CHECKING:
+    from remat_planner.tracer.sizes import SizedJoint
 
 _log = logging.getLogger("remat_planner")
 
@@ -38,6 +41,7 @@ class PlannedProgram:
         wiring: the program.
         compiled: what of the program is compiled; None without a compiler.
         pools: what the program copies to, by name.
+        is_larger: the schedule is of a step with larger sizes, whose code runs with the numbers of these.
     """
 
     schedule: Schedule
@@ -45,6 +49,7 @@ class PlannedProgram:
     wiring: Wiring
     compiled: CompiledParts | None = None
     pools: Pools = field(default_factory=dict)
+    is_larger: bool = False
 
     @classmethod
     def of(
@@ -70,6 +75,12 @@ class PlannedProgram:
         program, parts = compiled_program(program, compiler_named(compiler))
         _log.info("%s", parts)
         return cls(schedule, joint, wire(joint, program), parts)
+
+    def with_sizes(self, sized: SizedJoint, numbers: Sequence[Any]) -> PlannedProgram:
+        """This program of ``sized`` for other sizes, of which the step has these ``numbers``."""
+        program = program_with(self.wiring.program, numbers)
+        wiring = self.wiring.of_sizes(program, sized.forms_with("tangent_nodes", numbers))
+        return replace(self, joint=sized.for_call(self.joint, numbers), wiring=wiring, is_larger=True)
 
     def run(
         self,

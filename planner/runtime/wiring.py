@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -75,6 +75,14 @@ class Wiring:
     def token(self) -> torch.Tensor:
         """The gradient of a link between two autograd nodes: nothing, but there."""
         return torch.empty(0, device=self.device)
+
+    def of_sizes(self, program: Program, forms: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Wiring:
+        """The same wiring of ``program``, the code for other sizes; ``forms`` are shape and strides of each tangent."""
+        incoming = (
+            tuple(one._replace(layout=one.layout.of_size(*forms[one.tangent])) for one in expected)
+            for expected in self.incoming
+        )
+        return replace(self, program=program, incoming=tuple(incoming))
 
 
 def wire(joint: Joint, program: Program) -> Wiring:

@@ -13,6 +13,7 @@ from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, map_te
 from remat_planner.tracer.joint.plain_tensors import computes_as_plain, is_of_pytorch, plain
 from remat_planner.tracer.joint.recorded_forward import LeftBehind, RecordedForward, RecordedOperator, Result
 from remat_planner.tracer.joint.same_tensors import first_places
+from remat_planner.tracer.joint.sizes import SizeNumber, SizeQuotient, is_from_sizes, number_from_sizes
 from remat_planner.tracer.joint.undo import Undo
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "RecordedForward",
     "RecordedOperator",
     "Result",
+    "SizeNumber",
+    "SizeQuotient",
     "StateSlot",
     "StorageLifetime",
     "Tangents",
@@ -55,8 +58,10 @@ __all__ = [
     "flatten",
     "flatten_inputs",
     "is_dense",
+    "is_from_sizes",
     "is_of_pytorch",
     "map_tensors",
+    "number_from_sizes",
     "on_real_tensors",
     "operator_name",
     "plain",

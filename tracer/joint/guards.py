@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.torch_private import modes_active, without_modes
+from remat_planner.tracer.torch_private import modes_active, number_of, without_modes
 
 _MOST_REMEMBERED = 1 << 14
 """Bytes of the tensors of one group that are kept to compare with; comparing them is faster than computing."""
@@ -82,7 +82,7 @@ def _filled(argument: Any, values: Mapping[int, torch.Tensor]) -> Any:
         return kind(_filled(item, values) for item in argument)
     if kind is dict:
         return {name: _filled(item, values) for name, item in argument.items()}
-    return argument
+    return number_of(argument)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -82,6 +82,7 @@ class RecordedForward:
         filled: entries that it fills once for all later forwards (a cache), as they were before: object, and values by key.
         places: of each tensor in Python state that it reads there, as it reads buffers.
         functions: which autograd.Functions run as they are, and why (``tracer.record.OpaqueFunctions``).
+        sizes: numbers among the arguments of operators that are computed from the sizes of inputs, by the text in their place.
     """
 
     operators: tuple[RecordedOperator, ...] = ()
@@ -93,6 +94,18 @@ class RecordedForward:
     filled: tuple[tuple[Holder, Mapping[Any, Any]], ...] = ()
     places: tuple[tuple[Place, ...], ...] = ()
     functions: Any = None
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_sizes(self, numbers: Mapping[str, Any]) -> RecordedForward:
+        """The same forward where ``sizes`` are these ``numbers``."""
+        if not numbers:
+            return self
+        texts = re.compile("|".join(map(re.escape, sorted(numbers, key=len, reverse=True))))
+
+        def written(operator: RecordedOperator) -> RecordedOperator:
+            return operator._replace(arguments=texts.sub(lambda text: repr(numbers[text.group()]), operator.arguments))
+
+        return replace(self, operators=tuple(map(written, self.operators)), sizes={})
 
     def emptied(self, roots: Roots) -> list[Change]:
         """The changes of Python state that make ``filled`` entries what this recording found."""

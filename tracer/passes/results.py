@@ -56,13 +56,13 @@ def return_as_autograd(graph: fx.Graph, placeholders: Placeholders, call: Captur
     gradients = laid_out_as_owners(
         graph,
         returned[n_outputs:],
-        [_laid_out(k, call, recording) for k in range(len(call.differentiated))],
+        [_laid_out(k, call, recording, placeholders) for k in range(len(call.differentiated))],
         outside=[*outputs, *(node for node in graph.nodes if node.op == "placeholder")],
     )
     graph.output_node().args = ((tuple(outputs), tuple(gradients)),)
 
 
-def _laid_out(gradient: int, call: CapturedCall, recording: Recording) -> torch.Tensor:
+def _laid_out(gradient: int, call: CapturedCall, recording: Recording, placeholders: Placeholders) -> torch.Tensor:
     """A tensor that lies as the gradient with this index has to: its owner, but for an input that another operator made.
 
     Autograd passes the gradient of such an input on as it is.
@@ -70,9 +70,10 @@ def _laid_out(gradient: int, call: CapturedCall, recording: Recording) -> torch.
     kind, i = call.differentiated[gradient]
     owner = (call.state.parameters if kind == "parameter" else call.inputs)[i]
     strides = recording.arriving_strides.get(gradient)
+    fake: torch.Tensor = placeholders.of_kind(kind)[i].meta["val"]  # its sizes may be symbols
     if owner.is_leaf or strides is None:
-        return owner
-    return torch.empty_strided(owner.shape, strides, dtype=owner.dtype, device="meta")
+        return fake
+    return torch.empty_strided(fake.shape, strides, dtype=owner.dtype, device="meta")
 
 
 def returned_by(graph: fx.Graph) -> tuple[list[fx.Node], list[fx.Node | None]]:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.joint import tensors_of
 from remat_planner.tracer.operators import pin_reason
 from remat_planner.tracer.passes.effects import has_effects, readers_of_old_value, updated_placeholders
-from remat_planner.tracer.torch_private import storage_key
+from remat_planner.tracer.torch_private import hashable, same_sizes, storage_key
 
 
 def simplify(graph: fx.Graph, keep: Iterable[fx.Node]) -> None:
@@ -41,18 +41,23 @@ def _drop_identity_views(graph: fx.Graph, kept: set[fx.Node]) -> None:
         if node in kept:
             continue
         above: fx.Node | None = viewed
-        while above is not None and geometry[above] != geometry[node]:
+        while above is not None and not _is_same(geometry[above], geometry[node]):
             above = base.get(above)
         if above is not None:
             node.replace_all_uses_with(above)
 
 
+def _is_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether two geometries of views of one storage are equal."""
+    if one[2:] != other[2:] or len(one[1]) != len(other[1]):
+        return False
+    return same_sizes(one[1], other[1])
+
+
 def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
     return (
         storage_key(tensor),
-        tensor.storage_offset(),
-        tuple(tensor.shape),
-        tensor.stride(),
+        (tensor.storage_offset(), *tensor.shape, *tensor.stride()),
         tensor.dtype,
         tensor.is_conj(),
         tensor.is_neg(),
@@ -88,7 +93,7 @@ def _key(node: fx.Node) -> tuple[Any, ...]:
     return (
         node.op,
         node.target,
-        tuple((type(a), repr(a) if isinstance(a, float) else a) for a in arguments),  # 0.0 == -0.0
+        tuple((type(a), repr(a) if isinstance(a, float) else hashable(a)) for a in arguments),  # 0.0 == -0.0
         str(spec),
         None if node.op == "get_attr" else (_is_of_backward(node), node.meta.get("apart")),
     )

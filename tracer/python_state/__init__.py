@@ -12,6 +12,7 @@ from remat_planner.tracer.python_state.executed_code import (
     is_users_file,
     is_users_module,
     observation_suspended,
+    sizes_seen_as_numbers,
     unobserved,
 )
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
@@ -55,6 +56,7 @@ __all__ = [
     "observation_suspended",
     "same",
     "same_function",
+    "sizes_seen_as_numbers",
     "slots_of",
     "starts_of",
     "tensor_label",

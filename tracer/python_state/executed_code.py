@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType, FrameType, MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ _PROJECT = str(Path(__file__).parents[2]) + os.sep
 _STDLIB = tuple({sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib")})
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_SYMPY = tuple(f"{os.sep}{name}{os.sep}" for name in ("sympy", "mpmath"))  # PyTorch's arithmetic of symbolic sizes
 
 # With these a name that is read can be put together at run time, so no name can be left out.
 _READS_ANY_NAME = frozenset({"eval", "exec", "globals"})
@@ -99,7 +101,8 @@ class ExecutedCode:
         """
         profiler, callbacks = sys.getprofile(), gc.callbacks[:]
         gc.callbacks.clear()
-        self._builtins = {**self._own_builtins, "getattr": self._noted}
+        of_sizes = _OF_SIZES if _sizes_are_symbolic.get() else {}
+        self._builtins = {**of_sizes, **self._own_builtins, "getattr": self._noted}
         sys.setprofile(self._profile)
         try:
             yield
@@ -158,6 +161,45 @@ class ExecutedCode:
                     self._watch(code, frame)
 
 
+_sizes_are_symbolic: ContextVar[bool] = ContextVar("_sizes_are_symbolic", default=False)
+_EXAMPLES = {torch.SymInt: 2, torch.SymFloat: 2.5, torch.SymBool: True}
+"""What code finds in eager in the place of each type."""
+
+
+def _is_instance(value: Any, kinds: Any) -> bool:
+    """``isinstance``, which answers for a symbolic size as for a number."""
+    return isinstance(_EXAMPLES.get(type(value), value), kinds)
+
+
+class _OfType(type):
+    """Makes a class that is called as ``type`` is, and gives the type of a number for a symbolic size."""
+
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        if len(arguments) == 1:
+            return type(_EXAMPLES.get(type(arguments[0]), arguments[0]))
+        return type(*arguments, **keywords)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+
+class _Type(type, metaclass=_OfType):
+    """``type``, for the code that is observed."""
+
+
+_OF_SIZES: dict[str, Callable[..., Any]] = {"isinstance": _is_instance, "type": _Type}
+
+
+@contextmanager
+def sizes_seen_as_numbers() -> Iterator[None]:
+    """Inside, the code that is observed takes symbolic sizes for numbers where it asks for their type."""
+    token = _sizes_are_symbolic.set(True)
+    try:
+        yield
+    finally:
+        _sizes_are_symbolic.reset(token)
+
+
 @contextmanager
 def observation_suspended() -> Iterator[None]:
     """Observe nothing inside, and leave globals as the code has them: a capture inside of an observed call looks at them."""
@@ -205,7 +247,7 @@ def _nothing(_code: Any, _frame: FrameType) -> None:
 
 def is_users_file(filename: str) -> bool:
     """Whether code of this file can be the model's: no part of PyTorch, the standard library or this project."""
-    if filename.startswith((_TORCH, _PROJECT, "<frozen ")):
+    if filename.startswith((_TORCH, _PROJECT, "<frozen ")) or any(part in filename for part in _SYMPY):
         return False
     return not filename.startswith(_STDLIB) or is_installed(filename)
 
@@ -225,7 +267,16 @@ def is_installed(filename: str) -> bool:
     return any(part in filename for part in _PACKAGES)
 
 
-_NOT_USERS = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "remat_planner", "builtins", "triton", "numba"}
+_NOT_USERS = frozenset(sys.stdlib_module_names) | {
+    "torch",
+    "numpy",
+    "remat_planner",
+    "builtins",
+    "triton",
+    "numba",
+    "sympy",
+    "mpmath",
+}
 
 
 def is_users_module(name: str | None) -> bool:

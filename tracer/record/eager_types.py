@@ -13,6 +13,9 @@ from torch import nn
 
 from remat_planner.tracer.torch_private import is_fake
 
+_NUMBERS = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
+"""The type that a size has in eager, by that of a symbolic one."""
+
 
 class _Kind(type):
     """What is asked of ``type`` besides calling it."""
@@ -25,7 +28,7 @@ class _Kind(type):
             return cls  # for ``type(x) is type``
         if isinstance(arguments[0], torch.Tensor) and is_fake(arguments[0]):
             return nn.Parameter if isinstance(arguments[0], nn.Parameter) else torch.Tensor
-        return kind
+        return _NUMBERS.get(kind, kind)
 
     def __instancecheck__(cls, thing: Any) -> bool:
         return isinstance(thing, type)

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.torch_private import generator_key
+from remat_planner.tracer.torch_private import generator_key, number_of
 
 
 def same_graph(one: fx.Graph, other: fx.Graph, merged: Mapping[int, int] = MappingProxyType({})) -> bool:
@@ -47,7 +47,7 @@ def _value(node: fx.Node, place: dict[fx.Node, int]) -> Any:
     if node.op == "get_attr":
         return _constant(getattr(node.graph.owning_module, str(node.target)))
     leaves, spec = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
-    arguments = [("node", place[leaf]) if isinstance(leaf, fx.Node) else ("value", repr(leaf)) for leaf in leaves]
+    arguments = [("node", place[leaf]) if isinstance(leaf, fx.Node) else ("value", repr(number_of(leaf))) for leaf in leaves]
     generator = node.meta.get("generator")
     drawn_from = None if generator is None else generator_key(generator)
     return node.target if node.op == "call_function" else None, arguments, spec, drawn_from

@@ -14,7 +14,7 @@ from remat_planner.tracer.joint import LeftBehind, RecordedForward, RecordedOper
 from remat_planner.tracer.python_state import ABSENT, Change, Place, is_plain
 from remat_planner.tracer.record.effects import RecordedEffects
 from remat_planner.tracer.record.recording import Recording
-from remat_planner.tracer.torch_private import generator_key
+from remat_planner.tracer.torch_private import generator_key, hashable, is_symbolic
 
 
 class _At:
@@ -22,6 +22,16 @@ class _At:
 
     def __init__(self, place: int) -> None:
         self._text = f"%{place}"
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+class _Size:
+    """Written in the place of a symbolic size among arguments."""
+
+    def __init__(self, size: Any) -> None:
+        self._text = f"<size {hashable(size)}>"
 
     def __repr__(self) -> str:
         return self._text
@@ -88,8 +98,9 @@ def _forward(recording: Recording, left: Mapping[str, LeftBehind]) -> RecordedFo
     end = next(position for node, position in place.items() if node.name == recording.end)
     nodes = islice(graph.nodes, end + 1)
     tensors = dict(zip(recording.tensor_outputs, _returned(graph), strict=False))
+    sizes: dict[str, Any] = {}
     return RecordedForward(
-        operators=tuple(_operator(node, place) for node in nodes if node.op != "placeholder"),
+        operators=tuple(_operator(node, place, sizes) for node in nodes if node.op != "placeholder"),
         outputs=tuple(
             Result(place.get(tensors[i]), i in recording.differentiable) if i in tensors else recording.constants[i]
             for i in range(recording.returned)
@@ -97,6 +108,7 @@ def _forward(recording: Recording, left: Mapping[str, LeftBehind]) -> RecordedFo
         structure=recording.output_spec.spec,
         reads=tuple((guard.source, repr(guard.expected)) for guard in recording.known.guards().all),
         left=left,
+        sizes=sizes,
     )
 
 
@@ -113,12 +125,20 @@ def _returned(graph: fx.Graph) -> list[Any]:
     return pytree.tree_leaves(graph.output_node().args[0], is_leaf=lambda leaf: leaf is None)
 
 
-def _operator(node: fx.Node, place: Mapping[fx.Node, int]) -> RecordedOperator:
+def _operator(node: fx.Node, place: Mapping[fx.Node, int], sizes: dict[str, Any]) -> RecordedOperator:
     module, source = node.meta.get("module", ""), node.meta.get("source", "")
     if node.op == "get_attr":
         return RecordedOperator(None, "", getattr(node.graph.owning_module, str(node.target)), None, module, source)
-    at: Any = lambda argument: _At(place[argument])  # noqa: E731 - fx asks for other types
-    arguments: Any = fx.node.map_arg((node.args, node.kwargs), at)
+
+    def written(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return _At(place[argument])
+        if not is_symbolic(argument):
+            return argument
+        sizes[repr(text := _Size(argument))] = argument
+        return text
+
+    arguments: Any = fx.node.map_aggregate((node.args, node.kwargs), written)
     generator = node.meta.get("generator")
     key = None if generator is None else generator_key(generator)
     parts = [*map(repr, arguments[0]), *(f"{name}={value!r}" for name, value in arguments[1].items())]

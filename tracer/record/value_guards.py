@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
 from remat_planner.tracer.operators import batch_norm_statistics, bound_arguments, is_random, sized_result, written_arguments
-from remat_planner.tracer.torch_private import is_fake, storage_key
+from remat_planner.tracer.torch_private import hashable, is_fake, is_symbolic, number_of, storage_key
 
 _MOST_MOVED = 1 << 20
 """Bytes of the tensors of one group of guards that are moved from their device to the host in each step."""
@@ -187,6 +187,8 @@ class KnownValues:
 
     def _is_small_constant(self, call: _Remembered) -> bool:
         values = [self._values.get(place) for place in call.call.results]
+        if any(map(is_symbolic, pytree.tree_leaves((call.call.args, call.call.kwargs)))):
+            return False
         return all(value is not None and value.numel() <= _MOST_FOLDED for value in values)
 
     def _follow_derived(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, results: list[torch.Tensor]) -> None:
@@ -265,20 +267,21 @@ class KnownValues:
         return pytree.tree_map_only(torch.Tensor, lambda t: self._place(t) if is_fake(t) else t, arguments)
 
     def _place(self, tensor: torch.Tensor) -> Place:
-        geometry = (storage_key(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        offset, shape, strides = hashable(tensor.storage_offset()), map(hashable, tensor.shape), map(hashable, tensor.stride())
+        geometry = (storage_key(tensor), offset, tuple(shape), tuple(strides), tensor.dtype)
         return self._places.setdefault(geometry, Place(len(self._places)))
 
 
 def tensor_of(values: Any, fake: torch.Tensor) -> torch.Tensor:
     """A real tensor on the host of the dtype and shape of ``fake`` with the ``values`` that ``tolist`` gives."""
     with on_real_tensors():
-        return torch.tensor(values, dtype=fake.dtype).reshape(fake.shape)
+        return torch.tensor(values, dtype=fake.dtype).reshape(tuple(map(number_of, fake.shape)))
 
 
 def _key(call: ChainCall) -> tuple[Any, ...]:
     """Equal for calls of one function with the same arguments."""
     leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
-    arguments = [(type(leaf), id(leaf) if isinstance(leaf, torch.Tensor) else repr(leaf)) for leaf in leaves]
+    arguments = [(type(leaf), id(leaf) if isinstance(leaf, torch.Tensor) else repr(hashable(leaf))) for leaf in leaves]
     return (call.func, str(spec), *arguments)
 
 

@@ -1,0 +1,116 @@
+"""A step for many sizes of its inputs: captured once with symbols for them, compared with a capture, and costed for some sizes.
+
+PyTorch's symbolic sizes load slowly, so that is put off until a second size comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from remat_planner.planner.planning.settings import Settings
+from remat_planner.planner.planning.signatures import input_signature, state_signature
+from remat_planner.planner.planning.step import Step, costed_step
+from remat_planner.tracer import Joint, capture
+
+if TYPE_CHECKING:
+    from remat_planner.tracer.sizes import SizedJoint
+
+Dims = tuple[tuple[int, int], ...]
+"""Index among the tensor inputs, and dimension, of each size."""
+
+
+_NEARBY = 8
+"""A capture that holds for none of so many sizes around its own is for this one alone."""
+
+
+class OneSizeError(Exception):
+    """A step has to be captured for each size of its inputs; the text says why."""
+
+
+@dataclass(frozen=True)
+class SizedStep:
+    """A training step for many sizes of its inputs.
+
+    Attributes:
+        joint: the step.
+        settings: what its schedules are planned with.
+        args: positional inputs of one call, whose tensors have no memory.
+        kwargs: named inputs of it.
+    """
+
+    joint: SizedJoint
+    settings: Settings
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes."""
+        return self.joint.dims
+
+    def sizes_of(self, tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        """The sizes of a call with these tensor inputs."""
+        return tuple(tensors[index].shape[dim] for index, dim in self.dims)
+
+    def at(self, model: nn.Module, sizes: Sequence[int]) -> Step:
+        """The step for these sizes, costed."""
+        leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
+        places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+        for (index, dim), size in zip(self.dims, sizes, strict=True):
+            tensor = leaves[places[index]]
+            shape = [size if k == dim else other for k, other in enumerate(tensor.shape)]
+            leaves[places[index]] = tensor.new_empty(shape)
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return costed_step(self.joint.at(sizes), state_signature(model), input_signature(args, kwargs), self.settings)
+
+
+def capture_sized_step(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dims: Dims,
+    known: Joint,
+    settings: Settings,
+) -> SizedStep:
+    """Capture ``model(*args, **kwargs)`` for all sizes of ``dims``.
+
+    Args:
+        model: the model.
+        args: positional inputs.
+        kwargs: named inputs.
+        dims: the sizes.
+        known: a capture of the step for other sizes, with which this one is compared where it is for these sizes too; else with
+            a new capture.
+        settings: of the step.
+
+    Raises:
+        OneSizeError: the step has to be captured for each size.
+        tracer.CaptureError: without symbols it cannot be captured.
+    """
+    from remat_planner.tracer.sizes import NotSizedError, capture_sized, is_same_joint
+
+    try:
+        joint = capture_sized(model, args, kwargs, dims=dims, loss=settings.loss)
+    except NotSizedError as error:
+        raise OneSizeError(str(error)) from error
+    except Exception as error:  # where the step itself cannot be captured, the ordinary capture that follows says why
+        raise OneSizeError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+    without_memory = pytree.tree_map_only(
+        torch.Tensor, lambda t: torch.empty_like(t, device="meta"), (tuple(args), dict(kwargs))
+    )
+    step = SizedStep(joint, settings, *without_memory)
+    sizes = step.sizes_of([leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)])
+    if not any(joint.holds_nearby([size + k for size in sizes]) for k in (*range(-_NEARBY, 0), *range(1, _NEARBY + 1))):
+        raise OneSizeError("it depends on the exact sizes")
+    other = step.sizes_of([node.meta["val"] for node in known.input_nodes])
+    if not joint.holds(other):
+        known, other = capture(model, args, kwargs, loss=settings.loss), sizes
+    if not (joint.holds(other) and is_same_joint(joint.at(other), known)):
+        raise OneSizeError("with symbolic sizes it runs other operators")
+    return step

@@ -1,0 +1,256 @@
+"""Programs for calls whose inputs have other sizes: the step is captured once for all of them.
+
+A schedule is planned for some sizes, its *level*. Smaller sizes run the level's code with their own numbers. Each storage is
+then at most as large as the level's, so the budget holds for them too, provided that a kernel's workspace does not grow where
+its tensors shrink. A new size costs milliseconds, and a few levels serve all sizes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from remat_planner.planner.errors import InfeasibleBudgetError
+from remat_planner.planner.formatting import format_inputs
+from remat_planner.planner.planning import (
+    BoundSignature,
+    CallNow,
+    OneSizeError,
+    SizedStep,
+    Step,
+    capture_sized_step,
+    input_signature,
+    settings_of,
+)
+from remat_planner.planner.runtime.planned_program import PlannedProgram
+from remat_planner.schedules import Schedule
+from remat_planner.tracer import CaptureError
+
+_log = logging.getLogger("remat_planner")
+
+PlanLevel = Callable[[Step, Schedule, float], Schedule]
+"""``plan_level(step, like, enough)``: a schedule of a step for other sizes, with the budget of ``like``. A known one is taken
+without a search if its extra time is at most ``enough``, as a fraction of the step without recomputation."""
+
+_MOST_STEPS = 4
+"""Captures with symbolic sizes: a model that takes other branches for other sizes has several."""
+_MOST_LEVELS = 8
+_LEAST_SHARE = 0.6
+"""Of the bytes of a level: for a step with fewer, another level may recompute less."""
+_HEADROOM = 1.25
+"""Such a level is for sizes that are larger by this factor."""
+_NO_EXTRA_TIME = 0.01
+"""As a fraction of the step."""
+_NEXT = 4
+"""Sizes above the largest one so far that are tried, where the step is another one for that size by chance."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A program for the largest sizes that it runs with.
+
+    Attributes:
+        sizes: these.
+        storages: bytes of each storage of the step.
+        program: the program.
+        begin: when it was planned, in seconds of ``time.perf_counter``.
+        took: seconds that this took.
+    """
+
+    sizes: tuple[int, ...]
+    storages: list[int]
+    program: PlannedProgram
+    begin: float
+    took: float
+
+    def covers(self, storages: Sequence[int]) -> bool:
+        """Whether a step with storages of these bytes runs within the budget by this program."""
+        return all(map(operator.ge, self.storages, storages))
+
+    @property
+    def extra_time(self) -> float:
+        """Time for recomputation, as a fraction of the step."""
+        return self.program.schedule.overhead
+
+    def has_cost_a_plan(self) -> bool:
+        """Whether recomputation may have taken as long since the level was planned as planning another one takes."""
+        return (time.perf_counter() - self.begin) * self.extra_time >= self.took
+
+
+class _StepPrograms:
+    """The programs of one step that is captured for many sizes.
+
+    Args:
+        model: the model.
+        step: the step.
+        like: a schedule for other sizes.
+        plan_level: plans for some sizes.
+    """
+
+    def __init__(self, model: nn.Module, step: SizedStep, like: Schedule, plan_level: PlanLevel) -> None:
+        self.step = step
+        self._model = model
+        self._like = like
+        self._plan_level = plan_level
+        self._levels: list[_Level] = []
+        self._signature: BoundSignature | None = None
+
+    def bound_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature] | None:
+        """A program for a call, and its signature; None where the step is another one.
+
+        Raises:
+            InfeasibleBudgetError: the budget is too small for these sizes.
+        """
+        sized, sizes = self.step.joint, self._sizes(call)
+        if sizes is None or not sized.holds(sizes):
+            return None
+        if self._signature is None:
+            self._signature = BoundSignature(sized.at(sizes), self._model)
+        numbers = sized.numbers(sizes)
+        joint = sized.for_call(self._signature.joint, numbers)
+        signature = self._signature.of_sizes(joint, sized.forms_with("input_nodes", numbers))
+        if not signature.fits(call.leaves, call.tree, call.autocast, call.switches):
+            return None
+        level = self._level_for(sizes, sized.storage_bytes(numbers))
+        return level.program.with_sizes(sized, numbers), signature
+
+    def differs_by_chance(self, call: CallNow) -> bool:
+        """Whether the step of ``call`` is another one for these sizes alone."""
+        sized, sizes = self.step.joint, self._sizes(call)
+        return sizes is not None and not sized.holds(sizes) and sized.holds_nearby(sizes)
+
+    def _sizes(self, call: CallNow) -> tuple[int, ...] | None:
+        tensors = [leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)]
+        dims = self.step.dims
+        is_alike = all(index < len(tensors) and dim < tensors[index].dim() for index, dim in dims)
+        return self.step.sizes_of(tensors) if is_alike else None
+
+    def add_level(self, sizes: tuple[int, ...], enough: float) -> _Level:
+        """Plan for these sizes; a schedule with ``enough`` extra time, as a fraction of the step, is as good as any.
+
+        Raises:
+            InfeasibleBudgetError: the budget is too small for them.
+        """
+        begin, joint = time.perf_counter(), self.step.joint
+        step = self.step.at(self._model, sizes)
+        try:
+            schedule = self._plan_level(step, self._like, enough)
+        except InfeasibleBudgetError as error:
+            raise error.of_form(step.origin.inputs, "") from None
+        program = PlannedProgram.of(schedule, step.joint)
+        end = time.perf_counter()
+        level = _Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin)
+        _log.info("planned for inputs up to %s in %.1f s", format_inputs(step.origin.inputs), level.took)
+        self._levels = [level, *self._levels[: _MOST_LEVELS - 1]]
+        return level
+
+    def _level_for(self, sizes: tuple[int, ...], storages: list[int]) -> _Level:
+        covering = [level for level in self._levels if level.covers(storages)]
+        if not covering:
+            return self.add_level(sizes, self._like.overhead + _NO_EXTRA_TIME)
+        best = min(covering, key=lambda level: (level.extra_time, sum(level.storages)))
+        if best.extra_time <= _NO_EXTRA_TIME or not best.has_cost_a_plan():
+            return best
+        least = min(covering, key=lambda level: sum(level.storages))
+        if sum(storages) >= _LEAST_SHARE * sum(least.storages):
+            return best
+        wanted = tuple(min(math.ceil(_HEADROOM * size), largest) for size, largest in zip(sizes, least.sizes, strict=True))
+        return self.add_level(self.next_sizes(wanted) or sizes, _NO_EXTRA_TIME)
+
+    def next_sizes(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
+        """These sizes or the next larger ones for which the step is the captured one; None where it is for none of them."""
+        larger = (tuple(size + k for size in sizes) for k in range(_NEXT))
+        return next((candidate for candidate in larger if self.step.joint.holds(candidate)), None)
+
+
+class SizedPrograms:
+    """Finds programs for calls that differ from known ones in sizes of their inputs alone.
+
+    Args:
+        model: the model itself, which stays eager.
+        schedule: the plan.
+        loss: the loss of the plan; None for the default one.
+        plan_level: plans for some sizes.
+    """
+
+    def __init__(
+        self, model: nn.Module, schedule: Schedule, loss: Callable[..., torch.Tensor] | None, plan_level: PlanLevel
+    ) -> None:
+        self._model = model
+        self._schedule = schedule
+        self._settings = replace(settings_of(schedule), loss=loss)
+        self._plan_level = plan_level
+        self._steps: list[_StepPrograms] = []
+        self._captures = 0
+        self._dims: set[tuple[int, int]] = set()
+
+    def bound_for(
+        self, call: CallNow, known: Sequence[tuple[PlannedProgram, BoundSignature]]
+    ) -> tuple[PlannedProgram, BoundSignature] | None:
+        """A program for a call that differs from one of the ``known`` ones in sizes alone, and its signature; else None.
+
+        Raises:
+            InfeasibleBudgetError: the budget is too small for these sizes.
+        """
+        for programs in self._steps:
+            bound = programs.bound_for(call)
+            if bound is not None:
+                return bound
+        like = None
+        for program, signature in known:
+            dims = None if program.is_larger else signature.differing_sizes(call.leaves, call.tree)
+            if dims and signature.is_of_model_now(call.autocast, call.switches):
+                like = program, dims
+                break
+        if like is None or self._captures >= _MOST_STEPS or any(programs.differs_by_chance(call) for programs in self._steps):
+            return None
+        program, dims = like
+        if any(call.leaves[program.joint.input_leaves[index]].shape[dim] < 2 for index, dim in self._dims.union(dims or ())):
+            return None  # operators broadcast such a size, or skip it
+        self._captures += 1
+        self._dims.update(dims or ())
+        try:
+            programs = self._captured(call, program)
+        except (OneSizeError, CaptureError) as error:
+            self._captures = _MOST_STEPS
+            _log.warning(
+                "the step of %s is captured and planned anew for each size of its inputs that comes, which takes seconds each: "
+                "it cannot be captured with symbols for the sizes (%s)",
+                type(self._model).__name__,
+                error,
+            )
+            return None
+        self._steps.insert(0, programs)
+        return programs.bound_for(call)
+
+    def _captured(self, call: CallNow, known: PlannedProgram) -> _StepPrograms:
+        """Capture the step of ``call`` for all sizes in which calls have differed so far.
+
+        Raises:
+            OneSizeError: it has to be captured for each size.
+            CaptureError: it cannot be captured.
+        """
+        dims = tuple(sorted(self._dims))
+        step = capture_sized_step(self._model, call.args, call.kwargs, dims, known.joint, self._settings)
+        _log.warning(
+            "inputs differ from what was planned (%s): captured once for all sizes of them, and planned within the same budget "
+            "of %s bytes. Smaller sizes run the schedules of larger ones",
+            format_inputs(input_signature(call.args, call.kwargs)),
+            f"{self._schedule.budget:,}",
+        )
+        programs = _StepPrograms(self._model, step, known.schedule, self._plan_level)
+        here = step.sizes_of([leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)])
+        there = step.sizes_of([node.meta["val"] for node in known.joint.input_nodes])
+        above = programs.next_sizes(tuple(map(max, here, there)))
+        if above is not None:
+            with suppress(InfeasibleBudgetError):
+                programs.add_level(above, known.schedule.overhead + _NO_EXTRA_TIME)
+        return programs

@@ -1,0 +1,64 @@
+"""Capturing a step with symbols for some sizes of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.capture import capture
+from remat_planner.tracer.python_state import sizes_seen_as_numbers
+from remat_planner.tracer.sizes.errors import NotSizedError
+from remat_planner.tracer.sizes.sized_joint import SizedJoint
+from remat_planner.tracer.torch_private import is_fake, storage_key
+from remat_planner.tracer.torch_sizes import SymbolicSizes, sizes_as_arguments
+
+
+def capture_sized(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    dims: Sequence[tuple[int, int]],
+    loss: Callable[..., torch.Tensor] | None = None,
+) -> SizedJoint:
+    """Capture ``model(*args, **kwargs)`` as ``capture`` does, for other sizes too.
+
+    Args:
+        model: as for ``capture``.
+        args: as for ``capture``.
+        kwargs: as for ``capture``.
+        dims: index among the tensor inputs, and dimension, of each size that may be another one.
+        loss: as for ``capture``.
+
+    Raises:
+        NotSizedError: the step has to be captured for each size.
+        CaptureError: as ``capture``.
+    """
+    tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)]
+    symbolic: dict[int, list[int]] = {}
+    for index, dim in dims:
+        symbolic.setdefault(index, []).append(dim)
+    _refuse_forms(tensors, symbolic)
+    in_order = [(index, dim) for index, of_input in symbolic.items() for dim in of_input]
+    sizes = SymbolicSizes([(tensors[index], of_input) for index, of_input in symbolic.items()])
+    with sizes_as_arguments(), sizes_seen_as_numbers():
+        joint = capture(model, args, kwargs, loss=loss, mode=sizes.mode)
+        return SizedJoint.of(joint, sizes, in_order)
+
+
+def _refuse_forms(tensors: Sequence[torch.Tensor], symbolic: Mapping[int, Sequence[int]]) -> None:
+    if any(map(is_fake, tensors)):
+        raise NotSizedError("inputs are fake")
+    memory = [storage_key(tensor) for tensor in tensors]
+    for index, dims in symbolic.items():
+        tensor = tensors[index]
+        if type(tensor) is not torch.Tensor or not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            raise NotSizedError("an input is no contiguous tensor with memory of its own")
+        if memory.count(memory[index]) > 1:
+            raise NotSizedError("two inputs share memory")
+        if any(tensor.shape[dim] < 2 for dim in dims):
+            raise NotSizedError("a size is 0 or 1, for which operators broadcast")
