@@ -10,6 +10,7 @@ from remat_planner.planner.errors import (
     EagerStepError,
     ExportError,
     InfeasibleBudgetError,
+    OffloadError,
     OptimizerError,
     RegionError,
     SavedSetError,
@@ -19,7 +20,7 @@ from remat_planner.planner.errors import (
 from remat_planner.planner.exports import Export, export
 from remat_planner.planner.measurement import Verification
 from remat_planner.planner.plan import plan, trace
-from remat_planner.planner.planning import Fit, fit
+from remat_planner.planner.planning import Fit, Offload, fit
 from remat_planner.planner.verify import verify
 from remat_planner.schedules import RegionSchedule, Schedule, TrainingState, TrainingStateError
 
@@ -33,6 +34,8 @@ __all__ = [
     "ExportError",
     "Fit",
     "InfeasibleBudgetError",
+    "Offload",
+    "OffloadError",
     "OptimizerError",
     "RegionError",
     "RegionSchedule",

@@ -28,6 +28,7 @@ from remat_planner.planner.planning import (
     asked_share,
     schedule_step,
     settings_for_replan,
+    settings_of,
     state_signature,
     trace_step_like,
 )
@@ -76,7 +77,7 @@ def apply_schedule(
             not the planned one any more (``AuditError``). It finds what a planned step cannot watch: a file, the time, objects
             in C. All audits together take at most one hundredth of the time.
         disk_folder: where a schedule that copies activations to a disk puts its file, of the size that the schedule says; one
-            more for each further forward before a backward.
+            more for each further forward before a backward. By default the folder that ``plan`` was given in this process.
 
     Raises:
         OffloadError: what the schedule copies to cannot serve the model's device, or has no room.
@@ -105,6 +106,7 @@ def apply_schedule(
             disk_folder=disk_folder,
         )
     check_state(model, schedule)
+    disk_folder = settings_of(schedule).disk_folder if disk_folder is None else disk_folder
     _warn_of_absent_gpu(model, schedule)
     call = PlannedCall(
         model,

@@ -72,15 +72,15 @@ class SavedSetError(ValueError):
 
 
 class OffloadError(RuntimeError):
-    """Copies of activations to a pool beside the device cannot be made, or have failed.
+    """Copies of activations to a pool beside the device are asked for in a way that means nothing, cannot be made, or failed.
 
     Attributes:
-        pool: "host" or "disk".
-        needed: bytes that the copies need.
+        pool: "host" or "disk"; "" where it is not about one of them.
+        needed: bytes that the copies need; None where it is not about bytes.
         available: bytes that there are; None where that is not known.
     """
 
-    def __init__(self, message: str, *, pool: str, needed: int, available: int | None) -> None:
+    def __init__(self, message: str, *, pool: str = "", needed: int | None = None, available: int | None = None) -> None:
         super().__init__(message)
         self.pool = pool
         self.needed = needed

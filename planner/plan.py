@@ -17,6 +17,7 @@ from remat_planner.planner.planning import (
     Budget,
     InputForm,
     Loss,
+    Offload,
     Progress,
     Settings,
     Step,
@@ -58,6 +59,7 @@ def plan(
     regions: str | type[nn.Module] | None = None,
     whole: bool = False,
     shapes: Sequence[Any] | None = None,
+    offload: Offload | None = None,
     verify: bool | None = None,
 ) -> Schedule | RegionSchedule:
     """Find the schedule of one training step that stays within ``budget`` at the least extra time.
@@ -100,10 +102,13 @@ def plan(
             named ones, or a pair of both. Training then runs each form by its own schedule and plans none of them again. A
             budget in percent refers to the highest peak without recomputation of any form, and ``time_limit`` is for each form.
             The result is the schedule of the form with that peak; its ``companions`` are the others.
+        offload: where activations may be copied to, beside what is recomputed: ``Offload(host="64GB")`` for a GPU, or
+            ``Offload(disk="500GB", folder="/scratch")``. By default nothing is copied.
         verify: False to leave out running the planned step; True to refuse a plan that cannot be run here.
 
     Raises:
         BudgetError: the budget is not a number of bytes, or is on reserved bytes for a plan that is not for a GPU.
+        OffloadError: what ``offload`` names cannot serve this plan, or has no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
         TrainingStateError: ``training`` has the optimizer on the host of a plan for a CPU.
         UnknownSolverError, SolverMissingError: no solver has this name, or its library is not installed.
@@ -126,6 +131,7 @@ def plan(
         optimizer=optimizer,
         training=training,
         budget_on=budget_on,
+        offload=offload,
     )
     if regions is not None and shapes is not None:
         raise RegionError(

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from remat_planner.planner.distributed import Ranks, in_process_group
 from remat_planner.planner.errors import BatchError, EagerStepError, InfeasibleBudgetError, VerificationError
 from remat_planner.planner.formatting import format_bytes
 from remat_planner.planner.measurement import Verification, device_of
-from remat_planner.planner.planning import Batches, Budget, InputForm, Settings, planned_form
+from remat_planner.planner.planning import Batches, Budget, InputForm, Settings, available_on_host, planned_form
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.planner.verify import verify
 from remat_planner.schedules import RegionSchedule, Schedule
@@ -190,12 +189,3 @@ def _share_with_room(device: torch.device, needed: int) -> Fraction:
     else:
         free = available_on_host() or needed
     return Fraction(1) if needed <= free else _ROOM * Fraction(free, needed)
-
-
-def available_on_host() -> int | None:
-    """Bytes of memory that are available on this machine; None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from remat_planner.planner.measurement import (
 )
 from remat_planner.planner.planning import planned_form, settings_of
 from remat_planner.planner.regions import planned_regions, without_regions
-from remat_planner.planner.runtime import unplanned_on_purpose
+from remat_planner.planner.runtime import is_planned_module, unplanned_on_purpose
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingStateError
 from remat_planner.tracer.joint import tensor_inputs
@@ -66,6 +67,7 @@ def verify(
     kwargs: Mapping[str, Any] | None = None,
     *,
     loss: Loss | None = None,
+    disk_folder: str | Path | None = None,
 ) -> Verification:
     """Run three training steps of ``model`` in eager, twice, and by ``schedule``, and compare; then measure the peak of a
     planned step.
@@ -85,8 +87,10 @@ def verify(
         args: positional inputs.
         kwargs: named inputs.
         loss: output -> scalar, as given to ``plan``; needed only if the schedule comes from a file and was planned with one.
+        disk_folder: for a schedule that copies activations to a disk, as in ``apply_schedule``.
 
     Raises:
+        OffloadError: what the schedule copies to cannot serve the model's device, or has no room.
         schedules.StaleScheduleError: the schedule is for another model, or for no inputs of this form.
         EagerStepError: the model fails without the schedule.
         tracer.CaptureError: the model is compiled.
@@ -104,7 +108,7 @@ def verify(
         form = planned_form(model, schedule, args, kwargs)
         with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
             steps = _Steps(model, args, kwargs, loss, state)
-            planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler))
+            planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler, disk_folder))
             peak = steps.peak(planned, accumulate=schedule.origin.training.accumulate)
     constant, predicted = _planned_bytes(form)
     return Verification(
@@ -117,6 +121,7 @@ def verify(
         compiler=compiler,
         largest_difference=comparison.largest_difference,
         close=comparison.close,
+        pool_bytes=_pool_bytes(planned),
     )
 
 
@@ -242,10 +247,12 @@ def _compared(steps: _Steps, apply: Callable[[], nn.Module]) -> tuple[nn.Module,
     return planned, comparison
 
 
-def _applied(steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str | None) -> nn.Module:
+def _applied(
+    steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str | None, disk_folder: str | Path | None
+) -> nn.Module:
     """The model by ``schedule``, which refuses to plan anew in the first step."""
     if isinstance(schedule, RegionSchedule):
-        planned = apply_schedule(steps.model, schedule, compiler=compiler, audit=False)
+        planned = apply_schedule(steps.model, schedule, compiler=compiler, audit=False, disk_folder=disk_folder)
         for forward in planned_regions(planned).values():
             forward.watch = None
         return planned
@@ -260,7 +267,7 @@ def _applied(steps: _Steps, schedule: Schedule | RegionSchedule, compiler: str |
             differences=(),
         )
 
-    planned = apply_schedule(steps.model, schedule, loss=steps.loss, replan=replan, compiler=compiler)
+    planned = apply_schedule(steps.model, schedule, loss=steps.loss, replan=replan, compiler=compiler, disk_folder=disk_folder)
     planned_call(planned).unwatched()
     return planned
 
@@ -279,6 +286,13 @@ def _planned_bytes(schedule: Schedule | RegionSchedule) -> tuple[int, int]:
         return schedule.constant_bytes, schedule.peak_bytes
     constant = schedule.graph.constant_bytes
     return constant, int(schedule.simulation.bytes.max(initial=constant))
+
+
+def _pool_bytes(planned: nn.Module) -> dict[str, int]:
+    """Bytes that the programs of a planned model allocated in each pool."""
+    if not is_planned_module(planned):
+        return {}
+    return {name: pool.size for name, pool in planned_call(planned).programs[0].pools.items()}
 
 
 def _refuse_state_beyond_one_process(schedule: Schedule) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import LibraryMissingError as LibraryMissingError
     from remat_planner.planner.errors import MissingGradientError as MissingGradientError
     from remat_planner.planner.errors import NotAppliedError as NotAppliedError
+    from remat_planner.planner.errors import OffloadError as OffloadError
     from remat_planner.planner.errors import OptimizerError as OptimizerError
     from remat_planner.planner.errors import RegionError as RegionError
     from remat_planner.planner.errors import SavedSetError as SavedSetError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.plan import plan as plan
     from remat_planner.planner.plan import trace as trace
     from remat_planner.planner.planning import Fit as Fit
+    from remat_planner.planner.planning import Offload as Offload
     from remat_planner.planner.planning import fit as fit
     from remat_planner.planner.reports import report as report
     from remat_planner.planner.verify import verify as verify
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from remat_planner.solvers import available as available
     from remat_planner.tracer.costs import CostError as CostError
     from remat_planner.tracer.costs import DeviceNotAtHandError as DeviceNotAtHandError
+    from remat_planner.tracer.costs import LinkError as LinkError
     from remat_planner.tracer.costs import MeasurementError as MeasurementError
     from remat_planner.tracer.costs import ProfileError as ProfileError
     from remat_planner.tracer.costs import ProfileWarning as ProfileWarning
@@ -117,6 +120,7 @@ _PUBLIC = {
         "LibraryMissingError",
         "MissingGradientError",
         "NotAppliedError",
+        "OffloadError",
         "OptimizerError",
         "RegionError",
         "SavedSetError",
@@ -138,6 +142,7 @@ _PUBLIC = {
     ),
     "planner.planning": (
         "Fit",
+        "Offload",
         "fit",
     ),
     "planner.reports": ("report",),
@@ -177,6 +182,7 @@ _PUBLIC = {
     "tracer.costs": (
         "CostError",
         "DeviceNotAtHandError",
+        "LinkError",
         "MeasurementError",
         "ProfileError",
         "ProfileWarning",

@@ -12,12 +12,13 @@ from remat_planner.planner.measurement import measure_peak
 
 @dataclass(frozen=True)
 class Checked:
-    """Names of what differs from the eager run after training; bytes that a step took, and might take; recomputations."""
+    """Names of what differs from the eager run after training; bytes of a step, its budget, recomputations, bytes of copies."""
 
     different: tuple[str, ...]
     measured: int
     budget: int
     ran_again: int
+    copied: int
 
 
 def check(eager: nn.Module, planned: nn.Module, schedule: Schedule, step: Callable[[], object]) -> Checked:
@@ -31,12 +32,14 @@ def check(eager: nn.Module, planned: nn.Module, schedule: Schedule, step: Callab
     planned.zero_grad(set_to_none=True)
     measured = schedule.graph.constant_bytes + measure_peak(step)
     planned.zero_grad(set_to_none=True)
-    again = len(schedule.steps) - len(schedule.graph.ops)
+    again = sum(step < len(schedule.graph.ops) for step in schedule.steps) - len(schedule.graph.ops)
+    copied = sum(schedule.simulation.pool_peaks.values())
     equal = f"{len(different)} of {len(theirs)} tensors differ" if different else f"all {len(theirs)} tensors equal eager's"
     print(
         f"{equal}; peak {measured / 1e6:.2f} MB measured, budget {schedule.budget / 1e6:.2f} MB, "
-        f"{schedule.baseline_peak_bytes / 1e6:.2f} MB without recomputation; {again} ops run again"
+        f"{schedule.baseline_peak_bytes / 1e6:.2f} MB without recomputation; {again} ops run again, "
+        f"{copied / 1e6:.2f} MB of copies"
     )
     if different or measured > schedule.budget:
         raise SystemExit("the planned run is not what was promised: this must not happen")
-    return Checked(different, measured, schedule.budget, again)
+    return Checked(different, measured, schedule.budget, again, copied)

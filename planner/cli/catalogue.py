@@ -13,7 +13,7 @@ from remat_planner.planner.cli.output import print_document
 from remat_planner.planner.formatting import format_bytes
 from remat_planner.planner.reports import plain_table
 from remat_planner.solvers import available
-from remat_planner.tracer.costs import DEVICES
+from remat_planner.tracer.costs import DEVICES, Link
 
 
 def devices_command(as_json: Json = False) -> None:
@@ -23,12 +23,21 @@ def devices_command(as_json: Json = False) -> None:
             print_document(result, {name: asdict(device) for name, device in DEVICES.items()})
             return
         table = plain_table()
-        for title in ("name", "memory", "bandwidth", "bfloat16", "float32"):
-            table.add_column(title, justify="left" if title == "name" else "right", no_wrap=True)
+        for title in ("name", "memory", "bandwidth", "bfloat16", "float32", "link to the host"):
+            left = title in ("name", "link to the host")
+            table.add_column(title, justify="left" if left else "right", no_wrap=True)
         for name, device in DEVICES.items():
             rates = (f"{device.rate(dtype) / 1e12:,.0f} TFLOP/s" for dtype in (torch.bfloat16, torch.float32))
-            table.add_row(name, format_bytes(device.memory), f"{format_bytes(device.bandwidth)}/s", *rates)
+            memory, bandwidth = format_bytes(device.memory), f"{format_bytes(device.bandwidth)}/s"
+            table.add_row(name, memory, bandwidth, *rates, _link(device.link))
         result.print(table)
+
+
+def _link(link: Link | None) -> str:
+    if link is None:
+        return "none: shared memory"
+    out, back = (f"{rate / 1e9:g}" for rate in (link.outgoing, link.incoming))
+    return f"{link.name}, {f'{out} GB/s each way' if out == back else f'{out} GB/s out, {back} in'}"
 
 
 def solvers_command(as_json: Json = False) -> None:

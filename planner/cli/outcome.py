@@ -14,7 +14,7 @@ from rich.text import Text
 
 from remat_planner.planner.cli.exit_codes import ExitCode, exit_code_of
 from remat_planner.planner.cli.output import OutputClosedError, SafeConsole, discard_stdout, print_document
-from remat_planner.planner.errors import ExportError, InfeasibleBudgetError
+from remat_planner.planner.errors import ExportError, InfeasibleBudgetError, OffloadError
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.model_loading import ModelCodeError, ModelNotLoadedError
 from remat_planner.schedules import StaleScheduleError
@@ -94,6 +94,8 @@ def _data(error: Exception) -> dict[str, Any]:
             "proven": error.proven,
             "inputs": dict(error.inputs) if error.inputs is not None else None,
         }
+    if isinstance(error, OffloadError):
+        return {"pool": error.pool, "needed_bytes": error.needed, "available_bytes": error.available}
     if isinstance(error, ModelNotLoadedError):
         return {"candidates": list(error.candidates)}
     if isinstance(error, ExportError):

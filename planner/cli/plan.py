@@ -13,6 +13,7 @@ import remat_planner
 from remat_planner.planner.cli.checks import check_solver, check_writable, costs_for
 from remat_planner.planner.cli.exit_codes import ExitCode, UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.offload_options import DiskBudget, DiskLink, HostBudget, Link, Pools, offload_from
 from remat_planner.planner.cli.options import (
     BudgetKind,
     Costs,
@@ -90,6 +91,11 @@ def plan_command(
     optimizer: OptimizerName = None,
     training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
+    offload: Pools = None,
+    host_budget: HostBudget = None,
+    disk_budget: DiskBudget = None,
+    link: Link = None,
+    disk_link: DiskLink = None,
     regions: Regions = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="refuse a model that cannot be captured whole; else its blocks are planned then")
@@ -126,6 +132,9 @@ def plan_command(
                 else "--whole and --regions contradict each other: give one"
             )
         whole = whole or require_optimal
+        copies = offload_from(offload, host_budget, disk_budget, link, disk_link)
+        if copies is not None and regions is not None:
+            raise UsageError("a plan by regions copies no activations beside the device: leave --offload or --regions out")
         training = TrainingState(**training_options)
         if verify_it and beyond_one_process(training) is not None:
             raise UsageError(
@@ -149,6 +158,7 @@ def plan_command(
                 optimizer=optimizer,
                 training=training,
                 budget_on=budget_on,
+                offload=copies,
             )
             form = InputForm(loaded.args, loaded.kwargs)
             schedule = _planned(loaded, form, limit, settings, stages, regions=regions, whole=whole)
@@ -177,7 +187,8 @@ def plan_command(
             summary = summarize_regions(schedule, verification=verification, path=path)
         else:
             summary = summarize(schedule, comparison=comparison, verification=verification, path=path)
-        _show(result, summary, verdict.why_not, limit.describe(schedule.budget), as_json=as_json, quiet=quiet)
+        understood = limit.describe(schedule.budget)
+        _show(result, summary, verdict.why_not, understood, settings.disk_folder, as_json=as_json, quiet=quiet)
         if failed:
             raise typer.Exit(ExitCode.VERIFICATION_FAILED)
         if not_saved is not None:
@@ -222,7 +233,14 @@ def _save(schedule: Schedule | RegionSchedule, target: Path) -> str | None:
 
 
 def _show(
-    result: SafeConsole, summary: WholeSummary | RegionSummary, why_not: str, understood: str, *, as_json: bool, quiet: bool
+    result: SafeConsole,
+    summary: WholeSummary | RegionSummary,
+    why_not: str,
+    understood: str,
+    disk_folder: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     if as_json:
         print_document(result, plan_document(summary))
@@ -232,7 +250,7 @@ def _show(
         result.print(plan_report(summary, understood=understood))
         result.print(verification_report(summary.verification, why_not))
         if summary.schedule is not None:
-            result.print(usage_hint(summary))
+            result.print(usage_hint(summary, disk_folder=disk_folder))
 
 
 def _default_output(model: str) -> Path:

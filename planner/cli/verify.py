@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from remat_planner.planner.cli.exit_codes import ExitCode
@@ -17,6 +20,10 @@ from remat_planner.planner.verify import verify
 def verify_command(
     schedule: ScheduleFile,
     model: ModelSpec,
+    disk_folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="where the copies of a schedule with --offload disk go", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a schedule's real training step beside eager's: compare every bit and measure the peak."""
@@ -26,7 +33,8 @@ def verify_command(
             stages.stage(f"Loading {model}")
             loaded = load_model(model)
             stages.stage("Verifying")
-            verification = summarize_verification(verify(loaded.model, planned, loaded.args, loaded.kwargs, loss=loaded.loss))
+            found = verify(loaded.model, planned, loaded.args, loaded.kwargs, loss=loaded.loss, disk_folder=disk_folder)
+            verification = summarize_verification(found)
         if as_json:
             print_document(result, verification_document(verification))
         else:

@@ -7,10 +7,12 @@ compute stream ran when the block was allocated. Nothing waits on the host.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 
 import torch
 
+from remat_planner.planner.copies.pinned_buffer import PinnedBuffer
 from remat_planner.planner.copies.storage_bytes import TensorForm, bytes_of, forms_of
 from remat_planner.planner.errors import OffloadError
 
@@ -29,7 +31,7 @@ class HostPool:
     def __init__(self, device: torch.device, size: int) -> None:
         self.device, self.size = device, size
         self.stores, self.loads = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
-        self._unused = [self._new_buffer(size)]
+        self._unused = [PinnedBuffer(size, _pinned)]
 
     def for_step(self) -> HostStepPool:
         """A buffer for one forward and its backwards.
@@ -40,41 +42,25 @@ class HostPool:
         try:
             buffer = self._unused.pop()
         except IndexError:
-            buffer = self._new_buffer(self.size)
+            return HostStepPool(self, PinnedBuffer(self.size, _pinned))
+        # The step before may have run on another compute stream, for which the stores of this step do not wait. Its loads may
+        # still read the buffer; its stores come first anyway.
+        self.stores.wait_stream(self.loads)
         return HostStepPool(self, buffer)
 
-    def give_back(self, buffer: torch.Tensor) -> None:
+    def give_back(self, buffer: PinnedBuffer) -> None:
         """Take a buffer for another step."""
         self._unused.append(buffer)
-
-    def _new_buffer(self, size: int) -> torch.Tensor:
-        try:
-            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        except RuntimeError as error:
-            raise OffloadError(
-                f"the system refuses {size:,} bytes of pinned host memory ({error}). Raise the limit (`ulimit -l`, or the "
-                "memory of the container), or plan with a smaller budget for the host",
-                pool="host",
-                needed=size,
-                available=None,
-            ) from error
 
 
 class HostStepPool:
     """The buffer of one forward and its backwards. It goes back to the pool when nothing of that step refers to it any more."""
 
-    def __init__(self, pool: HostPool, buffer: torch.Tensor) -> None:
+    def __init__(self, pool: HostPool, buffer: PinnedBuffer) -> None:
         self._pool, self._buffer = pool, buffer
         self._keeps_copies = False
-        # Loads that the compute stream has not waited for, with the memory that they fill. After an error it must not be freed
-        # before they are over.
-        self._pending: dict[int, tuple[torch.cuda.Event, torch.Tensor]] = {}
 
     def __del__(self) -> None:
-        compute = torch.cuda.current_stream(self._pool.device) if self._pending else None
-        for event, _ in self._pending.values():
-            assert compute is not None
-            compute.wait_event(event)
         self._pool.give_back(self._buffer)
 
     def keep_copies(self) -> None:
@@ -96,56 +82,105 @@ class HostStepPool:
                 available=size,
             )
         if self._keeps_copies:
-            place = torch.empty(memory.nbytes, dtype=torch.uint8, pin_memory=True)
+            places = PinnedBuffer(memory.nbytes, _pinned).parts(0, memory.nbytes)
         else:
-            place = self._buffer[offset : offset + memory.nbytes]
-        return HostCopy(self, place, forms_of(tensors), self._copy(self._pool.stores, place, memory))
+            places = self._buffer.parts(offset, memory.nbytes)
+        under_way = _UnderWay.start(self._pool.stores, memory, places, to_host=True)
+        return HostCopy(self, places, forms_of(tensors), under_way)
 
-    def load(self, place: torch.Tensor, memory: torch.Tensor) -> None:
-        """Start to fill ``memory`` with the copy at ``place``."""
-        self._pending[id(memory)] = (self._copy(self._pool.loads, memory, place), memory)
-
-    def finish_load(self, memory: torch.Tensor) -> None:
-        """Let the compute stream wait until ``memory`` is filled."""
-        event, _ = self._pending.pop(id(memory))
-        torch.cuda.current_stream(self._pool.device).wait_event(event)
-
-    def finish_store(self, event: torch.cuda.Event) -> None:
-        """Let the compute stream wait for a store."""
-        torch.cuda.current_stream(self._pool.device).wait_event(event)
-
-    def _copy(self, stream: torch.cuda.Stream, target: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
-        stream.wait_stream(torch.cuda.current_stream(self._pool.device))
-        with torch.cuda.stream(stream):
-            target.copy_(source, non_blocking=True)
-            return stream.record_event()
+    def load(self, places: Sequence[torch.Tensor], forms: tuple[TensorForm, ...]) -> HostLoad:
+        """Allocate a storage and start to fill it with the copy at ``places``."""
+        memory = torch.empty(sum(place.nbytes for place in places), dtype=torch.uint8, device=self._pool.device)
+        under_way = _UnderWay.start(self._pool.loads, memory, places, to_host=False)
+        return HostLoad(self, memory, forms, under_way)
 
 
 class HostCopy:
     """A copy of a storage in the buffer of a step."""
 
-    def __init__(self, step: HostStepPool, place: torch.Tensor, forms: tuple[TensorForm, ...], event: torch.cuda.Event) -> None:
-        self._step, self._place, self._forms = step, place, forms
-        self._event = event
+    def __init__(
+        self, step: HostStepPool, places: Sequence[torch.Tensor], forms: tuple[TensorForm, ...], under_way: _UnderWay
+    ) -> None:
+        self._step, self._places, self._forms, self._under_way = step, places, forms, under_way
 
     def wait(self) -> None:
         """Let the compute stream wait until the copy is complete."""
-        self._step.finish_store(self._event)
+        self._under_way.wait()
 
     def load(self) -> HostLoad:
         """Allocate the storage again and start to fill it."""
-        memory = torch.empty(self._place.nbytes, dtype=torch.uint8, device=self._step._pool.device)
-        self._step.load(self._place, memory)
-        return HostLoad(self._step, memory, self._forms)
+        return self._step.load(self._places, self._forms)
 
 
 class HostLoad:
     """A storage that is being filled from the buffer."""
 
-    def __init__(self, step: HostStepPool, memory: torch.Tensor, forms: tuple[TensorForm, ...]) -> None:
-        self._step, self._memory, self._forms = step, memory, forms
+    def __init__(self, step: HostStepPool, memory: torch.Tensor, forms: tuple[TensorForm, ...], under_way: _UnderWay) -> None:
+        self._step, self._memory, self._forms, self._under_way = step, memory, forms, under_way
 
     def wait(self) -> tuple[torch.Tensor, ...]:
         """The tensors, which the compute stream sees once they are filled."""
-        self._step.finish_load(self._memory)
+        self._under_way.wait()
         return tuple(form.on(self._memory) for form in self._forms)
+
+
+class _UnderWay:
+    """A copy between device memory and the host that the compute stream may not have waited for.
+
+    It keeps the device memory until then. If nothing waits, because an error ended the step, the compute stream waits when this
+    object goes: the block goes back to that stream's memory, and must not be given out during the copy.
+    """
+
+    def __init__(self, memory: torch.Tensor, compute: torch.cuda.Stream, event: torch.cuda.Event) -> None:
+        self._memory: torch.Tensor | None = memory
+        self._compute, self._event = compute, event
+
+    @classmethod
+    def start(
+        cls, stream: torch.cuda.Stream, memory: torch.Tensor, places: Sequence[torch.Tensor], *, to_host: bool
+    ) -> _UnderWay:
+        """Copy ``memory`` to ``places`` or back on ``stream``, after what the compute stream was given so far."""
+        compute = torch.cuda.current_stream(memory.device)
+        stream.wait_stream(compute)
+        with torch.cuda.stream(stream):
+            for part, place in zip(memory.split([place.nbytes for place in places]), places, strict=True):
+                if to_host:
+                    _copy(place, part)
+                else:
+                    _copy(part, place)
+            return cls(memory, compute, stream.record_event())
+
+    def wait(self) -> None:
+        """Let the current stream, which computes, wait for the copy."""
+        if self._memory is not None:
+            torch.cuda.current_stream(self._memory.device).wait_event(self._event)
+            self._memory = None
+
+    def __del__(self) -> None:
+        if self._memory is not None:
+            self._compute.wait_event(self._event)
+
+
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy on the current stream."""
+    target.copy_(source, non_blocking=True)
+
+
+def _pinned(size: int) -> torch.Tensor:
+    """``size`` bytes of pinned host memory.
+
+    Raises:
+        OffloadError: the system refuses them.
+    """
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        allowed = "without limit" if limit == resource.RLIM_INFINITY else f"up to {limit:,} bytes"
+        raise OffloadError(
+            f"the system refuses {size:,} bytes of pinned host memory ({error}); this process may lock memory {allowed} "
+            "(`ulimit -l`). Raise that limit or the memory of the container, or plan with a smaller budget for the host",
+            pool="host",
+            needed=size,
+            available=None if limit == resource.RLIM_INFINITY else limit,
+        ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Verification:
         largest_difference: the largest difference from eager of any element of any tensor, as a share of the tensor's largest
             magnitude; 0.0 where all bits are equal, infinite where shapes, integers, states or values of Python differ.
         close: no difference exceeds the square root of the epsilon of the tensor's dtype.
+        pool_bytes: bytes that the copies of one step were given in each pool, by name.
         part: the part of the batch that was run; "" for all of it.
     """
 
@@ -34,6 +36,7 @@ class Verification:
     largest_difference: float = 0.0
     close: bool = True
     part: str = ""
+    pool_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def within_budget(self) -> bool:

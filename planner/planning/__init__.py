@@ -10,7 +10,9 @@ from remat_planner.planner.planning.call_differences import CallNow, Difference,
 from remat_planner.planner.planning.call_guards import BoundSignature
 from remat_planner.planner.planning.captures import asked_share, remember_capture, remembered_capture, settings_of
 from remat_planner.planner.planning.device_budget import budget_on_device
+from remat_planner.planner.planning.host_memory import available_on_host
 from remat_planner.planner.planning.input_forms import InputForm, input_forms
+from remat_planner.planner.planning.offload import Offload
 from remat_planner.planner.planning.origin import new_origin
 from remat_planner.planner.planning.other_targets import trace_step_like
 from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
@@ -36,6 +38,7 @@ __all__ = [
     "Fit",
     "InputForm",
     "Loss",
+    "Offload",
     "OneSizeError",
     "Progress",
     "Settings",
@@ -43,6 +46,7 @@ __all__ = [
     "Step",
     "Try",
     "asked_share",
+    "available_on_host",
     "budget_on_device",
     "capture_sized_step",
     "costed_step",

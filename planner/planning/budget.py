@@ -27,6 +27,7 @@ _EXPECTED = (
     'write a number of bytes with its unit, such as "40GB" (10^9), "512MiB" (2^20) or "60%" of the peak without recomputation, '
     'or "min"'
 )
+_EXPECTED_OF_POOL = 'write one with its unit, such as "64GB", or 0 for no copies'
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,20 @@ def parse_budget(budget: int | str) -> Budget:
     if count < 1:
         raise BudgetError(f"a budget of {budget!r} is less than one byte: {_EXPECTED}")
     return Budget(bytes=int(count))
+
+
+def pool_budget(budget: int | str, pool: str) -> int:
+    """The budget of a pool in bytes; 0 means that nothing is copied there.
+
+    Raises:
+        BudgetError: it is not a number of bytes, or below zero.
+    """
+    if not isinstance(budget, bool) and budget in (0, "0"):
+        return 0
+    asked = parse_budget(budget)
+    if asked.bytes is None:
+        raise BudgetError(f"the {pool} budget {budget!r} is no number of bytes: {_EXPECTED_OF_POOL}")
+    return asked.bytes
 
 
 def _split(budget: str) -> tuple[Fraction, str]:

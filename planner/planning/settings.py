@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remat_planner.planner.planning.device_budget import check_budget_on, check_offload, device_type
+from remat_planner.planner.planning.offload import Offload, pools_for
 from remat_planner.planner.training_state import NO_OPTIMIZER, OptimizerNeeds, optimizer_needs
-from remat_planner.schedules import BudgetOn, TrainingState, TrainingStateError
+from remat_planner.schedules import BudgetOn, Pool, TrainingState, TrainingStateError
 from remat_planner.solvers import Solver
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Settings:
         training: how gradients, parameters and the optimizer are kept.
         optimizer_needs: bytes of the optimizer's state and step.
         budget_on: what the budget limits: "allocated" or, on a GPU, "reserved" bytes.
+        pools: where activations may be copied to.
+        disk_folder: for the files of a disk pool; None where there is none.
     """
 
     solver: str | Solver = "auto"
@@ -43,6 +47,8 @@ class Settings:
     training: TrainingState = field(default_factory=TrainingState)
     optimizer_needs: OptimizerNeeds = NO_OPTIMIZER
     budget_on: BudgetOn = "allocated"
+    pools: tuple[Pool, ...] = ()
+    disk_folder: Path | None = None
 
 
 def settings_for(
@@ -55,11 +61,13 @@ def settings_for(
     optimizer: str | Optimizer | None = None,
     training: TrainingState | None = None,
     budget_on: BudgetOn = "allocated",
+    offload: Offload | None = None,
 ) -> Settings:
     """Check the arguments of ``plan`` against each other and the device, and count the bytes of the optimizer.
 
     Raises:
         BudgetError: the budget is on reserved bytes, and the plan is not for a GPU.
+        OffloadError: the pools of ``offload`` mean nothing for this plan, or have no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
         TrainingStateError: ``training`` is not a ``TrainingState``, or has the optimizer on the host of a plan for a CPU.
     """
@@ -71,6 +79,7 @@ def settings_for(
         )
     if training.optimizer_offload:
         check_offload(model, costs)
+    pools = pools_for(offload, model, costs)
     name, needs = None, NO_OPTIMIZER
     if optimizer is not None:
         name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
@@ -84,4 +93,6 @@ def settings_for(
         training=training,
         optimizer_needs=needs,
         budget_on=budget_on,
+        pools=pools,
+        disk_folder=None if offload is None or offload.folder is None else Path(offload.folder).absolute(),
     )

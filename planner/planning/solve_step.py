@@ -63,8 +63,8 @@ def schedule_step(
     if solution.status == "infeasible":
         remember_schedule(graph, solution.minimum_steps)
         raise no_schedule_error(graph, solution, limit, baseline)
-    if automatic and is_free(graph, solution.cost):
-        saving = save_for_free(graph, solution, deadline)
+    if automatic and is_free(graph, solution.cost) and not simulate(graph, solution.steps).traffic:
+        saving = save_for_free(graph.without_transfers, solution, deadline)
         if peak is None or peak(saving) <= limit:
             solution = replace(solution, steps=saving)
     return _schedule(step, limit, solution, asked.share)

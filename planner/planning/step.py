@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from remat_planner.planner.codegen import copyable_storages
 from remat_planner.planner.planning.origin import new_origin
 from remat_planner.planner.planning.remarks import remark_on
 from remat_planner.planner.planning.settings import Loss, Progress, Settings
@@ -87,12 +88,14 @@ def costed_step(
 
 
 def with_settings(graph: Graph, joint: Joint, settings: Settings, *, block: int) -> Graph:
-    """The costed ``graph`` with the training state and the optimizer of ``settings`` counted."""
+    """The costed ``graph`` with the training state and the optimizer of ``settings`` counted, and with its pools."""
     graph = with_training_state(graph, joint, settings.training, block=block)
-    if settings.optimizer is None:
-        return graph
-    needs = settings.optimizer_needs
-    return replace(graph, constants={**graph.constants, "optimizer": needs.state}, update=needs.transient)
+    if settings.optimizer is not None:
+        needs = settings.optimizer_needs
+        graph = replace(graph, constants={**graph.constants, "optimizer": needs.state}, update=needs.transient)
+    if settings.pools:
+        graph = graph.with_transfers(settings.pools, copyable_storages(graph, joint))
+    return graph
 
 
 def profile_step(

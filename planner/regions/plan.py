@@ -93,6 +93,8 @@ def _refuse_on_paper(model: nn.Module, settings: Settings) -> None:
 
 def _refuse_imagined_training(settings: Settings) -> None:
     """Refuse options that change the step which is measured, or what is measured of it."""
+    if settings.pools:
+        raise RegionError("a plan by regions copies no activations beside the device: leave offload out", names=())
     changed = replace(settings.training, master_weights=False, optimizer_offload=False, accumulate=False)
     if changed != TrainingState() or settings.budget_on != "allocated":
         raise RegionError(

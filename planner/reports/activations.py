@@ -10,7 +10,7 @@ from typing import Literal
 from remat_planner.planner.module_paths import merged_path, without_numbers
 from remat_planner.schedules import Graph, Schedule, lifetimes
 
-Decision = Literal["kept", "recomputed", "deferred"]
+Decision = Literal["kept", "copied", "recomputed", "deferred"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Activations:
     Attributes:
         bytes: of all of them together.
         count: how many they are.
-        decision: "kept" (resident from the forward to the backward), "recomputed" (``times`` times each) or "deferred"
-            (computed once, in the backward, because no op of the forward reads it).
+        decision: "kept" (resident from the forward to the backward), "copied" (to a pool beside the device and back),
+            "recomputed" (``times`` times each, copied or not) or "deferred" (computed once, in the backward, because no op of
+            the forward reads it).
         times: executions of each beyond the first.
         module: path of the module that computed them, numbers merged ("h.0-11.mlp").
         kind: the operator.
@@ -109,11 +110,16 @@ def decisions(schedule: Schedule) -> dict[int, Decision]:
     """What the schedule does with the results of each forward op, by op index."""
     graph, executions = schedule.graph, Counter(schedule.steps)
     before_backward = set(schedule.steps[: _first_backward(graph, schedule.steps)])
-    return {
-        i: "recomputed" if executions[i] > 1 else "kept" if i in before_backward else "deferred"
-        for i, op in enumerate(graph.ops)
-        if op.phase == "forward"
-    }
+    stored = {graph.transfers[i - len(graph.ops)].storage for i in executions if i >= len(graph.ops)}
+
+    def decision(i: int) -> Decision:
+        if executions[i] > 1:
+            return "recomputed"
+        if stored.intersection(graph.allocated[i]):
+            return "copied"
+        return "kept" if i in before_backward else "deferred"
+
+    return {i: decision(i) for i, op in enumerate(graph.ops) if op.phase == "forward"}
 
 
 def _first_backward(graph: Graph, steps: Sequence[int]) -> int:

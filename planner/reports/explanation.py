@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from remat_planner.planner.module_paths import merged_path, without_numbers
 from remat_planner.planner.reports.activations import Decision, decisions
 from remat_planner.planner.reports.breakdown import Breakdown, breakdowns
+from remat_planner.planner.reports.copies import Copy, copies_by_storage
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.schedules import Graph, Schedule, lifetimes
 
@@ -30,6 +31,7 @@ class Explanation:
         backward_readers: names of the backward ops that do.
         alive: first and last step of each time that the result is in memory.
         alive_at_peak: whether it is in memory at the peak.
+        copies: when it leaves the device and returns.
     """
 
     op: str
@@ -45,6 +47,7 @@ class Explanation:
     backward_readers: tuple[str, ...]
     alive: tuple[tuple[int, int], ...]
     alive_at_peak: bool
+    copies: tuple[Copy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def explain(schedule: Schedule, what: str) -> list[Explanation]:
         spans=_spans(schedule),
         readers=_readers(graph),
         results={graph.values[value].storage for value in graph.results},
+        copies=copies_by_storage(schedule),
     )
     chosen = [i for i in meant_ops(graph, what) if graph.allocated[i]]
     return sorted((_explained(schedule, i, facts) for i in chosen), key=lambda explanation: -explanation.bytes)
@@ -115,6 +119,7 @@ class _Facts:
     spans: list[list[tuple[int, int]]]
     readers: list[list[int]]
     results: set[int]
+    copies: dict[int, list[Copy]]
 
 
 def _explained(schedule: Schedule, i: int, facts: _Facts) -> Explanation:
@@ -146,6 +151,7 @@ def _explained(schedule: Schedule, i: int, facts: _Facts) -> Explanation:
         backward_readers=backward_readers,
         alive=alive,
         alive_at_peak=any(first <= schedule.simulation.peak_step <= last for first, last in alive),
+        copies=tuple(copy for storage in allocated for copy in facts.copies.get(storage, ())),
     )
 
 

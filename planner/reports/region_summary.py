@@ -34,6 +34,7 @@ class RegionSummary:
     """
 
     schedule_class: ClassVar[str] = "RegionSchedule"
+    copies_to_disk: ClassVar[bool] = False
 
     model: str
     device: str

@@ -7,7 +7,8 @@ document is derived from it, so a fact that a report gains is added there once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Summary(Protocol):
         peak_bytes: what it takes.
         baseline_peak_bytes: what it takes without recomputation.
         loss_is_the_callers: whether applying the schedule needs the caller's loss.
+        copies_to_disk: whether applying the schedule needs a folder.
         verification: what a run of the real step showed, or None.
         schedule: the file that the schedule is in, or None.
     """
@@ -55,6 +57,8 @@ class Summary(Protocol):
     @property
     def loss_is_the_callers(self) -> bool: ...
     @property
+    def copies_to_disk(self) -> bool: ...
+    @property
     def verification(self) -> VerificationSummary | None: ...
     @property
     def schedule(self) -> str | None: ...
@@ -71,6 +75,7 @@ class VerificationSummary:
     differences: tuple[str, ...] = ()
     nondeterministic: tuple[str, ...] = ()
     part: str = ""
+    pool_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -88,20 +93,23 @@ def summarize_verification(verification: Verification) -> VerificationSummary:
         differences=verification.differences,
         nondeterministic=verification.nondeterministic,
         part=verification.part,
+        pool_bytes=verification.pool_bytes,
     )
 
 
-def usage_lines(summary: Summary) -> tuple[str, ...]:
-    """The lines of Python that train with the schedule in the summary's file.
+def usage_lines(summary: Summary, *, disk_folder: Path | None = None) -> tuple[str, ...]:
+    """The lines of Python that train with the schedule in the summary's file; its copies to a disk go to ``disk_folder``.
 
     Raises:
         ValueError: the schedule is in no file.
     """
     if summary.schedule is None:
         raise ValueError("the schedule is in no file")
-    loss = ", loss=loss" if summary.loss_is_the_callers else ""
+    options = ", loss=loss" if summary.loss_is_the_callers else ""
+    if summary.copies_to_disk:
+        options += f", disk_folder={str(disk_folder or 'FOLDER')!r}"
     return (
         "import remat_planner",
         f"schedule = remat_planner.{summary.schedule_class}.load({summary.schedule!r})",
-        f"model = remat_planner.apply_schedule(model, schedule{loss})",
+        f"model = remat_planner.apply_schedule(model, schedule{options})",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
@@ -51,6 +53,7 @@ def verification_report(verification: VerificationSummary | None, why_not: str =
     facts: dict[str, str | Text] = {
         "Measured": f"{format_bytes(measured)} at the peak; predicted {format_bytes(predicted)}, off by {off}",
         "Budget": verdict(verification.within_budget, "met when run", "exceeded when run"),
+        **{f"On {name}": f"{format_bytes(size)} of copies" for name, size in verification.pool_bytes.items()},
         "Bits": verdict(
             verification.identical, "loss, gradients and state equal eager's, bit for bit", f"not those of eager: {differing}"
         ),
@@ -62,13 +65,13 @@ def verification_report(verification: VerificationSummary | None, why_not: str =
     return section("Verified by running it", fact_table(facts))
 
 
-def usage_hint(summary: Summary) -> RenderableType:
-    """The lines that train with the schedule in the summary's file.
+def usage_hint(summary: Summary, *, disk_folder: Path | None = None) -> RenderableType:
+    """The lines that train with the schedule in the summary's file, whose copies to a disk go to ``disk_folder``.
 
     Raises:
         ValueError: the schedule is in no file.
     """
-    lines = usage_lines(summary)
+    lines = usage_lines(summary, disk_folder=disk_folder)
     return Group(
         Text.assemble("\nSchedule written to ", (summary.schedule or "", "bold"), ". To train with it:"),
         Padding(Text("\n".join(lines), style="cyan"), INDENT),

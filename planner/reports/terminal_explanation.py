@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
+from remat_planner.planner.reports.copies import Copy
 from remat_planner.planner.reports.explanation import Explanation, ModuleExplanation
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.terminal_widgets import fact_table, plain_table, section
@@ -67,7 +68,7 @@ def _facts(schedule: Schedule, explanation: Explanation) -> dict[str, str | Text
     times = f", {explanation.runs} times a step" if explanation.runs > 1 else ""
     spans = ", ".join(f"{first:,}-{last:,}" for first, last in explanation.alive)
     at_peak = "in memory at the peak" if explanation.alive_at_peak else "not in memory at the peak"
-    return {
+    facts: dict[str, str | Text] = {
         "decision": explanation.decision + (f"; must run once: {explanation.pinned}" if explanation.pinned else ""),
         "makes": f"{', '.join(explanation.makes)}: {format_bytes(explanation.bytes)}",
         "takes": f"{format_seconds(explanation.seconds)}{share}{times}",
@@ -75,6 +76,16 @@ def _facts(schedule: Schedule, explanation: Explanation) -> dict[str, str | Text
         "": _readers("backward", explanation.backward_readers),
         "in memory": f"steps {spans} of {len(schedule.steps):,}; {at_peak}",
     }
+    for number, copy in enumerate(explanation.copies):
+        facts["copied" if not number else " " * number] = _copy(copy)
+    return facts
+
+
+def _copy(copy: Copy) -> str:
+    returns = ", ".join(f"returns from step {load:,}, read first in step {reader:,}" for load, reader in copy.returns)
+    stalls = f"stalls the device for {format_seconds(copy.stalled_seconds)}" if copy.stalled_seconds else "without a stall"
+    leaves = f"leaves for the {copy.pool} from step {copy.leaves:,}, released in step {copy.released:,}"
+    return f"{leaves}; {returns or 'never returns'}; {stalls}"
 
 
 def _readers(phase: str, names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes, format_bytes_both, format_inputs, format_percent, format_seconds
+from remat_planner.planner.reports.copies import LinkUse, OffloadSummary
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.terminal_widgets import ActivationTable, Bar, TimelineChart, plain_table, section, verdict
 from remat_planner.planner.reports.whole_summary import ReservedMemory, WholeSummary
@@ -29,6 +30,8 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         f"{format_seconds(summary.baseline_seconds)}",
         "Proof": proof_in_words(summary),
     }
+    if summary.offload is not None:
+        facts |= _offload(summary.offload, summary.seconds)
     if summary.reserved is not None:
         facts["Allocator"] = _allocator(summary.reserved)
     if summary.pinned:
@@ -44,7 +47,7 @@ def whole_sections(summary: WholeSummary) -> Iterator[RenderableType]:
     yield section(f"Memory at the peak ({summary.peak_moment})", _memory(summary))
     if summary.activations:
         yield section("Largest activations that the backward needs", ActivationTable(summary.activations))
-    yield section("Memory over one step", TimelineChart(summary.curve))
+    yield section("Memory over one step", TimelineChart(summary.curve, _links(summary.offload)))
 
 
 def whole_headline(summary: WholeSummary) -> list[str]:
@@ -80,6 +83,28 @@ def proof_in_words(summary: WholeSummary) -> str:
         return f"optimal{within}"
     least = f"none takes less than +{format_percent(summary.bound_overhead)}{within}"
     return f"within {format_percent(summary.gap)} of a step of the best: {least}"
+
+
+def _offload(offload: OffloadSummary, seconds: float) -> dict[str, str | Text]:
+    """A line for each pool, and one for the stalls."""
+    facts: dict[str, str | Text] = {}
+    for number, (name, pool) in enumerate(offload.pools.items()):
+        facts[name.capitalize()] = f"{format_bytes(pool.bytes)} of copies, of {format_bytes(pool.budget_bytes)}"
+        for way, use in (("out", pool.outgoing), ("in", pool.incoming)):
+            busy = format_percent(use.busy_seconds / seconds if seconds else 0.0)
+            rate = f"{format_bytes(use.bytes_per_second)}/s ({use.source})"
+            title = " " * (2 * number + (way == "in"))  # no two facts have the same
+            facts[title] = f"{format_bytes(use.bytes)} {way} at {rate}, {busy} of the step"
+    facts["Stalls"] = f"{format_seconds(offload.stalled_seconds)} a step wait for copies" if offload.stalled_seconds else "none"
+    return facts
+
+
+def _links(offload: OffloadSummary | None) -> dict[str, LinkUse]:
+    """The directions of all links that copy anything, by what the timeline calls them."""
+    uses: dict[str, LinkUse] = {}
+    for name, pool in ({} if offload is None else offload.pools).items():
+        uses |= {f"to {name}": pool.outgoing, f"from {name}": pool.incoming}
+    return {name: use for name, use in uses.items() if use.spans}
 
 
 def _allocator(reserved: ReservedMemory) -> str:

@@ -12,12 +12,14 @@ from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes
 from remat_planner.planner.reports.activations import Activations
+from remat_planner.planner.reports.copies import LinkUse
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.timeline import (
     ASCII,
     UNICODE,
     MemoryCurve,
     budget_line,
+    draw_link,
     draw_timeline,
     memory_timeline,
     top_bytes,
@@ -30,6 +32,7 @@ _TIMELINE_HEIGHT = 8
 _TIMELINE_WIDTH = 100
 _SCALE_WIDTH = 10  # columns of the timeline's labels
 _BAR_WIDTH = 24
+_STYLES: Mapping[str, str] = {"recomputed": "yellow", "copied": "cyan"}
 _WIDE = 100  # columns of a terminal with room for shapes and dtypes
 
 
@@ -59,7 +62,7 @@ class ActivationTable:
         for name in columns:
             table.add_column(name, justify="right" if name in ("bytes", "") else "left", no_wrap=True)
         for group, cells in zip(shown, zip(*columns.values(), strict=True), strict=True):
-            table.add_row(*map(Text, cells), style="yellow" if group.decision == "recomputed" else "")
+            table.add_row(*map(Text, cells), style=_STYLES.get(group.decision, ""))
         yield table
         if rest:
             size = format_bytes(sum(group.bytes for group in rest))
@@ -88,10 +91,10 @@ class ActivationTable:
 
 
 class TimelineChart:
-    """The timeline with its scale, its budget line and its axis."""
+    """The timeline with its scale, its budget line and its axis, and below it a line for each direction of a link."""
 
-    def __init__(self, curve: MemoryCurve) -> None:
-        self.curve = curve
+    def __init__(self, curve: MemoryCurve, links: Mapping[str, LinkUse]) -> None:
+        self.curve, self.links = curve, links
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = ASCII if options.ascii_only else UNICODE
@@ -112,6 +115,10 @@ class TimelineChart:
         chart.append(margin + glyphs.axis * turn + (glyphs.turn + glyphs.axis * (width - turn - 1) if turn < width else ""))
         if turn > len("forward") and width - turn > len("backward"):
             chart.append("\n" + margin + f"{'forward':<{turn}}backward", style="dim")
+        seconds = float(self.curve.planned.seconds.sum())
+        for name, use in self.links.items():
+            chart.append(f"\n{name:>{_SCALE_WIDTH}} ", style="dim")
+            chart.append(draw_link(use.spans, seconds, width, glyphs), style="yellow")
         yield chart
         yield Text(f"{margin}{glyphs.unplanned} without recomputation", style="dim")
 

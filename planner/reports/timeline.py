@@ -156,6 +156,17 @@ def draw_timeline(timeline: Timeline, height: int, glyphs: Glyphs) -> list[str]:
     return rows
 
 
+def draw_link(spans: Sequence[tuple[float, float]], seconds: float, width: int, glyphs: Glyphs) -> str:
+    """One row: for each span of the step's time, the share of it in which a link copies; ``spans`` are its copies."""
+    edges = np.linspace(0.0, seconds, width + 1)
+    busy = np.zeros(width)
+    for begin, end in spans:
+        busy += np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin), 0.0, None)
+    parts = len(glyphs.eighths)
+    levels = np.ceil(busy / max(seconds / width, 1e-300) * parts - 1e-9).astype(np.int64).clip(0, parts)
+    return "".join(glyphs.eighths[level - 1] if level else " " for level in levels.tolist())
+
+
 def top_bytes(timeline: Timeline) -> int:
     """Bytes at the top of the drawing."""
     return int(max(timeline.planned.max(initial=0), timeline.unplanned.max(initial=0)))

@@ -10,6 +10,7 @@ from remat_planner.planner.gpu_allocator import reserved_by
 from remat_planner.planner.reports.activations import Activations, saved_activations
 from remat_planner.planner.reports.breakdown import Breakdown, by_module, by_operator
 from remat_planner.planner.reports.budget_neighbours import Neighbour
+from remat_planner.planner.reports.copies import OffloadSummary, summarize_offload
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.peak_memory import memory_at_peak, peak_is_update
 from remat_planner.planner.reports.policy_comparison import PolicyCost
@@ -51,6 +52,7 @@ class WholeSummary:
         neighbours: what a little more memory would give and a little less would cost; empty where nobody asked.
         memory_at_peak: bytes of each kind of memory at the peak.
         reserved: what the GPU's allocator reserves; None for a plan for a CPU.
+        offload: what the schedule copies beside the device; None where it was planned without.
         activations: what the backward reads of the forward, the largest first.
         modules: what each module takes at the peak, and what its recomputation costs and saves.
         operators: the same for each operator.
@@ -88,6 +90,7 @@ class WholeSummary:
     neighbours: tuple[Neighbour, ...]
     memory_at_peak: Mapping[str, int]
     reserved: ReservedMemory | None
+    offload: OffloadSummary | None
     activations: tuple[Activations, ...]
     modules: tuple[Breakdown, ...]
     operators: tuple[Breakdown, ...]
@@ -97,6 +100,10 @@ class WholeSummary:
     loss_is_the_callers: bool = field(metadata=NOT_IN_DOCUMENT)
     peak_moment: str = field(metadata=NOT_IN_DOCUMENT)
     curve: MemoryCurve = field(metadata=NOT_IN_DOCUMENT)
+
+    @property
+    def copies_to_disk(self) -> bool:
+        return self.offload is not None and "disk" in self.offload.pools and self.offload.pools["disk"].bytes > 0
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,7 @@ def summarize(
         neighbours=tuple(neighbours),
         memory_at_peak=memory_at_peak(schedule),
         reserved=_reserved(schedule),
+        offload=summarize_offload(schedule),
         activations=tuple(saved_activations([(schedule, [""])])),
         modules=tuple(by_module(schedule)),
         operators=tuple(by_operator(schedule)),

@@ -67,7 +67,7 @@ def test_it_ends_where_eager_does(name: str, load: Any, caplog: pytest.LogCaptur
         found = load(name).main()
     assert not found.different
     assert found.measured <= found.budget
-    assert found.ran_again > 0, "nothing was recomputed: the budget asks for nothing"
+    assert found.ran_again or found.copied, "nothing was recomputed or copied: the budget asks for nothing"
     assert not [record for record in caplog.records if record.name == "planner"], "the loop's call is not the planned one"
 
 

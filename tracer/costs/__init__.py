@@ -4,26 +4,39 @@
 """
 
 from remat_planner.tracer.costs.cpu_allocations import mark, record_intervals, record_memory
-from remat_planner.tracer.costs.devices import BLOCK, DEVICES, device_named, rounded_up
+from remat_planner.tracer.costs.devices import BLOCK, DEVICES, Link, device_named, rounded_up
 from remat_planner.tracer.costs.errors import (
     CostError,
     DeviceNotAtHandError,
+    LinkError,
     MeasurementError,
     MeasurementWarning,
     ProfileError,
     ProfileWarning,
     UnknownDeviceError,
 )
+from remat_planner.tracer.costs.links import Channels, measured_disk_channels
 from remat_planner.tracer.costs.profile_file import Profile
-from remat_planner.tracer.costs.sources import MEASURE, PROFILE_SUFFIX, allocation_block, is_for_gpu, op_costs, save_profile
+from remat_planner.tracer.costs.sources import (
+    MEASURE,
+    PROFILE_SUFFIX,
+    allocation_block,
+    host_channels,
+    is_for_gpu,
+    op_costs,
+    save_profile,
+)
 
 __all__ = [
     "BLOCK",
     "DEVICES",
     "MEASURE",
     "PROFILE_SUFFIX",
+    "Channels",
     "CostError",
     "DeviceNotAtHandError",
+    "Link",
+    "LinkError",
     "MeasurementError",
     "MeasurementWarning",
     "Profile",
@@ -32,8 +45,10 @@ __all__ = [
     "UnknownDeviceError",
     "allocation_block",
     "device_named",
+    "host_channels",
     "is_for_gpu",
     "mark",
+    "measured_disk_channels",
     "op_costs",
     "record_intervals",
     "record_memory",

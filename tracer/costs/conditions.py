@@ -50,7 +50,7 @@ def conditions(device: torch.device) -> Conditions:
         settings["cudnn.benchmark"] = str(torch.backends.cudnn.benchmark)
         settings["cudnn.allow_tf32"] = str(torch.backends.cudnn.allow_tf32)
     return Conditions(
-        device=torch.cuda.get_device_name(device) if cuda else _processor(),
+        device=torch.cuda.get_device_name(device) if cuda else processor(),
         torch=str(torch.__version__),
         threads=0 if cuda else torch.get_num_threads(),
         settings=tuple(settings.items()),
@@ -58,7 +58,8 @@ def conditions(device: torch.device) -> Conditions:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
+    """Name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -35,6 +35,10 @@ class DeviceNotAtHandError(CostError):
         self.device = device
 
 
+class LinkError(CostError):
+    """The rates of a link to the host are not known, or there is no such link."""
+
+
 class MeasurementError(CostError):
     """No operator of the step could be measured.
 

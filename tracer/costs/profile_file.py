@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from remat_planner.schedules import write_text_atomically
+from remat_planner.schedules import Channel, write_text_atomically
 from remat_planner.tracer.costs.conditions import Conditions
 from remat_planner.tracer.costs.errors import ProfileError, ProfileWarning
 from remat_planner.tracer.costs.flops import flops
@@ -42,6 +42,16 @@ class ProfiledCall(BaseModel):
     dtype: str
 
 
+class ProfiledLink(BaseModel):
+    """The measured link between a GPU and its host, whose processor is ``host``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str
+    outgoing: Channel
+    incoming: Channel
+
+
 class Profile(BaseModel):
     """The measurements of one device.
 
@@ -51,6 +61,7 @@ class Profile(BaseModel):
         threads: number of CPU threads; 0 for a GPU.
         settings: PyTorch's settings, by name.
         calls: the measured calls, by ``OpCall.key``.
+        link: between the GPU and its host; None for a CPU, and in files of earlier versions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,9 +73,12 @@ class Profile(BaseModel):
     threads: Count
     settings: dict[str, str]
     calls: dict[str, ProfiledCall]
+    link: ProfiledLink | None = None
 
 
-def profile_of(measured: Mapping[str, tuple[OpCall, Measured]], conditions: Conditions) -> Profile:
+def profile_of(
+    measured: Mapping[str, tuple[OpCall, Measured]], conditions: Conditions, link: ProfiledLink | None = None
+) -> Profile:
     """The profile of calls that were measured under the same conditions, given by the keys that later look them up."""
     return Profile(
         device=conditions.device,
@@ -82,6 +96,7 @@ def profile_of(measured: Mapping[str, tuple[OpCall, Measured]], conditions: Cond
             )
             for key, (call, cost) in measured.items()
         },
+        link=link,
     )
 
 
@@ -91,7 +106,7 @@ def write_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_text_atomically(path, profile.model_dump_json(indent=1) + "\n")
+    write_text_atomically(path, profile.model_dump_json(indent=1, exclude_none=True) + "\n")
 
 
 def read_profile(path: str | os.PathLike[str]) -> Profile:

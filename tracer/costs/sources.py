@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from remat_planner.tracer.costs.conditions import conditions
+from remat_planner.tracer.costs.conditions import conditions, processor
 from remat_planner.tracer.costs.devices import BLOCK, Device, allocated_on_gpu, device_named
+from remat_planner.tracer.costs.errors import LinkError, ProfileWarning
 from remat_planner.tracer.costs.flops import flops
+from remat_planner.tracer.costs.links import Channels, channels_of, measured_host_channels
 from remat_planner.tracer.costs.measure_step import measured_calls
 from remat_planner.tracer.costs.profile_file import (
     Profile,
+    ProfiledLink,
     profile_of,
     read_profile,
     warn_of_differences,
@@ -118,9 +122,48 @@ def save_profile(
     measured = measured_calls([node for node in nodes if node.op == "call_function"], progress)
     # The keys are those of the uncorrected fakes, since nothing corrects the fakes where the profile is read.
     computed = {op_call(node).key: (call, cost) for node, (call, cost) in measured.items() if cost is not None}
-    profile = profile_of(computed, conditions(_device_of(call for call, _ in computed.values())))
+    device = _device_of(call for call, _ in computed.values())
+    link = None
+    if device.type == "cuda":
+        outgoing, incoming = measured_host_channels(device)
+        link = ProfiledLink(host=processor(), outgoing=outgoing, incoming=incoming)
+    profile = profile_of(computed, conditions(device), link)
     write_profile(profile, path)
     return profile
+
+
+def host_channels(device: torch.device, costs: str | os.PathLike[str] = MEASURE) -> Channels:
+    """The link between the host and the GPU of ``costs``: measured on ``device``, from the table of devices, or from a profile.
+
+    Warns where a profile measured the link on another host than this one.
+
+    Raises:
+        LinkError: the device shares its memory with the host, or the profile has no rates.
+        UnknownDeviceError, ProfileError: as ``op_costs``.
+    """
+    if costs == MEASURE:
+        return measured_host_channels(device)
+    if not str(costs).endswith(PROFILE_SUFFIX):
+        named = device_named(str(costs))
+        if named.link is None:
+            raise LinkError(
+                f"{named.name} and its host share their memory: a copy there frees nothing, so plan without offload"
+            )
+        return channels_of(named.link)
+    profile = read_profile(costs)
+    if profile.link is None:
+        raise LinkError(
+            f"{costs}: the profile of {profile.device} has no rates of the link to the host: give them (--link 50GB/s), or "
+            "measure the profile again with this planner on the GPU"
+        )
+    if profile.link.host != processor():
+        warnings.warn(
+            f"{costs}: the link to the host was measured on {profile.link.host}, and this machine is {processor()}. "
+            "The times of copies hold there",
+            ProfileWarning,
+            stacklevel=2,
+        )
+    return Channels(profile.link.outgoing, profile.link.incoming)
 
 
 _FREE = OpCost(seconds=0.0, workspace=0, flops=0, allocates=())

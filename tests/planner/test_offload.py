@@ -1,0 +1,149 @@
+"""Plans with copies to a disk, from the call of ``plan`` to training, and what reports say of them."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console, RenderableType
+from torch import nn
+
+import remat_planner
+from remat_planner.planner import Offload, apply_schedule, plan, verify
+from remat_planner.planner.errors import OffloadError, RegionError
+from remat_planner.planner.planning import settings_of
+from remat_planner.planner.reports import explain, explanation_report, plan_document, plan_report, summarize
+from remat_planner.schedules import Schedule, simulate
+from tests.planner.copying_solver import CopySaved
+
+
+def printed(report: RenderableType) -> str:
+    """The report on a terminal of 400 columns."""
+    console = Console(file=io.StringIO(), width=400)
+    console.print(report)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)) for _ in range(3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def _loss(output: torch.Tensor) -> torch.Tensor:
+    return output.square().mean()
+
+
+def _planned(folder: Path, **options: Any) -> tuple[Net, Schedule]:
+    torch.manual_seed(0)
+    net = Net()
+    asked: dict[str, Any] = {
+        "budget": "100%",
+        "solver": CopySaved(),
+        "loss": _loss,
+        "offload": Offload(disk="100MB", folder=folder, disk_link="out=1GB/s,in=2GB/s"),
+    }
+    schedule = plan(net, (torch.randn(256, 32),), **asked | options)
+    assert isinstance(schedule, Schedule)
+    return net, schedule
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Net, Schedule, Path]:
+    folder = tmp_path_factory.mktemp("scratch")
+    return *_planned(folder), folder
+
+
+Case = tuple[Net, Schedule, Path]
+
+
+def test_the_plan_copies_and_is_verified(case: Case) -> None:
+    net, schedule, _ = case
+    assert schedule.graph.pools[0].budget == 10**8
+    assert schedule.peak_bytes < 0.8 * schedule.baseline_peak_bytes
+    found = verify(net, schedule, (torch.randn(256, 32),))
+    assert found.identical
+    assert found.measured_peak_bytes == pytest.approx(found.predicted_peak_bytes, rel=0.01)
+    assert found.pool_bytes == simulate(schedule.graph, schedule.steps).pool_peaks
+
+
+def test_a_loaded_plan_asks_for_the_folder_and_other_forms_keep_the_pools(case: Case, tmp_path: Path) -> None:
+    net, schedule, folder = case
+    schedule.save(tmp_path / "net.json")
+    loaded = Schedule.load(tmp_path / "net.json")
+    assert loaded.graph.pools == schedule.graph.pools
+    with pytest.raises(OffloadError, match="disk_folder="):
+        verify(net, loaded, (torch.randn(256, 32),), loss=_loss)
+    assert verify(net, loaded, (torch.randn(256, 32),), loss=_loss, disk_folder=folder).identical
+    assert settings_of(loaded).pools == settings_of(schedule).pools == schedule.graph.pools
+    eager = copy.deepcopy(net)
+    planned = apply_schedule(net, schedule)
+    for rows in (256, 64):
+        x = torch.randn(rows, 32)
+        for model in (planned, eager):
+            model.zero_grad()
+            _loss(model(x)).backward()
+        assert all(torch.equal(p.grad, q.grad) for p, q in zip(net.parameters(), eager.parameters(), strict=True))  # type: ignore[arg-type]
+    programs = planned._planned.programs
+    assert [program.schedule.graph.pools for program in programs] == [schedule.graph.pools] * 2
+
+
+def test_the_report_says_what_is_copied_where_and_when(case: Case) -> None:
+    _, schedule, _ = case
+    summary = summarize(schedule)
+    text = printed(plan_report(summary, understood=""))
+    assert "copied" in {group.decision for group in summary.activations}
+    assert "1.000 GB/s (given)" in text
+    assert "to disk" in text
+    assert "from disk" in text
+    document = plan_document(summary)["offload"]
+    use = document["pools"]["disk"]
+    assert use["bytes"] == schedule.simulation.pool_peaks["disk"]
+    assert use["outgoing"]["bytes"] == use["incoming"]["bytes"] > 0
+    assert use["outgoing"]["busy_seconds"] == pytest.approx(use["outgoing"]["bytes"] / 1e9)
+    assert document["stalled_seconds"] > 0
+    traffic = schedule.simulation.traffic
+    assert traffic is not None
+    assert document["stalled_seconds"] == pytest.approx(traffic.timing.stall.sum())
+    explained = [e for e in explain(schedule, "gelu") if e.decision == "copied"]
+    (only,) = explained[0].copies
+    spans = explained[0].alive
+    assert (spans[0][1], spans[1][0]) == (only.released, only.returns[0][0])
+    assert only.leaves < only.released < only.returns[0][0] < only.returns[0][1]
+    told = printed(explanation_report(schedule, explained))
+    assert f"released in step {only.released}" in told
+    assert f"read first in step {only.returns[0][1]}" in told
+    assert "stalls the device for" in told
+
+
+def test_without_copies_the_report_has_no_word_of_them(case: Case) -> None:
+    net, schedule, _ = case
+    plain = plan(net, (torch.randn(256, 32),), budget="100%", solver="none", loss=_loss, verify=False)
+    assert plain.graph.pools == ()
+    assert plan_document(summarize(plain))["offload"] is None
+    assert plain.fingerprint == schedule.fingerprint
+
+
+def test_a_saving_that_is_free_takes_nothing_from_plans_with_pools(tmp_path: Path) -> None:
+    """Steps with copies are no steps of the graph without pools."""
+    net, schedule = _planned(tmp_path, solver="auto", time_limit=0.3, verify=False)
+    plain = plan(net, (torch.randn(256, 32),), budget="100%", loss=_loss, time_limit=0.3, verify=False)
+    assert max(plain.steps) < len(plain.graph.ops)
+    assert max(schedule.steps) < len(schedule.graph.actions)
+
+
+def test_regions_take_no_copies(tmp_path: Path) -> None:
+    with pytest.raises(RegionError, match="leave offload out"):
+        _planned(tmp_path, regions="layers.*")
+
+
+def test_public_names() -> None:
+    assert remat_planner.Offload is Offload
+    assert remat_planner.OffloadError is OffloadError
