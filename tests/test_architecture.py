@@ -90,7 +90,8 @@ planner.memory_table    errors planning reports training_state schedules tracer 
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
-planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers tracer
+planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
+                        solvers.registry tracer
                         tracer.costs tracer.errors tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
                         tracer.sizes tracer.torch_private tracer.torch_script
 planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state

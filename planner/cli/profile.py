@@ -13,6 +13,7 @@ from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.options import ModelSpec
 from remat_planner.planner.cli.outcome import outcome
 from remat_planner.planner.cli.progress import Stages
+from remat_planner.planner.formatting import format_bytes
 from remat_planner.planner.model_loading import load_model
 from remat_planner.planner.planning import profile_step
 from remat_planner.tracer.costs import PROFILE_SUFFIX
@@ -38,8 +39,12 @@ def profile_command(
                     loaded.model, loaded.args, loaded.kwargs, path=output, loss=loaded.loss, progress=stages.done
                 )
             )
+        rates = ""
+        if (measured := profile.link) is not None:
+            out, back = (f"{format_bytes(channel.bytes_per_second)}/s" for channel in (measured.outgoing, measured.incoming))
+            rates = f", and the link to the host: {out} out, {back} in"
         result.print(
-            f"{len(profile.calls):,} operator calls measured on {profile.device}, torch {profile.torch}, written to {output}. "
+            f"{len(profile.calls):,} operator calls measured on {profile.device}, torch {profile.torch}{rates}; written to {output}. "
             f"To plan with it: plan --costs {output} --budget BYTES MODEL",
             soft_wrap=True,
         )

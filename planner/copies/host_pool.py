@@ -143,7 +143,7 @@ class _UnderWay:
         compute = torch.cuda.current_stream(memory.device)
         stream.wait_stream(compute)
         with torch.cuda.stream(stream):
-            for part, place in zip(memory.split([place.nbytes for place in places]), places, strict=True):
+            for part, place in zip(torch.split(memory, [place.nbytes for place in places]), places, strict=True):
                 if to_host:
                     _copy(place, part)
                 else:

@@ -52,7 +52,9 @@ def whole_sections(summary: WholeSummary) -> Iterator[RenderableType]:
 
 def whole_headline(summary: WholeSummary) -> list[str]:
     """Time and proof in a few words."""
-    return [f"time +{format_percent(summary.overhead)}", proof_in_words(summary)]
+    copied = {} if summary.offload is None else summary.offload.pools
+    copies = [f"{format_bytes(pool.bytes)} copied to the {name}" for name, pool in copied.items() if pool.bytes]
+    return [f"time +{format_percent(summary.overhead)}", *copies, proof_in_words(summary)]
 
 
 def pinned_report(summary: WholeSummary) -> RenderableType:

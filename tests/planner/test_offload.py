@@ -117,7 +117,7 @@ def test_the_report_says_what_is_copied_where_and_when(case: Case) -> None:
     spans = explained[0].alive
     assert (spans[0][1], spans[1][0]) == (only.released, only.returns[0][0])
     assert only.leaves < only.released < only.returns[0][0] < only.returns[0][1]
-    told = printed(explanation_report(schedule, explained))
+    told = printed(explanation_report(schedule, None, explained))
     assert f"released in step {only.released}" in told
     assert f"read first in step {only.returns[0][1]}" in told
     assert "stalls the device for" in told

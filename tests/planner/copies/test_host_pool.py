@@ -70,7 +70,7 @@ def compute(monkeypatch: pytest.MonkeyPatch) -> Stream:
         current.pop()
 
     cuda = SimpleNamespace(Stream=Stream, Event=Event, stream=on, current_stream=lambda _: current[-1])
-    fake = SimpleNamespace(cuda=cuda, empty=torch.empty, uint8=torch.uint8, Tensor=torch.Tensor, device=torch.device)
+    fake = SimpleNamespace(cuda=cuda, empty=torch.empty, uint8=torch.uint8, split=torch.split, Tensor=torch.Tensor)
     monkeypatch.setattr(host_pool, "torch", fake)
     monkeypatch.setattr(host_pool, "_pinned", lambda size: torch.zeros(size, dtype=torch.uint8))
     monkeypatch.setattr(host_pool, "_copy", lambda target, source: current[-1].give(lambda: target.copy_(source)))
