@@ -42,9 +42,9 @@ def profile_command(
         rates = ""
         if (measured := profile.link) is not None:
             out, back = (f"{format_bytes(channel.bytes_per_second)}/s" for channel in (measured.outgoing, measured.incoming))
-            rates = f", and the link to the host: {out} out, {back} in"
+            rates = f" and the link to the host: {out} out, {back} in"
         result.print(
-            f"{len(profile.calls):,} operator calls measured on {profile.device}, torch {profile.torch}{rates}; written to {output}. "
-            f"To plan with it: plan --costs {output} --budget BYTES MODEL",
+            f"{len(profile.calls):,} operator calls measured on {profile.device}, torch {profile.torch}{rates}, written to "
+            f"{output}. To plan with it: plan --costs {output} --budget BYTES MODEL",
             soft_wrap=True,
         )

@@ -17,6 +17,8 @@ from remat_planner.planner.planning.budget import parse_budget, pool_budget
 from remat_planner.planner.planning.device_budget import device_type
 from remat_planner.planner.planning.host_memory import available_on_host
 from remat_planner.schedules import Channel, Pool, PoolName
+from remat_planner.solvers import Solver
+from remat_planner.solvers.registry import resolve
 from remat_planner.tracer.costs import Channels, host_channels, is_for_gpu, measured_disk_channels
 
 BLOCK = 4096
@@ -47,13 +49,14 @@ class Offload:
     disk_link: str | None = None
 
 
-def pools_for(offload: Offload | None, model: nn.Module, costs: str) -> tuple[Pool, ...]:
-    """The pools of a plan on the device of ``model`` and ``costs``.
+def pools_for(offload: Offload | None, model: nn.Module, costs: str, solver: str | Solver = "auto") -> tuple[Pool, ...]:
+    """The pools of a plan by ``solver`` on the device of ``model`` and ``costs``. Warns of a solver that copies nothing.
 
     Raises:
         BudgetError: a budget is not a number of bytes.
         OffloadError: the pools mean nothing for this plan, have no room, or a rate is no rate.
         CostError: the rates of the link are not known.
+        UnknownSolverError, SolverMissingError: no such solver can run here.
     """
     if offload is None:
         return ()
@@ -72,6 +75,9 @@ def pools_for(offload: Offload | None, model: nn.Module, costs: str) -> tuple[Po
     if disk:
         folder = _checked_folder(offload.folder, disk, model, costs)
         pools.append(_pool("disk", disk, offload.disk_link, lambda: measured_disk_channels(folder)))
+    method = resolve(solver)
+    if pools and not method.copies:
+        _log.warning("the solver %s copies nothing: it plans as without offload (`plan solvers` lists the others)", method.name)
     return tuple(pools)
 
 

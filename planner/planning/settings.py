@@ -79,7 +79,7 @@ def settings_for(
         )
     if training.optimizer_offload:
         check_offload(model, costs)
-    pools = pools_for(offload, model, costs)
+    pools = pools_for(offload, model, costs, solver)
     name, needs = None, NO_OPTIMIZER
     if optimizer is not None:
         name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__

@@ -97,6 +97,11 @@ def test_a_gpu_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert pool.incoming == Channel(50e9, source="table")
 
 
+def test_a_solver_that_copies_nothing_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    pools_for(Offload(host="1GB"), NET, "h100", "none")
+    assert "the solver none copies nothing" in caplog.text
+
+
 def test_memory_that_gpu_and_host_share_takes_no_copies() -> None:
     assert DEVICES["mi300a"].link is None
     with pytest.raises(LinkError, match="mi300a and its host share their memory"):
