@@ -18,7 +18,7 @@ from remat_planner.planner.planning import Batches, Budget, InputForm, Settings,
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.planner.verify import verify
 from remat_planner.schedules import RegionSchedule, Schedule
-from remat_planner.tracer.costs import DEVICES
+from remat_planner.tracer.costs import DEVICES, is_for_gpu
 from remat_planner.tracer.torch_private import fake_mode_of
 
 BY_DEFAULT = True
@@ -176,6 +176,8 @@ def _why_not_run(model: nn.Module, costs: str, schedule: Schedule | RegionSchedu
         return "the model is on paper"
     if isinstance(schedule, Schedule) and (counted := beyond_one_process(schedule.origin.training)) is not None:
         return f"it counts {counted}, which a step in one process does not have"
+    if isinstance(schedule, Schedule) and schedule.pool_peak_bytes and is_for_gpu(costs) and device_of(model).type == "cpu":
+        return "it copies activations from a GPU, and the model is on the CPU"
     if in_process_group() and not Ranks.of(model).groups:
         return "other ranks may take part in the model's step: call verify on every rank"
     return ""

@@ -14,10 +14,12 @@ from torch import nn
 
 import remat_planner
 from remat_planner.planner import Offload, apply_schedule, plan, verify
-from remat_planner.planner.errors import OffloadError, RegionError
-from remat_planner.planner.planning import settings_of
+from remat_planner.planner.errors import OffloadError, RegionError, VerificationError
+from remat_planner.planner.planning import profile_step, settings_of
 from remat_planner.planner.reports import explain, explanation_report, plan_document, plan_report, summarize
-from remat_planner.schedules import Schedule, simulate
+from remat_planner.schedules import Channel, Schedule, simulate
+from remat_planner.tracer.costs.conditions import processor
+from remat_planner.tracer.costs.profile_file import ProfiledLink, write_profile
 from tests.planner.copying_solver import CopySaved
 
 
@@ -137,6 +139,24 @@ def test_a_saving_that_is_free_takes_nothing_from_plans_with_pools(tmp_path: Pat
     plain = plan(net, (torch.randn(256, 32),), budget="100%", loss=_loss, time_limit=0.3, verify=False)
     assert max(plain.steps) < len(plain.graph.ops)
     assert max(schedule.steps) < len(schedule.graph.actions)
+
+
+@pytest.mark.filterwarnings("ignore:.*measured under other conditions")
+def test_a_plan_by_a_gpus_profile_takes_its_link_and_is_not_run_on_the_cpu(case: Case, tmp_path: Path) -> None:
+    net, path = case[0], tmp_path / "gpu.json"
+    measured = profile_step(net, (torch.randn(256, 32),), path=path, loss=_loss)
+    channel = Channel(20e9, source="measured")
+    link = ProfiledLink(host=processor(), outgoing=channel, incoming=channel)
+    write_profile(measured.model_copy(update={"threads": 0, "link": link}), path)
+    options: dict[str, Any] = {"budget": "100%", "solver": CopySaved(), "loss": _loss, "offload": Offload(host="1GB")}
+    with pytest.raises(VerificationError, match="copies activations from a GPU, and the model is on the CPU"):
+        plan(net, (torch.randn(256, 32),), costs=str(path), verify=True, **options)
+    schedule = plan(net, (torch.randn(256, 32),), costs=str(path), verify=False, **options)
+    assert isinstance(schedule, Schedule)
+    assert schedule.graph.pools[0].outgoing == channel
+    assert schedule.pool_peak_bytes["host"] > 0
+    with pytest.raises(OffloadError, match="plan with offload to a disk"):
+        apply_schedule(net, schedule)(torch.randn(256, 32))
 
 
 def test_regions_take_no_copies(tmp_path: Path) -> None:
