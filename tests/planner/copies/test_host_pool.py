@@ -1,7 +1,7 @@
 """The host's pool with streams that are none: side streams copy as late as they may, so that a missing wait changes bits.
 
 The compute stream of these tests runs at once. A side stream runs what it was given only when something waits for it, so a copy
-that nothing waits for is never made.
+that nothing waits for is never made. A copy that does not wait for all that the compute stream was given fails at once.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Stream:
     """Runs what it is given when something waits for it; the compute stream runs everything at once."""
 
     def __init__(self, *_: object, lazy: bool = True) -> None:
-        self.lazy, self.given, self.done = lazy, [], 0
-        self.given: list[Callable[[], object]]
+        self.lazy, self.done = lazy, 0
+        self.given: list[Callable[[], object]] = []
+        self.behind: Event | None = None  # the last event that it waits for
 
     def give(self, work: Callable[[], object]) -> None:
         self.given.append(work)
@@ -51,6 +52,7 @@ class Stream:
         return Event(self, len(self.given))
 
     def wait_event(self, event: Event) -> None:
+        self.behind = event
         self.give(lambda: event.stream.run_to(event.position))
 
     def wait_stream(self, other: Stream) -> None:
@@ -63,6 +65,13 @@ def compute(monkeypatch: pytest.MonkeyPatch) -> Stream:
     stream = Stream(lazy=False)
     current = [stream]
 
+    def give_copy(target: torch.Tensor, source: torch.Tensor) -> None:
+        side = current[-1]
+        assert side is not stream
+        assert side.behind is not None
+        assert (side.behind.stream, side.behind.position) == (stream, len(stream.given))
+        side.give(lambda: target.copy_(source))
+
     @contextmanager
     def on(side: Stream) -> Iterator[None]:
         current.append(side)
@@ -73,7 +82,7 @@ def compute(monkeypatch: pytest.MonkeyPatch) -> Stream:
     fake = SimpleNamespace(cuda=cuda, empty=torch.empty, uint8=torch.uint8, split=torch.split, Tensor=torch.Tensor)
     monkeypatch.setattr(host_pool, "torch", fake)
     monkeypatch.setattr(host_pool, "_pinned", lambda size: torch.zeros(size, dtype=torch.uint8))
-    monkeypatch.setattr(host_pool, "_copy", lambda target, source: current[-1].give(lambda: target.copy_(source)))
+    monkeypatch.setattr(host_pool, "_copy", give_copy)
     monkeypatch.setattr(pools, "_host_pool", HostPool)
     return stream
 
