@@ -36,11 +36,12 @@ solvers.annealing       deadline problem
 solvers.budget_curve    deadline interface registry solve schedules
 solvers.candidates      interface schedules
 solvers.chain           candidates interface problem
+solvers.copies          chain deadline problem
 solvers.deadline        -
 solvers.errors          -
 solvers.interface       deadline problem schedules
 solvers.lazy_moments    deadline interface milp problem schedules
-solvers.methods         annealing candidates chain deadline interface lazy_moments milp problem registry two_level
+solvers.methods         annealing candidates chain copies deadline interface lazy_moments milp problem registry two_level
 solvers.milp            -
 solvers.problem         schedules
 solvers.registry        errors interface

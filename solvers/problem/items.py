@@ -19,6 +19,7 @@ class Items:
         producer: for each item the node that writes it.
         base: for each item the item whose memory it shares; itself for an allocation.
         lasting: for each item whether it is a result.
+        storages: for each item the storages that it consists of; none for in-place results.
     """
 
     reads: list[list[int]] = field(default_factory=list)
@@ -27,6 +28,7 @@ class Items:
     producer: list[int] = field(default_factory=list)
     base: list[int] = field(default_factory=list)
     lasting: list[bool] = field(default_factory=list)
+    storages: list[list[int]] = field(default_factory=list)
 
 
 def items_of(graph: Graph, views: Container[int]) -> Items:
@@ -46,8 +48,10 @@ def merged(items: Items) -> Items:
     kept = sorted(set(twin))
     place = {item: k for k, item in enumerate(kept)}
     sizes = [0] * len(kept)
+    storages: list[list[int]] = [[] for _ in kept]
     for item, size in enumerate(items.bytes):
         sizes[place[twin[item]]] += size
+        storages[place[twin[item]]] += items.storages[item]
     return Items(
         reads=[sorted({place[twin[item]] for item in row}) for row in items.reads],
         writes=[sorted({place[twin[item]] for item in row}) for row in items.writes],
@@ -55,6 +59,7 @@ def merged(items: Items) -> Items:
         producer=[items.producer[item] for item in kept],
         base=[place[items.base[item]] for item in kept],
         lasting=[items.lasting[item] for item in kept],
+        storages=storages,
     )
 
 
@@ -99,6 +104,7 @@ class _Collector:
         items.producer.append(producer)
         items.base.append(self._allocation.setdefault(storage, item))
         items.lasting.append(False)
+        items.storages.append([] if in_place else [storage])
         return item
 
 

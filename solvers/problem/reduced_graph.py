@@ -48,6 +48,7 @@ class Problem:
             result also reads its base. Recomputing a base makes its in-place results stale: they must run again before their
             next reader. (A solver that cannot do this may leave ``in_place`` nodes and their bases alone.)
         lasting: bool[m], a result: the instance that the producer's first run allocates lives to the end.
+        storages: for each item the storages of ``graph`` that it consists of; none for in-place results.
         read_ptr, read_items: CSR, the items that each node reads, ascending.
         write_ptr, write_items: CSR, the items that each node writes, ascending.
         constant_bytes: bytes resident all the time.
@@ -66,6 +67,7 @@ class Problem:
     producer: Ints
     base: Ints
     lasting: Bools
+    storages: tuple[tuple[int, ...], ...]
     read_ptr: Ints
     read_items: Ints
     write_ptr: Ints
@@ -95,6 +97,7 @@ class Problem:
             producer=_ints(items.producer),
             base=_ints(items.base),
             lasting=_bools(items.lasting),
+            storages=tuple(map(tuple, items.storages)),
             read_ptr=read_ptr,
             read_items=read_items,
             write_ptr=write_ptr,
@@ -201,7 +204,11 @@ class Problem:
 
     def expand(self, nodes: Sequence[int]) -> tuple[int, ...]:
         """Op steps for a sequence of nodes, views included."""
-        return self._views.restore(self.ops[list(nodes)].tolist())
+        return self.with_views(self.ops[list(nodes)].tolist())
+
+    def with_views(self, steps: Iterable[int]) -> tuple[int, ...]:
+        """Steps for a sequence of ops without free views, and of transfers: the same steps with the views that they need."""
+        return self._views.restore(steps)
 
     def nodes_of(self, steps: Sequence[int]) -> list[int]:
         """The nodes among op steps: the inverse of ``expand``."""

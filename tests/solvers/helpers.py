@@ -31,6 +31,9 @@ SOLVERS = {
     "twolevel": 1.0,
     "anneal": 0.2,
     "auto": 1.0,
+    "offload-all": 10.0,
+    "offload-inputs": 10.0,
+    "offload-greedy": 10.0,
 }
 # A loaded machine may cut these short anywhere.
 ANYTIME = tuple(name for name in SOLVERS if registry.get(name).anytime)

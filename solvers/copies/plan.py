@@ -1,0 +1,126 @@
+"""From decisions to steps, with the time and memory that they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from remat_planner.solvers.copies import kernel
+from remat_planner.solvers.copies.gaps import COPY, Gaps
+from remat_planner.solvers.problem import Problem
+from remat_planner.solvers.problem.reduced_graph import Ints
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What decisions come to.
+
+    Attributes:
+        decisions: int64[gaps]; see ``gaps``.
+        seconds: of the step, stalls included; inf where recomputation grows beyond reason.
+        excess: bytes over the budgets of the device and of the pools, summed over all positions; 0 where the decisions fit.
+        peak_bytes: at the peak, constants included.
+    """
+
+    decisions: Ints
+    seconds: float
+    excess: float
+    peak_bytes: int
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """A sort key: the best has the least."""
+        return self.excess, self.seconds
+
+
+class CopyPlanner:
+    """Turns decisions about one problem under one budget into sequences.
+
+    Args:
+        problem: the reduced graph, which has pools.
+        budget: bytes, constants included.
+    """
+
+    def __init__(self, problem: Problem, budget: int) -> None:
+        self.problem = problem
+        self.pools = problem.graph.pools
+        self.gaps = Gaps.of(problem)
+        self.budget = budget
+        channels = [(pool.outgoing, pool.incoming) for pool in self.pools]
+        self._wiring = kernel.Wiring(
+            cost=problem.cost,
+            workspace=problem.workspace,
+            replay=problem.replay,
+            auxiliary=problem.auxiliary,
+            closed=problem.outside & np.append(False, problem.outside[:-1]),
+            read_ptr=problem.read_ptr,
+            read_items=problem.read_items,
+            write_ptr=problem.write_ptr,
+            write_items=problem.write_items,
+            bytes=problem.bytes,
+            base=problem.base,
+            producer=problem.producer,
+            lasting=problem.lasting,
+            gap_begin=self.gaps.begin,
+            gap_item=self.gaps.item,
+            rates=np.array([[c.bytes_per_second for c in both] for both in channels], dtype=np.float64).reshape(-1, 2),
+            latencies=np.array([[c.latency for c in both] for both in channels], dtype=np.float64).reshape(-1, 2),
+        )
+
+    @cached_property
+    def room(self) -> int:
+        """Bytes of the budget that constants leave."""
+        return self.budget - self.problem.constant_bytes
+
+    def plan(self, decisions: Ints) -> Planned:
+        """Time and memory of ``decisions``."""
+        sequence = kernel.sequence(self._wiring, decisions)
+        if not len(sequence.nodes):
+            return Planned(decisions, np.inf, np.inf, 0)
+        placed = kernel.places(self._wiring, sequence, self.room)
+        excess = placed.excess
+        for pool, (_, taken) in enumerate(self._taken(sequence)):
+            excess += float(max(0, taken - self.pools[pool].budget)) * len(sequence.nodes)
+        return Planned(decisions, placed.seconds, excess, placed.peak + self.problem.constant_bytes)
+
+    def steps(self, decisions: Ints) -> tuple[int, ...]:
+        """The steps for ``decisions``, transfers and views included."""
+        problem, graph = self.problem, self.problem.graph
+        sequence = kernel.sequence(self._wiring, decisions)
+        placed = kernel.places(self._wiring, sequence, self.room)
+        issued: list[tuple[int, int, int, int, int, int]] = []  # position, kind, a tie, item, pool, which of ``CopySteps``
+        for k, (item, pool, _, _) in enumerate(sequence.stores.tolist()):
+            issued.append((int(placed.store[k]), 0, k, item, pool, 0))
+            issued.append((int(placed.release[k]), 1, k, item, pool, 1))
+        for k, (item, pool, use, _) in enumerate(sequence.loads.tolist()):
+            issued.append((int(placed.load[k]), 2, use * len(sequence.loads) + k, item, pool, 2))
+        issued.sort()
+        steps: list[int] = []
+        pending = 0
+        for position, node in enumerate([*sequence.nodes.tolist(), -1]):
+            while pending < len(issued) and issued[pending][0] == position:
+                *_, item, pool, which = issued[pending]
+                steps += [graph.copy_steps(s, self.pools[pool].name)[which] for s in problem.storages[item]]
+                pending += 1
+            if node >= 0:
+                steps.append(int(problem.ops[node]))
+        return problem.with_views(steps)
+
+    def copied_bytes(self, decisions: Ints) -> int:
+        """Bytes that ``decisions`` copy out."""
+        return sum(out for out, _ in self._taken(kernel.sequence(self._wiring, decisions)))
+
+    def _taken(self, sequence: kernel.Sequence) -> list[tuple[int, int]]:
+        """For each pool the bytes copied out, and those that the copies take if none uses the place of another."""
+        taken = [(0, 0) for _ in self.pools]
+        for item, pool in sequence.stores[:, :2].tolist():
+            sizes = [self.problem.graph.storages[s].bytes for s in self.problem.storages[item]]
+            out, rounded = taken[pool]
+            taken[pool] = out + sum(sizes), rounded + sum(map(self.pools[pool].rounded, sizes))
+        return taken
+
+    def copying(self, pool: int) -> int:
+        """The decision that copies to a pool."""
+        return COPY + pool

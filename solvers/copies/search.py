@@ -1,0 +1,133 @@
+"""Local search over decisions: simulated annealing, each step judged by the compiled emission.
+
+A move changes the decision of one gap, or exchanges those of two, so that an item takes the room of another. The price is the
+time of the step, stalls included, plus a weight on the bytes over the budget that grows until the decisions fit.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE
+from remat_planner.solvers.copies.plan import CopyPlanner, Planned
+from remat_planner.solvers.deadline import Deadline
+from remat_planner.solvers.problem.reduced_graph import Ints
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the search cools down. The values were found by experiment on captured steps.
+
+    Attributes:
+        hot, cold: first and last temperature, as fractions of the step's seconds.
+        weight: seconds of the step that a sequence costs more which is over its room by all of it, everywhere.
+        growth: factor of the weight every 100 moves while the decisions are over the budget.
+        moves_per_second: with which the number of moves is planned.
+        look: moves between two looks at the clock.
+    """
+
+    hot: float = 3e-4
+    cold: float = 3e-6
+    weight: float = 20.0
+    growth: float = 1.1
+    moves_per_second: int = 1500
+    look: int = 100
+
+
+DEFAULT_OPTIONS = SearchOptions()
+
+
+def improve(
+    planner: CopyPlanner,
+    start: Planned,
+    deadline: Deadline,
+    *,
+    target: float = 0.0,
+    seed: int = 0,
+    most_moves: int | None = None,
+    improved: Callable[[Planned], None] | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
+) -> Planned:
+    """Anneal from ``start`` until the deadline is over or ``target`` seconds are reached; return the best.
+
+    Args:
+        planner: turns decisions into time and memory.
+        start: decisions to start from.
+        deadline: its length sets the number of moves; inf stands for a minute.
+        target: seconds of the step, a bound where one is known.
+        seed: of the random generator.
+        most_moves: ends the search too.
+        improved: called with each better plan within the budget.
+        options: how to anneal.
+    """
+    moves = _Moves(planner, seed)
+    if not moves.gaps:
+        return start
+    generator = moves.random
+    step, unit = planner.problem.seconds, planner.problem.seconds / (planner.problem.n * max(planner.room, 1))
+    seconds = deadline.remaining if math.isfinite(deadline.remaining) else 60.0
+    count = int(seconds * options.moves_per_second)
+    count = count if most_moves is None else min(count, most_moves)
+    weight = options.weight
+
+    def price(plan: Planned) -> float:
+        return plan.seconds + weight * unit * plan.excess
+
+    now = best = start
+    for move in range(count):
+        if move % options.look == 0:
+            if deadline.expired or (not best.excess and best.seconds <= target):
+                break
+            weight *= options.growth if now.excess else 1 / options.growth
+            weight = max(weight, options.weight / 10)
+            share = deadline.elapsed / deadline.seconds if math.isfinite(deadline.seconds) else move / count
+            temperature = step * options.hot * (options.cold / options.hot) ** max(share, move / count)
+            current = price(now)
+        decisions = moves.propose(now.decisions)
+        trial = planner.plan(decisions)
+        cost = price(trial)
+        if cost <= current or generator.random() < math.exp((current - cost) / temperature):
+            now, current = trial, cost
+            if trial.rank < best.rank:
+                best = trial
+                if improved is not None and not best.excess:
+                    improved(best)
+    return best
+
+
+class _Moves:
+    """Random changes of decisions, among the gaps over places where all items together exceed the budget."""
+
+    def __init__(self, planner: CopyPlanner, seed: int) -> None:
+        gaps = planner.gaps
+        n = planner.problem.n
+        over = planner.problem.simulate(range(n)).bytes > planner.budget
+        above = np.concatenate(([0], np.cumsum(over)))
+        crosses = above[np.minimum(gaps.after, n)] - above[gaps.before + 1] > 0
+        self.random = random.Random(seed)
+        self.gaps: list[int] = np.flatnonzero(crosses & (gaps.may_leave | gaps.may_be_copied)).tolist()
+        copies = [COPY + pool for pool in range(len(planner.pools))]
+        self._options: dict[int, Sequence[int]] = {
+            gap: [KEEP, *([LEAVE] if gaps.may_leave[gap] else []), *(copies if gaps.may_be_copied[gap] else [])]
+            for gap in self.gaps
+        }
+
+    def propose(self, decisions: Ints) -> Ints:
+        """``decisions`` after a move."""
+        changed = decisions.copy()
+        draw = self.random
+        gap = draw.choice(self.gaps)
+        old = int(decisions[gap])
+        changed[gap] = new = draw.choice([option for option in self._options[gap] if option != old])
+        if draw.random() < 0.5:
+            for _ in range(20):
+                other = draw.choice(self.gaps)
+                if decisions[other] == new and old in self._options[other]:
+                    changed[other] = old
+                    break
+        return changed
