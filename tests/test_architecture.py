@@ -36,12 +36,13 @@ solvers.annealing       deadline problem
 solvers.budget_curve    deadline interface registry solve schedules
 solvers.candidates      interface schedules
 solvers.chain           candidates interface problem
-solvers.copies          chain deadline problem
+solvers.copies          chain deadline interface lazy_moments problem schedules
 solvers.deadline        -
 solvers.errors          -
 solvers.interface       deadline problem schedules
 solvers.lazy_moments    deadline interface milp problem schedules
 solvers.methods         annealing candidates chain copies deadline interface lazy_moments milp problem registry two_level
+                        schedules
 solvers.milp            -
 solvers.problem         schedules
 solvers.registry        errors interface

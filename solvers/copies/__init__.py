@@ -2,22 +2,18 @@
 
 A *gap* (``gaps``) lies between two uses of an item, and a decision says for each gap whether the item stays in it, leaves and
 is recomputed, or leaves for a pool and is loaded. ``kernel`` turns decisions into a sequence with the places of all transfers,
-so that the budget is kept by position and copies hide behind ops. ``plan`` is the entrance, ``search`` improves decisions.
+so that the budget is kept by position and copies hide behind ops; ``plan`` calls it. ``baselines`` decides as policies in use
+today do, ``rounding`` as a relaxation says, and ``search`` improves decisions. ``loop`` does all of that for a task.
 """
 
 from remat_planner.solvers.copies.baselines import everything, inputs_of_layers, most_seconds_per_byte
-from remat_planner.solvers.copies.gaps import KEEP, LEAVE, Gaps, leaving_at
+from remat_planner.solvers.copies.loop import CopySearch
 from remat_planner.solvers.copies.plan import CopyPlanner
-from remat_planner.solvers.copies.search import improve
 
 __all__ = [
-    "KEEP",
-    "LEAVE",
     "CopyPlanner",
-    "Gaps",
+    "CopySearch",
     "everything",
-    "improve",
     "inputs_of_layers",
-    "leaving_at",
     "most_seconds_per_byte",
 ]

@@ -7,16 +7,15 @@ from collections.abc import Collection
 import numpy as np
 
 from remat_planner.solvers.chain import Forward, kept_by_segments, module_segments
-from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE
+from remat_planner.solvers.copies.gaps import KEEP, LEAVE, Ints
 from remat_planner.solvers.copies.plan import CopyPlanner
-from remat_planner.solvers.problem.reduced_graph import Ints
 
 
 def everything(planner: CopyPlanner) -> Ints:
     """Copy every item that the forward saves for the backward, in order, as long as the pool has room."""
     forward = Forward(planner.problem)
     decisions = planner.gaps.keep_all(planner.problem.n)
-    return _copied(planner, decisions, _saved_gaps(planner, forward, forward.saved))
+    return planner.copying(decisions, _saved_gaps(planner, forward, forward.saved))
 
 
 def inputs_of_layers(planner: CopyPlanner) -> Ints:
@@ -33,7 +32,7 @@ def inputs_of_layers(planner: CopyPlanner) -> Ints:
     inside = _gaps_at_turn(planner, forward, {*range(problem.m)} - kept)
     decisions[inside[gaps.may_leave[inside]]] = LEAVE
     blocks_inputs = kept_by_segments(forward, segments[0][0]) if segments else kept
-    return _copied(planner, decisions, _gaps_at_turn(planner, forward, kept & blocks_inputs))
+    return planner.copying(decisions, _gaps_at_turn(planner, forward, kept & blocks_inputs))
 
 
 def most_seconds_per_byte(planner: CopyPlanner) -> Ints:
@@ -54,7 +53,7 @@ def most_seconds_per_byte(planner: CopyPlanner) -> Ints:
     room = seconds * sum(pool.outgoing.bytes_per_second for pool in planner.pools)
     copyable = candidates[gaps.may_be_copied[candidates]]
     copied = copyable[np.cumsum(problem.bytes[gaps.item[copyable]]) <= room]
-    decisions = _copied(planner, gaps.keep_all(problem.n), np.sort(copied))
+    decisions = planner.copying(gaps.keep_all(problem.n), np.sort(copied))
     rest = [
         gap
         for gap in candidates[::-1].tolist()
@@ -88,19 +87,3 @@ def _saved_gaps(planner: CopyPlanner, forward: Forward, items: Collection[int]) 
     """As ``_gaps_at_turn``, of items that later nodes read."""
     gaps = _gaps_at_turn(planner, forward, items)
     return gaps[planner.gaps.after[gaps] < planner.problem.n]
-
-
-def _copied(planner: CopyPlanner, decisions: Ints, chosen: Ints) -> Ints:
-    """``decisions``, with the ``chosen`` gaps copied, each to the first pool that has room."""
-    problem, gaps = planner.problem, planner.gaps
-    left = [pool.budget for pool in planner.pools]
-    decisions = decisions.copy()
-    for gap in chosen[gaps.may_be_copied[chosen]].tolist():
-        storages = problem.storages[int(gaps.item[gap])]
-        for number, pool in enumerate(planner.pools):
-            size = sum(pool.rounded(problem.graph.storages[s].bytes) for s in storages)
-            if size <= left[number]:
-                left[number] -= size
-                decisions[gap] = COPY + number
-                break
-    return decisions

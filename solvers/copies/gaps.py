@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from remat_planner.solvers.chain import fixed_items
 from remat_planner.solvers.problem import Problem
-from remat_planner.solvers.problem.reduced_graph import Bools, Ints
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 KEEP, LEAVE, COPY = 0, 1, 2
 
@@ -44,20 +47,19 @@ class Gaps:
         fixed = fixed_items(problem)
         copied = set(problem.graph.copied)
         copyable = [bool(storages) and copied.issuperset(storages) for storages in problem.storages]
-        rows = []
+        rows: list[tuple[int, int, int]] = []
         for item in np.flatnonzero(problem.bytes).tolist():
             uses = [int(problem.producer[item]), *problem.readers[item]]
-            for before, after in zip(uses, [*uses[1:], problem.n], strict=True):
-                if after > before + 1 or after == problem.n:
-                    rows.append((before, item, after))
+            pairs = zip(uses, [*uses[1:], problem.n], strict=True)
+            rows += [(use, item, next_use) for use, next_use in pairs if next_use > use + 1 or next_use == problem.n]
         rows.sort()
-        before, item, after = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-        may_leave = ~fixed[item]
-        may_be_copied = np.array(copyable, dtype=np.bool_)[item]
+        before, items, after = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+        may_leave = ~fixed[items]
+        may_be_copied = np.array(copyable, dtype=np.bool_)[items]
         in_loss = np.append(problem.outside, False)  # nothing is loaded or recomputed between two ops of the loss
         late = in_loss[after] & np.append(False, in_loss)[after]
         return cls(
-            item=item,
+            item=items,
             before=before,
             after=after,
             may_leave=may_leave & ~late,
@@ -71,8 +73,3 @@ class Gaps:
     def keep_all(self, n: int) -> Ints:
         """Decisions in which every item stays until its last use, in a step of ``n`` nodes."""
         return np.where((self.after == n) & self.may_leave, LEAVE, KEEP)
-
-
-def leaving_at(gaps: Gaps, node: int) -> Ints:
-    """For each item with a gap around ``node`` the index of that gap, as pairs: int64[count] of gaps."""
-    return np.flatnonzero((gaps.before < node) & (gaps.after >= node))

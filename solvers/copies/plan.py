@@ -8,9 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from remat_planner.solvers.copies import kernel
-from remat_planner.solvers.copies.gaps import COPY, Gaps
+from remat_planner.solvers.copies.gaps import COPY, Gaps, Ints
 from remat_planner.solvers.problem import Problem
-from remat_planner.solvers.problem.reduced_graph import Ints
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,9 @@ class Planned:
 
     Attributes:
         decisions: int64[gaps]; see ``gaps``.
-        seconds: of the step, stalls included; inf where recomputation grows beyond reason.
-        excess: bytes over the budgets of the device and of the pools, summed over all positions; 0 where the decisions fit.
+        seconds: of the step, stalls included.
+        excess: bytes over the budget, summed over all positions; 0 where the decisions fit. inf, as ``seconds``, where copies
+            exceed the budget of a pool, or recomputation grows beyond reason.
         peak_bytes: at the peak, constants included.
     """
 
@@ -79,11 +79,10 @@ class CopyPlanner:
         sequence = kernel.sequence(self._wiring, decisions)
         if not len(sequence.nodes):
             return Planned(decisions, np.inf, np.inf, 0)
+        if any(taken > pool.budget for pool, (_, taken) in zip(self.pools, self._taken(sequence), strict=True)):
+            return Planned(decisions, np.inf, np.inf, 0)
         placed = kernel.places(self._wiring, sequence, self.room)
-        excess = placed.excess
-        for pool, (_, taken) in enumerate(self._taken(sequence)):
-            excess += float(max(0, taken - self.pools[pool].budget)) * len(sequence.nodes)
-        return Planned(decisions, placed.seconds, excess, placed.peak + self.problem.constant_bytes)
+        return Planned(decisions, placed.seconds, placed.excess, placed.peak + self.problem.constant_bytes)
 
     def steps(self, decisions: Ints) -> tuple[int, ...]:
         """The steps for ``decisions``, transfers and views included."""
@@ -116,11 +115,23 @@ class CopyPlanner:
         """For each pool the bytes copied out, and those that the copies take if none uses the place of another."""
         taken = [(0, 0) for _ in self.pools]
         for item, pool in sequence.stores[:, :2].tolist():
-            sizes = [self.problem.graph.storages[s].bytes for s in self.problem.storages[item]]
             out, rounded = taken[pool]
-            taken[pool] = out + sum(sizes), rounded + sum(map(self.pools[pool].rounded, sizes))
+            taken[pool] = out + int(self.problem.bytes[item]), rounded + self._size_in(pool, item)
         return taken
 
-    def copying(self, pool: int) -> int:
-        """The decision that copies to a pool."""
-        return COPY + pool
+    def _size_in(self, pool: int, item: int) -> int:
+        """Bytes that a copy of an item takes in a pool."""
+        storages = self.problem.graph.storages
+        return sum(self.pools[pool].rounded(storages[s].bytes) for s in self.problem.storages[item])
+
+    def copying(self, decisions: Ints, chosen: Ints) -> Ints:
+        """``decisions``, with the ``chosen`` gaps copied, each to the first pool that has room, where one has."""
+        decisions = decisions.copy()
+        left = [pool.budget for pool in self.pools]
+        for gap in chosen[self.gaps.may_be_copied[chosen]].tolist():
+            for number in range(len(self.pools)):
+                if (size := self._size_in(number, int(self.gaps.item[gap]))) <= left[number]:
+                    left[number] -= size
+                    decisions[gap] = COPY + number
+                    break
+        return decisions

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE
+from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE, Ints
 from remat_planner.solvers.copies.plan import CopyPlanner, Planned
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.problem.reduced_graph import Ints
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class SearchOptions:
         look: moves between two looks at the clock.
     """
 
-    hot: float = 3e-4
-    cold: float = 3e-6
+    hot: float = 2e-5
+    cold: float = 1e-6
     weight: float = 20.0
     growth: float = 1.1
     moves_per_second: int = 1500

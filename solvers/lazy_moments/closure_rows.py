@@ -1,4 +1,4 @@
-"""Rows that raise the bound: an item that is not held at a moment, and needed later, is computed at least once after it.
+"""Rows that raise the bound: an item that is not held at a moment, and needed later, is computed or loaded after it.
 
 They state the closure of the needs after each moment, and cut off no integer solution. Without them the relaxation spreads one
 recomputation over many windows.
@@ -20,6 +20,7 @@ def add_closure_rows(columns: Columns) -> None:
 def _add_for_moment(columns: Columns, k: int) -> None:
     problem, program = columns.problem, columns.program
     t = columns.moments[k]
+    columns.home.append({})
     once: dict[int, int] = {}  # for each node the column that says whether it is computed after the moment
     for node in sorted(columns.useful[k][1], reverse=True):
         if (last := last_of(columns.following, node, t)) != node:
@@ -30,6 +31,11 @@ def _add_for_moment(columns: Columns, k: int) -> None:
         program.at_least({**runs, once[node]: -1.0}, 0.0)
     for i, held in columns.held[k].items():
         terms = {held: 1.0}
+        if i in columns.loaded[k]:
+            terms[home := program.column()] = 1.0
+            columns.home[k][i] = home
+            loads = {loaded[i]: 1.0 for loaded in columns.loaded[k:] if i in loaded}
+            program.at_least({**loads, home: -1.0}, 0.0)
         if (producer := columns.producer[i]) in once:
             terms[once[producer]] = 1.0
         readers = problem.readers[i]

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from remat_planner.solvers.lazy_moments.fused_nodes import followers, last_of
+from remat_planner.solvers.lazy_moments.links import Links
 from remat_planner.solvers.milp import MixedIntegerProgram
 from remat_planner.solvers.problem import Problem
 
@@ -18,20 +19,27 @@ class Columns:
         budget: bytes, constants included.
         moments: nodes where memory is watched, ascending; not auxiliary.
         fuse: whether nodes that are recomputed only together share a column.
+        links: what copies to pools may take; None for a program without copies.
 
     Attributes:
         program: minimises recomputation, in units of ``cost_unit`` seconds.
         held: for each moment the column of each item that may be held there.
         again: for each moment the column of each node that may be recomputed in its window.
+        loaded: for each moment the column of each item that may be away then, with a copy in a pool, and loaded in its window.
+            Continuous: a program with copies serves for bounds by its relaxation.
         early: for each auxiliary node that may come late the column that says whether it runs at its own place.
         cost_of_early: the cost of those nodes: the objective counts them where they run, the step counts them anyway.
         useful: for each moment items that may be read after it, and nodes up to it that may have to run again.
+        home: for each moment the column of each item that may be away then, and is loaded after it rather than computed again;
+            filled by ``closure_rows``.
         following: fused nodes (``fused_nodes.followers``).
         bytes, room: bytes of each item, and of the budget without constants, in units of ``byte_unit`` bytes.
         producer: of each item.
     """
 
-    def __init__(self, problem: Problem, budget: float, moments: Sequence[int], *, fuse: bool) -> None:
+    def __init__(
+        self, problem: Problem, budget: float, moments: Sequence[int], *, fuse: bool, links: Links | None = None
+    ) -> None:
         self.problem = problem
         self.moments = tuple(moments)
         self.program = MixedIntegerProgram()
@@ -42,9 +50,12 @@ class Columns:
         self.bytes: list[float] = (problem.bytes / self.byte_unit).tolist()
         self.producer: list[int] = problem.producer.tolist()
         self._cost: list[float] = (problem.cost / self.cost_unit).tolist()
-        self.following = followers(problem) if fuse else {}
+        self.following = followers(problem) if fuse and links is None else {}
+        self.links = links
         self.held: list[dict[int, int]] = []
         self.again: list[dict[int, int]] = []
+        self.loaded: list[dict[int, int]] = []
+        self.home: list[dict[int, int]] = []
         self.early: dict[int, int] = {}
         self.cost_of_early = 0.0
         self._choose_early()
@@ -63,6 +74,8 @@ class Columns:
             terms[held] = 1.0
         if (again := self.again[k].get(self.producer[item])) is not None:
             terms[again] = 1.0
+        if (loaded := self.loaded[k].get(item)) is not None:
+            terms[loaded] = 1.0
         return terms
 
     def _choose_early(self) -> None:
@@ -93,6 +106,8 @@ class Columns:
     def _add_columns(self, k: int) -> None:
         t, (items, nodes) = self.moments[k], self.useful[k]
         self.held.append({i: self.program.column(integer=True) for i in sorted(items)})
+        copied = () if self.links is None else self.links.items
+        self.loaded.append({i: self.program.column() for i in sorted(items) if i in copied and self.producer[i] < t})
         for i in items:
             if self.problem.lasting[i] and self.producer[i] <= t:
                 self.program.fix(self.held[k][i], 1.0)

@@ -18,7 +18,9 @@ import numpy as np
 from remat_planner.solvers.lazy_moments.availability_rows import add_availability_rows
 from remat_planner.solvers.lazy_moments.closure_rows import add_closure_rows
 from remat_planner.solvers.lazy_moments.columns import Columns
+from remat_planner.solvers.lazy_moments.copy_rows import add_copy_rows
 from remat_planner.solvers.lazy_moments.decision import Decision
+from remat_planner.solvers.lazy_moments.links import Links
 from remat_planner.solvers.lazy_moments.memory_rows import add_inside_rows, add_memory_rows
 from remat_planner.solvers.lazy_moments.options import DEFAULT_PROGRAM, ProgramOptions
 from remat_planner.solvers.milp import Outcome, Watch
@@ -46,6 +48,7 @@ class MasterProgram:
             first or holds it.
         margins: bytes to leave free at some moments. The optimum is then no bound.
         options: how to build it.
+        links: what copies to pools may take; None for schedules without copies.
     """
 
     def __init__(
@@ -57,14 +60,16 @@ class MasterProgram:
         inside: Collection[tuple[int, int]] = (),
         margins: Mapping[int, int] | None = None,
         options: ProgramOptions = DEFAULT_PROGRAM,
+        links: Links | None = None,
     ) -> None:
         # Inside rows see which node of a window runs: there every node needs a column of its own.
-        columns = Columns(problem, budget, moments, fuse=options.fuse_nodes and not inside)
+        columns = Columns(problem, budget, moments, fuse=options.fuse_nodes and not inside, links=links)
         add_availability_rows(columns)
         add_memory_rows(columns, margins or {})
         if options.closure_rows:
             add_closure_rows(columns)
         add_inside_rows(columns, inside)
+        add_copy_rows(columns)
         self.problem = problem
         self.moments = columns.moments
         self.program = columns.program
@@ -123,6 +128,16 @@ class MasterProgram:
         for group in (columns.held[0], columns.held[-1], columns.again[-1], columns.early):
             for column in group.values():
                 self.program.fix(column, values[column])
+
+    @property
+    def held(self) -> Sequence[Mapping[int, int]]:
+        """For each moment the column of each item that may be in memory then."""
+        return self._columns.held
+
+    @property
+    def loaded(self) -> Sequence[Mapping[int, int]]:
+        """For each moment the column of each item that may be away then, and loaded before the next moment."""
+        return self._columns.loaded
 
     def decision(self, values: np.ndarray) -> Decision:
         """Read a solution."""

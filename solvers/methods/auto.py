@@ -6,17 +6,23 @@ runs the other methods: a first annealing, since any schedule helps the programs
 half of them cold, half from the best schedule or the one that almost fits. Near the bound, annealings alternate with windows of
 the best schedule solved again. HiGHS and the compiled annealing release the interpreter, so both threads run. Each helps the
 other: annealing repairs overflows between moments, and a good schedule shows where memory binds and lets the programs prune.
+
+Where the graph has pools, the solver "offload" begins; all of that follows only if schedules without copies may be better.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from threading import TIMEOUT_MAX, Event, Lock
 
+from remat_planner.schedules import preference, simulate
 from remat_planner.solvers import registry
 from remat_planner.solvers.annealing import anneal, in_time
+from remat_planner.solvers.copies import CopySearch
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Reporter, Solver, Task
 from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, bound_note, solve_windows
@@ -28,6 +34,8 @@ _FIRST_SHARE = 0.05
 # The policies that reports print beside a plan, whose rows must not beat it. They take milliseconds, or a second on graphs of
 # 10,000 ops. They have these seconds even where the limit is shorter, as they have for the report.
 _POLICIES, _POLICY_SECONDS = ("chen", "every-n"), 5.0
+# Where the graph has pools: share of the remaining time for schedules without copies, if they may be better.
+_WITHOUT_COPIES_SHARE = 0.5
 # Share of the remaining time for each other quick method, at most.
 _QUICK_SHARE = 0.05
 # Share of the remaining time for the two levels, whose integer programs need more than a quick method.
@@ -54,10 +62,13 @@ class Auto(Solver):
     name = "auto"
     description = "lazy moments, and beside them every other method; keeps the best schedule and the best bound"
     proves = "what lazy moments prove: a lower bound for all schedules that keep the given order of first runs"
+    copies = True
     anytime = True
 
     def solve(self, task: Task) -> Answer:
         """The best schedule of all methods; if none fits, the one with the lowest peak."""
+        if task.graph.pools:
+            return _with_copies(task)
         search = _Search(task)
         for steps in task.start:
             search.offer(task.problem.nodes_of(steps), "start")
@@ -65,6 +76,24 @@ class Auto(Solver):
         if not search.feasible and task.enough is None:
             search.lower_the_peak()
         return search.answer()
+
+
+def _with_copies(task: Task) -> Answer:
+    """Copies first; then, unless provably worse, all methods without copies; then the search goes on from the better."""
+    graph = task.graph
+    search = CopySearch(task)
+    search.begin()
+    candidates: list[tuple[Sequence[int], str]] = []
+    best = search.best
+    if not search.settled and (best.excess or best.seconds > search.without_copies):
+        plain = replace(task.without_transfers(), deadline=task.deadline.part(_WITHOUT_COPIES_SHARE), reporter=Reporter())
+        answer = Auto().solve(plain)
+        candidates.append((answer.steps, answer.solver or Auto.name))
+        search.offer(plain.problem.nodes_of(answer.steps))
+    search.anneal()
+    candidates.insert(0, (search.steps(), "offload"))
+    steps, solver = min(candidates, key=lambda candidate: preference(simulate(graph, candidate[0]), task.budget))
+    return Answer(steps, search.bound, ORDER_GIVEN, solver=solver)
 
 
 class _Search:

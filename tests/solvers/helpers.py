@@ -31,6 +31,7 @@ SOLVERS = {
     "twolevel": 1.0,
     "anneal": 0.2,
     "auto": 1.0,
+    "offload": 0.3,
     "offload-all": 10.0,
     "offload-inputs": 10.0,
     "offload-greedy": 10.0,
@@ -58,7 +59,7 @@ def check(graph: Graph, budget: int, solution: Solution) -> None:
         assert solution.gap == pytest.approx((solution.cost - solution.bound) / graph.seconds)
     assert (solution.status == "optimal") == (solution.cost - solution.bound <= 1e-6 * solution.cost)
     assert solution.bottleneck is None
-    loss = [place for place, i in enumerate(solution.steps) if graph.ops[i].outside]
+    loss = [place for place, i in enumerate(solution.steps) if graph.actions[i].outside]
     assert loss == list(range(loss[0], loss[0] + len(loss))) if loss else True
     assert solution.minimum <= solution.peak_bytes
 

@@ -1,0 +1,64 @@
+"""From the shares of a relaxation to decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from remat_planner.solvers.copies.gaps import KEEP, LEAVE, Ints
+from remat_planner.solvers.copies.plan import CopyPlanner
+
+
+def rounded(
+    planner: CopyPlanner,
+    moments: Sequence[int],
+    held: Sequence[Mapping[int, float]],
+    loaded: Sequence[Mapping[int, float]],
+) -> Ints:
+    """Decisions that follow the shares of ``CopyRelaxation``.
+
+    A gap over several moments is decided by those where the least of the item is held. Of what is not held for the most part,
+    an item is copied if at least half of what is missing is loaded.
+    """
+    gaps, problem = planner.gaps, planner.problem
+    kept = np.ones(len(gaps))
+    copied = np.zeros(len(gaps))
+    for t, held_then, loaded_then in zip(moments, held, loaded, strict=True):
+        for gap in np.flatnonzero((gaps.before < t) & (gaps.after > t)).tolist():
+            item = int(gaps.item[gap])
+            kept[gap] = min(kept[gap], held_then.get(item, 0.0))
+            copied[gap] += loaded_then.get(item, 0.0)
+    away = kept < 0.5
+    copies = away & gaps.may_be_copied & ((copied >= 0.5 * (1 - kept)) | ~gaps.may_leave)
+    decisions = gaps.keep_all(problem.n)
+    decisions[~away & np.isin(np.arange(len(gaps)), _over_moments(gaps.before, gaps.after, moments))] = KEEP
+    decisions[away & gaps.may_leave] = LEAVE
+    return planner.copying(decisions, np.flatnonzero(copies).astype(np.int64))
+
+
+def observed(planner: CopyPlanner, nodes: Sequence[int]) -> Ints:
+    """The decisions of a sequence of nodes without copies: an item leaves in a gap if its next use reads another instance."""
+    problem, gaps = planner.problem, planner.gaps
+    decisions = gaps.keep_all(problem.n)
+    instance = [-1] * problem.m
+    used: dict[tuple[int, int], int] = {}  # the instance of an item that the first run of a node uses
+    seen: set[int] = set()
+    for place, node in enumerate(nodes):
+        for item in problem.writes[node]:
+            instance[item] = place
+        if node not in seen:
+            seen.add(node)
+            used.update(((item, node), instance[item]) for item in (*problem.reads[node], *problem.writes[node]))
+    for gap, (item, before, after) in enumerate(zip(gaps.item, gaps.before, gaps.after, strict=True)):
+        if after < problem.n and gaps.may_leave[gap] and used[item, before] != used[item, after]:
+            decisions[gap] = LEAVE
+    return decisions
+
+
+def _over_moments(before: Ints, after: Ints, moments: Sequence[int]) -> Ints:
+    """The gaps over at least one of ``moments``."""
+    over = np.zeros(len(before), dtype=np.bool_)
+    for t in moments:
+        over |= (before < t) & (after > t)
+    return np.flatnonzero(over).astype(np.int64)

@@ -1,0 +1,59 @@
+"""Solvers that copy: their answers run within all budgets, and the better ones are never worse than the simpler ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remat_planner.schedules import Channel, Graph, Pool, simulate
+from remat_planner.solvers import registry, solve
+from tests.solvers.helpers import SOLVERS, baseline_peak, check, networks, training_steps
+from tests.transfers import channels, with_pools
+
+COPYING = [name for name in SOLVERS if registry.get(name).copies]
+BASELINES = ["offload-all", "offload-inputs", "offload-greedy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COPYING)
+def test_answers_are_true_on_graphs_with_pools(name: str) -> None:
+    @settings(max_examples=40 if name in BASELINES else 8, deadline=None)
+    @given(st.data(), st.sampled_from([0.9, 0.7, 0.5]))
+    def holds(data: st.DataObject, share: float) -> None:
+        graph: Graph = data.draw(with_pools(data.draw(st.one_of(networks(), training_steps())), channels()))
+        budget = max(1, graph.constant_bytes, round(share * baseline_peak(graph.without_transfers)))
+        check(graph, budget, solve(graph, budget, solver=name, time_limit=min(SOLVERS[name], 0.3)))
+
+    holds()
+
+
+def deep(layers: int, host: int, slowdown: float = 1.0) -> Graph:
+    """A chain of numbered layers, each with an input of 4 bytes and an inner value of 8 that its backward reads too."""
+    edges, n = [], 2 * layers
+    for k in range(layers):
+        backward = 2 * n - 2 * k - 2
+        edges += [(2 * k, 2 * k + 1), (2 * k + 1, backward), (2 * k, backward), (backward, backward + 1)]
+        edges += [(2 * k - 1, 2 * k)] if k else []
+        edges += [(backward - 1, backward)]
+    costs = [1.0, 3.0] * layers + [5.0, 2.0] * layers
+    sizes = [4, 8] * layers + [2, 1] * layers
+    graph = Graph.from_dag(costs, sizes, sorted(set(edges)), backward=n)
+    channel = Channel(2.0, slowdown=slowdown)
+    return graph.with_transfers([Pool("host", host, channel, channel)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", [1000, 30, 0])
+@pytest.mark.parametrize("slowdown", [1.0, 1.3])
+def test_auto_is_never_worse_than_the_others(host: int, slowdown: float) -> None:
+    graph = deep(8, host, slowdown)
+    budget = baseline_peak(graph.without_transfers) // 2
+    best = solve(graph, budget, time_limit=4.0)
+    costs = {name: solve(graph, budget, solver=name, time_limit=2.0).cost for name in (*BASELINES, "offload", "ilp")}
+    assert best.cost <= min(costs.values()) * (1 + 1e-9)
+    assert best.bound <= best.cost
+    assert simulate(graph, best.steps).pool_peaks.get("host", 0) <= host
+    if host:
+        assert best.cost < costs["ilp"]
+        assert "without copies" not in best.assumption
