@@ -1,13 +1,15 @@
 """The headline: a 7B decoder whose activations take 120 GB, trained within 35 GB of them; planned on paper, no GPU.
 
-    python -m benchmarks.headline [--devices a100-80gb,h100,h200] [--json FILE] [--large]
+    python -m benchmarks.headline [--devices a100-80gb,h100,h200] [--json FILE] [--large] [--offload]
 
 Llama-7B in bfloat16 on 2 x 9,792 tokens (120 GB of activations) within 35 GB, and on 2 x 6,528 (80 GB) within 40 GB, beside
 the settings that people make by hand. Bytes are those at the peak, less what is there all the time (parameters and inputs);
 gradients that have been computed count, so the budget is a little tighter than activations alone. The caller drops the logits.
 Seconds are a roofline of the device. ``--large`` plans a 70B decoder (80 layers, 8,192 tokens) as well, its parameters and
-gradients in shards over 64 GPUs: whole, its gradients alone would take more than the budget. Times are from the
-build of the model to the written file, with the resident set at its highest by then, each plan in a process of its own.
+gradients in shards over 64 GPUs: whole, its gradients alone would take more than the budget. ``--offload`` plans with copies on the
+host instead, at the rates of several links, beside the policies that people use to offload. Times are from the build of the
+model to the written file (with copies: to the schedule), with the resident set at its highest by then, each plan in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +35,8 @@ from torch import nn
 
 from remat_planner.planner.model_loading import built_without_memory
 from remat_planner.planner.planning import Settings, Step, schedule_step, trace_step
-from remat_planner.schedules import Graph, TrainingState, simulate
+from remat_planner.schedules import Channel, Graph, Pool, TrainingState, simulate
+from remat_planner.solvers import solve
 from remat_planner.solvers.chain import Forward, just_in_time, kept_by_segments, module_segments
 from remat_planner.solvers.problem import Problem
 
@@ -90,7 +94,35 @@ CASES = (
     Case("7B, 35 of 120 GB", *SEVEN, 2, 9792, 35 * GB),
     Case("7B, 40 of 80 GB", *SEVEN, 2, 6528, 40 * GB),
 )
+LOW = Case("7B, 20 of 120 GB", *SEVEN, 2, 9792, 20 * GB)
 LARGE = Case("70B, 76.5 of 262 GB", 80, 8192, 28672, 64, 8, 1, 8192, 76.5 * GB, shard=64)
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A case with a link to the host: GB/s out and in, and the overhead aimed at, as a fraction of the step."""
+
+    case: Case
+    device: str
+    outgoing: float
+    incoming: float
+    goal: float
+
+    @property
+    def pool(self) -> Pool:
+        """Host memory behind the link, as much as the copies ask for."""
+        return Pool("host", 1000 * GB, Channel(self.outgoing * GB), Channel(self.incoming * GB))
+
+
+LINKED = (
+    Linked(CASES[0], "h100", 50, 50, 0.05),
+    Linked(CASES[0], "a100-80gb", 24, 24, 0.025),
+    Linked(CASES[0], "h200", 50, 50, 0.043),
+    Linked(CASES[1], "h100", 50, 50, 0.025),
+    Linked(LOW, "h100", 50, 50, 0.1),
+    Linked(CASES[0], "h100", 170, 411, 0.003),  # the link of a GH200
+)
+OFFLOADING = ("offload-greedy", "offload-inputs", "offload-all")
 
 
 @dataclass(frozen=True)
@@ -106,6 +138,7 @@ class Row:
     status: str = ""
     seconds_to_plan: float | None = None
     resident_bytes: int | None = None
+    host_bytes: int | None = None
 
 
 def rows(case: Case, device: str, time_limit: float) -> list[Row]:
@@ -138,6 +171,40 @@ def _rows(case: Case, device: str, time_limit: float) -> list[Row]:
         run = simulate(graph, steps)
         by_hand.append(Row(case.name, device, policy, run.peak_bytes - graph.constant_bytes, run.seconds / graph.seconds - 1))
     return [plan, *by_hand]
+
+
+def linked_rows(linked: Linked, time_limit: float) -> list[Row]:
+    """The plan with copies, then the policies that copy; in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_linked_rows, linked, time_limit).result()
+
+
+def _linked_rows(linked: Linked, time_limit: float) -> list[Row]:
+    began = time.perf_counter()
+    graph = traced(linked.case, linked.device, time_limit).graph.with_transfers([linked.pool])
+    device = f"{linked.device}, {linked.outgoing:g} / {linked.incoming:g} GB/s"
+    found = []
+    for solver in ("auto", *OFFLOADING):
+        budget = graph.constant_bytes + int(linked.case.activations)
+        solution = solve(graph, budget, solver=solver, time_limit=time_limit)
+        steps = solution.steps or solution.minimum_steps
+        run = simulate(graph, steps)
+        plan = solver == "auto"
+        found.append(
+            Row(
+                linked.case.name,
+                device,
+                f"this plan (goal {100 * linked.goal:g} %)" if plan else solver,
+                run.peak_bytes - graph.constant_bytes,
+                run.seconds / graph.seconds - 1,
+                solution.bound / graph.seconds - 1 if plan else None,
+                solution.status,
+                time.perf_counter() - began if plan else None,
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if plan else None,
+                run.pool_peaks.get("host", 0),
+            )
+        )
+    return found
 
 
 def traced(case: Case, device: str, time_limit: float) -> Step:
@@ -180,28 +247,35 @@ def main(
     devices: Annotated[str, typer.Option(help="names out of `plan devices`, separated by commas")] = "a100-80gb,h100,h200",
     time_limit: Annotated[float, typer.Option(help="seconds for each solve")] = 60.0,
     large: Annotated[bool, typer.Option("--large", help="plan the 70B decoder too")] = False,
+    offload: Annotated[bool, typer.Option("--offload", help="plan with copies on the host")] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Print the table; see the top of the file."""
     found: list[Row] = []
-    table = Table("case", "device", "policy", "peak GB", "time +%", "bound +%", "status", "planned in s", "resident GB")
-    for case in (*CASES, *((LARGE,) if large else ())):
-        for device in devices.split(","):
-            for row in rows(case, device, time_limit):
-                found.append(row)
-                cells = [
-                    row.case,
-                    row.device,
-                    row.policy,
-                    f"{row.peak_bytes / GB:.2f}",
-                    f"{100 * row.overhead:.2f}",
-                    "" if row.bound is None else f"{100 * row.bound:.2f}",
-                    row.status,
-                    "" if row.seconds_to_plan is None else f"{row.seconds_to_plan:.1f}",
-                    "" if row.resident_bytes is None else f"{row.resident_bytes / GB:.2f}",
-                ]
-                table.add_row(*cells)
-                print(" | ".join(cells), file=sys.stderr, flush=True)
+    table = Table(
+        "case", "device", "policy", "peak GB", "time +%", "bound +%", "status", "planned in s", "resident GB", "host GB"
+    )
+    cases = (*CASES, *((LARGE,) if large else ()))
+    if offload:
+        groups = (linked_rows(linked, time_limit) for linked in LINKED)
+    else:
+        groups = (rows(case, device, time_limit) for case in cases for device in devices.split(","))
+    for row in chain.from_iterable(groups):
+        found.append(row)
+        cells = [
+            row.case,
+            row.device,
+            row.policy,
+            f"{row.peak_bytes / GB:.2f}",
+            f"{100 * row.overhead:.2f}",
+            "" if row.bound is None else f"{100 * row.bound:.2f}",
+            row.status,
+            "" if row.seconds_to_plan is None else f"{row.seconds_to_plan:.1f}",
+            "" if row.resident_bytes is None else f"{row.resident_bytes / GB:.2f}",
+            "" if row.host_bytes is None else f"{row.host_bytes / GB:.2f}",
+        ]
+        table.add_row(*cells)
+        print(" | ".join(cells), file=sys.stderr, flush=True)
     Console(width=140).print(table)
     if json_file is not None:
         json_file.write_text(json.dumps([asdict(row) for row in found], indent=1))

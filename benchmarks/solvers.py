@@ -1,6 +1,6 @@
 """The solvers' figures: published graphs, chains with known optima, captured training steps, and all methods side by side.
 
-    python benchmarks/solvers.py [--quick] [--only published,chains,captured,methods] [--seconds 60] [--json FILE]
+    python benchmarks/solvers.py [--quick] [--only published,chains,captured,methods,offload] [--seconds 60] [--json FILE]
 
 Published graphs are read from ``../shared/instances`` beside the checkout and left out where they are not there. Overheads and
 gaps are percent of the step's time without recomputation; every schedule is judged by ``schedules.simulate``. Exits with 1
@@ -25,7 +25,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.captured import MODELS, Model, trace_model
-from remat_planner.schedules import Graph, simulate
+from remat_planner.schedules import Channel, Graph, Pool, simulate
 from remat_planner.solvers import available, solve
 from remat_planner.solvers.interface import Solution
 
@@ -64,6 +64,9 @@ _DIGITS = 5e-5
 
 # Budgets of the comparison of methods: shares of the peak between what is there all the time and all that a step takes.
 METHODS_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+# Shares of the peak, and GB/s each way, of the tables with copies on the host.
+OFFLOAD_SHARES, OFFLOAD_RATE = (0.5, 0.3), 50
+OFFLOAD_METHODS = ("offload-all", "offload-inputs", "offload-greedy", "offload", "auto")
 METHODS = ("every-n", "chen", "knapsack", "greedy", "rotor", "twolevel", "anneal", "ilp", "auto")
 
 
@@ -184,6 +187,23 @@ def methods(limit: float, *, quick: bool) -> Iterator[Row]:
                     yield row("methods", model.name, graph, f"{share:g}", solution, asked=solver)
 
 
+def offload(limit: float, *, quick: bool) -> Iterator[Row]:
+    """The captured steps with copies on the host at 50 GB/s each way, beside the same without copies; no policy is better."""
+    channel = Channel(1e9 * OFFLOAD_RATE)
+    for model, graph in captured_graphs(quick=quick):
+        peak = simulate(graph, range(len(graph.ops))).peak_bytes
+        linked = graph.with_transfers([Pool("host", 10**12, channel, channel)])
+        for share in OFFLOAD_SHARES:
+            best = math.inf
+            yield row("offload", model.name, graph, f"{share:g}", solve(graph, int(share * peak), time_limit=limit))
+            for solver in OFFLOAD_METHODS:
+                solution = solve(linked, int(share * peak), solver=solver, time_limit=limit)
+                best = min(best, solution.cost)
+                met = solver != "auto" or solution.cost <= best
+                goal = "the best" if solver == "auto" else ""
+                yield row("offload", model.name, graph, f"{share:g}", solution, asked=f"{solver}, copies", goal=goal, met=met)
+
+
 def captured_graphs(*, quick: bool, whole: bool = False) -> Iterator[tuple[Model, Graph]]:
     """The models of ``benchmarks/captured.py``, one after the other; if ``whole`` only those that one GPU holds."""
     for model in MODELS[:1] if quick else MODELS:
@@ -204,6 +224,7 @@ TABLES: dict[str, Callable[..., Iterator[Row]]] = {
     "chains": chains,
     "captured": captured,
     "methods": methods,
+    "offload": offload,
 }
 
 

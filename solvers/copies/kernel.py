@@ -36,6 +36,8 @@ class Wiring(NamedTuple):
         lasting: bool[m].
         gap_begin: int64[n + 1].
         gap_item: int64[gaps].
+        pool_bytes: int64[pools, m], bytes that a copy of each item takes in each pool.
+        pool_budgets: int64[pools].
         rates: float64[pools, 2], bytes per second out and in.
         latencies: float64[pools, 2], seconds.
     """
@@ -55,6 +57,8 @@ class Wiring(NamedTuple):
     lasting: NDArray[np.bool_]
     gap_begin: _Ints
     gap_item: _Ints
+    pool_bytes: _Ints
+    pool_budgets: _Ints
     rates: _Floats
     latencies: _Floats
 
@@ -67,7 +71,8 @@ class Sequence(NamedTuple):
         live: int64[positions], bytes while each runs, workspace included, constants not. A stored instance counts up to its
             last read, a loaded one from its first.
         stores: int64[copies, 4]: item, pool, the position that computes the instance, its last read.
-        loads: int64[loads, 4]: item, pool, the position of the first read, and the store it comes from.
+        loads: int64[loads, 5]: item, pool, the position of the first read, the store it comes from, and the first position at
+            which the instance before it is not needed any more.
     """
 
     nodes: _Ints
@@ -96,6 +101,23 @@ class Places(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def evaluate(w: Wiring, decisions: _Ints, budget: int) -> tuple[float, float, int]:
+    """Seconds, excess and peak of ``decisions``, as in ``Places``.
+
+    Seconds and excess are inf where the copies exceed the budget of a pool if none uses the place of another, or where the
+    sequence is too long.
+    """
+    s = sequence(w, decisions)
+    taken = np.zeros(w.pool_budgets.size, np.int64)
+    for k in range(s.stores.shape[0]):
+        taken[s.stores[k, 1]] += w.pool_bytes[s.stores[k, 1], s.stores[k, 0]]
+    if s.nodes.size < w.cost.size or (taken > w.pool_budgets).any():
+        return np.inf, np.inf, 0
+    placed = places(w, s, budget)
+    return placed.seconds, placed.excess, placed.peak
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def sequence(w: Wiring, decisions: _Ints) -> Sequence:
     """The ops in order, with what has left fetched again; ``decisions`` is int64[gaps], see ``gaps``.
 
@@ -113,7 +135,7 @@ def sequence(w: Wiring, decisions: _Ints) -> Sequence:
     lasting = np.zeros(pieces, np.bool_)
     load_of = np.full(pieces, -1, np.int64)
     count = 0
-    stores, loads = np.empty((w.gap_item.size, 4), np.int64), np.empty((most, 4), np.int64)
+    stores, loads = np.empty((w.gap_item.size, 4), np.int64), np.empty((most, 5), np.int64)
     stored = loaded = 0
     first, last = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     stack = np.empty(n + 1, np.int64)
@@ -137,7 +159,7 @@ def sequence(w: Wiring, decisions: _Ints) -> Sequence:
                     continue
                 if source[item] >= 0 and loaded < most and count < pieces:
                     loads[loaded, 0], loads[loaded, 1] = item, stores[source[item], 1]
-                    loads[loaded, 2], loads[loaded, 3] = -1, source[item]
+                    loads[loaded, 2], loads[loaded, 3], loads[loaded, 4] = -1, source[item], death[current[item]] + 1
                     birth[count] = death[count] = -1
                     size[count] = w.bytes[item]
                     load_of[count] = loaded
@@ -321,7 +343,7 @@ def _place_loads(w, s, budget, by_use, open_at, level, release, begin):  # type:
     for j in range(count):
         k = by_use[j]
         pool, use, size = s.loads[k, 1], s.loads[k, 2], w.bytes[s.loads[k, 0]]
-        wanted = max(load[k], release[s.loads[k, 3]], earliest[pool])
+        wanted = max(load[k], release[s.loads[k, 3]], s.loads[k, 4], earliest[pool])
         position = use
         while position > wanted and level[position - 1] + size <= budget:
             position -= 1

@@ -48,6 +48,9 @@ class CopyPlanner:
         self.pools = problem.graph.pools
         self.gaps = Gaps.of(problem)
         self.budget = budget
+        sizes = [[problem.graph.storages[s].bytes for s in storages] for storages in problem.storages]
+        taken = [[sum(map(pool.rounded, of)) for of in sizes] for pool in self.pools]
+        self._pool_bytes = np.array(taken, dtype=np.int64).reshape(len(self.pools), problem.m)
         channels = [(pool.outgoing, pool.incoming) for pool in self.pools]
         self._wiring = kernel.Wiring(
             cost=problem.cost,
@@ -65,6 +68,8 @@ class CopyPlanner:
             lasting=problem.lasting,
             gap_begin=self.gaps.begin,
             gap_item=self.gaps.item,
+            pool_bytes=self._pool_bytes,
+            pool_budgets=np.array([pool.budget for pool in self.pools], dtype=np.int64),
             rates=np.array([[c.bytes_per_second for c in both] for both in channels], dtype=np.float64).reshape(-1, 2),
             latencies=np.array([[c.latency for c in both] for both in channels], dtype=np.float64).reshape(-1, 2),
         )
@@ -76,13 +81,8 @@ class CopyPlanner:
 
     def plan(self, decisions: Ints) -> Planned:
         """Time and memory of ``decisions``."""
-        sequence = kernel.sequence(self._wiring, decisions)
-        if not len(sequence.nodes):
-            return Planned(decisions, np.inf, np.inf, 0)
-        if any(taken > pool.budget for pool, (_, taken) in zip(self.pools, self._taken(sequence), strict=True)):
-            return Planned(decisions, np.inf, np.inf, 0)
-        placed = kernel.places(self._wiring, sequence, self.room)
-        return Planned(decisions, placed.seconds, placed.excess, placed.peak + self.problem.constant_bytes)
+        seconds, excess, peak = kernel.evaluate(self._wiring, decisions, self.room)
+        return Planned(decisions, seconds, excess, peak + self.problem.constant_bytes)
 
     def steps(self, decisions: Ints) -> tuple[int, ...]:
         """The steps for ``decisions``, transfers and views included."""
@@ -93,7 +93,7 @@ class CopyPlanner:
         for k, (item, pool, _, _) in enumerate(sequence.stores.tolist()):
             issued.append((int(placed.store[k]), 0, k, item, pool, 0))
             issued.append((int(placed.release[k]), 1, k, item, pool, 1))
-        for k, (item, pool, use, _) in enumerate(sequence.loads.tolist()):
+        for k, (item, pool, use, _, _) in enumerate(sequence.loads.tolist()):
             issued.append((int(placed.load[k]), 2, use * len(sequence.loads) + k, item, pool, 2))
         issued.sort()
         steps: list[int] = []
@@ -107,30 +107,13 @@ class CopyPlanner:
                 steps.append(int(problem.ops[node]))
         return problem.with_views(steps)
 
-    def copied_bytes(self, decisions: Ints) -> int:
-        """Bytes that ``decisions`` copy out."""
-        return sum(out for out, _ in self._taken(kernel.sequence(self._wiring, decisions)))
-
-    def _taken(self, sequence: kernel.Sequence) -> list[tuple[int, int]]:
-        """For each pool the bytes copied out, and those that the copies take if none uses the place of another."""
-        taken = [(0, 0) for _ in self.pools]
-        for item, pool in sequence.stores[:, :2].tolist():
-            out, rounded = taken[pool]
-            taken[pool] = out + int(self.problem.bytes[item]), rounded + self._size_in(pool, item)
-        return taken
-
-    def _size_in(self, pool: int, item: int) -> int:
-        """Bytes that a copy of an item takes in a pool."""
-        storages = self.problem.graph.storages
-        return sum(self.pools[pool].rounded(storages[s].bytes) for s in self.problem.storages[item])
-
     def copying(self, decisions: Ints, chosen: Ints) -> Ints:
         """``decisions``, with the ``chosen`` gaps copied, each to the first pool that has room, where one has."""
         decisions = decisions.copy()
         left = [pool.budget for pool in self.pools]
         for gap in chosen[self.gaps.may_be_copied[chosen]].tolist():
             for number in range(len(self.pools)):
-                if (size := self._size_in(number, int(self.gaps.item[gap]))) <= left[number]:
+                if (size := int(self._pool_bytes[number, self.gaps.item[gap]])) <= left[number]:
                     left[number] -= size
                     decisions[gap] = COPY + number
                     break

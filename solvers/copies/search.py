@@ -17,6 +17,11 @@ from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE, Ints
 from remat_planner.solvers.copies.plan import CopyPlanner, Planned
 from remat_planner.solvers.deadline import Deadline
 
+# Shares of the moves: over the highest place; that exchange two decisions; of these, with an item of as many bytes.
+_OVER_PEAK, _EXCHANGES, _ALIKE = 0.8, 0.6, 0.6
+# Draws of a partner for an exchange.
+_TRIES = 20
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -34,7 +39,7 @@ class SearchOptions:
     cold: float = 1e-6
     weight: float = 20.0
     growth: float = 1.1
-    moves_per_second: int = 1500
+    moves_per_second: int = 3000
     look: int = 100
 
 
@@ -103,30 +108,39 @@ class _Moves:
     """Random changes of decisions, among the gaps over places where all items together exceed the budget."""
 
     def __init__(self, planner: CopyPlanner, seed: int) -> None:
-        gaps = planner.gaps
-        n = planner.problem.n
-        over = planner.problem.simulate(range(n)).bytes > planner.budget
-        above = np.concatenate(([0], np.cumsum(over)))
+        gaps, problem = planner.gaps, planner.problem
+        n = problem.n
+        levels = problem.simulate(range(n)).bytes
+        above = np.concatenate(([0], np.cumsum(levels > planner.budget)))
         crosses = above[np.minimum(gaps.after, n)] - above[gaps.before + 1] > 0
+        peak = int(levels.argmax())
+        over_peak = (gaps.before < peak) & (gaps.after > peak)
+        movable = crosses & (gaps.may_leave | gaps.may_be_copied)
         self.random = random.Random(seed)
-        self.gaps: list[int] = np.flatnonzero(crosses & (gaps.may_leave | gaps.may_be_copied)).tolist()
+        self.gaps: list[int] = np.flatnonzero(movable).tolist()
+        self._over_peak: list[int] = np.flatnonzero(movable & over_peak).tolist() or self.gaps
         copies = [COPY + pool for pool in range(len(planner.pools))]
         self._options: dict[int, Sequence[int]] = {
             gap: [KEEP, *([LEAVE] if gaps.may_leave[gap] else []), *(copies if gaps.may_be_copied[gap] else [])]
             for gap in self.gaps
         }
+        self._bytes: list[int] = problem.bytes[gaps.item].tolist()
+        self._alike: dict[int, list[int]] = {}  # gaps over the peak by the bytes of their items
+        for gap in self._over_peak:
+            self._alike.setdefault(self._bytes[gap], []).append(gap)
 
     def propose(self, decisions: Ints) -> Ints:
         """``decisions`` after a move."""
         changed = decisions.copy()
         draw = self.random
-        gap = draw.choice(self.gaps)
+        gap = draw.choice(self._over_peak if draw.random() < _OVER_PEAK else self.gaps)
         old = int(decisions[gap])
         changed[gap] = new = draw.choice([option for option in self._options[gap] if option != old])
-        if draw.random() < 0.5:
-            for _ in range(20):
-                other = draw.choice(self.gaps)
-                if decisions[other] == new and old in self._options[other]:
+        if draw.random() < _EXCHANGES:
+            others = self._alike.get(self._bytes[gap], self.gaps) if draw.random() < _ALIKE else self._over_peak
+            for _ in range(_TRIES):
+                other = draw.choice(others)
+                if other != gap and decisions[other] == new and old in self._options[other]:
                     changed[other] = old
                     break
         return changed

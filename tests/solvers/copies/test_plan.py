@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,6 +74,19 @@ def test_copies_hide_behind_ops_where_the_link_is_fast_enough_and_stall_where_it
     assert seconds(0.5, 8) == 24 + 4 + 4
     assert seconds(0.5, 12) == 24
     assert seconds(1.0, 7) == np.inf
+
+
+@pytest.mark.slow
+def test_an_item_that_is_loaded_twice_is_not_loaded_before_its_first_load_is_read() -> None:
+    edges = [(i, i + 1) for i in range(7)] + [(0, 4), (0, 7)]
+    graph = Graph.from_dag([4] * 8, [4, *[0] * 7], edges, backward=4)
+    graph = graph.with_transfers([Pool("host", 100, Channel(math.inf), Channel(0.25))])  # a load takes as long as four ops
+    planner = CopyPlanner(Problem.of(graph), 8)
+    decisions = planner.gaps.keep_all(8)
+    decisions[planner.gaps.may_be_copied & (planner.gaps.after < 8)] = COPY
+    steps = planner.steps(decisions)
+    assert [graph.actions[i].name for i in steps].count("load op0 from host") == 2
+    assert simulate(graph, steps).seconds == planner.plan(decisions).seconds
 
 
 def test_what_may_leave() -> None:
