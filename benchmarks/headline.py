@@ -6,10 +6,10 @@ Llama-7B in bfloat16 on 2 x 9,792 tokens (120 GB of activations) within 35 GB, a
 the settings that people make by hand. Bytes are those at the peak, less what is there all the time (parameters and inputs);
 gradients that have been computed count, so the budget is a little tighter than activations alone. The caller drops the logits.
 Seconds are a roofline of the device. ``--large`` plans a 70B decoder (80 layers, 8,192 tokens) as well, its parameters and
-gradients in shards over 64 GPUs: whole, its gradients alone would take more than the budget. ``--offload`` plans with copies on the
-host instead, at the rates of several links, beside the policies that people use to offload. Times are from the build of the
-model to the written file (with copies: to the schedule), with the resident set at its highest by then, each plan in a process of
-its own.
+gradients in shards over 64 GPUs: whole, its gradients alone would take more than the budget. ``--offload`` plans with copies on
+the host instead, at the rates of several links, beside the policies that people use to offload. Times are from the build of the
+model to the written file (to the schedule, with copies), with the resident set at its highest by then, each plan in a process
+of its own.
 """
 
 from __future__ import annotations
