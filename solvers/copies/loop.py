@@ -1,4 +1,4 @@
-"""The way to a schedule with copies: policies in use today, the relaxation and its roundings, then the search."""
+"""The way to a schedule with copies: policies in use today, a program with copies, then the search."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from remat_planner.solvers.copies.baselines import everything, inputs_of_layers,
 from remat_planner.solvers.copies.plan import CopyPlanner, Planned
 from remat_planner.solvers.copies.rounding import observed, rounded
 from remat_planner.solvers.copies.search import improve
-from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Task
-from remat_planner.solvers.lazy_moments import relax_copies
+from remat_planner.solvers.lazy_moments import CopyProgram, CopyShares
 
-# Roundings of the relaxation, each with more bytes left free, until one fits.
-_ROUNDINGS = 8
-# Bytes left free, over those by which the last rounding exceeded the budget.
+# Programs, each with more bytes left free, until the decisions of one fit.
+_ROUNDINGS = 5
+# Bytes left free, over those by which the last decisions exceeded the budget.
 _SPARE = 1.05
-# Share of the remaining time for one relaxation.
-_RELAXATION_SHARE = 0.2
+# Share of the remaining time for one program.
+_PROGRAM_SHARE = 0.2
+# Precision asked of a program, as a fraction of the step.
+_GAP = 1e-4
 
 
 class CopySearch:
@@ -54,13 +55,13 @@ class CopySearch:
         return self.bound if self._task.enough is None else max(self.bound, self._task.enough)
 
     def begin(self) -> None:
-        """Try the policies, then take the bounds and the roundings of the relaxation."""
+        """Try the policies, then what the program with copies says, and take its bound."""
         if self.settled:
             return
         for policy in (most_seconds_per_byte, inputs_of_layers, everything):
             self._policies.append(self._planner.plan(policy(self._planner)))
             self._keep(self._policies[-1])
-        self._relax_and_round()
+        self._solve_and_round()
 
     def offer(self, nodes: Sequence[int]) -> None:
         """Start from a sequence of nodes too."""
@@ -83,29 +84,46 @@ class CopySearch:
             if not planned.excess:
                 self._task.reporter.improved(planned.seconds, planned.peak_bytes)
 
-    def _relax_and_round(self) -> None:
-        """Watch memory at the peak; round what that says, with more and more bytes left free."""
+    def _solve_and_round(self) -> None:
+        """Watch memory at the peak; decide as the program says, with more and more bytes left free until that fits."""
         problem, budget, deadline = self._task.problem, self._task.budget, self._task.deadline
         levels = problem.simulate(range(problem.n)).bytes.astype(float)
         levels[problem.auxiliary] = -1.0
         moments = [int(levels.argmax())]
         if deadline.expired or problem.auxiliary.all():
             return
-        part = Deadline(_RELAXATION_SHARE * deadline.remaining, within=deadline)
-        self.without_copies = relax_copies(problem, budget, moments, copies=False, seconds=part.remaining).bound
+        plain = CopyProgram(problem, budget, moments, copies=False)
+        self.without_copies = plain.relax(seconds=self._part()).bound
         margin = 0
         for _ in range(_ROUNDINGS):
+            program = CopyProgram(problem, budget, moments, margin=margin)
+            if not margin:
+                relaxed = program.relax(seconds=self._part())
+                self._raise_bound(relaxed.bound)
+                self._try(relaxed)
             if deadline.expired or self.settled:
                 return
-            part = Deadline(_RELAXATION_SHARE * deadline.remaining, within=deadline)
-            relaxed = relax_copies(problem, budget, moments, margin=margin, seconds=part.remaining)
-            if not margin and relaxed.bound > self.bound:
-                self.bound = relaxed.bound
-                self._task.reporter.bound(self.bound)
-            if not relaxed.held:
-                return
-            planned = self._planner.plan(rounded(self._planner, relaxed.moments, relaxed.held, relaxed.loaded))
-            self._keep(planned)
-            if not planned.excess:
+            shares = program.solve(seconds=self._part(), gap=_GAP * problem.seconds)
+            if not margin:
+                self._raise_bound(shares.bound)
+            planned = self._try(shares)
+            if planned is None or not planned.excess:
                 return
             margin += int(_SPARE * max(planned.peak_bytes - budget, 1))
+
+    def _try(self, shares: CopyShares) -> Planned | None:
+        """Plan what shares say, if they say anything, and keep it if it is better."""
+        if not shares.held:
+            return None
+        planned = self._planner.plan(rounded(self._planner, shares.moments, shares.held, shares.loaded))
+        self._keep(planned)
+        return planned
+
+    def _part(self) -> float:
+        """Seconds for one program."""
+        return _PROGRAM_SHARE * self._task.deadline.remaining
+
+    def _raise_bound(self, bound: float) -> None:
+        if bound > self.bound:
+            self.bound = bound
+            self._task.reporter.bound(bound)

@@ -1,4 +1,4 @@
-"""From the shares of a relaxation to decisions."""
+"""From the shares of the program with copies, or a sequence without them, to decisions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rounded(
     held: Sequence[Mapping[int, float]],
     loaded: Sequence[Mapping[int, float]],
 ) -> Ints:
-    """Decisions that follow the shares of ``CopyRelaxation``.
+    """Decisions that follow the shares of ``CopyShares``.
 
     A gap over several moments is decided by those where the least of the item is held. Of what is not held for the most part,
     an item is copied if at least half of what is missing is loaded.

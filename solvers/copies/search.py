@@ -31,6 +31,7 @@ class SearchOptions:
         hot, cold: first and last temperature, as fractions of the step's seconds.
         weight: seconds of the step that a sequence costs more which is over its room by all of it, everywhere.
         growth: factor of the weight every 100 moves while the decisions are over the budget.
+        moves_per_gap: moves, at most, for each gap that may change.
         moves_per_second: with which the number of moves is planned.
         look: moves between two looks at the clock.
     """
@@ -39,6 +40,7 @@ class SearchOptions:
     cold: float = 1e-6
     weight: float = 20.0
     growth: float = 1.1
+    moves_per_gap: int = 200
     moves_per_second: int = 3000
     look: int = 100
 
@@ -75,7 +77,7 @@ def improve(
     generator = moves.random
     step, unit = planner.problem.seconds, planner.problem.seconds / (planner.problem.n * max(planner.room, 1))
     seconds = deadline.remaining if math.isfinite(deadline.remaining) else 60.0
-    count = int(seconds * options.moves_per_second)
+    count = int(min(seconds * options.moves_per_second, options.moves_per_gap * len(moves.gaps)))
     count = count if most_moves is None else min(count, most_moves)
     weight = options.weight
 

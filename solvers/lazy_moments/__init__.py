@@ -4,18 +4,18 @@ A small integer program watches memory at a few moments of the step; more moment
 budget. ``LazyMoments`` is the loop, ``solve_windows`` improves a schedule that others found.
 """
 
-from remat_planner.solvers.lazy_moments.copy_relaxation import CopyRelaxation, relax_copies
+from remat_planner.solvers.lazy_moments.copy_program import CopyProgram, CopyShares
 from remat_planner.solvers.lazy_moments.loop import LazyMoments, bound_note
 from remat_planner.solvers.lazy_moments.options import LazyMomentsOptions
 from remat_planner.solvers.lazy_moments.simulated_sequence import SimulatedSequence
 from remat_planner.solvers.lazy_moments.windows import solve_windows
 
 __all__ = [
-    "CopyRelaxation",
+    "CopyProgram",
+    "CopyShares",
     "LazyMoments",
     "LazyMomentsOptions",
     "SimulatedSequence",
     "bound_note",
-    "relax_copies",
     "solve_windows",
 ]

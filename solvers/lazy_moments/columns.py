@@ -26,7 +26,6 @@ class Columns:
         held: for each moment the column of each item that may be held there.
         again: for each moment the column of each node that may be recomputed in its window.
         loaded: for each moment the column of each item that may be away then, with a copy in a pool, and loaded in its window.
-            Continuous: a program with copies serves for bounds by its relaxation.
         early: for each auxiliary node that may come late the column that says whether it runs at its own place.
         cost_of_early: the cost of those nodes: the objective counts them where they run, the step counts them anyway.
         useful: for each moment items that may be read after it, and nodes up to it that may have to run again.
@@ -107,7 +106,9 @@ class Columns:
         t, (items, nodes) = self.moments[k], self.useful[k]
         self.held.append({i: self.program.column(integer=True) for i in sorted(items)})
         copied = () if self.links is None else self.links.items
-        self.loaded.append({i: self.program.column() for i in sorted(items) if i in copied and self.producer[i] < t})
+        self.loaded.append(
+            {i: self.program.column(integer=True) for i in sorted(items) if i in copied and self.producer[i] < t}
+        )
         for i in items:
             if self.problem.lasting[i] and self.producer[i] <= t:
                 self.program.fix(self.held[k][i], 1.0)

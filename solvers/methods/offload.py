@@ -1,4 +1,4 @@
-"""``offload``: keep, recompute or copy each activation, by a relaxation of lazy moments and a search over what it decides."""
+"""``offload``: keep, recompute or copy each activation, by lazy moments with copies and a search from there."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Solver, Task
 
 
 class Offload(Solver):
-    """Lazy moments with copies: the relaxation is the bound, its rounding the start of the search."""
+    """Lazy moments with copies: the program gives the bound, and the start of the search."""
 
     name = "offload"
-    description = "keeps, recomputes or copies each activation: lazy moments with copies, rounded, then annealed decisions"
+    description = "keeps, recomputes or copies each activation: lazy moments with copies, then annealed decisions"
     proves = "a lower bound for all schedules in the given order of first runs, with copies at the given rates or without"
     source = "this project; HiGHS"
     copies = True
     anytime = True
 
     def solve(self, task: Task) -> Answer:
-        """The best of the policies in use today, of the rounded relaxation, and of the search from there."""
+        """The best of the policies in use today, of what the program decides, and of the search from there."""
         search = CopySearch(task)
         search.begin()
         search.anneal()

@@ -13,7 +13,7 @@ from remat_planner.schedules import Channel, Graph, Pool, simulate
 from remat_planner.solvers import solve
 from remat_planner.solvers.copies import CopyPlanner
 from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE
-from remat_planner.solvers.lazy_moments import relax_copies
+from remat_planner.solvers.lazy_moments import CopyProgram
 from remat_planner.solvers.problem import Problem
 from tests.solvers.helpers import baseline_peak, networks, training_steps
 from tests.transfers import channels, with_pools
@@ -38,8 +38,11 @@ def test_no_schedule_beats_the_bound(kind: object) -> None:
         places = [node for node in range(problem.n) if not problem.auxiliary[node]]
         assume(places)
         moments = sorted(data.draw(st.sets(st.sampled_from(places), min_size=1, max_size=3)))
-        relaxed = relax_copies(problem, max(simulation.bytes), moments, seconds=10)
-        assert relaxed.bound <= simulation.seconds * (1 + 1e-9)
+        program = CopyProgram(problem, max(simulation.bytes), moments)
+        relaxed, solved = program.relax(seconds=10).bound, program.solve(seconds=10, gap=0.0).bound
+        assert relaxed <= simulation.seconds * (1 + 1e-9)
+        assert solved <= simulation.seconds * (1 + 1e-6)
+        assert relaxed <= solved * (1 + 1e-6)
 
     holds()
 
@@ -59,8 +62,8 @@ def test_at_any_rate_the_bound_lies_between_no_recomputation_and_no_copies(rate:
     assert plain.status == "optimal"
     assert plain.cost > graph.seconds
     moment = [simulate(graph, range(8)).peak_step]
-    unlinked = relax_copies(Problem.of(graph.without_transfers), budget, moment, seconds=10).bound
-    bound = relax_copies(Problem.of(graph), budget, moment, seconds=10).bound
+    unlinked = CopyProgram(Problem.of(graph.without_transfers), budget, moment).relax(seconds=10).bound
+    bound = CopyProgram(Problem.of(graph), budget, moment).relax(seconds=10).bound
     assert graph.seconds <= bound <= unlinked + 1e-9
     solution = solve(graph, budget, solver="auto", time_limit=1.0)
     if rate == math.inf:
@@ -76,6 +79,6 @@ def test_at_any_rate_the_bound_lies_between_no_recomputation_and_no_copies(rate:
 def test_a_pool_without_room_is_none() -> None:
     graph = layers(math.inf, host=0)
     moment = [simulate(graph, range(8)).peak_step]
-    bounds = [relax_copies(Problem.of(of), 10, moment, seconds=10).bound for of in (graph, graph.without_transfers)]
+    bounds = [CopyProgram(Problem.of(of), 10, moment).relax(seconds=10).bound for of in (graph, graph.without_transfers)]
     assert bounds[0] == pytest.approx(bounds[1])
     assert baseline_peak(graph) > 10
