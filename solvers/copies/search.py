@@ -28,18 +28,21 @@ class SearchOptions:
     """How the search cools down. The values were found by experiment on captured steps.
 
     Attributes:
-        hot, cold: first and last temperature, as fractions of the step's seconds.
-        weight: seconds of the step that a sequence costs more which is over its room by all of it, everywhere.
+        hot, cold: first and last temperature, in mean op costs.
+        weight: price of a peak over the budget, in steps for as many bytes as the budget leaves beside constants. Above what a
+            byte of memory saves, or else the search would stay over the budget.
         growth: factor of the weight every 100 moves while the decisions are over the budget.
+        width: price of all bytes over the budget, in mean op costs for as many bytes as that during one op.
         moves_per_gap: moves, at most, for each gap that may change.
         moves_per_second: with which the number of moves is planned.
         look: moves between two looks at the clock.
     """
 
-    hot: float = 2e-5
-    cold: float = 1e-6
-    weight: float = 20.0
+    hot: float = 0.07
+    cold: float = 0.004
+    weight: float = 1.0
     growth: float = 1.1
+    width: float = 1.0
     moves_per_gap: int = 200
     moves_per_second: int = 3000
     look: int = 100
@@ -75,14 +78,16 @@ def improve(
     if not moves.gaps:
         return start
     generator = moves.random
-    step, unit = planner.problem.seconds, planner.problem.seconds / (planner.problem.n * max(planner.room, 1))
+    mean = planner.problem.seconds / planner.problem.n
+    room = max(planner.room, 1)
     seconds = deadline.remaining if math.isfinite(deadline.remaining) else 60.0
     count = int(min(seconds * options.moves_per_second, options.moves_per_gap * len(moves.gaps)))
     count = count if most_moves is None else min(count, most_moves)
     weight = options.weight
 
     def price(plan: Planned) -> float:
-        return plan.seconds + weight * unit * plan.excess
+        over = max(0, plan.peak_bytes - planner.budget) / room
+        return plan.seconds + weight * over * planner.problem.seconds + options.width * mean * plan.excess / room
 
     now = best = start
     for move in range(count):
@@ -90,9 +95,9 @@ def improve(
             if deadline.expired or (not best.excess and best.seconds <= target):
                 break
             weight *= options.growth if now.excess else 1 / options.growth
-            weight = max(weight, options.weight / 10)
+            weight = max(weight, options.weight)
             share = deadline.elapsed / deadline.seconds if math.isfinite(deadline.seconds) else move / count
-            temperature = step * options.hot * (options.cold / options.hot) ** max(share, move / count)
+            temperature = mean * options.hot * (options.cold / options.hot) ** max(share, move / count)
             current = price(now)
         decisions = moves.propose(now.decisions)
         trial = planner.plan(decisions)
