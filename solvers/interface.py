@@ -23,8 +23,9 @@ Status = Literal["optimal", "feasible", "infeasible"]
 ANY_SCHEDULE = "any schedule"
 ORDER_GIVEN = "first executions in the given order"
 ORDER_GIVEN_FORWARD = "first executions in the given order, forward ops recomputed only"
-# Added to the class where the graph allows copies to a pool and the bound does not cover schedules that have any.
-WITHOUT_COPIES = ", without copies"
+# Added to the class where the graph allows copies to a pool: the bound does not cover schedules that have any, or it covers
+# them as long as no link is faster than its channels say.
+WITHOUT_COPIES, COPIES_AT_RATES = ", without copies", ", copies at the given rates"
 
 # A schedule counts as optimal if a proven bound is within this fraction of its seconds.
 OPTIMAL_TOLERANCE = 1e-6

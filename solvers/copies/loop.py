@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from remat_planner.schedules import preference, simulate
@@ -75,7 +76,9 @@ class CopySearch:
 
     def steps(self) -> tuple[int, ...]:
         """The best schedule, by the simulator: it also counts what copies slow the ops beside them by."""
-        candidates = [self._planner.steps(planned.decisions) for planned in (self._best, *self._policies) if planned.peak_bytes]
+        candidates = [
+            self._planner.steps(planned.decisions) for planned in (self._best, *self._policies) if math.isfinite(planned.excess)
+        ]
         return min(candidates, key=lambda steps: preference(simulate(self._task.graph, steps), self._task.budget))
 
     def _keep(self, planned: Planned) -> None:

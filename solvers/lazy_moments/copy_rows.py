@@ -17,7 +17,7 @@ from remat_planner.solvers.lazy_moments.columns import Columns
 from remat_planner.solvers.lazy_moments.links import Links
 
 # Points of the step, per window, for which there is a row.
-_POINTS = 16
+_POINTS = 32
 
 
 def add_copy_rows(columns: Columns) -> None:

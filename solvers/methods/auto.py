@@ -24,7 +24,7 @@ from remat_planner.solvers import registry
 from remat_planner.solvers.annealing import anneal, in_time
 from remat_planner.solvers.copies import CopySearch
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Reporter, Solver, Task
+from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, Answer, Reporter, Solver, Task
 from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, bound_note, solve_windows
 
 # Share of the time in which lazy moments run alone: threads share caches, so a second one makes a program up to twice as slow.
@@ -61,7 +61,7 @@ class Auto(Solver):
 
     name = "auto"
     description = "lazy moments, and beside them every other method; keeps the best schedule and the best bound"
-    proves = "what lazy moments prove: a lower bound for all schedules that keep the given order of first runs"
+    proves = "what lazy moments prove: a lower bound for all schedules that keep the given order of first runs, copies included"
     copies = True
     anytime = True
 
@@ -93,7 +93,7 @@ def _with_copies(task: Task) -> Answer:
     search.anneal()
     candidates.insert(0, (search.steps(), "offload"))
     steps, solver = min(candidates, key=lambda candidate: preference(simulate(graph, candidate[0]), task.budget))
-    return Answer(steps, search.bound, ORDER_GIVEN, solver=solver)
+    return Answer(steps, search.bound, ORDER_GIVEN + COPIES_AT_RATES, solver=solver)
 
 
 class _Search:

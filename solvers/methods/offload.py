@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from remat_planner.solvers.copies import CopySearch
-from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Solver, Task
+from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, Answer, Solver, Task
 
 
 class Offload(Solver):
@@ -21,4 +21,5 @@ class Offload(Solver):
         search = CopySearch(task)
         search.begin()
         search.anneal()
-        return Answer(search.steps(), search.bound, ORDER_GIVEN)
+        copies = COPIES_AT_RATES if task.graph.pools else ""
+        return Answer(search.steps(), search.bound, ORDER_GIVEN + copies)
