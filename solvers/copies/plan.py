@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,6 +107,11 @@ class CopyPlanner:
             if node >= 0:
                 steps.append(int(problem.ops[node]))
         return problem.with_views(steps)
+
+    def unless_all_fits(self, policy: Callable[[CopyPlanner], Ints]) -> tuple[int, ...]:
+        """The steps that a policy decides; those that keep everything where that fits."""
+        planned = self.plan(self.gaps.keep_all(self.problem.n))
+        return self.steps(policy(self) if planned.excess else planned.decisions)
 
     def copying(self, decisions: Ints, chosen: Ints) -> Ints:
         """``decisions``, with the ``chosen`` gaps copied, each to the first pool that has room, where one has."""

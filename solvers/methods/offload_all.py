@@ -16,5 +16,4 @@ class OffloadAll(Solver):
 
     def solve(self, task: Task) -> Answer:
         """The policy, with transfers placed for the budget; on a graph without pools, nothing leaves by a copy."""
-        planner = CopyPlanner(task.problem, task.budget)
-        return Answer(planner.steps(everything(planner)))
+        return Answer(CopyPlanner(task.problem, task.budget).unless_all_fits(everything))
