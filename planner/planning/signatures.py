@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import flatten_inputs
+from remat_planner.tracer.joint import flatten_inputs, is_size
 from remat_planner.tracer.python_state import Step
 
 
@@ -40,7 +40,7 @@ def input_signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[st
     leaves, tree = flatten_inputs(args, kwargs)
     inputs = (tuple(args), dict(kwargs))
     try:
-        places = [pytree.keystr(path[1:]) for path, _ in pytree.tree_flatten_with_path(inputs)[0]]
+        places = [pytree.keystr(path[1:]) for path, _ in pytree.tree_flatten_with_path(inputs, is_leaf=is_size)[0]]
     except ValueError:
         places = [f"#{k}" for k in range(len(leaves) - len(tree.inside))]
     places += [places[k] + "".join(map(_step, steps)) for k, steps in tree.inside]
@@ -55,7 +55,7 @@ def _step(step: Step) -> str:
 def _form_of_leaf(leaf: Any) -> str:
     if isinstance(leaf, torch.Tensor):
         return form_of(leaf)
-    if leaf is None or isinstance(leaf, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
+    if leaf is None or isinstance(leaf, bool | int | float | complex | str | bytes | torch.dtype | torch.device | torch.Size):
         return repr(leaf)
     return type(leaf).__qualname__  # the repr of an arbitrary object may name its address
 

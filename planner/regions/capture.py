@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer import Joint, capture
 from remat_planner.tracer.errors import InputsDoNotFitError
-from remat_planner.tracer.joint import flatten_inputs, tensors_inside
+from remat_planner.tracer.joint import flatten_inputs, flatten_tree, tensors_inside
 from remat_planner.tracer.record import EveryOutput
 
 GradientLayout = tuple[tuple[int, ...], tuple[int, ...]]
@@ -64,7 +64,7 @@ def capture_region(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     Raises:
         CaptureError: the block cannot be captured, or stores tensors in an argument.
     """
-    leaves, spec = pytree.tree_flatten((args, kwargs))
+    leaves, spec = flatten_tree((args, kwargs))
     copies = [leaf if isinstance(leaf, torch.Tensor) or tensors_inside(leaf) else copy.deepcopy(leaf) for leaf in leaves]
     copied_args, copied_kwargs = pytree.tree_unflatten(copies, spec)
     joint = capture(block, copied_args, copied_kwargs, loss=EveryOutput(gradient_layouts))

@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.planner.codegen import Program, TensorLayout
-from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.joint import Joint, is_size
 
 
 class Expected(NamedTuple):
@@ -134,7 +134,7 @@ def _leaf_names(joint: Joint) -> list[str]:
     names = [f"number {k}" for k in range(joint.returned)]
     names += [effect.label for effect in joint.effects.made for _ in range(effect.leaves)]
     try:
-        paths = pytree.tree_flatten_with_path(numbered)[0]
+        paths = pytree.tree_flatten_with_path(numbered, is_leaf=is_size)[0]
     except ValueError:  # a container that was registered without the names of its entries
         return names
     for path, leaf in paths:

@@ -1,5 +1,6 @@
 """The joint graph of a captured training step, and what every stage asks about its nodes, operators and tensors."""
 
+from remat_planner.tracer.joint.arguments_tree import flatten_tree, is_size
 from remat_planner.tracer.joint.captured_loss import CapturedLoss, StorageLifetime
 from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow, InPlaceOfMissing, Meeting, Tangents
@@ -57,9 +58,11 @@ __all__ = [
     "first_places",
     "flatten",
     "flatten_inputs",
+    "flatten_tree",
     "is_dense",
     "is_from_sizes",
     "is_of_pytorch",
+    "is_size",
     "map_tensors",
     "number_from_sizes",
     "on_real_tensors",

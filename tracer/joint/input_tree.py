@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.joint.arguments_tree import flatten_tree
 from remat_planner.tracer.joint.output_tree import tensors_inside
 from remat_planner.tracer.python_state import Place, Roots, tensors_of_object
 
@@ -63,7 +64,7 @@ class InputTree:
 
 def flatten_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Any], InputTree]:
     """The leaves of a call's arguments and their structure."""
-    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    leaves, spec = flatten_tree((tuple(args), dict(kwargs)))
     inside = [(k, steps, tensor) for k, leaf in enumerate(leaves) for steps, tensor in tensors_of_object(leaf)]
     leaves += [tensor for *_, tensor in inside]
     return leaves, InputTree(spec, tuple((k, steps) for k, steps, _ in inside))

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.joint.arguments_tree import flatten_tree
 from remat_planner.tracer.python_state import slots_of
 
 _HOLDS_NO_TENSOR = (
@@ -63,7 +64,7 @@ class TreeOfLeaves:
 
 def flatten(tree: Any, whole: Container[int] = ()) -> tuple[list[Any], TreeOfLeaves]:
     """The leaves of ``tree`` and its structure. Objects whose identities are in ``whole`` are leaves, whatever is in them."""
-    pytree_leaves, spec = pytree.tree_flatten(tree)
+    pytree_leaves, spec = flatten_tree(tree)
     leaves: list[Any] = []
     templates: list[tuple[Any, int] | None] = []
     for leaf in pytree_leaves:

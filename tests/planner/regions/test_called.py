@@ -54,6 +54,32 @@ def test_a_block_called_several_times_in_a_step_counts_each_time():
     assert same(gradients_after(remat_planner.apply_schedule(model, schedule), x), eager)
 
 
+class _WithSizes(Block):
+    def forward(self, x: torch.Tensor, size: torch.Size) -> tuple[torch.Tensor, torch.Size]:
+        return super().forward(x) / size.numel(), size
+
+
+class _Sized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_WithSizes() for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
+        size = x.shape
+        for block in self.blocks:
+            x, size = block(x, size)
+        return x.square().mean(), size
+
+
+@pytest.mark.parametrize("regions", [None, "blocks.*"])
+def test_sizes_that_are_arguments_or_outputs_stay_sizes(regions: str | None):
+    torch.manual_seed(0)
+    model, x = _Sized(), torch.randn(16, 32)
+    schedule = remat_planner.plan(model, (x,), budget="100%", regions=regions, loss=lambda output: output[0])
+    planned = remat_planner.apply_schedule(model, schedule)
+    assert type(planned(x)[1]) is torch.Size
+
+
 def test_a_block_called_with_too_many_forms_or_not_at_all_is_refused():
     torch.manual_seed(0)
     model, x = Recurrent(tuple(range(1, 10))), torch.randn(64, 32)
