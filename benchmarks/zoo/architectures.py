@@ -18,6 +18,7 @@ LIBRARIES = {
     "diffusers": "diffusers",
     "pyg": "torch_geometric",
     "monai": "monai",
+    "x_transformers": "x_transformers",
 }
 """Each library and the package that holds it."""
 

@@ -66,7 +66,7 @@ def _tiny(shrinker: Shrinker, name: str, value: Any) -> Any:
     if name == "norm_num_groups" and isinstance(value, int):
         return min(value, 8)
     if name == "block_out_channels":
-        return type(value)(16 * (i + 1) for i in range(len(value)))
+        return type(value)(32 * (i + 1) for i in range(len(value)))
     if name == "layers_per_block" and isinstance(value, int):
         return 1
     return shrinker(name, value)
@@ -76,7 +76,8 @@ def _inputs(model: Any) -> Iterator[dict[str, Any]]:
     """Pictures, then clips, then rows of tokens, as the model's main input."""
     names = inspect.signature(model.forward).parameters
     config = model.config
-    channels = config.get("in_channels") or 4
+    numbers = [config.get(name) for name in ("in_channels", "audio_channels", "num_channels", "latent_channels")]
+    all_channels = dict.fromkeys((*(n for n in numbers if isinstance(n, int)), 4, 3))
     width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or config.get("caption_channels")
     width = next((n for n in (width, config.get("text_dim"), config.get("text_embed_dim"), 64) if isinstance(n, int)), 64)
     main = next((name for name in ("sample", "hidden_states", "x") if name in names), None)
@@ -85,6 +86,12 @@ def _inputs(model: Any) -> Iterator[dict[str, Any]]:
     fixed: dict[str, Any] = {
         "timestep": torch.tensor([3, 7]),
         "timesteps": torch.tensor([3, 7]),
+        "timestep_r": torch.tensor([1, 2]),
+        "num_frames": 1,
+        "height": 4,
+        "width": 4,
+        "image_rotary_emb": None,
+        "position_ids": torch.zeros(BATCH, 16, 3, dtype=torch.long),
         "encoder_hidden_states": torch.randn(BATCH, _TOKENS, width),
         "encoder_hidden_states_mask": torch.ones(BATCH, _TOKENS, dtype=torch.long),
         "encoder_attention_mask": torch.ones(BATCH, _TOKENS),
@@ -97,9 +104,10 @@ def _inputs(model: Any) -> Iterator[dict[str, Any]]:
     }
     required = {name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
     wanted = required | (names.keys() & {"timestep", "encoder_hidden_states", "pooled_projections", "txt_ids"})
-    for shape in ((16, 16), (4, 16, 16), (64, 64), (16,), (64,), None):
-        rows = torch.randn(BATCH, 16, channels) if shape is None else torch.randn(BATCH, channels, *shape)
-        kwargs = {main: rows, **{name: fixed[name] for name in fixed if name in wanted}}
-        if "img_ids" in names:
-            kwargs["img_ids"] = torch.zeros(16, 3)
-        yield kwargs
+    for channels in all_channels:
+        for shape in ((16, 16), (4, 16, 16), (64, 64), (16,), (64,), (5, 32, 32), (4096,), None):
+            rows = torch.randn(BATCH, 16, channels) if shape is None else torch.randn(BATCH, channels, *shape)
+            kwargs = {main: rows, **{name: fixed[name] for name in fixed if name in wanted}}
+            if "img_ids" in names:
+                kwargs["img_ids"] = torch.zeros(16, 3)
+            yield kwargs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -44,10 +45,18 @@ _FILLED = {
     "prediction_length": 8,
     "n_routed_experts": 4,
     "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
     "rope_theta": 10000.0,
 }
 """Numbers without which a configuration makes no model."""
 
+_PLACEHOLDER = re.compile(r"(image|audio|video)_token_(id|index)")
+"""Names of the tokens in whose place the features of a picture or sound come."""
+
+_OF_HEADS = ("head_dim", "num_key_value_heads")
+"""Numbers that some configurations leave to the files of weights."""
+
+_LARGE = 2**20
 _VARIES = object()
 """The value of what differs from layer to layer, which the configuration then refuses to say."""
 
@@ -110,6 +119,10 @@ def shrunk(config: PreTrainedConfig, shrinker: Shrinker) -> PreTrainedConfig:
             arguments[name] = _rotary(config, value, shrinker)
         elif value is None and name in _FILLED:
             arguments[name] = _FILLED[name]
+        elif value is None and _PLACEHOLDER.fullmatch(name):
+            arguments[name] = shrinker(name, -1)
+        elif value is None and name in _OF_HEADS:
+            arguments[name] = shrinker(name, _LARGE)
         elif name == "num_key_value_heads" and value == values.get("num_attention_heads"):
             arguments[name] = shrinker("num_attention_heads", value)
         elif isinstance(value, (list, tuple)) and len(value) == values.get("num_hidden_layers"):

@@ -43,7 +43,8 @@ _RULES: tuple[tuple[_Limit, str], ...] = (
     (lambda scale: scale.heads, r".*(n_heads?|num_heads|_heads)"),
     # Layers, and what is counted in layers.
     (lambda scale: scale.layers, r".*(_layers?|n_layers?|depths?|num_blocks)"),
-    (1, r"first_k_dense_replace|num_dense_layers|(num_)?n?_?shared_experts|.*_layer_(period|offset)"),
+    (1, r"first_k_dense_replace|num_dense_layers|(num_)?n?_?shared_experts|.*_layer_period"),
+    (0, r".*_layer_offset"),
     # Widths of a head.
     (lambda scale: scale.head // 2, r"rotary_dim"),
     (lambda scale: scale.head, r".*(head_dim|d_kv|attention_head_size|d_head|head_size|key_dim|mamba_headdim|rank)"),
@@ -96,6 +97,8 @@ class Shrinker:
             return self._number(name, value)
         if isinstance(value, (list, tuple)) and value and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
             return type(value)(self._numbers(name, list(value)))
+        if name.endswith("pinpoints"):  # two tiles and the whole picture
+            return [[self.scale.image, 2 * self.scale.image]]
         if isinstance(value, dict) and "mrope_section" in value:
             pairs = int(self.scale.head * value.get("partial_rotary_factor", 1.0)) // 2
             return {**value, "mrope_section": [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]}
@@ -111,7 +114,7 @@ class Shrinker:
         if _INDICES.fullmatch(name):
             return [min(i, value, self.scale.layers - 1) for i, value in enumerate(values)]
         if re.fullmatch(r".*layers", name):  # numbers of layers to look at, not how many
-            return values
+            return [max(-self.scale.layers, value) for value in values]
         if name == "depths":
             return [1] * len(values)
         if name.endswith("heads"):

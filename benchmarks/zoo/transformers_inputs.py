@@ -115,10 +115,13 @@ class _Forms:
         return (height, width) if isinstance(height, int) and isinstance(width, int) and height <= 256 else (128, 128)
 
     def sounds(self) -> Iterator[dict[str, Any]]:
-        bins = self.find("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim", default=80)
+        names = ("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim")
+        widths = [width for name in names if isinstance(width := self.find(name), int)]
+        bins = widths[0] if widths else 80
         if "input_features" in self.names:
             frames = 2 * self.find("max_source_positions", default=50)
-            for shape in ((BATCH, bins, frames), (BATCH, frames, bins)):
+            wide = dict.fromkeys((bins, 80, 128, *widths))
+            for shape in (shape for width in wide for shape in ((BATCH, width, frames), (BATCH, frames, width))):
                 features = torch.randn(shape)
                 masks = {
                     name: torch.ones(BATCH, frames, dtype=torch.long)
@@ -180,7 +183,9 @@ class _Forms:
 
     def _words(self) -> torch.Tensor:
         limit = self.find("vocab_size", default=_LAST_WORD)
-        return torch.randint(_FIRST_WORD, min(_LAST_WORD, limit if isinstance(limit, int) else _LAST_WORD), (BATCH, _TOKENS))
+        longest = self.find("max_position_embeddings", "max_text_len", default=_TOKENS)
+        length = min(_TOKENS, longest) if isinstance(longest, int) else _TOKENS
+        return torch.randint(_FIRST_WORD, min(_LAST_WORD, limit if isinstance(limit, int) else _LAST_WORD), (BATCH, length))
 
     def labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the task is trained to give; {} where nothing is known of it."""
