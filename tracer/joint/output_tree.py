@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ _HOLDS_NO_TENSOR = (
     torch.dtype,
     torch.device,
     torch.Size,
+    ModuleType,
     nn.Module,  # its tensors are state, not output
     *(FunctionType, BuiltinFunctionType, MethodType, functools.partial),  # other objects may be callable and hold tensors
 )
@@ -56,7 +57,7 @@ class TreeOfLeaves:
             return pytree.tree_unflatten(leaves, self.spec)
         rest = iter(leaves)
         filled = [
-            next(rest) if template is None else _with_tensors_replaced(template[0], lambda _: next(rest))
+            next(rest) if template is None else _with_tensors_replaced(template[0], lambda _: next(rest), _holding(template[0]))
             for template in self.templates
         ]
         return pytree.tree_unflatten(filled, self.spec)
@@ -76,7 +77,7 @@ def flatten(tree: Any, whole: Container[int] = ()) -> tuple[list[Any], TreeOfLea
 
 def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     """``tree`` with ``function`` applied to each tensor; objects with tensors inside are copied."""
-    return pytree.tree_map(lambda leaf: _with_tensors_replaced(leaf, function), tree)
+    return pytree.tree_map(lambda leaf: _with_tensors_replaced(leaf, function, _holding(leaf)), tree)
 
 
 def tensors_inside(thing: Any) -> list[torch.Tensor]:
@@ -87,28 +88,67 @@ def tensors_inside(thing: Any) -> list[torch.Tensor]:
         tensors.append(tensor)
         return tensor
 
-    _with_tensors_replaced(thing, collect)
+    _with_tensors_replaced(thing, collect, _holding(thing))
     return tensors
 
 
-def _with_tensors_replaced(thing: Any, replace: Callable[[torch.Tensor], Any], above: frozenset[int] = frozenset()) -> Any:
+def _holding(thing: Any) -> set[int]:
+    """Identities of the objects, ``thing`` and those inside it, from which a tensor is reached."""
+    holders: dict[int, list[int]] = {id(thing): []}
+    to_enter, found = [thing], []
+    while to_enter:
+        outer = to_enter.pop()
+        for inner in _inside(outer):
+            if isinstance(inner, torch.Tensor):
+                found.append(id(outer))
+            elif not isinstance(inner, _HOLDS_NO_TENSOR):
+                if id(inner) not in holders:
+                    to_enter.append(inner)
+                holders.setdefault(id(inner), []).append(id(outer))
+    holding: set[int] = set()
+    while found:
+        holder = found.pop()
+        if holder not in holding:
+            holding.add(holder)
+            found += holders[holder]
+    return holding
+
+
+def _inside(thing: Any) -> list[Any]:
+    """The items, values and attributes of an object."""
+    if isinstance(thing, (torch.Tensor, *_HOLDS_NO_TENSOR)):
+        return []
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return list(thing)
+    values = list(thing.values()) if isinstance(thing, dict) else []
+    return [*values, *getattr(thing, "__dict__", {}).values(), *_slots(thing).values()]
+
+
+def _slots(thing: Any) -> dict[str, Any]:
+    return {key: getattr(thing, key) for key in slots_of(type(thing)) if hasattr(thing, key)}
+
+
+def _with_tensors_replaced(
+    thing: Any, replace: Callable[[torch.Tensor], Any], holding: set[int], above: frozenset[int] = frozenset()
+) -> Any:
     """``thing`` with ``replace`` applied to each tensor; parts without tensors are shared, the others are copied.
 
-    ``above`` are the ids of the objects around ``thing``: an object inside itself is not entered again.
+    ``holding`` is of the whole. ``above`` are the ids of the objects around ``thing``: an object inside itself is not entered
+    again.
     """
     if isinstance(thing, torch.Tensor):
         return replace(thing)
-    if isinstance(thing, _HOLDS_NO_TENSOR) or id(thing) in above:
+    if id(thing) not in holding or id(thing) in above:
         return thing
     above = above | {id(thing)}
     if isinstance(thing, (list, tuple, set, frozenset)):
-        items = [_with_tensors_replaced(item, replace, above) for item in thing]
+        items = [_with_tensors_replaced(item, replace, holding, above) for item in thing]
         if all(new is old for new, old in zip(items, thing, strict=True)):
             return thing
         return type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
-    values = _changed_entries(thing, replace, above) if isinstance(thing, dict) else {}
-    attributes = _changed_entries(getattr(thing, "__dict__", {}), replace, above)
-    slots = _changed_entries({key: getattr(thing, key) for key in slots_of(type(thing)) if hasattr(thing, key)}, replace, above)
+    values = _changed_entries(thing, replace, holding, above) if isinstance(thing, dict) else {}
+    attributes = _changed_entries(getattr(thing, "__dict__", {}), replace, holding, above)
+    slots = _changed_entries(_slots(thing), replace, holding, above)
     if not values and not attributes and not slots:
         return thing
     copied = copy.copy(thing)
@@ -121,7 +161,9 @@ def _with_tensors_replaced(thing: Any, replace: Callable[[torch.Tensor], Any], a
     return copied
 
 
-def _changed_entries(entries: dict[Any, Any], replace: Callable[[torch.Tensor], Any], above: frozenset[int]) -> dict[Any, Any]:
+def _changed_entries(
+    entries: dict[Any, Any], replace: Callable[[torch.Tensor], Any], holding: set[int], above: frozenset[int]
+) -> dict[Any, Any]:
     """The entries with a tensor inside, replaced."""
-    replaced = {key: _with_tensors_replaced(value, replace, above) for key, value in entries.items()}
+    replaced = {key: _with_tensors_replaced(value, replace, holding, above) for key, value in entries.items()}
     return {key: value for key, value in replaced.items() if value is not entries[key]}
