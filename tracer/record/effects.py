@@ -27,6 +27,7 @@ from remat_planner.tracer.python_state import (
     is_plain,
     same,
 )
+from remat_planner.tracer.torch_private import FakeTensor
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def effects_of(
         again = None if later is None else later.pop(change.holder.place.label, unchanged)
         for key, value, name in _parts(change, again):
             written.setdefault(change.holder.place.label, set()).add(key)
+            if _is_of_fakes(key):
+                continue
             if value is ABSENT or _holds_a_tensor(key):  # another tensor is another key
                 lost.append(name)
                 continue
@@ -102,6 +105,11 @@ def effects_of(
 
 def _label(change: Change, key: Any) -> str:
     return change.holder.place.label if key in (EXTEND, REPLACE) else change.holder.name_of(key)
+
+
+def _is_of_fakes(key: Any) -> bool:
+    """Whether an entry is for fake tensors, as in a dispatch by types: no step without them has it."""
+    return any(isinstance(part, type) and issubclass(part, FakeTensor) for part in (key if isinstance(key, tuple) else (key,)))
 
 
 def _reassigned(changes: Iterable[Change]) -> dict[int, str]:

@@ -335,6 +335,21 @@ def test_caches_that_the_first_forward_fills() -> None:
     )
 
 
+def test_a_table_by_types_gets_no_entry_for_the_captures_tensors() -> None:
+    """As einops finds the backend of each type of tensor."""
+    table: dict[object, str] = {torch.Tensor: "torch"}
+
+    def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
+        found = table.setdefault(type(x), "torch"), table.setdefault((type(x), 2), "torch")
+        return net.b(torch.tanh(net.a(x))).square().mean() * len(found)
+
+    net = Net(forward)
+    net(X)
+    planned = apply_schedule(net, plan(net, (X,), budget="100%"))
+    planned(X).backward()
+    assert list(table) == [torch.Tensor, (torch.Tensor, 2)]
+
+
 INSTALLED = itertools.count()
 
 
