@@ -19,6 +19,7 @@ from remat_planner.tracer.python_state import (
     Array,
     Change,
     Memory,
+    Place,
     RandomGenerator,
     Sequence,
     SetOfItems,
@@ -26,6 +27,7 @@ from remat_planner.tracer.python_state import (
     described_value,
     is_plain,
     same,
+    walk,
 )
 from remat_planner.tracer.torch_private import FakeTensor
 
@@ -79,6 +81,7 @@ def effects_of(
             if value is ABSENT or _holds_a_tensor(key):  # another tensor is another key
                 lost.append(name)
                 continue
+            _drop_entries_of_fakes(value)
             once = again is not None and key not in {EXTEND, REPLACE, *again.keys}
             if once and _holds_a_tensor(value):
                 filled.add(name)
@@ -105,6 +108,14 @@ def effects_of(
 
 def _label(change: Change, key: Any) -> str:
     return change.holder.place.label if key in (EXTEND, REPLACE) else change.holder.name_of(key)
+
+
+def _drop_entries_of_fakes(value: Any) -> None:
+    """Drop such entries from the dictionaries inside of an object that the forward leaves behind, a copy of a table."""
+    for holder in walk([(Place("", value, "object"), value)], None):
+        if isinstance(holder.target, dict):
+            for key in [key for key in holder.target if _is_of_fakes(key)]:
+                del holder.target[key]
 
 
 def _is_of_fakes(key: Any) -> bool:

@@ -336,17 +336,20 @@ def test_caches_that_the_first_forward_fills() -> None:
 
 
 def test_a_table_by_types_gets_no_entry_for_the_captures_tensors() -> None:
-    """As einops finds the backend of each type of tensor."""
+    """As einops finds the backend of each type of tensor, and einx, which copies its table first."""
     table: dict[object, str] = {torch.Tensor: "torch"}
 
     def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
         found = table.setdefault(type(x), "torch"), table.setdefault((type(x), 2), "torch")
+        if type(x) not in net.kinds.of:
+            net.kinds = types.SimpleNamespace(of={**net.kinds.of, type(x): "torch"})
         return net.b(torch.tanh(net.a(x))).square().mean() * len(found)
 
-    net = Net(forward)
+    net = Net(forward, kinds=types.SimpleNamespace(of={}))
     net(X)
     planned = apply_schedule(net, plan(net, (X,), budget="100%"))
     planned(X).backward()
+    assert list(net.kinds.of) == [torch.Tensor]
     assert list(table) == [torch.Tensor, (torch.Tensor, 2)]
 
 
