@@ -290,7 +290,12 @@ class PlannedCall:
                 tell("only numbers differ, so its schedule is kept", programs=len(self._bound))
                 return self._bound[0]
             tell(None, programs=len(self._bound))
-        elif self._sized is not None:
+        known = [program.schedule for program in self.programs]
+        if (
+            not alike
+            and self._sized is not None
+            and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known)
+        ):
             self._source.refuse_sharded()
             bound = self._sized.bound_for(call, self._bound)
             if bound is not None:
@@ -300,7 +305,6 @@ class PlannedCall:
         places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.tree)]
         if any(places):
             _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
-        known = [program.schedule for program in self.programs]
         self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
         return self._bound[0]
 

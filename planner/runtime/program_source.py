@@ -63,7 +63,7 @@ class ProgramSource:
             InfeasibleBudgetError: the budget is too small for these inputs.
         """
         self.refuse_sharded()
-        call = Origin(inputs=input_signature(args, kwargs), modes=mode_signature(self.model), autocast=autocast)
+        call = self._origin_of(args, kwargs, autocast)
         stale: StaleScheduleError | None = None
         for schedule in self._loaded_for(call, known):
             try:
@@ -87,6 +87,15 @@ class ProgramSource:
         if joint is None:
             raise RuntimeError("the new plan came without its capture; please report this")
         return self.program(schedule, joint)
+
+    def has_schedule_for(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], autocast: Mapping[str, str], known: Collection[Schedule]
+    ) -> bool:
+        """Whether a loaded schedule that is not ``known`` is for a call like this one."""
+        return any(form.origin.inputs for form in self._loaded_for(self._origin_of(args, kwargs, autocast), known))
+
+    def _origin_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], autocast: Mapping[str, str]) -> Origin:
+        return Origin(inputs=input_signature(args, kwargs), modes=mode_signature(self.model), autocast=autocast)
 
     def program_like(self, known: Iterable[PlannedProgram], joint: Joint) -> PlannedProgram | None:
         """A program for a new capture by the schedule of a ``known`` program from which it differs in numbers only."""
