@@ -48,27 +48,30 @@ solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules
 solvers.two_level       deadline milp problem schedules
-tracer.capture          functions joint passes python_state record refusals torch_private torch_private_layouts
-                        torch_surroundings torch_values
+tracer.capture          functions joint passes python_state record refusals torch_higher_order torch_nested torch_private
+                        torch_private_layouts torch_surroundings torch_values
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
-tracer.functions        operators torch_functions torch_private torch_script
-tracer.joint            python_state torch_private
+tracer.functions        operators torch_functions torch_higher_order torch_private torch_script torch_sparse
+tracer.joint            python_state torch_nested torch_private torch_sparse
 tracer.lazy_types       -
 tracer.lower            costs joint operators torch_private schedules
-tracer.on_paper         record refusals torch_kernels torch_private
+tracer.on_paper         record refusals torch_higher_order torch_kernels torch_private
 tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private torch_values
-tracer.python_state     -
-tracer.record           errors functions joint operators python_state refusals torch_functions torch_kernels torch_private
-                        torch_modules torch_script torch_surroundings torch_values
-tracer.refusals         errors joint lazy_types operators torch_private
+tracer.python_state     torch_higher_order torch_nested torch_sparse
+tracer.record           errors functions joint operators python_state refusals torch_functions torch_higher_order torch_kernels
+                        torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings torch_values
+tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
 tracer.sizes            capture joint python_state record torch_private torch_sizes
 tracer.torch_functions  -
+tracer.torch_higher_order  -
 tracer.torch_kernels    torch_private
 tracer.torch_modules    -
+tracer.torch_nested     -
 tracer.torch_private    -
 tracer.torch_script     -
+tracer.torch_sparse     -
 tracer.torch_private_layouts  -
 tracer.torch_sizes      torch_private
 tracer.torch_surroundings  -
@@ -95,7 +98,7 @@ planner.plan            errors module_paths planning regions runtime verified_pl
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
                         solvers.registry tracer
                         tracer.costs tracer.errors tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
-                        tracer.sizes tracer.torch_private tracer.torch_script
+                        tracer.sizes tracer.torch_private tracer.torch_script tracer.torch_sparse
 planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private

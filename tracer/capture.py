@@ -72,6 +72,8 @@ from remat_planner.tracer.refusals import (
     refuse_python_state,
     refuse_without_backward,
 )
+from remat_planner.tracer.torch_higher_order import loops_differentiated
+from remat_planner.tracer.torch_nested import jagged_of_fakes
 from remat_planner.tracer.torch_private import (
     FakeTensorMode,
     accepting_real_tensors,
@@ -331,6 +333,8 @@ def _capturing(mode: FakeTensorMode) -> Iterator[None]:
         accepting_real_tensors(mode),
         without_addresses(mode),
         grouped_products_of_any_dtype(),
+        loops_differentiated(mode),
+        jagged_of_fakes(mode),
         laid_out_as_real(mode),
         fakes_by_example(mode, result_by_example),
         sized_results_given(mode),

@@ -29,7 +29,6 @@ from torch.types import py_sym_types
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
-    "ASKS_FOR_RULE",
     "CALLS_COMPILED_CODE",
     "READS_OF_FAKES",
     "DataDependentOutputException",
@@ -52,6 +51,7 @@ __all__ = [
     "in_checkpoint",
     "in_checkpoint_replaying_draws",
     "is_fake",
+    "is_recording",
     "is_symbolic",
     "lacks_fake",
     "modes_active",
@@ -81,8 +81,6 @@ READS_OF_FAKES = (
 )
 # Message of torch.compile when a compiled function is called under a trace.
 CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
-# Message of a dispatch mode that is asked about a higher-order operator.
-ASKS_FOR_RULE = "no rule registered for HigherOrderOperator"
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -199,6 +197,8 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     """The fake of ``tensor`` with its shape, strides, dtype and device; a fake of this mode is returned as it is."""
     if isinstance(tensor, FakeTensor) and tensor.fake_mode is mode:
         return tensor
+    if tensor._base is not None and tensor._base.layout is not torch.strided:
+        tensor = tensor.data  # the indices and values of a sparse tensor are views of it, which a fake would repeat
     return mode.from_tensor(tensor, static_shapes=True)
 
 
@@ -217,6 +217,11 @@ def recorded_graph() -> fx.Graph:
     if mode is None:
         raise RuntimeError("no trace is under way")
     return mode.tracer.graph
+
+
+def is_recording() -> bool:
+    """Whether a trace is under way, and not interrupted: PyTorch's own code does so to compute forms."""
+    return get_proxy_mode() is not None
 
 
 def newest_node(graph: fx.Graph) -> fx.Node:

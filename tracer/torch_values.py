@@ -9,13 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["like", "result_given", "run_composite", "sized_results_given", "whole_tensors_read"]
+__all__ = ["is_composite", "like", "result_given", "run_composite", "sized_results_given", "whole_tensors_read"]
 
 _given: ContextVar[tuple[Any, Callable[[], Any]] | None] = ContextVar("_given", default=None)
 
@@ -93,6 +94,15 @@ def whole_tensors_read(read: Callable[..., torch.Tensor]) -> Iterator[None]:
     finally:
         own.tolist = original
         del own.numpy  # the one of the base class is in its place again
+
+
+@cache
+def is_composite(operator: Any) -> bool:
+    """Whether an operator is made of others, which autograd's layer calls in its place."""
+    if not isinstance(operator, torch._ops.OpOverload):
+        return False
+    name: str = operator.name()  # type: ignore[no-untyped-call]
+    return torch._C._dispatch_has_kernel_for_dispatch_key(name, torch._C.DispatchKey.CompositeImplicitAutograd)
 
 
 def run_composite(operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:

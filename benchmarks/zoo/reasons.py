@@ -76,7 +76,11 @@ REASONS = (
         "launch it in the forward of a `torch.autograd.Function`, which runs as it is",
     ),
     Reason("sparse gradients", "gradient is sparse", "`nn.Embedding(sparse=False)`"),
-    Reason("a tensor that is not strided (sparse, nested)", "sparse|nested|jagged", "dense tensors, padded"),
+    Reason(
+        "a tensor that is not strided, as an output or in a place where it cannot be planned",
+        "sparse|nested|jagged",
+        "its values and indices or offsets; `layout=torch.jagged`",
+    ),
     Reason(
         "a write in place that has no other form",
         "writes in place",

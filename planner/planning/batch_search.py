@@ -19,7 +19,7 @@ from remat_planner.planner.planning.solve_step import schedule_step
 from remat_planner.planner.planning.step import trace_step
 from remat_planner.schedules import BudgetOn, Schedule, TrainingState
 from remat_planner.solvers import Solver
-from remat_planner.tracer.joint import flatten_inputs, map_tensors
+from remat_planner.tracer.joint import flatten_inputs, has_parts, map_tensors
 
 LARGEST_BATCH = 65_536
 """Samples; larger batches are not tried."""
@@ -51,9 +51,13 @@ class Batches:
         """Take the first dimension of the first tensor as the batch; every tensor with as many rows grows with it.
 
         Raises:
-            BatchError: no input is a tensor with at least one dimension.
+            BatchError: no input is a tensor with at least one dimension, or one is sparse or jagged.
         """
         inputs = (tuple(args), dict(kwargs))
+        if has_parts(*inputs):
+            raise BatchError(
+                "an input is sparse or jagged, and how it grows with the batch is not known: plan each size by itself (plan)"
+            )
         places = dict(zip(input_signature(*inputs), flatten_inputs(*inputs)[0], strict=True))
         tensors = {place: leaf for place, leaf in places.items() if isinstance(leaf, torch.Tensor) and leaf.dim()}
         if not tensors:

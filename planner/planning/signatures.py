@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.joint import flatten_inputs, is_size
+from remat_planner.tracer.joint import arguments_apart, flatten_inputs, is_size
 from remat_planner.tracer.python_state import Step
+from remat_planner.tracer.torch_sparse import is_sparse
 
 
 def state_signature(model: nn.Module) -> dict[str, str]:
@@ -35,15 +36,16 @@ def mode_signature(model: nn.Module) -> dict[str, str]:
 def input_signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
     """The form of each input by its place: "[0]" for the first positional one, "['labels']" for a named one.
 
+    A sparse tensor has a form for each dense tensor that it consists of, "[1].indices" and "[1].values".
     Leaves of pytree containers that name no entries are numbered, "#0", "#1". Tensors inside objects follow, "[0].x".
     """
     leaves, tree = flatten_inputs(args, kwargs)
-    inputs = (tuple(args), dict(kwargs))
+    inputs = arguments_apart(args, kwargs)
     try:
         places = [pytree.keystr(path[1:]) for path, _ in pytree.tree_flatten_with_path(inputs, is_leaf=is_size)[0]]
     except ValueError:
-        places = [f"#{k}" for k in range(len(leaves) - len(tree.inside))]
-    places += [places[k] + "".join(map(_step, steps)) for k, steps in tree.inside]
+        places = [f"#{k}" for k in range(tree.spec.num_leaves)]
+    places += [places[way.leaf] + "".join(map(_step, way.steps)) + name for way in tree.inside for name in way.names]
     return {place: _form_of_leaf(leaf) for place, leaf in zip(places, leaves, strict=True)}
 
 
@@ -61,5 +63,8 @@ def _form_of_leaf(leaf: Any) -> str:
 
 
 def form_of(tensor: torch.Tensor) -> str:
-    """Dtype and shape of a tensor, as in "float32[4, 8]"."""
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    """Dtype and shape of a tensor, as in "float32[4, 8]"; of a sparse one, its layout and number of entries too."""
+    form = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    if not is_sparse(tensor):
+        return form
+    return f"{form} {str(tensor.layout).removeprefix('torch.')} of {tensor._nnz()} entries"

@@ -257,7 +257,7 @@ class PlannedCall:
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], InputTree]:
         """``flatten_inputs`` of the arguments. Where all are tensors, its result is known but for the tensors themselves."""
         leaves = [*args, *kwargs.values()]
-        if not all(type(leaf) is torch.Tensor for leaf in leaves):
+        if not all(type(leaf) is torch.Tensor and leaf.layout is torch.strided for leaf in leaves):
             return flatten_inputs(args, kwargs)
         form = (len(args), *kwargs)
         if form not in self._trees:

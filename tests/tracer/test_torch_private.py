@@ -228,13 +228,18 @@ def test_new_fakes_may_have_no_address():
     assert private.storage_key(views[1]) == private.storage_key(fake)
 
 
-def test_dispatch_modes_are_asked_about_higher_order_operators():
-    class Mode(private.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            return func(*args, **(kwargs or {}))
+def test_a_trace_is_interrupted_where_nothing_is_recorded():
+    seen = []
 
-    with Mode(), pytest.raises(NotImplementedError, match=private.ASKS_FOR_RULE):
-        torch.ops.higher_order.cond(torch.tensor(True), torch.sin, torch.cos, (torch.ones(2),))
+    def recorded(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(private.is_recording())
+        with private.without_recording():
+            seen.append(private.is_recording())
+        return tensor.sin()
+
+    private.trace(recorded, private.to_fake(private.new_fake_mode(), torch.ones(2)))
+    assert seen == [True, False]
+    assert not private.is_recording()
 
 
 def test_operators_without_a_fake_say_so():

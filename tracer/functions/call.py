@@ -17,6 +17,8 @@ import torch
 
 from remat_planner.tracer.functions.errors import FunctionVariesError
 from remat_planner.tracer.functions.forms import Place, TensorForm, UnlikePlannedError, copied, own_tensors, with_flag
+from remat_planner.tracer.functions.purity import is_registered_pure
+from remat_planner.tracer.operators import OperatorFacts
 
 Function = type[torch.autograd.Function]
 
@@ -56,11 +58,13 @@ class Call:
     """One forward or backward of ``function`` on arguments of fixed forms. Equal calls are one object.
 
     Attributes:
+        function: the autograd.Function, or operator.
+        arguments: the forms of its tensors.
         number: of the call, by which the recorded operator finds it.
         results: where its results lie; None until it is sampled.
     """
 
-    function: Function
+    function: Any
     arguments: tuple[TensorForm, ...]
     number: int = field(init=False)
     results: Results | None = field(init=False, default=None)
@@ -102,6 +106,19 @@ class Call:
     def description(self) -> str:
         """The call in one line, the same in every process."""
         return self.name
+
+    @property
+    def recorded_name(self) -> str:
+        """The name under which cost profiles know the call."""
+        return f"autograd.Function {self.description}"
+
+    @property
+    def facts(self) -> OperatorFacts:
+        """What is known about the call."""
+        pure = is_registered_pure(self.function)
+        kind = getattr(self.function, "what", "an autograd.Function")
+        pinned = None if pure else f"{kind} that runs as it is ({self.name}): whether it may run twice is unknown"
+        return OperatorFacts(pure=pure, pinned=pinned, draws=self.sampled.draws)
 
     def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Run the function's own code and list the results.

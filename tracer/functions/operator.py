@@ -15,7 +15,6 @@ import torch
 from torch import fx
 
 from remat_planner.tracer.functions.call import Call
-from remat_planner.tracer.functions.purity import is_registered_pure
 from remat_planner.tracer.operators import OperatorFacts, graph_function, with_facts
 
 _NAMESPACE = "remat_planner"
@@ -34,34 +33,32 @@ def _real(arguments: Sequence[torch.Tensor], number: int) -> list[torch.Tensor]:
 
 _LIBRARY.impl(_NAME, _real, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{_NAMESPACE}::{_NAME}", _fake, lib=_LIBRARY)
-_OPERATOR: torch._ops.OpOverload = getattr(getattr(torch.ops, _NAMESPACE), _NAME).default
-RECORDED_AS = str(_OPERATOR)
+record_call: torch._ops.OpOverload = getattr(getattr(torch.ops, _NAMESPACE), _NAME).default
+"""The operator: it takes the tensors of a call and its number, and returns its results."""
+RECORDED_AS = str(record_call)
 """Name of the operator that a recording has in the place of a Function, which eager does not call."""
 
 
 def results_of(call: Call, arguments: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The results of ``call``, as ``calls`` lists them; on fakes a recording gets one operator."""
-    results: list[torch.Tensor] = _OPERATOR(list(arguments), call.number)
+    results: list[torch.Tensor] = record_call(list(arguments), call.number)
     return results
 
 
 def use_functions(graph: fx.Graph) -> None:
     """Put a graph function in the place of each recorded call of a Function."""
     for node in graph.nodes:
-        if node.target is _OPERATOR:
+        if node.target is record_call:
             arguments, number = node.args
             call = Call.known[number]
-            node.target = _graph_function(call, is_registered_pure(call.function))
+            node.target = _graph_function(call, call.facts)
             node.args = tuple(arguments)
 
 
 @cache
-def _graph_function(call: Call, pure: bool) -> Callable[..., Any]:
-    kind = getattr(call.function, "what", "an autograd.Function")
-    pinned = None if pure else f"{kind} that runs as it is ({call.name}): whether it may run twice is unknown"
-
-    @graph_function(f"autograd.Function {call.description}")
-    @with_facts(OperatorFacts(pure=pure, pinned=pinned, draws=call.sampled.draws))
+def _graph_function(call: Call, facts: OperatorFacts) -> Callable[..., Any]:
+    @graph_function(call.recorded_name)
+    @with_facts(facts)
     def run(*arguments: torch.Tensor) -> list[torch.Tensor]:
         return call.run(arguments)
 

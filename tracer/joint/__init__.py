@@ -1,12 +1,13 @@
 """The joint graph of a captured training step, and what every stage asks about its nodes, operators and tensors."""
 
+from remat_planner.tracer.joint.argument_parts import Parts, arguments_apart
 from remat_planner.tracer.joint.arguments_tree import flatten_tree, is_size
 from remat_planner.tracer.joint.captured_loss import CapturedLoss, StorageLifetime
 from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow, InPlaceOfMissing, Meeting, Tangents
 from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Hook, Joint, OutputLeaf
 from remat_planner.tracer.joint.guards import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
-from remat_planner.tracer.joint.input_tree import InputTree, can_be_input, flatten_inputs, tensor_inputs
+from remat_planner.tracer.joint.input_tree import InputTree, can_be_input, flatten_inputs, has_parts, tensor_inputs
 from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
@@ -40,6 +41,7 @@ __all__ = [
     "Meeting",
     "ModuleState",
     "OutputLeaf",
+    "Parts",
     "Place",
     "PlaceSlot",
     "RecordedForward",
@@ -52,6 +54,7 @@ __all__ = [
     "Tangents",
     "TreeOfLeaves",
     "Undo",
+    "arguments_apart",
     "can_be_input",
     "computes_as_plain",
     "dense_strides",
@@ -59,6 +62,7 @@ __all__ = [
     "flatten",
     "flatten_inputs",
     "flatten_tree",
+    "has_parts",
     "is_dense",
     "is_from_sizes",
     "is_of_pytorch",

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from remat_planner.tracer.python_state import Place
+from remat_planner.tracer.torch_sparse import SparseForm, is_sparse, parts_of_sparse
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class ModuleState:
         buffers: the buffers, then the tensors in Python state.
         buffer_slots: where they are.
         places: places in Python state with one of these tensors.
+        sparse: places with a sparse tensor, its form, and the index in ``buffers`` of the first of its parts.
     """
 
     parameters: tuple[torch.Tensor, ...]
@@ -76,6 +78,7 @@ class ModuleState:
     buffers: tuple[torch.Tensor, ...]
     buffer_slots: tuple[BufferSlot, ...]
     places: tuple[tuple[Place, torch.Tensor], ...] = ()
+    sparse: tuple[tuple[Place, SparseForm, int], ...] = ()
 
     @property
     def registered(self) -> tuple[torch.Tensor, ...]:
@@ -92,6 +95,10 @@ class ModuleState:
     def with_places(self, found: Iterable[tuple[torch.Tensor, tuple[Place, ...]]]) -> ModuleState:
         """This state, with the tensors that are ``found`` in places of Python state; some may be registered too."""
         found = list(found)
+        dense = [(tensor, places) for tensor, places in found if not is_sparse(tensor)]
+        if len(dense) < len(found):
+            sparse = [(tensor, place) for tensor, places in found if is_sparse(tensor) for place in places]
+            return self.with_places(dense)._with_sparse(sparse)
         registered = set(map(id, self.registered))
         others = [(tensor, places) for tensor, places in found if id(tensor) not in registered]
         return replace(
@@ -101,16 +108,33 @@ class ModuleState:
             places=tuple((place, tensor) for tensor, places in found for place in places),
         )
 
+    def _with_sparse(self, found: Iterable[tuple[torch.Tensor, Place]]) -> ModuleState:
+        """This state, with the parts of sparse tensors that are ``found`` in places."""
+        state = self
+        for tensor, place in found:
+            form, parts = SparseForm.of(tensor), parts_of_sparse(tensor)
+            state = replace(
+                state,
+                buffers=(*state.buffers, *parts),
+                buffer_slots=(*state.buffer_slots, *(PlaceSlot(place.part(form, k)) for k in range(len(parts)))),
+                sparse=(*state.sparse, (place, form, len(state.buffers))),
+            )
+        return state
+
 
 def state_of(model: nn.Module) -> ModuleState:
     """Walk the modules of ``model`` and list its tensors, each once."""
     names: dict[int, list[str]] = {}
+    sparse: list[tuple[torch.Tensor, Place]] = []
     first: dict[int, tuple[torch.Tensor, str, str, Literal["parameter", "buffer"]]] = {}
     registries: tuple[tuple[Literal["parameter", "buffer"], str], ...] = (("parameter", "_parameters"), ("buffer", "_buffers"))
     for path, module in model.named_modules(remove_duplicate=False):
         for kind, registry in registries:
             for key, tensor in getattr(module, registry).items():
-                if tensor is not None:
+                if tensor is not None and is_sparse(tensor):
+                    place = Place(path, path, "module").attribute(registry).item(key)
+                    sparse.append((tensor, replace(place, label=_full_name(path, key))))
+                elif tensor is not None:
                     first.setdefault(id(tensor), (tensor, path, key, kind))
                     names.setdefault(id(tensor), []).append(_full_name(path, key))
     tensors: dict[str, list[torch.Tensor]] = {"parameter": [], "buffer": []}
@@ -118,12 +142,13 @@ def state_of(model: nn.Module) -> ModuleState:
     for identity, (tensor, path, key, kind) in first.items():
         tensors[kind].append(tensor)
         slots[kind].append(StateSlot(path, key, kind, aliases=tuple(dict.fromkeys(names[identity][1:]))))
-    return ModuleState(
+    state = ModuleState(
         parameters=tuple(tensors["parameter"]),
         parameter_slots=tuple(slots["parameter"]),
         buffers=tuple(tensors["buffer"]),
         buffer_slots=tuple(slots["buffer"]),
     )
+    return state._with_sparse(sparse)
 
 
 def _full_name(path: str, key: str) -> str:

@@ -9,12 +9,14 @@ on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from remat_planner.tracer.torch_higher_order import flex_attention_as_on_gpu
 from remat_planner.tracer.torch_kernels import composites_replaced
 
 aten = torch.ops.aten
@@ -28,8 +30,15 @@ _BIAS_MULTIPLE = 16
 
 @contextmanager
 def fused_kernels() -> Iterator[None]:
-    """Inside, dropout and attention on fakes are one fused kernel each where a GPU has one and a CPU has none."""
-    with composites_replaced({aten.scaled_dot_product_attention.default: _attention, aten.dropout.default: _dropout}):
+    """Inside, dropout and attention on fakes are one fused kernel each where a GPU has one and a CPU has none.
+
+    ``flex_attention`` is one operator for its forward and one for its backward anyway; here it trains on the CPU too.
+    """
+    kernels: dict[torch._ops.OpOverload, Callable[..., Any]] = {
+        aten.scaled_dot_product_attention.default: _attention,
+        aten.dropout.default: _dropout,
+    }
+    with composites_replaced(kernels), flex_attention_as_on_gpu():
         yield
 
 

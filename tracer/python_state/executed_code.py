@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,6 +19,8 @@ from types import CodeType, FrameType, MappingProxyType
 from typing import Any
 
 import torch
+
+from remat_planner.tracer.torch_higher_order import compiled_calls_by
 
 _PROJECT = str(Path(__file__).parents[2]) + os.sep
 _STDLIB = tuple({sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib")})
@@ -52,6 +54,7 @@ class ExecutedCode:
         self._calls: dict[int, tuple[CodeType, dict[str, Any]] | None] = {}
         self._asked: set[str] = set()
         self._shadowed: dict[int, tuple[dict[str, Any], set[str]]] = {}  # globals, and their names of builtins, by identity
+        self._hidden = False
         self._watched_names: frozenset[str] = frozenset()
         self._watch: Callable[[Any, FrameType], None] = _nothing
 
@@ -79,6 +82,8 @@ class ExecutedCode:
 
         So are names that were put together and given to ``getattr``.
         """
+        if self._hidden:
+            return None
         names = set(self._asked)
         for code, _ in self.calls:
             own = () if is_installed(code.co_filename) else _READS_ANY_ATTRIBUTE
@@ -105,7 +110,8 @@ class ExecutedCode:
         self._builtins = {**of_sizes, **self._own_builtins, "getattr": self._noted}
         sys.setprofile(self._profile)
         try:
-            yield
+            with compiled_calls_by(self._compiled):
+                yield
         finally:
             _profile_on(profiler)
             self._uncover()
@@ -113,6 +119,25 @@ class ExecutedCode:
             self._builtins = {}  # a method of this object is among them
             gc.callbacks[:0] = callbacks
             self._first_call = _nothing  # it may hold what holds this object
+
+    def _compiled(self, call: Callable[[], Any], functions: Sequence[Any]) -> Any:
+        """Make a call in which PyTorch compiles ``functions`` without running them.
+
+        It would take what observes for code of theirs. What they call is not seen, so that they may read any name.
+        """
+        self._hidden = True
+        frame = sys._getframe(1)
+        self._uncover()
+        try:
+            for function in functions:
+                for code in _codes_in(getattr(function, "__code__", None)):
+                    if id(code) not in self._calls and is_users_code(code, function.__globals__):
+                        self._calls[id(code)] = (code, function.__globals__)
+                        self._first_call(code, frame)
+            with unobserved():
+                return call()
+        finally:
+            self._cover()
 
     def _announce(self, code: CodeType, frame: FrameType) -> None:
         namespace = frame.f_globals
@@ -239,6 +264,14 @@ def _profile_on(profiler: Any) -> None:
     sys.setprofile(profiler if callable(profiler) else None)
     if profiler is not None and not callable(profiler):
         profiler.enable()
+
+
+def _codes_in(code: Any) -> Iterator[CodeType]:
+    """A code object and those that it defines."""
+    if isinstance(code, CodeType):
+        yield code
+        for constant in code.co_consts:
+            yield from _codes_in(constant)
 
 
 def _nothing(_code: Any, _frame: FrameType) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from remat_planner.tracer.torch_sparse import SparseForm, is_sparse, parts_of_sparse
+
 
 @dataclass(frozen=True)
 class Roots:
@@ -31,7 +33,8 @@ def tensor_label(tensor: torch.Tensor) -> str:
     return f"tensor {id(tensor):#x}"
 
 
-Step = tuple[Literal["attribute", "item", "cell", "referent"], Any]
+Step = tuple[Literal["attribute", "item", "cell", "referent", "part"], Any]
+"""Kind and name of what is next; a part is one of the dense tensors that a sparse tensor of this form consists of."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class Place:
     def referent(self) -> Place:
         """What the weak reference that is here refers to."""
         return replace(self, label=f"{self.label}()", steps=(*self.steps, ("referent", None)))
+
+    def part(self, form: SparseForm, number: int) -> Place:
+        """Part ``number`` of the sparse tensor of this form that is here."""
+        return replace(self, label=f"{self.label}.{form.names[number]}()", steps=(*self.steps, ("part", (form, number))))
 
     def global_name(self, name: str, file: str, kind: Literal["attribute", "item"]) -> Place:
         """The global ``name`` of the module, or of the namespace of a module, that is here."""
@@ -154,6 +161,8 @@ def _getter(step: Step) -> Callable[[Any], Any]:
     kind, key = step
     if kind == "referent":
         return _referent
+    if kind == "part":
+        return lambda tensor: _part(tensor, *key)
     return itemgetter(key) if kind == "item" else attrgetter(key if kind == "attribute" else "cell_contents")
 
 
@@ -162,6 +171,12 @@ def _referent(reference: Any) -> Any:
     if found is None:
         raise ValueError("it is not alive any more")
     return found
+
+
+def _part(tensor: torch.Tensor, form: SparseForm, number: int) -> torch.Tensor:
+    if not isinstance(tensor, torch.Tensor) or not is_sparse(tensor) or tensor.requires_grad or SparseForm.of(tensor) != form:
+        raise ValueError("no sparse tensor of this form")
+    return parts_of_sparse(tensor)[number]
 
 
 def _set(holder: Any, step: Step, value: Any) -> None:

@@ -22,6 +22,7 @@ from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.same_objects import SameObjects
 from remat_planner.tracer.python_state.tensor_entries import SeenTensor, version_of
 from remat_planner.tracer.python_state.walk import holder_of, walk
+from remat_planner.tracer.torch_nested import JaggedForm, is_jagged
 
 Described = Mapping[str, Mapping[Any, Any]]
 Keys = Mapping[str, Collection[Any]]
@@ -181,12 +182,18 @@ def registered_in(model: nn.Module) -> dict[int, str]:
 
 
 def described(
-    holders: Sequence[Holder], registered: Mapping[int, str] = _NOTHING, ignored: Keys = _NOTHING, constant: Keys = _NOTHING
+    holders: Sequence[Holder],
+    registered: Mapping[int, str] = _NOTHING,
+    ignored: Keys = _NOTHING,
+    constant: Keys = _NOTHING,
+    *,
+    of_input: bool = False,
 ) -> dict[str, dict[Any, Any]]:
     """The entries of each holder: plain values as they are, of tensors the form, and of other objects the kind or the identity.
 
     Tensors under keys that are ``constant`` are told by identity and by how often they were changed, and ``registered`` ones by
-    their name.
+    their name. ``of_input`` is for an argument of a call, whose tensors are inputs: there the size that varies of a jagged one
+    does not tell it from others.
     """
     labels = {id(holder.target): holder.place.label for holder in holders}
     found = {}
@@ -196,7 +203,7 @@ def described(
         # Of a list that the forward extends it does not matter either how long it is.
         entries = {} if left_out and not holder.has_names else holder.entries()
         found[label] = {
-            key: registered.get(id(value)) or _token(value, labels, is_constant=key in constants)
+            key: registered.get(id(value)) or _token(value, labels, is_constant=key in constants, of_input=of_input)
             for key, value in entries.items()
             if key not in left_out
         }
@@ -205,7 +212,7 @@ def described(
 
 def described_value(value: Any, names: Names) -> dict[str, dict[Any, Any]]:
     """An object that is an argument of a call, with its class and all that it holds; empty where it holds nothing."""
-    found = described(_holders_in(value, names))
+    found = described(_holders_in(value, names), of_input=True)
     return {**found, _CLASS: {"": _Same(type(value))}} if found else {}
 
 
@@ -214,7 +221,8 @@ def changed_in_value(seen: Described, value: Any, names: Names) -> tuple[str, ..
     if seen[_CLASS][""] != _Same(type(value)):
         return (_CLASS,)
     holders = _holders_in(value, names)
-    return differences({label: entries for label, entries in seen.items() if label != _CLASS}, described(holders), holders)
+    before = {label: entries for label, entries in seen.items() if label != _CLASS}
+    return differences(before, described(holders, of_input=True), holders)
 
 
 def _holders_in(value: Any, names: Names) -> list[Holder]:
@@ -291,9 +299,11 @@ class _Same:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _token(value: Any, labels: Mapping[int, str], *, is_constant: bool) -> Any:
+def _token(value: Any, labels: Mapping[int, str], *, is_constant: bool, of_input: bool) -> Any:
     if is_plain(value):
         return type(value), value
+    if of_input and isinstance(value, torch.Tensor) and is_jagged(value):
+        return JaggedForm.of(value)
     if isinstance(value, torch.Tensor):
         return SeenTensor(value, is_constant=is_constant)
     if isinstance(value, (FunctionType, type)):

@@ -5,6 +5,7 @@ Eager frees a storage with the last variable or autograd node that refers to it,
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,8 +15,13 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import StorageLifetime
 from remat_planner.tracer.operators import bound_arguments, reads_a_number, sized_result
+from remat_planner.tracer.record.provenance import user_line
+from remat_planner.tracer.record.sparse_tensors import SparseOperators, has_sparse
 from remat_planner.tracer.record.value_guards import tensor_of
-from remat_planner.tracer.torch_private import TorchDispatchMode, storage_key
+from remat_planner.tracer.refusals import higher_order_error, nested_loss_error
+from remat_planner.tracer.torch_higher_order import is_higher_order, name_of
+from remat_planner.tracer.torch_nested import has_jagged
+from remat_planner.tracer.torch_private import FakeTensorMode, TorchDispatchMode, storage_key
 from remat_planner.tracer.torch_values import result_given
 
 aten = torch.ops.aten
@@ -29,6 +35,7 @@ class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees which storages operators allocate on fakes, and when each is freed.
 
     Args:
+        mode: of the fakes.
         answers: what the code reads from tensors, values and sizes, in order, as a run under ``Recorder`` found it.
 
     Attributes:
@@ -36,12 +43,15 @@ class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         in_backward: set by the caller when the backward begins.
     """
 
-    def __init__(self, answers: Iterable[Any]) -> None:
+    supports_higher_order_operators = True
+
+    def __init__(self, mode: FakeTensorMode, answers: Iterable[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators = 0
         self.in_backward = False
         self._first_in_backward: int | None = None
         self._answers = iter(answers)
+        self._sparse = SparseOperators(mode, self)
         self._resident: dict[int, tuple[int, int]] = {}  # key of a storage -> its bytes, the operator that allocated it
         self._freed: list[StorageLifetime] = []
         self._factors: list[int] = []  # operators that saved a Python number
@@ -50,6 +60,19 @@ class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
+        if has_jagged(types):
+            raise nested_loss_error(user_line(sys._getframe(1)))
+        if is_higher_order(func):
+            raise higher_order_error(name_of(func), user_line(sys._getframe(1)), "in a loss nobody knows what it allocates")
+        if has_sparse(func, args, kwargs):
+            return self._sparse.run(func, args, kwargs, "", self._run)
+        return self._run(func, args, kwargs)
+
+    def read(self, *_call: Any) -> Any:
+        """What the code reads next from tensors."""
+        return next(self._answers)
+
+    def _run(self, func: Any, args: Any, kwargs: Any, name: str = "") -> Any:  # noqa: ARG002 - as in Recorder
         if reads_a_number(func):
             return next(self._answers)
         if self.in_backward and self._first_in_backward is None:

@@ -22,6 +22,7 @@ from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Pytho
 from remat_planner.tracer.record.recording import CapturedCall
 from remat_planner.tracer.refusals import changed_constant_error, changed_view_error, forward_varies_error
 from remat_planner.tracer.torch_private import fake_mode_of, is_fake, storage_key
+from remat_planner.tracer.torch_sparse import is_sparse
 
 Result = TypeVar("Result")
 Placed = tuple[torch.Tensor, tuple[Place, ...]]
@@ -263,9 +264,11 @@ class OutsideTensors:
         ]
 
     def _can_have_stand_in(self, tensor: torch.Tensor) -> bool:
-        """Whether ``tensor`` is a plain one."""
+        """Whether ``tensor`` is a plain one, or sparse."""
         if (type(tensor) is not torch.Tensor and id(tensor) not in self._fakes) or tensor.requires_grad:
             return False
+        if is_sparse(tensor):
+            return True
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             return False
         return not tensor.is_inference() and tensor.device.type != "meta"

@@ -10,7 +10,7 @@ import os
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from remat_planner.tracer.python_state import is_users_file
+from remat_planner.tracer.torch_higher_order import compiled_calls_by
 from remat_planner.tracer.torch_private import backward_sequence_number, forward_sequence_number
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -60,7 +62,8 @@ class Provenance:
             register_module_forward_hook(lambda _, __, ___: self._leave(), always_call=True),
         ]
         try:
-            yield
+            with compiled_calls_by(_without_global_hooks):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -85,6 +88,19 @@ class Provenance:
 
     def _leave(self) -> None:
         self._stack.pop()
+
+
+def _without_global_hooks(call: Callable[[], Any], _functions: Any) -> Any:
+    """Make a call while no hooks of all modules are registered: compiled code would have them in it."""
+    registries: tuple[dict[int, Any], ...] = (module._global_forward_pre_hooks, module._global_forward_hooks)
+    kept = [dict(registry) for registry in registries]
+    for registry in registries:
+        registry.clear()
+    try:
+        return call()
+    finally:
+        for registry, hooks in zip(registries, kept, strict=True):
+            registry.update(hooks)
 
 
 def user_line(frame: Any) -> str:

@@ -41,10 +41,10 @@ def record_loss(
     with without_recording():
         stand_ins = run.stand_ins()
         known = KnownValues()
-        recorder = Recorder(Provenance(nn.Module()), known)
+        recorder = Recorder(mode, Provenance(nn.Module()), known)
         module = trace(lambda tensors: run(tensors, recorder), stand_ins)
         use_functions(module.graph)
-        lifetimes = LossLifetimes(known.answers)
+        lifetimes = LossLifetimes(mode, known.answers)
         value, gradients = run(stand_ins, lifetimes)
     if not run.strides:
         raise loss_of_no_output_error()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from remat_planner.tracer.joint import Effects, ModuleState, PlaceSlot, TreeOfLeaves, flatten
+from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
 from remat_planner.tracer.python_state import Change, Place, Roots
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
@@ -25,11 +25,17 @@ from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import Provenance
 from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import CapturedCall, Recording, Tangent
+from remat_planner.tracer.record.sparse_tensors import stand_in
 from remat_planner.tracer.record.user_code import run_backward, run_user_code
 from remat_planner.tracer.record.value_guards import KnownValues
 from remat_planner.tracer.record.values_in_c import values_readable
 from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
-from remat_planner.tracer.refusals import foreign_generator_error, refuse_outputs, refuse_written_activations
+from remat_planner.tracer.refusals import (
+    foreign_generator_error,
+    refuse_output_layouts,
+    refuse_outputs,
+    refuse_written_activations,
+)
 from remat_planner.tracer.torch_modules import stands_for
 from remat_planner.tracer.torch_private import (
     FakeTensorMode,
@@ -64,12 +70,19 @@ class _StandIns:
         stand_ins = (*self.inputs, *reversed((*self.parameters, *self.buffers)))  # a place below zero counts from the end
         return replace(self, inputs=[stand_ins[place] for place in first_places])
 
-    def in_model(self, state: ModuleState) -> tuple[dict[int, torch.Tensor], list[tuple[Place, torch.Tensor]]]:
+    def in_model(
+        self, state: ModuleState, mode: FakeTensorMode
+    ) -> tuple[dict[int, torch.Tensor], list[tuple[Place, torch.Tensor]]]:
         """The stand-in of each parameter and buffer, by the id of the real one; and those in other places."""
         originals, stand_ins = (*state.parameters, *state.buffers), (*self.parameters, *self.buffers)
         by_id = {id(original): stand_in for original, stand_in in zip(originals, stand_ins, strict=True)}
         replacement = {id(original): by_id[id(original)] for original in state.registered}
-        return replacement, [(place, by_id[id(original)]) for place, original in state.places]
+        dense = [(place, by_id[id(original)]) for place, original in state.places]
+        sparse = [
+            (place, stand_in(mode, Parts(form, tuple(self.buffers[first : first + form.number_of_parts]))))
+            for place, form, first in state.sparse
+        ]
+        return replacement, [*dense, *sparse]
 
     def outside(self, state: ModuleState) -> dict[int, torch.Tensor]:
         """The real tensor of each that lies in Python state alone, by the id of the stand-in."""
@@ -162,9 +175,9 @@ def record(
             [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
         ).with_one_for_same(call.same_inputs)
         known, provenance = stand_ins.known_values(call), Provenance(call.model)
-        recorder = Recorder(provenance, known, outside)
+        recorder = Recorder(mode, provenance, known, outside)
         wanted = stand_ins.differentiated
-        in_model = stand_ins.in_model(state)
+        in_model = stand_ins.in_model(state, mode)
         with (
             noting_arrivals(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
             watched_step(call.model, *in_model),
@@ -172,7 +185,7 @@ def record(
             provenance.following(),
             ExitStack() as objects,
         ):
-            args, kwargs, own_tensors = call.arguments(stand_ins.inputs)
+            args, kwargs, own_tensors = call.arguments(stand_ins.inputs, lambda parts: stand_in(mode, parts))
             objects.callback(own_tensors)
             forward = WatchedForward(call.model, args, kwargs, left_behind, outside.is_carried, own_tensors)
             outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
@@ -196,6 +209,7 @@ def record(
                 outside.note(leaves)
                 outside.end(forward.changes, stand_ins.outside(state))
                 refuse_outputs(leaves)
+                refuse_output_layouts(leaves)
                 below.refuse_moved_state(recorder.moves)
                 refuse_written_activations(state, stand_ins.buffers, stand_ins.inputs)
                 tangents = []

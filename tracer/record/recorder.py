@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.functions import check_value
+from remat_planner.tracer.functions import HigherOrderCall, SampleError, check_value
 from remat_planner.tracer.joint import EagerOperator
 from remat_planner.tracer.operators import (
     communicates_in_place,
@@ -26,22 +26,41 @@ from remat_planner.tracer.python_state import unobserved
 from remat_planner.tracer.record.cumulative_averages import CumulativeAverages
 from remat_planner.tracer.record.expected_checks import ExpectedChecks
 from remat_planner.tracer.record.gradient_flow import FollowedGradients
+from remat_planner.tracer.record.operator_calls import recorded_results
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance, user_line
 from remat_planner.tracer.record.random_state import default_generators
+from remat_planner.tracer.record.sparse_tensors import SparseOperators, has_sparse
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
-from remat_planner.tracer.refusals import collective_error, data_dependent_error, refuse_made_layout, storage_view_error
+from remat_planner.tracer.refusals import (
+    collective_error,
+    data_dependent_error,
+    higher_order_error,
+    refuse_made_layout,
+    storage_view_error,
+)
+from remat_planner.tracer.torch_higher_order import (
+    BRANCH,
+    FLEX_ATTENTION,
+    is_higher_order,
+    name_of,
+    run_kernel,
+    runs_as_operators,
+)
+from remat_planner.tracer.torch_nested import consists_of_fakes, has_jagged, is_jagged
 from remat_planner.tracer.torch_private import (
+    FakeTensorMode,
     TorchDispatchMode,
     backward_sequence_number,
     generator_key,
     in_checkpoint,
     in_checkpoint_replaying_draws,
+    is_recording,
     newest_node,
     nodes_after,
     recorded_graph,
 )
-from remat_planner.tracer.torch_values import result_given
+from remat_planner.tracer.torch_values import is_composite, result_given, run_composite
 
 _PRODUCTS = tuple(
     getattr(torch.ops.aten, name).default for name in ("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "convolution")
@@ -62,7 +81,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         own_generators: the line of the first draw from each generator that is no default one, by the generator's key.
     """
 
-    def __init__(self, provenance: Provenance, known: KnownValues, outside: OutsideTensors | None = None) -> None:
+    supports_higher_order_operators = True
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """So that ``torch.compile``, which operators that take functions call in eager too, compiles inside."""
+        return True
+
+    def __init__(
+        self, mode: FakeTensorMode, provenance: Provenance, known: KnownValues, outside: OutsideTensors | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.in_backward = False
         self.followed: FollowedGradients | None = None
@@ -71,21 +99,34 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.checkpointed: dict[str, None] = {}
         self.own_generators: dict[int, str] = {}
         self.averages = CumulativeAverages()
+        self._mode = mode
         self._provenance = provenance
         self._known = known
         self._outside = outside
         self._checks = ExpectedChecks()
+        self._below_autograd = 0  # how many operators that take functions run: composite ones come whole to a mode inside
+        self._sparse = SparseOperators(mode, known, outside)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if has_jagged(types):
+            self._note_jagged(args, kwargs or {})
+            return NotImplemented  # their class calls operators on what they consist of
         if not isinstance(func, torch._ops.OpOverload):
             return self._run(func, args, kwargs or {})  # a higher-order operator calls code of the user's
         with unobserved():
             return self._run(func, args, kwargs or {})
 
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if func is torch.ops.prim.device.default:  # asks a fake for its device and computes nothing
+    def _run(self, func: Any, args: Any, kwargs: Any, name: str = "") -> Any:
+        if func is torch.ops.prim.device.default or not is_recording():  # asks a fake for its device; computes forms alone
             return func(*args, **kwargs)
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)
+        if self._below_autograd and is_composite(func):
+            with self:
+                return run_composite(func, *args, **kwargs)
+        if is_higher_order(func):
+            return self._run_higher_order(func, args, kwargs, origin)
+        if has_sparse(func, args, kwargs):
+            return self._sparse.run(func, args, kwargs, origin.source, self._run)
         _refuse_unsupported(func, origin.source)
         if self._outside is not None:
             self._outside.note_arguments(func, args, kwargs, origin.source)
@@ -110,7 +151,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         repeated = self.in_backward and torch.is_grad_enabled() and in_checkpoint()
         if repeated:
             self.checkpointed.setdefault(origin.module)
-        self.operators.append(EagerOperator(str(func), origin.module, self.in_backward, autograd_node))
+        self.operators.append(EagerOperator(name or str(func), origin.module, self.in_backward, autograd_node))
         args, kwargs, generator = self._without_generator(func, args, kwargs, origin)
         draws_again = generator is None and self.in_backward and is_random(func, args, kwargs)
         replayed = draws_again and in_checkpoint_replaying_draws()
@@ -125,6 +166,47 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if moves_in_place(func):
             self.moves.setdefault(id(args[0]), origin.source)
         return result
+
+    def _note_jagged(self, args: Any, kwargs: Any) -> None:
+        """Jagged tensors of Python state are noted as such: of what they consist, nobody says where it lies."""
+        if self._outside is not None:
+            leaves = pytree.tree_leaves((args, kwargs))
+            jagged = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and is_jagged(leaf)]
+            self._outside.note(leaf for leaf in jagged if not consists_of_fakes(leaf) and leaf.device.type != "meta")
+
+    def _run_higher_order(self, func: Any, args: Any, kwargs: Any, origin: OperatorOrigin) -> Any:
+        """The result of an operator that takes functions.
+
+        Loops run as the operators inside of them, and so do branches where the predicate is known. Other branches are one
+        operator, and so is attention with a score function.
+        """
+        name = name_of(func)
+        if name in FLEX_ATTENTION or (name == BRANCH and not self._is_known(args[0], origin)):
+            return self._as_one_operator(func, args, kwargs, origin)
+        if not runs_as_operators(func):
+            raise higher_order_error(name, origin.source)
+        self._below_autograd += 1
+        try:
+            with self:
+                return run_kernel(func, args, kwargs)
+        finally:
+            self._below_autograd -= 1
+
+    def _as_one_operator(self, func: Any, args: Any, kwargs: Any, origin: OperatorOrigin) -> Any:
+        try:
+            call, tensors = HigherOrderCall.on_fakes(func, args, kwargs, self._mode)
+        except SampleError as error:
+            raise higher_order_error(name_of(func), origin.source, str(error)) from None
+        return call.unflattened(recorded_results(call, tensors, self._run))
+
+    def _is_known(self, predicate: Any, origin: OperatorOrigin) -> bool:
+        if not isinstance(predicate, torch.Tensor):
+            return True
+        try:
+            self._known.read(torch.ops.aten._local_scalar_dense.default, (predicate,), {}, origin.source)
+        except UnknownValueError:
+            return False
+        return True
 
     def values_of(self, tensor: torch.Tensor, *, shared: bool = False, what: str = "all of its values") -> torch.Tensor:
         """The real values of a fake, on the host. Where they are ``shared``, a later write to it is refused.

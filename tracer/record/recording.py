@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from remat_planner.tracer.joint import EagerOperator, GradientFlow, InputTree, ModuleState, TreeOfLeaves, first_places
+from remat_planner.tracer.joint import EagerOperator, GradientFlow, InputTree, ModuleState, Parts, TreeOfLeaves, first_places
 from remat_planner.tracer.python_state import Change, ExecutedCode, Place
 from remat_planner.tracer.record.value_guards import KnownValues
 
@@ -43,7 +43,7 @@ class CapturedCall:
     @property
     def constant_leaves(self) -> tuple[Any, ...]:
         """The leaves, with None for tensors and for objects with tensors inside, which would stay allocated."""
-        without = {*self.input_leaves, *(k for k, _ in self.tree.inside)}
+        without = {*self.input_leaves, *(way.leaf for way in self.tree.inside)}
         return tuple(None if k in without else leaf for k, leaf in enumerate(self.leaves))
 
     @property
@@ -71,12 +71,17 @@ class CapturedCall:
             *(("input", i) for i in first_times if inputs[i].requires_grad),
         ]
 
-    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any], Callable[[], None]]:
-        """``args`` and ``kwargs`` with ``tensors`` in the place of the inputs, and what takes these out of objects again."""
+    def arguments(
+        self, tensors: Sequence[torch.Tensor], put: Callable[[Parts], torch.Tensor]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Callable[[], None]]:
+        """``args`` and ``kwargs`` with ``tensors`` in the place of the inputs, and what takes these out of objects again.
+
+        ``put(parts)`` makes what comes in the place of a sparse or jagged tensor.
+        """
         filled = list(self.leaves)
         for i, tensor in zip(self.input_leaves, tensors, strict=True):
             filled[i] = tensor
-        return self.tree.call(filled)
+        return self.tree.call(filled, put)
 
 
 @dataclass

@@ -18,7 +18,6 @@ from remat_planner.tracer.refusals import (
     backward_raised_error,
     compiled_function_error,
     data_dependent_error,
-    higher_order_error,
     model_raised_error,
     nested_tensor_error,
     refuse_no_gradients,
@@ -27,7 +26,6 @@ from remat_planner.tracer.refusals import (
 )
 from remat_planner.tracer.torch_functions import READS_OF_ADDRESSES
 from remat_planner.tracer.torch_private import (
-    ASKS_FOR_RULE,
     CALLS_COMPILED_CODE,
     READS_OF_FAKES,
     DataDependentOutputException,
@@ -87,8 +85,6 @@ def _explained(error: Exception) -> CaptureError:
         return data_dependent_error("its memory", source, str(error).split("\n")[0].rstrip("."))
     if CALLS_COMPILED_CODE in str(error):
         return compiled_function_error(source)
-    if ASKS_FOR_RULE in str(error):
-        return higher_order_error(error, source)
     if (nested := nested_tensor_error(error, source)) is not None:
         return nested
     return model_raised_error(error, source)

@@ -9,7 +9,13 @@ from remat_planner.tracer.refusals.call import refuse_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
 from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
 from remat_planner.tracer.refusals.graph import refuse_constants, refuse_graph, refuse_python_state, unmatched_draw_error
-from remat_planner.tracer.refusals.layouts import nested_tensor_error, refuse_made_layout
+from remat_planner.tracer.refusals.layouts import (
+    nested_loss_error,
+    nested_tensor_error,
+    refuse_made_layout,
+    refuse_output_layouts,
+    sparse_operator_error,
+)
 from remat_planner.tracer.refusals.loss import (
     loss_arguments_error,
     loss_of_no_output_error,
@@ -83,6 +89,7 @@ __all__ = [
     "loss_reads_value_error",
     "lost_hooks_error",
     "model_raised_error",
+    "nested_loss_error",
     "nested_tensor_error",
     "no_functional_form_error",
     "python_draw_error",
@@ -98,12 +105,14 @@ __all__ = [
     "refuse_model",
     "refuse_moved_state",
     "refuse_no_gradients",
+    "refuse_output_layouts",
     "refuse_outputs",
     "refuse_python_state",
     "refuse_sparse_gradients",
     "refuse_without_backward",
     "refuse_written_activations",
     "saved_tensor_hook_error",
+    "sparse_operator_error",
     "storage_changed_error",
     "storage_view_error",
     "text_error",

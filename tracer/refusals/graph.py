@@ -10,6 +10,7 @@ from torch import fx
 from remat_planner.tracer.errors import ModelNotSupportedError, PythonStateError, UnsupportedOperatorError
 from remat_planner.tracer.joint import ModuleState
 from remat_planner.tracer.operators import written_arguments
+from remat_planner.tracer.refusals.layouts import can_be_planned
 from remat_planner.tracer.refusals.recording import reassigned_error
 
 
@@ -33,15 +34,15 @@ def refuse_constants(constants: Iterable[torch.Tensor]) -> None:
     """Refuse tensors besides parameters, buffers and inputs that a graph cannot hold.
 
     Raises:
-        ModelNotSupportedError: one is sparse.
+        ModelNotSupportedError: one is nested, or in a layout of a library's own.
     """
     for constant in constants:
-        if constant.layout is not torch.strided:
+        if not can_be_planned(constant):
             raise ModelNotSupportedError(
-                f"the forward reads a tensor in the layout {constant.layout} that is no input. Sparse tensors cannot be "
-                "planned: make it dense (to_dense()), or plan the modules without it by regions "
+                "the forward reads a tensor that is no input and is nested, quantized or in a layout of a library's own "
+                f"({constant.layout}, {constant.dtype}). Make it dense (to_dense()), or plan the modules without it by regions "
                 "(remat_planner.plan(model, ..., regions=...))",
-                kind="sparse",
+                kind=str(constant.layout),
             )
 
 

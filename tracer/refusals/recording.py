@@ -154,13 +154,12 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0].partition(". ")[0]
 
 
-def higher_order_error(error: Exception, source: str) -> UnsupportedOperatorError:
-    """For an operator that takes functions, such as ``torch.cond``; ``error`` names it."""
-    name = str(error).partition("HigherOrderOperator ")[2].partition(" ")[0]
+def higher_order_error(name: str, source: str, why: str = "") -> UnsupportedOperatorError:
+    """For an operator that takes functions and cannot be captured; ``why`` goes on from "for"."""
     return UnsupportedOperatorError(
-        f"{source or 'the model'}: the code calls the higher-order operator {name}, whose functions choose or repeat operators "
-        "by values, and a captured step has fixed ones. Write the loop or branch in Python, choose between both results "
-        "(torch.where), or leave out the module at that line, by regions",
+        f"{source or 'the model'}: the code calls the higher-order operator {name}, which cannot be captured"
+        f"{why and f', for {why}'}. Write the loop or branch in Python, choose between both results (torch.where), or leave "
+        "out the module at that line, by regions",
         operator=name,
         source=source,
     )

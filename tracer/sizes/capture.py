@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.capture import capture
+from remat_planner.tracer.joint import has_parts
 from remat_planner.tracer.python_state import sizes_seen_as_numbers
 from remat_planner.tracer.sizes.errors import NotSizedError
 from remat_planner.tracer.sizes.sized_joint import SizedJoint
@@ -38,6 +39,8 @@ def capture_sized(
         NotSizedError: the step has to be captured for each size.
         CaptureError: as ``capture``.
     """
+    if has_parts(args, kwargs):
+        raise NotSizedError("an input is sparse or jagged")
     tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)]
     symbolic: dict[int, list[int]] = {}
     for index, dim in dims:

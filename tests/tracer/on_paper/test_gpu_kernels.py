@@ -102,3 +102,23 @@ def test_real_tensors_and_later_calls_are_untouched() -> None:
     assert set(x.grad.tolist()) == {0.0, 2.0}
     here = remat_planner.trace(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)), (torch.ones(2, 8),), costs="h100")
     assert not any(op.kind == "native_dropout" for op in here.ops)  # this model can run here, as the CPU does
+
+
+@pytest.mark.slow
+def test_flex_attention_is_one_operator_forward_and_one_backward():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = m.a(x)[..., :192].unflatten(-1, (3, 4, 16)).permute(2, 0, 3, 1, 4)
+        mask = create_block_mask(lambda _b, _h, i, j: i >= j, None, None, LENGTH, LENGTH, device=x.device)
+        return mean_square(flex_attention(q, k, v, lambda score, _b, h, i, j: score + m.slope[h] * (i - j), mask))
+
+    graph = traced(forward, torch.float32, slope=nn.Parameter(torch.zeros(4)))
+    of_attention = {op.kind: op for op in graph.ops if op.kind.startswith("flex_attention")}
+    assert set(of_attention) == {"flex_attention", "flex_attention_backward"}
+    assert all(op.pinned is None for op in of_attention.values())
+    bytes_of = [graph.storages[graph.values[v].storage].bytes for v in of_attention["flex_attention"].writes]
+    assert sorted(bytes_of) == sorted([2 * 4 * LENGTH * 16 * 4, 2 * 4 * LENGTH * 4, 2 * 4 * LENGTH * 4])
+    flops = 2 * 2 * 4 * LENGTH * LENGTH * (16 + 16)
+    assert of_attention["flex_attention"].flops == flops
+    assert of_attention["flex_attention_backward"].flops == 2.5 * flops

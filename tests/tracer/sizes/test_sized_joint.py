@@ -8,7 +8,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from remat_planner.tracer import capture
+from remat_planner.tracer.errors import UnsupportedOperatorError
 from remat_planner.tracer.sizes import NotSizedError, SizedJoint, capture_sized, is_same_joint
+from tests.tracer.cases import Written, mean_square
 
 
 class Encoder(nn.Module):
@@ -66,9 +68,24 @@ def test_smaller_sizes_take_no_more_bytes():
     [
         ((torch.zeros(3, 22, dtype=torch.long)[:, ::2], torch.ones(3, 11, dtype=torch.long)), "memory of its own"),
         ((torch.zeros(1, 11, dtype=torch.long), torch.ones(1, 11, dtype=torch.long)), "0 or 1"),
+        ((torch.zeros(3, 11, dtype=torch.long), torch.eye(3).to_sparse()), "sparse or jagged"),
         ((ids := torch.zeros(3, 11, dtype=torch.long), ids), "share memory"),
     ],
 )
 def test_inputs_whose_sizes_are_no_symbols_are_refused(given, why):
     with pytest.raises(NotSizedError, match=why):
         capture_sized(Encoder(), given, {}, dims=[(0, 0)])
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: torch.eye(8).to_sparse() @ x.T,
+        lambda x: torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (x.shape[0],) * 2) @ x,
+        lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)),
+    ],
+)
+def test_operators_that_are_recorded_for_known_sizes_are_refused(between):
+    model = Written(lambda m, x: mean_square(between(m.a(x))), a=nn.Linear(8, 8))
+    with pytest.raises(UnsupportedOperatorError, match="known sizes alone"):
+        capture_sized(model, (torch.randn(6, 8),), {}, dims=[(0, 0)])
