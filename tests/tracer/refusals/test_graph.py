@@ -47,17 +47,6 @@ def _counter_that_scales(m: Written, x: torch.Tensor) -> torch.Tensor:
     return mean_square(m.a(x)) * m.state
 
 
-def _first_time(m: Written, x: torch.Tensor) -> torch.Tensor:
-    scale, m.state = (1.0, 1) if m.state else (2.0, 1)
-    return mean_square(m.a(x)) * scale
-
-
-def _last_time(m: Written, x: torch.Tensor) -> torch.Tensor:
-    h = m.a(x)
-    h, m.memory = (h if m.memory is None else h + m.memory), h.detach()
-    return mean_square(h)
-
-
 def _last_time_with_its_gradient(m: Written, x: torch.Tensor) -> torch.Tensor:
     h = m.a(x)
     h, m.memory = (h if m.memory is None else h + m.memory), h
@@ -75,8 +64,6 @@ def _history(m: Written, x: torch.Tensor) -> torch.Tensor:
     [
         (_counter, "state"),
         (_counter_that_scales, "state"),
-        (_first_time, "state"),
-        (_last_time, "memory"),
         (_last_time_with_its_gradient, "memory"),
     ],
 )
