@@ -75,6 +75,7 @@ def test_the_latest_schedules_of_other_sizes_are_kept():
 @pytest.mark.slow
 def test_shorter_inputs_that_fit_without_recomputation_are_not_searched_for(searches: list[tuple[str, float]]):
     ours, eager, schedule = planned("70%")
+    ours._planned._sized = None  # as where a step cannot be captured with symbols for the sizes
     searches.clear()
     x = torch.randn(8, 16)
     ours(x).backward()
@@ -90,6 +91,7 @@ def test_shorter_inputs_that_fit_without_recomputation_are_not_searched_for(sear
 @pytest.mark.slow
 def test_a_known_schedule_that_takes_too_long_leads_to_a_search_with_its_own_limit(searches: list[tuple[str, float]]):
     ours, eager, schedule = planned("60%")
+    ours._planned._sized = None
     searches.clear()
     x = torch.randn(60, 16)  # nearly as many rows: the budget still asks for recomputation
     ours(x).backward()
