@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.planner import apply_schedule, plan, verify
 from remat_planner.planner.runtime.planned_module import call_of
-from remat_planner.tracer.errors import ModelNotSupportedError, StateReassignedError, UnsupportedOperatorError
+from remat_planner.tracer.errors import StateReassignedError, UnsupportedOperatorError
 
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
 SCALE: Any = torch.ones(4)
@@ -381,12 +381,6 @@ def test_a_subclass_is_a_constant_that_is_watched() -> None:
     for change in (lambda: setattr(model, "s", twos().as_subclass(Named)), lambda: model.s.fill_(3.0)):
         change()
         assert_equal(step(trained), step(model))
-
-
-def test_a_sparse_one_is_refused_by_name() -> None:
-    model = Net(lambda m, h: torch.sparse.mm(m.s, h.t()).t(), s=torch.eye(4).to_sparse())
-    with pytest.raises(ModelNotSupportedError, match=r"a tensor in the layout torch\.sparse_coo"):
-        planned(model)
 
 
 def test_a_hook_that_only_updates_it_has_a_part_in_the_step() -> None:
