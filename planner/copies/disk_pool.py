@@ -16,7 +16,7 @@ from typing import IO
 
 import torch
 
-from remat_planner.planner.copies.storage_bytes import TensorForm, bytes_of, forms_of
+from remat_planner.planner.copies.storage_bytes import TensorForm, bytes_to_copy, forms_of
 from remat_planner.planner.errors import OffloadError
 
 
@@ -94,14 +94,7 @@ class DiskStepPool:
         Raises:
             OffloadError: the storage is larger.
         """
-        memory = bytes_of(tensors[0])
-        if memory.nbytes > size:
-            raise OffloadError(
-                f"an activation has {memory.nbytes:,} bytes where the plan has {size:,} on the disk: plan again on this device",
-                pool="disk",
-                needed=memory.nbytes,
-                available=size,
-            )
+        memory = bytes_to_copy(tensors, size, "disk")
         if self._end is not None:
             offset, self._end = self._end, self._end + size
         under_way = self._pool.stores.submit(_write, self._file, offset, [memory])

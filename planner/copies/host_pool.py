@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from remat_planner.planner.copies.pinned_buffer import PinnedBuffer
-from remat_planner.planner.copies.storage_bytes import TensorForm, bytes_of, forms_of
+from remat_planner.planner.copies.storage_bytes import TensorForm, bytes_to_copy, forms_of
 from remat_planner.planner.errors import OffloadError
 
 
@@ -73,14 +73,7 @@ class HostStepPool:
         Raises:
             OffloadError: the storage is larger.
         """
-        memory = bytes_of(tensors[0])
-        if memory.nbytes > size:
-            raise OffloadError(
-                f"an activation has {memory.nbytes:,} bytes where the plan has {size:,} on the host: plan again on this device",
-                pool="host",
-                needed=memory.nbytes,
-                available=size,
-            )
+        memory = bytes_to_copy(tensors, size, "host")
         if self._keeps_copies:
             places = PinnedBuffer(memory.nbytes, _pinned).parts(0, memory.nbytes)
         else:

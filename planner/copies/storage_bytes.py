@@ -7,11 +7,31 @@ from typing import NamedTuple
 
 import torch
 
+from remat_planner.planner.errors import OffloadError
+from remat_planner.schedules import PoolName
+
 
 def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     """The whole storage of ``tensor`` as a uint8 tensor of shape (bytes,)."""
     storage = tensor.untyped_storage()
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage, 0, (storage.nbytes(),), (1,))
+
+
+def bytes_to_copy(tensors: Sequence[torch.Tensor], planned: int, pool: PoolName) -> torch.Tensor:
+    """The storage that ``tensors`` lie in, as ``bytes_of``, which has to fit into ``planned`` bytes of the pool.
+
+    Raises:
+        OffloadError: it is larger.
+    """
+    memory = bytes_of(tensors[0])
+    if memory.nbytes > planned:
+        raise OffloadError(
+            f"an activation has {memory.nbytes:,} bytes where the plan has {planned:,} on the {pool}: plan again on this device",
+            pool=pool,
+            needed=memory.nbytes,
+            available=planned,
+        )
+    return memory
 
 
 class TensorForm(NamedTuple):
