@@ -26,7 +26,8 @@ def bytes_to_copy(tensors: Sequence[torch.Tensor], planned: int, pool: PoolName)
     memory = bytes_of(tensors[0])
     if memory.nbytes > planned:
         raise OffloadError(
-            f"an activation has {memory.nbytes:,} bytes where the plan has {planned:,} on the {pool}: plan again on this device",
+            f"an activation has {memory.nbytes:,} bytes where the plan has {planned:,} on the {pool}: plan again on this "
+            "device",
             pool=pool,
             needed=memory.nbytes,
             available=planned,
