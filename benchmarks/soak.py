@@ -1,6 +1,6 @@
 """Thousands of steps of two planned models in turn, with changing shapes and failures in the middle: nothing grows or lingers.
 
-    python -m benchmarks.soak [--steps 2000] [--seed 0]
+    python -m benchmarks.soak [--steps 2000] [--seed 0] [--modes autocast ...]
 
 Every step takes one of several forms of input: some were planned together, some are new at first; batch norm is frozen and
 autocast is on for some. One step in eight fails in the middle of its forward or of its backward, as where memory runs out, and
@@ -299,9 +299,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    found = soak(asked.steps, seed=asked.seed)
+    found = soak(asked.steps, seed=asked.seed, modes=asked.modes)
     print(f"{'step':>6} {'tensors':>9} {'in them':>12} {'objects':>10} {'process':>12}")
     for look in found.looks:
         sizes = f"{look.tensor_bytes / 1e6:9.3f} MB {look.objects:10,} {look.resident / 1e6:9.1f} MB"

@@ -13,7 +13,7 @@ from torch import nn
 import remat_planner
 from remat_planner.planner import InfeasibleBudgetError, RegionSchedule
 from remat_planner.planner.errors import RegionError
-from remat_planner.tracer.errors import DataDependentError, InputsDoNotFitError, LossError, NothingToTrainError
+from remat_planner.tracer.errors import DataDependentError, LossError, NothingToTrainError
 from tests.planner.regions.helpers import Block, gradients_after, same
 
 
@@ -126,15 +126,17 @@ def test_inside_a_block_that_cannot_be_captured_its_parts_are_planned():
 
 
 @pytest.mark.slow
-def test_a_sparse_tensor_at_a_border_leaves_the_block_out_and_its_parts_in():
+@pytest.mark.parametrize("regions", ["auto", "layers.*"])
+def test_a_sparse_tensor_at_a_border_is_an_input_of_the_region(regions: str):
     torch.manual_seed(0)
     model, x = Stacked(Sparse(), Sparse()), _x()
-    adjacency = torch.eye(256).to_sparse()
-    schedule = remat_planner.plan(model, (x, adjacency), budget="100%", time_limit=3, regions="auto")
+    call = (x, torch.eye(256).to_sparse())
+    schedule = remat_planner.plan(model, call, budget="100%", time_limit=3, regions=regions)
     assert isinstance(schedule, RegionSchedule)
-    assert list(schedule.regions) == ["layers.0.block", "layers.1.block"]
-    with pytest.raises(InputsDoNotFitError, match=r"region 'layers\.0': an input is a tensor of layout torch\.sparse_coo"):
-        remat_planner.plan(model, (x, adjacency), budget="100%", time_limit=3, regions="layers.*")
+    assert list(schedule.regions) == ["layers.0", "layers.1"]
+    found = remat_planner.verify(model, schedule, call)
+    assert found.identical
+    assert found.measured_peak_bytes <= schedule.budget
 
 
 def test_where_regions_cannot_help_the_first_refusal_stays():
