@@ -38,6 +38,7 @@ class Op:
         flops: floating-point operations of one execution.
         workspace: bytes allocated only while the op runs.
         eager_workspace: bytes that the framework allocates beyond these while it runs the op without a plan.
+        extra_seconds: part of ``seconds`` that the framework does not take, since it runs this op and another as one.
         phase: "backward" if the op depends on the incoming gradient.
         pinned: why the op must run exactly once, or None.
         auxiliary: forward work that only the backward needs; it may first run anywhere before its first reader.
@@ -63,3 +64,4 @@ class Op:
     module: str = ""
     source: str = ""
     eager_workspace: int = 0
+    extra_seconds: float = 0.0

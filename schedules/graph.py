@@ -119,8 +119,8 @@ class Graph:
 
     @cached_property
     def seconds(self) -> float:
-        """Seconds of the step without any recomputation."""
-        return math.fsum(op.seconds for op in self.ops)
+        """Seconds of the step as the framework runs it, without any recomputation."""
+        return math.fsum(op.seconds - op.extra_seconds for op in self.ops)
 
     @cached_property
     def eager(self) -> Graph:
@@ -325,6 +325,8 @@ def _validate(graph: Graph) -> None:
 def _validate_costs(op: Op) -> None:
     if not (math.isfinite(op.seconds) and op.seconds >= 0):
         raise GraphError(f"op {op.name!r} costs {op.seconds!r} seconds: a cost is a finite number, zero or more")
+    if not 0 <= op.extra_seconds <= op.seconds:
+        raise GraphError(f"op {op.name!r} costs {op.seconds!r} seconds, of which {op.extra_seconds!r} cannot be extra")
     if min(op.workspace, op.eager_workspace, op.flops, op.replay_bytes) < 0:
         raise GraphError(f"op {op.name!r} has a negative workspace, FLOP count or replay size")
 

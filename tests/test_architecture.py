@@ -55,7 +55,7 @@ tracer.errors           -
 tracer.functions        operators torch_functions torch_higher_order torch_private torch_script torch_sparse
 tracer.joint            python_state torch_nested torch_private torch_sparse
 tracer.lazy_types       -
-tracer.lower            costs joint operators torch_private schedules
+tracer.lower            costs joint operators torch_convolution torch_private schedules
 tracer.on_paper         record refusals torch_higher_order torch_kernels torch_private
 tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private torch_values
@@ -64,6 +64,7 @@ tracer.record           errors functions joint operators python_state refusals t
                         torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
 tracer.sizes            capture joint python_state record torch_private torch_sizes
+tracer.torch_convolution  -
 tracer.torch_functions  -
 tracer.torch_higher_order  -
 tracer.torch_kernels    torch_private
@@ -86,7 +87,7 @@ planner.curve           plan planning reports schedules solvers
 planner.distributed     tracer.lazy_types
 planner.errors          formatting
 planner.exports         apply errors gpu_allocator module_paths planning runtime schedules tracer tracer.functions
-                        tracer.joint tracer.operators tracer.torch_private
+                        tracer.joint tracer.lower tracer.operators tracer.torch_private
 planner.formatting      -
 planner.gpu_allocator   schedules solvers
 planner.measurement     distributed torch_private tracer.costs tracer.joint tracer.python_state tracer.record

@@ -11,11 +11,15 @@ from remat_planner.planner.gpu_allocator import AllocatorPeak, allocator_peak, s
 from remat_planner.planner.planning.budget import LEAST_FOUND, Budget, parse_budget
 from remat_planner.planner.planning.captures import remember_capture, remember_share
 from remat_planner.planner.planning.free_savings import is_free, save_for_free
+from remat_planner.planner.planning.in_parts import better_in_parts
 from remat_planner.planner.planning.infeasible import no_schedule_error, update_error
 from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule, schedules_of_other_sizes
-from remat_planner.planner.planning.step import Step
+from remat_planner.planner.planning.step import Step, has_parts
 from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
+
+_SHARE_OF_WHOLE = 0.5
+"""Of the time for solving, where the step may be solved in parts too."""
 
 
 def schedule_step(
@@ -23,7 +27,8 @@ def schedule_step(
 ) -> Schedule:
     """Find a schedule for a traced step; see ``remat_planner.plan`` for the meaning of ``budget``.
 
-    With the solver "auto", earlier schedules of the same graph are starting points, and the result includes free savings.
+    With the solver "auto", earlier schedules of the same graph are starting points, and the result includes free savings. Where
+    it would recompute, the step with the backward of convolutions in parts (``with_parts``) is solved too.
 
     Args:
         step: the traced step.
@@ -37,7 +42,6 @@ def schedule_step(
         InfeasibleBudgetError: no schedule was found within the budget.
     """
     graph, settings = step.graph, step.settings
-    peak = allocator_peak_of(step, graph)
     asked = budget if isinstance(budget, Budget) else parse_budget(budget)
     if asked.least:
         return schedule_step(step, Budget(bytes=least_budget(step), origin=LEAST_FOUND), reporter=reporter)
@@ -47,24 +51,36 @@ def schedule_step(
         raise update_error(graph, limit, baseline)
     automatic = settings.solver == "auto"
     deadline = Deadline(settings.time_limit)
-    start = known_schedules(graph) if automatic else ()
-    if automatic and enough is not None:
-        start = (*start, *schedules_of_other_sizes(graph))
 
-    def solution_by(solver: str | Solver) -> Solution:
-        options: dict[str, Any] = {"solver": solver, "time_limit": settings.time_limit, "reporter": reporter, "start": start}
-        return solve(graph, limit, **options) if peak is None else solve_on_gpu(graph, limit, peak, **options)
+    def solution_of(step: Step, solver: str | Solver, seconds: float) -> Solution:
+        start = known_schedules(step.graph) if automatic else ()
+        if automatic and enough is not None:
+            start = (*start, *schedules_of_other_sizes(step.graph))
+        peak = allocator_peak_of(step, step.graph)
+        options: dict[str, Any] = {"solver": solver, "time_limit": seconds, "reporter": reporter, "start": start}
+        return solve(step.graph, limit, **options) if peak is None else solve_on_gpu(step.graph, limit, peak, **options)
 
     if automatic and enough is not None:
-        known = solution_by("none")
+        known = solution_of(step, "none", deadline.remaining)
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
             return _schedule(step, limit, replace(known, solver="auto"), asked.share)
-    solution = solution_by(settings.solver)
+    share_of_whole = _SHARE_OF_WHOLE if automatic and has_parts(step) else 1.0
+    solution = solution_of(step, settings.solver, share_of_whole * settings.time_limit)
+    is_saving = automatic and solution.status != "infeasible" and is_free(graph, solution.cost)
+    if automatic and not is_saving:
+        step, solution = better_in_parts(
+            step,
+            solution,
+            limit,
+            solved=lambda parts: solution_of(parts, settings.solver, deadline.remaining),
+            peak_of=lambda other: peak_function(other, other.graph),
+        )
     if solution.status == "infeasible":
-        remember_schedule(graph, solution.minimum_steps)
-        raise no_schedule_error(graph, solution, limit, baseline)
-    if automatic and is_free(graph, solution.cost) and not simulate(graph, solution.steps).traffic:
+        remember_schedule(step.graph, solution.minimum_steps)
+        raise no_schedule_error(step.graph, solution, limit, baseline)
+    if is_saving and not simulate(graph, solution.steps).traffic:
         saving = save_for_free(graph.without_transfers, solution, deadline)
+        peak = allocator_peak_of(step, graph)
         if peak is None or peak(saving) <= limit:
             solution = replace(solution, steps=saving)
     return _schedule(step, limit, solution, asked.share)

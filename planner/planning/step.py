@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +19,8 @@ from remat_planner.planner.planning.signatures import input_signature, state_sig
 from remat_planner.planner.training_state import with_training_state
 from remat_planner.schedules import Graph, Origin
 from remat_planner.tracer import Joint, capture, lower, op_costs
-from remat_planner.tracer.costs import Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import Lowering
+from remat_planner.tracer.costs import MEASURE, Profile, allocation_block, is_for_gpu, save_profile
+from remat_planner.tracer.lower import Lowering, has_same_bits_in_parts, split_as, splittable, with_split_gradients
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
@@ -34,7 +34,7 @@ class Step:
 
     Attributes:
         graph: its ops with their costs, the training state and optimizer counted.
-        joint: the capture behind the graph.
+        joint: the capture behind the graph, in which nothing is in parts (``with_parts``).
         origin: the origin of its schedules.
         settings: what its schedules are planned with.
     """
@@ -77,18 +77,43 @@ def costed_step(
     progress: Progress | None = None,
 ) -> Step:
     """The step of an existing capture; ``parameters`` and ``inputs`` are the signatures of its call. See ``trace_step``."""
-    lowering = lower(joint)
-    nodes = _costed_nodes(lowering)
-    costs = op_costs(nodes, costs=settings.costs, progress=progress)
-    block = allocation_block(nodes, settings.costs)
-    graph = with_settings(lowering.with_costs(costs, block=block), joint, settings, block=block)
+    graph, block = _costed_graph(joint, settings, progress)
     loss = _loss_description(joint, settings.loss)
     origin = new_origin(joint.model, parameters, inputs, joint.autocast, loss, settings, block)
     return Step(graph=graph, joint=joint, origin=origin, settings=settings)
 
 
+def has_parts(step: Step) -> bool:
+    """Whether ``with_parts`` has anything to split."""
+    return bool(splittable(step.joint))
+
+
+def with_parts(step: Step, whole: Collection[str] = ()) -> Step | None:
+    """The same step with the backward of each convolution in two ops, but for those named ``whole``; None where none is.
+
+    It runs in less memory, and perhaps in a little more time.
+    """
+    split = [node for node in splittable(step.joint) if node.meta["name"] not in whole]
+    if step.settings.costs == MEASURE:
+        split = [node for node in split if has_same_bits_in_parts(node)]
+    if not split:
+        return None
+    joint = with_split_gradients(step.joint, [node.meta["name"] for node in split])
+    return replace(step, graph=_costed_graph(joint, step.settings)[0])
+
+
+def _costed_graph(joint: Joint, settings: Settings, progress: Progress | None = None) -> tuple[Graph, int]:
+    """The graph of ``joint`` with costs and settings, and the allocation block of its device."""
+    lowering = lower(joint)
+    nodes = _costed_nodes(lowering)
+    costs = op_costs(nodes, costs=settings.costs, progress=progress)
+    block = allocation_block(nodes, settings.costs)
+    return with_settings(lowering.with_costs(costs, block=block), joint, settings, block=block), block
+
+
 def with_settings(graph: Graph, joint: Joint, settings: Settings, *, block: int) -> Graph:
     """The costed ``graph`` with the training state and the optimizer of ``settings`` counted, and with its pools."""
+    joint = split_as(joint, graph)
     graph = with_training_state(graph, joint, settings.training, block=block)
     if settings.optimizer is not None:
         needs = settings.optimizer_needs
@@ -119,7 +144,7 @@ def profile_step(
 
 
 def _costed_nodes(lowering: Lowering) -> tuple[fx.Node, ...]:
-    return (*lowering.node_of.values(), *lowering.loss_nodes)
+    return (*lowering.node_of.values(), *lowering.wholes, *lowering.loss_nodes)
 
 
 def _loss_description(joint: Joint, loss: Loss | None) -> str:

@@ -23,6 +23,7 @@ from remat_planner.planner.runtime.step_watch import Watch
 from remat_planner.planner.runtime.wiring import Wiring, wire
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint, OutputLeaf
+from remat_planner.tracer.lower import split_as
 from remat_planner.tracer.python_state import Roots
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class PlannedProgram:
             schedules.InvalidScheduleError: the steps would not give eager's bits.
             CompilerError: the compiler cannot compile the program.
         """
-        wiring = wire(joint, program := emit(joint, schedule.graph, schedule.steps))
+        as_planned = split_as(joint, schedule.graph)
+        wiring = wire(as_planned, program := emit(as_planned, schedule.graph, schedule.steps))
         pools = pools_of(schedule, wiring.device, disk_folder)
         if compiler is None:
             return cls(schedule, joint, wiring, pools=pools)
@@ -74,7 +76,7 @@ class PlannedProgram:
             )
         program, parts = compiled_program(program, compiler_named(compiler))
         _log.info("%s", parts)
-        return cls(schedule, joint, wire(joint, program), parts)
+        return cls(schedule, joint, wire(as_planned, program), parts)
 
     def with_sizes(self, sized: SizedJoint, numbers: Sequence[Any]) -> PlannedProgram:
         """This program of ``sized`` for other sizes, of which the step has these ``numbers``."""

@@ -17,6 +17,7 @@ from remat_planner.tracer.costs.errors import (
 )
 from remat_planner.tracer.costs.links import Channels, measured_disk_channels
 from remat_planner.tracer.costs.profile_file import Profile
+from remat_planner.tracer.costs.same_bits import same_bits_in_parts
 from remat_planner.tracer.costs.sources import (
     MEASURE,
     PROFILE_SUFFIX,
@@ -53,5 +54,6 @@ __all__ = [
     "record_intervals",
     "record_memory",
     "rounded_up",
+    "same_bits_in_parts",
     "save_profile",
 ]

@@ -14,6 +14,7 @@ from remat_planner.tracer.joint.nodes import operator_name, tensors_of
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, map_tensors, tensors_inside
 from remat_planner.tracer.joint.plain_tensors import computes_as_plain, is_of_pytorch, plain
 from remat_planner.tracer.joint.recorded_forward import LeftBehind, RecordedForward, RecordedOperator, Result
+from remat_planner.tracer.joint.rewritten import rewritten
 from remat_planner.tracer.joint.same_tensors import first_places
 from remat_planner.tracer.joint.sizes import SizeNumber, SizeQuotient, is_from_sizes, number_from_sizes
 from remat_planner.tracer.joint.undo import Undo
@@ -72,6 +73,7 @@ __all__ = [
     "on_real_tensors",
     "operator_name",
     "plain",
+    "rewritten",
     "state_of",
     "tensor_inputs",
     "tensors_inside",

@@ -93,6 +93,7 @@ class _Builder:
                 kind=operator_name(node.target),
                 module=meta["module"],
                 source=meta["source"],
+                eager_workspace=meta.get("in_eager", 0),
             )
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -59,8 +59,13 @@ class Lowering:
         loss = self.joint.loss
         return () if loss is None else tuple(n for n in (*loss.forward, *loss.backward) if n.op == "call_function")
 
+    @property
+    def wholes(self) -> tuple[fx.Node, ...]:
+        """The nodes in whose place two ops stand; they are costed too."""
+        return tuple(dict.fromkeys(node.meta["whole"] for node in self.node_of.values() if "whole" in node.meta))
+
     def with_costs(self, costs: Mapping[fx.Node, NodeCost], *, block: int = 1) -> Graph:
-        """The graph with the costs of ``node_of`` and ``loss_nodes``; the loss op gets the sum of the latter.
+        """The graph with the costs of ``node_of``, ``wholes`` and ``loss_nodes``; the loss op gets the sum of the last.
 
         Args:
             costs: the cost of each node.
@@ -88,7 +93,24 @@ class Lowering:
             for i, storage in enumerate(self.graph.storages)
         )
         constants = {kind: sum(rounded_up(size, block) for size in sizes) for kind, sizes in self.joint.constants.items()}
+        ops = self._with_extra_seconds(ops, costs)
         return replace(self.graph, ops=tuple(ops), storages=tuple(storages), constants=constants)
+
+    def _with_extra_seconds(self, ops: Sequence[Op], costs: Mapping[fx.Node, NodeCost]) -> list[Op]:
+        """``ops``, where the second of two parts says how much longer both take than the whole; they take no less."""
+        first: dict[fx.Node, float] = {}
+        changed = []
+        for op in ops:
+            whole = self.node_of[op.name].meta.get("whole") if op.name in self.node_of else None
+            if whole in first:
+                seconds = max(op.seconds, costs[whole].seconds - first[whole])
+                extra = min(seconds, max(0.0, first[whole] + seconds - costs[whole].seconds))
+                changed.append(replace(op, seconds=seconds, extra_seconds=extra))
+            else:
+                changed.append(op)
+                if whole is not None:
+                    first[whole] = op.seconds
+        return changed
 
     def _loss_with_costs(self, op: Op, costs: Mapping[fx.Node, NodeCost], block: int) -> Op:
         of_nodes = {node: costs[node] for node in self.loss_nodes}
