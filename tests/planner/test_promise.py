@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -11,20 +10,20 @@ from torch import nn
 
 from remat_planner.planner import InfeasibleBudgetError, Schedule, verify
 from remat_planner.planner.planning.settings import Settings
+from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.planning.solve_step import schedule_step
-from remat_planner.planner.planning.step import Step, trace_step
+from remat_planner.planner.planning.step import Step, costed_step, trace_step
 from tests.tracer.cases import Written, linear, mean_square, noise
 from tests.zoo import ZOO, Case
+from tests.zoo_captures import captured
 
 BUDGETS = ("40%", "60%", "80%", "100%")
 
 
-@cache
 def _traced(name: str) -> tuple[Case, Step]:
-    torch.manual_seed(0)
-    case = ZOO[name]()
+    case, joint = captured(name)
     settings = Settings(loss=case.loss, time_limit=1.0)
-    return case, trace_step(case.model, case.args, case.kwargs, settings=settings)
+    return case, costed_step(joint, state_signature(case.model), input_signature(case.args, case.kwargs), settings)
 
 
 def _planned(step: Step, budget: str) -> Schedule:
@@ -65,7 +64,7 @@ def test_workspace_that_depends_on_values_is_counted_at_its_most(name: str) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_budget_and_bits(name: str) -> None:
+def test_budget_and_bits_in_the_zoo(name: str) -> None:
     case, step = _traced(name)
     verified: set[tuple[int, ...]] = set()
     planned: list[Schedule] = []

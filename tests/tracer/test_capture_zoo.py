@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from functools import cache
 from typing import Any
 
 import pytest
@@ -15,11 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from remat_planner.schedules import simulate
 from remat_planner.tracer import lower
-from remat_planner.tracer.capture import RecordedStep, assemble, record_step
-from remat_planner.tracer.joint.graph import Joint
 from remat_planner.tracer.joint.output_tree import flatten
 from tests.tracer.replay import replay
 from tests.zoo import ZOO, Case, loss_of
+from tests.zoo_captures import captured
 
 pytestmark = pytest.mark.parametrize("name", ZOO)
 
@@ -37,17 +35,9 @@ def build(name: str) -> Case:
     return ZOO[name]()
 
 
-@cache
-def captured(name: str) -> tuple[Case, RecordedStep, Joint]:
-    """One capture serves every test of a model; what runs the step runs it on its own copy."""
-    case = build(name)
-    recorded = record_step(case.model, case.args, case.kwargs, case.loss)
-    return case, recorded, assemble(recorded)
-
-
 @pytest.mark.slow
 def test_a_replay_of_the_joint_graph_has_eagers_bits(name: str):
-    case, _, joint = captured(name)
+    case, joint = captured(name)
     eager = copy.deepcopy(case.model)
 
     torch.manual_seed(1)
@@ -80,7 +70,7 @@ _WORKSPACE_OF_UNKNOWN_SIZE = ("lstm", torch.uint8)
 
 @pytest.mark.slow
 def test_fake_tensors_have_the_shapes_and_strides_of_the_real_ones(name: str):
-    case, _, joint = captured(name)
+    case, joint = captured(name)
     ours = replay(joint, case.args, case.kwargs, lambda out: loss_of(case, out))
     for node, value in ours.values.items():
         if node.op != "call_function":
@@ -116,15 +106,15 @@ _MOVES = (
 
 @pytest.mark.slow
 def test_the_capture_runs_eagers_operators_in_eagers_order(name: str):
-    _, recorded, _ = captured(name)
+    _, joint = captured(name)
     ours: dict[bool, list[str]] = {False: [], True: []}
-    for operator in recorded.recording.operators:
+    for operator in joint.operators:
         ours[operator.in_backward].append(operator.name)
     case = build(name)
     with _Operators() as forward:
         output = case.model(*case.args, **case.kwargs)
     leaves, _ = flatten(output)
-    outputs = [leaves[tangent.output] for _, tangent in recorded.recording.tangents]
+    outputs = [leaves[i] for i in joint.tangent_outputs]
     arriving = torch.autograd.grad(loss_of(case, output), outputs, retain_graph=True)
     with _Operators() as backward:
         torch.autograd.backward(outputs, arriving)
@@ -167,7 +157,7 @@ class _Storages(TorchDispatchMode):
 def test_the_graphs_own_order_peaks_where_eager_does(name: str):
     if name == _WORKSPACE_OF_UNKNOWN_SIZE[0]:
         pytest.skip("the workspace of the fake recurrent layer has no size; tests of the costs cover it")
-    _, _, joint = captured(name)
+    _, joint = captured(name)
     case = build(name)
     graph = lower(joint).graph
     predicted = simulate(graph, range(len(graph.ops))).peak_bytes - graph.constant_bytes

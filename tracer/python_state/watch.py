@@ -9,7 +9,7 @@ import gc
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import FunctionType, MappingProxyType, MethodType
+from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ Keys = Mapping[str, Collection[Any]]
 """Keys of entries, by the label of the object that holds them."""
 _READS_ENVIRONMENT = frozenset({"environ", "getenv"})
 _CLASS = "class"
+_FEW_CODES = 50
+"""Of so many code objects it takes longer to look for what refers to them than to list all objects; by measurement."""
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -251,10 +253,17 @@ def _outside(executed: ExecutedCode) -> tuple[tuple[Place, Any], ...]:
         files.setdefault(id(namespace), (namespace, set()))[1].update(name for name in code.co_names if name in namespace)
     found: list[tuple[Place, Any]] = [Namespace.named(namespace, frozenset(names)) for namespace, names in files.values()]
     codes = {id(code) for code, _ in executed.calls}
-    for thing in [thing for thing in gc.get_objects() if type(thing) is FunctionType]:
+    for thing in _functions_with([code for code, _ in executed.calls]):
         if id(thing.__code__) in codes and Function.has_state(thing):
             found.append((Place(f"{thing.__module__}.{thing.__qualname__}", thing, "object"), thing))
     return tuple(found)
+
+
+def _functions_with(codes: Sequence[CodeType]) -> list[FunctionType]:
+    """All functions that have one of these code objects, and perhaps others."""
+    # To ask for what refers to a few of them does without a list of all objects, and takes half the time.
+    things = gc.get_referrers(*codes) if len(codes) <= _FEW_CODES else gc.get_objects()
+    return [thing for thing in things if type(thing) is FunctionType]
 
 
 def _has_tensors(holder: Holder, keys: Iterable[Any]) -> Callable[[], bool]:

@@ -42,7 +42,7 @@ def _one_thread_and_many_segments(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in _LARGE])
-def test_random_schedules_have_eagers_bits(name: str):
+def test_random_schedules_have_eagers_bits_in_the_zoo(name: str):
     case, joint, graph = captured(name)
     start = copy.deepcopy(case.model.state_dict())
     expected = []
@@ -63,7 +63,7 @@ def test_random_schedules_have_eagers_bits(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_the_storages_that_live_are_the_simulators(name: str, tmp_path: Path):
+def test_the_storages_that_live_are_the_simulators_in_the_zoo(name: str, tmp_path: Path):
     case, joint, _ = captured(name)
     graph = lower(joint, sums_in_place=False).graph  # while a dispatch mode is on, autograd adds nothing in place
     if name in _WRONG_FAKES:

@@ -8,15 +8,14 @@ import torch
 from torch import nn
 
 from remat_planner.schedules import Graph
-from remat_planner.tracer import Joint, capture, lower
-from tests.zoo import ZOO, Case, loss_of
+from remat_planner.tracer import Joint, lower
+from tests import zoo_captures
+from tests.zoo import Case, loss_of
 
 
 @functools.cache
 def captured(name: str) -> tuple[Case, Joint, Graph]:
-    torch.manual_seed(0)
-    case = ZOO[name]()
-    joint = capture(case.model, case.args, case.kwargs, loss=case.loss)
+    case, joint = zoo_captures.captured(name)
     return case, joint, lower(joint).graph
 
 

@@ -84,7 +84,7 @@ _MODELS = [
 
 
 @pytest.mark.parametrize("name", _MODELS)
-def test_random_copies_have_eagers_bits(name: str, tmp_path: Path):
+def test_random_copies_have_eagers_bits_in_the_zoo(name: str, tmp_path: Path):
     case, joint, graph = captured(name)
     start = copy.deepcopy(case.model.state_dict())
     expected = [step(case, case.model, seed) for seed in (3, 4)]
@@ -106,14 +106,14 @@ def test_the_folder_shows_no_file_and_one_serves_all_steps(tmp_path: Path):
     created = []
     pool._new_file = lambda: created.append(1)
     expected = _gradients(net)
-    for _ in range(50):
+    for _ in range(10):
         assert _equal(_gradients(planned), expected)
         assert not list(tmp_path.iterdir())
     assert not created
 
 
 @pytest.mark.slow
-def test_thousands_of_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hundreds_of_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     _, planned, _ = _planned(tmp_path)
     for _ in range(20):
@@ -124,7 +124,7 @@ def test_thousands_of_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: py
         return len(os.listdir("/proc/self/fd")), sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
 
     before = left()
-    for _ in range(2000):
+    for _ in range(300):
         _gradients(planned)
     assert left() == before
 
