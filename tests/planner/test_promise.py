@@ -18,6 +18,8 @@ from tests.zoo import ZOO, Case
 from tests.zoo_captures import captured
 
 BUDGETS = ("40%", "60%", "80%", "100%")
+_LARGE = {"unet": ("40%", "80%"), "t5": ("60%", "100%"), "whisper": ("40%", "80%"), "bert": ("60%", "100%")}
+"""The budgets of models that take long."""
 
 
 def _traced(name: str) -> tuple[Case, Step]:
@@ -68,7 +70,7 @@ def test_budget_and_bits_in_the_zoo(name: str) -> None:
     case, step = _traced(name)
     verified: set[tuple[int, ...]] = set()
     planned: list[Schedule] = []
-    for budget in BUDGETS:
+    for budget in _LARGE.get(name, BUDGETS):
         schedule = _planned(step, budget)
         assert schedule.bound_seconds <= schedule.seconds * (1 + 1e-9)
         planned.append(schedule)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -31,11 +33,38 @@ def tensors(tree: object) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+@contextmanager
+def left_as_it_was(case: Case) -> Iterator[None]:
+    """Asserts that nothing of the model, its inputs and the random generators changes inside."""
+    state = {path: (t, t.clone(), t._version, t.requires_grad) for path, t in case.model.state_dict(keep_vars=True).items()}
+    attributes = [dict(vars(module)) for module in case.model.modules()]
+    modes = [module.training for module in case.model.modules()]
+    inputs = copy.deepcopy([t.detach() for t in tensors(case.args)])
+    generators = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes())
+
+    yield
+
+    now = case.model.state_dict(keep_vars=True)
+    assert list(now) == list(state)
+    for path, (tensor, value, version, requires_grad) in state.items():
+        assert now[path] is tensor, path
+        assert torch.equal(tensor, value), path
+        assert (tensor._version, tensor.requires_grad, tensor.grad) == (version, requires_grad, None), path
+    for before, module in zip(attributes, case.model.modules(), strict=True):
+        assert vars(module).keys() == before.keys()
+        assert all(vars(module)[key] is value for key, value in before.items())
+    assert [module.training for module in case.model.modules()] == modes
+    assert all(torch.equal(a, b) for a, b in zip(inputs, tensors(case.args), strict=True))
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == generators[1:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_replay_of_the_joint_graph_has_eagers_bits_and_its_lowering_can_run(name: str):
+def test_capturing_leaves_everything_as_it_was_and_a_replay_has_eagers_bits(name: str):
     case = build(name)
-    joint = capture(case.model, case.args, case.kwargs, loss=case.loss)
+    with left_as_it_was(case):
+        joint = capture(case.model, case.args, case.kwargs, loss=case.loss)
     graph = lower(joint).graph
     assert simulate(graph, range(len(graph.ops))).peak_bytes > graph.constant_bytes
     assert [op.name for op in graph.ops if op.outside] == ["loss"]
@@ -66,33 +95,6 @@ def test_a_replay_of_the_joint_graph_has_eagers_bits_and_its_lowering_can_run(na
     assert all(torch.equal(a, b) for a, b in zip(ours.input_gradients, wanted, strict=True))
     for mine, theirs in zip(tensors(ours.output), tensors(output), strict=True):
         assert torch.equal(mine, theirs)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_capturing_leaves_everything_as_it_was(name: str):
-    case = build(name)
-    state = {path: (t, t.clone(), t._version, t.requires_grad) for path, t in case.model.state_dict(keep_vars=True).items()}
-    attributes = [dict(vars(module)) for module in case.model.modules()]
-    modes = [module.training for module in case.model.modules()]
-    inputs = copy.deepcopy([t.detach() for t in tensors(case.args)])
-    generators = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes())
-
-    capture(case.model, case.args, case.kwargs, loss=case.loss)
-
-    now = case.model.state_dict(keep_vars=True)
-    assert list(now) == list(state)
-    for path, (tensor, value, version, requires_grad) in state.items():
-        assert now[path] is tensor, path
-        assert torch.equal(tensor, value), path
-        assert (tensor._version, tensor.requires_grad, tensor.grad) == (version, requires_grad, None), path
-    for before, module in zip(attributes, case.model.modules(), strict=True):
-        assert vars(module).keys() == before.keys()
-        assert all(vars(module)[key] is value for key, value in before.items())
-    assert [module.training for module in case.model.modules()] == modes
-    assert all(torch.equal(a, b) for a, b in zip(inputs, tensors(case.args), strict=True))
-    assert torch.equal(torch.get_rng_state(), generators[0])
-    assert (random.getstate(), np.random.get_state()[1].tobytes()) == generators[1:]
 
 
 def test_an_ambient_autocast_is_part_of_the_capture():

@@ -149,12 +149,12 @@ def peak(model: nn.Module, case: Case, constant: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", ["70%", "60%"])
 @pytest.mark.parametrize(
-    ("name", "form"),
+    ("name", "form", "budget"),
     [
-        *((name, form) for name in ("plain", "in_place") for form in ("sac", "modules")),
-        *((name, form) for name in ("gpt2", "llama") for form in ("sac", "modules", "transformers")),
+        *(("plain", "sac", "70%"), ("plain", "modules", "60%"), ("in_place", "sac", "60%"), ("in_place", "modules", "70%")),
+        *(("gpt2", "sac", "70%"), ("gpt2", "modules", "60%"), ("gpt2", "transformers", "70%")),
+        *(("llama", "sac", "60%"), ("llama", "modules", "70%"), ("llama", "transformers", "60%")),
     ],
 )
 def test_a_form_gives_eagers_bits_at_the_predicted_peak(name: str, form: str, budget: str):
