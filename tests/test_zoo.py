@@ -31,13 +31,9 @@ from benchmarks.zoo.reasons import REASONS, reason_of
 from benchmarks.zoo.shrink import SCALES, VOCABULARY, Scale, Shrinker
 from benchmarks.zoo.table import append_row, markdown, read_rows, summary
 
-_NAMES = """
-albert bart bert bitnet bloom cohere convnext convnextv2 data2vec-text data2vec-vision deit dinov2 distilbert electra
-ernie4_5 falcon fnet gemma gpt2 gpt_neox granite ijepa llama mistral mixtral mpt olmo olmo3 opt phi poolformer qwen2
-resnet roberta segformer squeezebert swin t5 vit yoso
-"""
+_NAMES = "albert bloom convnextv2 deit falcon fnet gemma olmo phi segformer squeezebert swin yoso"
 SAMPLE = frozenset(_NAMES.split())
-"""Architectures of transformers that are quick to try."""
+"""Architectures of transformers that are quick to try, none of them among ``tests/zoo.py``."""
 
 ROW = Row("transformers", "gpt2", "GPT2LMHeadModel", seconds=2.5)
 
@@ -74,10 +70,10 @@ def _small(**inputs: Any) -> Architecture:
 def test_a_sample_of_transformers_is_planned(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(from_transformers, "SCALES", (Scale(layers=1), *SCALES))  # half the time
     chosen = [one for one in architectures("transformers") if one.name in SAMPLE]
-    assert len(chosen) == len(SAMPLE) == 40
+    assert len(chosen) == len(SAMPLE) == 13
     rows = list(command.tried("transformers", chosen, seconds=300, fresh=False))
     assert [row for row in rows if row.verdict in FAULTS] == []
-    assert sum(row.verdict in ("whole", "infeasible") for row in rows) > 36, summary(rows)
+    assert sum(row.verdict in ("whole", "infeasible") for row in rows) > 11, summary(rows)
 
 
 @pytest.mark.slow

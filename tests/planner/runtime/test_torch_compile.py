@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -70,12 +71,18 @@ _ADVICE = {
 }
 
 
+@cache
+def planned_once(regions: str | None) -> remat_planner.Schedule | remat_planner.RegionSchedule:
+    model, x = build()
+    return remat_planner.plan(model, (x,), budget="100%", time_limit=1, regions=regions)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compile_it", _ADVICE)
 @pytest.mark.parametrize("regions", [None, "blocks.*"])
 def test_a_compiled_model_is_refused_with_what_to_do(compile_it: Callable[[Net], nn.Module], regions: str | None):
     model, x = build()
-    schedule = remat_planner.plan(model, (x,), budget="100%", time_limit=1, regions=regions)
+    schedule = planned_once(regions)
     compiled = compile_it(model)
     wanted = f"(?s){_ADVICE[compile_it]}.*compiler=.inductor"
     calls: dict[str, Callable[[], Any]] = {
