@@ -26,9 +26,9 @@ class Distance(nn.Module):
         return (y * 2 if self.asks and x is target else y - target).square().mean()
 
 
-@pytest.mark.parametrize("asks", [False, True])
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("first", ["xx", "xt"])
+@pytest.mark.parametrize(  # each pair of values once
+    ("first", "asks", "trained"), [("xt", False, False), ("xt", True, True), ("xx", True, False), ("xx", False, True)]
+)
 def test_a_step_for_one_tensor_is_not_one_for_two(asks: bool, trained: bool, first: str):
     torch.manual_seed(0)
     model = Distance(asks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -112,14 +113,21 @@ LOOPS: list[Loop] = [
 ]
 
 
+@cache
+def planned_in_pieces(calls_between_cuts: int) -> tuple[Heads, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "CALLS_BETWEEN_CUTS", calls_between_cuts)
+        torch.manual_seed(0)
+        model = Heads()
+        return model, planned(model, (torch.randn(3, 6),))
+
+
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
 @pytest.mark.parametrize("calls_between_cuts", [3, 400])
 def test_a_loop_trains_as_in_eager(loop: Loop, calls_between_cuts: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuts, "CALLS_BETWEEN_CUTS", calls_between_cuts)
-    torch.manual_seed(0)
-    model, x = Heads(), torch.randn(3, 6)
-    eager = copy.deepcopy(model)
-    ours = planned(model, (x,))
+    model, ours = copy.deepcopy(planned_in_pieces(calls_between_cuts))
+    eager, x = copy.deepcopy(model), torch.randn(3, 6)
     loop(eager, eager, x)
     loop(ours, model, x)
     assert equal(gradients(model), gradients(eager))
