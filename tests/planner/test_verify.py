@@ -130,6 +130,7 @@ def test_the_loss_of_a_schedule_from_a_file_may_leave_its_result_in_a_large_buff
     assert torch.equal(model.weight.grad, eager.weight.grad)
 
 
+@pytest.mark.slow
 def test_a_peak_over_the_budget_is_reported():
     case = case_of("plain_sequential")
     joint = capture(case.model, case.args, loss=case.loss)

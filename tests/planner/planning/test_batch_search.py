@@ -123,6 +123,7 @@ def test_the_words_fit_and_auto(call: Call, folder: Path) -> None:
     assert "of h100 less" in " ".join(auto.out.split())
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_and_planned_with(call: Call, folder: Path) -> None:
     run = call("profile", "net.py", "-o", "cpu.json")
     assert run.code == ExitCode.OK, run.err

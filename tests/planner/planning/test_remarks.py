@@ -62,6 +62,7 @@ def test_a_batch_norm_that_checkpointing_runs_again_updates_its_statistics_twice
     assert remat_planner.verify(net, schedule, (X,)).identical
 
 
+@pytest.mark.slow
 def test_a_model_without_checkpointing(said):
     plan_twice(Net(None))
     assert not said

@@ -66,6 +66,7 @@ def test_the_document() -> None:
     assert document["policies"][1] == {"solver": "every-n", "peak_bytes": 2_000_000, "overhead": 0.4}
 
 
+@pytest.mark.slow
 def test_the_file_and_the_page(tmp_path: Path) -> None:
     (tmp_path / "curve.json").write_text(json.dumps(curve_document(_CURVE)))
     assert load_curve(tmp_path / "curve.json") == _CURVE
@@ -95,6 +96,7 @@ def test_the_terminal(encoding: str, width: int) -> None:
     assert "The bounds cover: any schedule." in text
 
 
+@pytest.mark.slow
 def test_the_image_and_the_notebook() -> None:
     assert drawing(_CURVE, "png").startswith(b"\x89PNG")
     assert b"<svg" in drawing(_CURVE, "svg")

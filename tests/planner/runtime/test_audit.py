@@ -232,6 +232,7 @@ def _state(model: nn.Module) -> Any:
     return tensors, hooks, dict(vars(model)), list(model.kept)  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_it_leaves_no_trace():
     torch.manual_seed(0)
     model = Stateful()
@@ -409,6 +410,7 @@ def test_tensors_in_python_state(what: str, audits: list[Any], said: list[str]):
         ours(X)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 def test_values_that_come_again_are_no_difference(audits: list[Any]):
     def read(net: Net, h: torch.Tensor) -> torch.Tensor:

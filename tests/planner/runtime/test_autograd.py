@@ -27,6 +27,7 @@ from tests.planner.runtime.planned_net import (
 )
 
 
+@pytest.mark.slow
 def test_accumulation_and_optimizer_steps():
     ours, eager, x = planned_net()
     for model in (eager, ours):

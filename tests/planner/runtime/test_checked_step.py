@@ -142,6 +142,7 @@ def test_quantization_aware_training_is_eagers_from_its_first_step_on():
     assert result.identical, result.differences
 
 
+@pytest.mark.slow
 def test_views_of_a_draw_stay_its_views():
     def drawn(x: torch.Tensor) -> torch.Tensor:
         scale = torch.diag_embed(1 + x.sin() / 2)

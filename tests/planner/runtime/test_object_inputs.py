@@ -149,6 +149,7 @@ def test_what_a_forward_writes_to_an_object_is_there_after_a_planned_call(kind: 
         assert_same_step(eager, model, ours, *(kind(x=batch(seed), scale=2.0) for _ in range(2)))
 
 
+@pytest.mark.slow
 def test_an_object_is_followed_from_step_to_step(caplog: pytest.LogCaptureFixture):
     eager, model = Net(writes=True), Net(writes=True)
     one, other = Graph(x=batch(), scale=2.0), Graph(x=batch(), scale=2.0)

@@ -71,6 +71,7 @@ def test_the_allocator_gets_shards_and_not_whole_parameters() -> None:
     assert shards.allocated_bytes - schedule.graph.constants[GATHERED] < whole.allocated_bytes
 
 
+@pytest.mark.slow
 def test_a_sharded_plan_is_kept_in_its_file_and_put_on_the_model(tmp_path: Path) -> None:
     x = torch.randn(4, 64, dtype=torch.bfloat16)
     planned(shard=4).save(tmp_path / "s.json")
