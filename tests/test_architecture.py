@@ -54,7 +54,7 @@ tracer.errors           -
 tracer.functions        operators torch_functions torch_higher_order torch_private torch_script torch_sparse
 tracer.joint            python_state torch_nested torch_private torch_sparse
 tracer.lazy_types       -
-tracer.lower            costs joint operators torch_convolution torch_private schedules
+tracer.lower            costs joint operators torch_convolution torch_kernel_table torch_private schedules
 tracer.on_paper         record refusals torch_higher_order torch_kernels torch_private
 tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private torch_values
@@ -66,6 +66,7 @@ tracer.sizes            capture joint python_state record torch_private torch_si
 tracer.torch_convolution  -
 tracer.torch_functions  -
 tracer.torch_higher_order  -
+tracer.torch_kernel_table  -
 tracer.torch_kernels    torch_private
 tracer.torch_modules    -
 tracer.torch_nested     -

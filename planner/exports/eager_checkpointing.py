@@ -19,7 +19,7 @@ from remat_planner.planner.gpu_allocator import allocator_peak
 from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.tracer import Joint
 from remat_planner.tracer.joint import EagerOperator
-from remat_planner.tracer.lower import split_as
+from remat_planner.tracer.lower import variant_as
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EagerStep:
     def __init__(self, schedule: Schedule, joint: Joint) -> None:
         graph = schedule.graph.eager
         self.graph = graph
-        self.joint = joint = split_as(joint, graph)
+        self.joint = joint = variant_as(joint, graph)
         self.on_gpu = schedule.origin.allocation_block > 1
         self.budget_on = schedule.origin.budget_on
         self.loss = next(i for i, op in enumerate(graph.ops) if op.outside)

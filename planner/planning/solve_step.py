@@ -11,15 +11,15 @@ from remat_planner.planner.gpu_allocator import AllocatorPeak, allocator_peak, s
 from remat_planner.planner.planning.budget import LEAST_FOUND, Budget, parse_budget
 from remat_planner.planner.planning.captures import remember_capture, remember_share
 from remat_planner.planner.planning.free_savings import is_free, save_for_free
-from remat_planner.planner.planning.in_parts import better_in_parts
 from remat_planner.planner.planning.infeasible import no_schedule_error, update_error
+from remat_planner.planner.planning.leaner_form import better_in_leaner_form
 from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule, schedules_of_other_sizes
-from remat_planner.planner.planning.step import Step, has_parts
+from remat_planner.planner.planning.step import Step, has_leaner_form
 from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
 
-_SHARE_OF_WHOLE = 0.5
-"""Of the time for solving, where the step may be solved in parts too."""
+_TIME_FOR_LEANER_FORM = 0.25
+"""Of the time for solving: with less left, a step for which a schedule was found is not solved in its leaner form too."""
 
 
 def schedule_step(
@@ -28,7 +28,7 @@ def schedule_step(
     """Find a schedule for a traced step; see ``remat_planner.plan`` for the meaning of ``budget``.
 
     With the solver "auto", earlier schedules of the same graph are starting points, and the result includes free savings. Where
-    it would recompute, the step with the backward of convolutions in parts (``with_parts``) is solved too.
+    it would recompute, and time is left, its leaner form is solved too (``leaner``).
 
     Args:
         step: the traced step.
@@ -64,15 +64,16 @@ def schedule_step(
         known = solution_of(step, "none", deadline.remaining)
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
             return _schedule(step, limit, replace(known, solver="auto"), asked.share)
-    share_of_whole = _SHARE_OF_WHOLE if automatic and has_parts(step) else 1.0
-    solution = solution_of(step, settings.solver, share_of_whole * settings.time_limit)
-    is_saving = automatic and solution.status != "infeasible" and is_free(graph, solution.cost)
-    if automatic and not is_saving:
-        step, solution = better_in_parts(
+    solution = solution_of(step, settings.solver, settings.time_limit)
+    is_infeasible = solution.status == "infeasible"
+    is_saving = automatic and not is_infeasible and is_free(graph, solution.cost)
+    has_time = is_infeasible or deadline.remaining > _TIME_FOR_LEANER_FORM * settings.time_limit
+    if automatic and not is_saving and has_time and has_leaner_form(step):
+        step, solution = better_in_leaner_form(
             step,
             solution,
             limit,
-            solved=lambda parts: solution_of(parts, settings.solver, deadline.remaining),
+            solved=lambda lean: solution_of(lean, settings.solver, deadline.remaining),
             peak_of=lambda other: peak_function(other, other.graph),
         )
     if solution.status == "infeasible":

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from remat_planner.planner.codegen import copyable_storages
 from remat_planner.planner.planning.origin import new_origin
@@ -17,10 +17,10 @@ from remat_planner.planner.planning.remarks import remark_on
 from remat_planner.planner.planning.settings import Loss, Progress, Settings
 from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.training_state import with_training_state
-from remat_planner.schedules import Graph, Origin
+from remat_planner.schedules import Graph, Origin, simulate
 from remat_planner.tracer import Joint, capture, lower, op_costs
 from remat_planner.tracer.costs import MEASURE, Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import Lowering, has_same_bits_in_parts, split_as, splittable, with_split_gradients
+from remat_planner.tracer.lower import has_variant, in_less_memory, variant_as
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
@@ -34,7 +34,7 @@ class Step:
 
     Attributes:
         graph: its ops with their costs, the training state and optimizer counted.
-        joint: the capture behind the graph, in which nothing is in parts (``with_parts``).
+        joint: the capture behind the graph, in the form that eager runs (``leaner`` changes the graph alone).
         origin: the origin of its schedules.
         settings: what its schedules are planned with.
     """
@@ -83,29 +83,32 @@ def costed_step(
     return Step(graph=graph, joint=joint, origin=origin, settings=settings)
 
 
-def has_parts(step: Step) -> bool:
-    """Whether ``with_parts`` has anything to split."""
-    return bool(splittable(step.joint))
+def has_leaner_form(step: Step) -> bool:
+    """Whether ``leaner`` has anything to change."""
+    return has_variant(step.joint)
 
 
-def with_parts(step: Step, whole: Collection[str] = ()) -> Step | None:
-    """The same step with the backward of each convolution in two ops, but for those named ``whole``; None where none is.
+def leaner(step: Step, whole: Collection[str] = ()) -> Step:
+    """The same step in less memory and perhaps in a little more time; see ``tracer.lower.variants``.
 
-    It runs in less memory, and perhaps in a little more time.
+    ``whole`` names ops that stay in one.
     """
-    split = [node for node in splittable(step.joint) if node.meta["name"] not in whole]
-    if step.settings.costs == MEASURE:
-        split = [node for node in split if has_same_bits_in_parts(node)]
-    if not split:
-        return None
-    joint = with_split_gradients(step.joint, [node.meta["name"] for node in split])
-    return replace(step, graph=_costed_graph(joint, step.settings)[0])
+    joint = in_less_memory(step.joint, at_hand=step.settings.costs == MEASURE, whole=whole)
+    graph = _costed_graph(joint, step.settings)[0]
+    in_eager, here = (simulate(g, range(len(g.ops))).bytes.tolist() for g in (step.graph.eager, graph))
+    wholes = {node.meta["name"]: node.meta.get("wholes", ()) for node in joint.ops}
+    ops = []
+    for op, bytes_here in zip(graph.ops, here, strict=True):
+        bytes_in_eager = [in_eager[step.graph.by_name[node.meta["name"]]] for node in wholes.get(op.name, ())]
+        more = max(0, max(bytes_in_eager, default=0) - bytes_here)
+        ops.append(replace(op, eager_workspace=max(op.eager_workspace, more)))
+    return replace(step, graph=replace(graph, ops=tuple(ops)))
 
 
 def _costed_graph(joint: Joint, settings: Settings, progress: Progress | None = None) -> tuple[Graph, int]:
     """The graph of ``joint`` with costs and settings, and the allocation block of its device."""
     lowering = lower(joint)
-    nodes = _costed_nodes(lowering)
+    nodes = lowering.costed
     costs = op_costs(nodes, costs=settings.costs, progress=progress)
     block = allocation_block(nodes, settings.costs)
     return with_settings(lowering.with_costs(costs, block=block), joint, settings, block=block), block
@@ -113,7 +116,7 @@ def _costed_graph(joint: Joint, settings: Settings, progress: Progress | None = 
 
 def with_settings(graph: Graph, joint: Joint, settings: Settings, *, block: int) -> Graph:
     """The costed ``graph`` with the training state and the optimizer of ``settings`` counted, and with its pools."""
-    joint = split_as(joint, graph)
+    joint = variant_as(joint, graph)
     graph = with_training_state(graph, joint, settings.training, block=block)
     if settings.optimizer is not None:
         needs = settings.optimizer_needs
@@ -140,11 +143,7 @@ def profile_step(
         tracer.costs.CostError: the device is absent, or an operator cannot run by itself.
     """
     lowering = lower(capture(model, args, dict(kwargs or {}), loss=loss))
-    return save_profile(_costed_nodes(lowering), path, progress=progress)
-
-
-def _costed_nodes(lowering: Lowering) -> tuple[fx.Node, ...]:
-    return (*lowering.node_of.values(), *lowering.wholes, *lowering.loss_nodes)
+    return save_profile(lowering.costed, path, progress=progress)
 
 
 def _loss_description(joint: Joint, loss: Loss | None) -> str:

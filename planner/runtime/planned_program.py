@@ -23,7 +23,7 @@ from remat_planner.planner.runtime.step_watch import Watch
 from remat_planner.planner.runtime.wiring import Wiring, wire
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint, OutputLeaf
-from remat_planner.tracer.lower import split_as
+from remat_planner.tracer.lower import variant_as
 from remat_planner.tracer.python_state import Roots
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class PlannedProgram:
             schedules.InvalidScheduleError: the steps would not give eager's bits.
             CompilerError: the compiler cannot compile the program.
         """
-        as_planned = split_as(joint, schedule.graph)
+        as_planned = variant_as(joint, schedule.graph)
         wiring = wire(as_planned, program := emit(as_planned, schedule.graph, schedule.steps))
         pools = pools_of(schedule, wiring.device, disk_folder)
         if compiler is None:

@@ -19,7 +19,7 @@ from remat_planner.planner.training_state import rewired
 from remat_planner.schedules import Graph, Schedule, StaleScheduleError, differences
 from remat_planner.tracer import Joint, capture, lower
 from remat_planner.tracer.joint import flatten
-from remat_planner.tracer.lower import LOSS, SUM_IN_PLACE, split_as
+from remat_planner.tracer.lower import LOSS, SUM_IN_PLACE, variant_as
 
 Loss = Callable[..., torch.Tensor]
 
@@ -71,7 +71,7 @@ def is_step_of(schedule: Schedule, joint: Joint) -> bool:
 def _as_planned(schedule: Schedule, joint: Joint) -> Graph:
     """The graph of ``joint``, lowered as that of ``schedule`` was."""
     in_place = any(op.pinned == SUM_IN_PLACE for op in schedule.graph.ops)  # a schedule saved before may have none
-    joint = split_as(joint, schedule.graph)
+    joint = variant_as(joint, schedule.graph)
     graph = rewired(lower(joint, sums_in_place=in_place).graph, joint, schedule.origin.training)
     return _sized_as(schedule.graph, graph)
 

@@ -15,6 +15,7 @@ from remat_planner.tracer.costs.errors import (
     ProfileWarning,
     UnknownDeviceError,
 )
+from remat_planner.tracer.costs.flops import flops
 from remat_planner.tracer.costs.links import Channels, measured_disk_channels
 from remat_planner.tracer.costs.profile_file import Profile
 from remat_planner.tracer.costs.same_bits import same_bits_in_parts
@@ -46,6 +47,7 @@ __all__ = [
     "UnknownDeviceError",
     "allocation_block",
     "device_named",
+    "flops",
     "host_channels",
     "is_for_gpu",
     "mark",

@@ -29,9 +29,14 @@ def same_bits_in_parts(node: fx.Node, parts: Callable[..., Sequence[torch.Tensor
     if key not in _known:
         with undisturbed([call.device]) as samples:
             args, kwargs = samples.make(call)
-            whole, again, in_parts = call.target(*args, **kwargs), call.target(*args, **kwargs), parts(*args, **kwargs)
+            whole, again = (_results(call.target(*args, **kwargs)) for _ in range(2))
+            in_parts = parts(*args, **kwargs)
             _known[key] = _same_forms(whole, in_parts) and (_same(whole, in_parts) or not _same(whole, again))
     return _known[key]
+
+
+def _results(returned: Any) -> tuple[torch.Tensor | None, ...]:
+    return (returned,) if isinstance(returned, torch.Tensor) else tuple(returned)
 
 
 def _same_forms(results: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -18,8 +18,8 @@ stand in the order in which eager runs them, so the graph's own order has eager'
     factor      position of the argument of a batch normalisation that a node computes, one over its counter; else absent
     operator    index into ``Joint.operators`` of the eager operator behind it; absent where the capture added the node
     adds_to_view  True for a sum in the backward whose first term is a view in eager
-    whole       the node that this one and another replace (``tracer.lower.split_gradients``); mostly absent
-    in_eager    bytes that eager has allocated beyond the node's own while it runs; mostly absent
+    wholes      the nodes that this one, or this one and another, replace (``tracer.lower.variants``); mostly absent
+    over        position of the argument in whose memory the node leaves its result; mostly absent
     apart       nodes with another value here are not the same computation, though they compute the same; mostly absent
 """
 

@@ -16,6 +16,7 @@ from remat_planner.schedules import Graph, Op, Storage, Value
 from remat_planner.tracer.joint import Joint, operator_name, tensors_of
 from remat_planner.tracer.lower.loss_workspace import loss_workspace
 from remat_planner.tracer.lower.lowering import LOSS, Lowering
+from remat_planner.tracer.lower.overwriting import with_results_in_place
 from remat_planner.tracer.lower.sums_in_place import with_sums_in_place
 from remat_planner.tracer.torch_private import storage_key
 
@@ -50,6 +51,7 @@ def lower(joint: Joint, *, sums_in_place: bool = True) -> Lowering:
     )
     if sums_in_place:
         graph = with_sums_in_place(graph, joint)
+    graph = with_results_in_place(graph, joint)
     return Lowering(graph=graph, joint=joint, node_of={node.meta["name"]: node for node in joint.ops})
 
 
@@ -93,7 +95,6 @@ class _Builder:
                 kind=operator_name(node.target),
                 module=meta["module"],
                 source=meta["source"],
-                eager_workspace=meta.get("in_eager", 0),
             )
         )
 

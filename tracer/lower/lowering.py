@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -60,15 +61,21 @@ class Lowering:
         return () if loss is None else tuple(n for n in (*loss.forward, *loss.backward) if n.op == "call_function")
 
     @property
+    def costed(self) -> tuple[fx.Node, ...]:
+        """All nodes whose costs count. One that overwrites its input counts as the node in its place."""
+        own = (node for node in self.node_of.values() if "over" not in node.meta)
+        return (*own, *self.wholes, *self.loss_nodes)
+
+    @property
     def wholes(self) -> tuple[fx.Node, ...]:
-        """The nodes in whose place two ops stand; they are costed too."""
-        return tuple(dict.fromkeys(node.meta["whole"] for node in self.node_of.values() if "whole" in node.meta))
+        """The nodes in whose place others stand; they are costed too."""
+        return tuple(dict.fromkeys(whole for node in self.node_of.values() for whole in node.meta.get("wholes", ())))
 
     def with_costs(self, costs: Mapping[fx.Node, NodeCost], *, block: int = 1) -> Graph:
-        """The graph with the costs of ``node_of``, ``wholes`` and ``loss_nodes``; the loss op gets the sum of the last.
+        """The graph with the costs of ``costed``; the loss op gets the sum of those of ``loss_nodes``.
 
         Args:
-            costs: the cost of each node.
+            costs: the cost of each node of ``costed``.
             block: granularity of the device's allocator; every size becomes a multiple of this many bytes.
 
         Raises:
@@ -78,7 +85,8 @@ class Lowering:
         measured: dict[int, int] = {}  # storage -> bytes
         for op, allocated in zip(self.graph.ops, self.graph.allocated, strict=True):
             if op.name in self.node_of:
-                cost = costs[self.node_of[op.name]]
+                node = self.node_of[op.name]
+                cost = costs[node.meta["wholes"][0] if "over" in node.meta else node]
                 # A repeated draw sets the generator's current state aside meanwhile.
                 workspace = rounded_up(cost.workspace, block) + op.replay_bytes
                 eager = rounded_up(op.eager_workspace, block)
@@ -97,19 +105,27 @@ class Lowering:
         return replace(self.graph, ops=tuple(ops), storages=tuple(storages), constants=constants)
 
     def _with_extra_seconds(self, ops: Sequence[Op], costs: Mapping[fx.Node, NodeCost]) -> list[Op]:
-        """``ops``, where the second of two parts says how much longer both take than the whole; they take no less."""
-        first: dict[fx.Node, float] = {}
+        """``ops``, where those in the place of others say how much longer they take than those; they take no less.
+
+        A node that is two ops is counted with the second.
+        """
+        wholes = {name: node.meta["wholes"] for name, node in self.node_of.items() if "wholes" in node.meta}
+        left = Counter(whole for row in wholes.values() for whole in row)
+        spent: dict[fx.Node, float] = defaultdict(float)
         changed = []
         for op in ops:
-            whole = self.node_of[op.name].meta.get("whole") if op.name in self.node_of else None
-            if whole in first:
-                seconds = max(op.seconds, costs[whole].seconds - first[whole])
-                extra = min(seconds, max(0.0, first[whole] + seconds - costs[whole].seconds))
-                changed.append(replace(op, seconds=seconds, extra_seconds=extra))
-            else:
+            in_eager, earlier, waits = 0.0, 0.0, False
+            for whole in wholes.get(op.name, ()):
+                left[whole] -= 1
+                waits = waits or left[whole] > 0
+                in_eager += costs[whole].seconds
+                earlier += spent[whole]
+                spent[whole] += op.seconds
+            if op.name not in wholes or waits:
                 changed.append(op)
-                if whole is not None:
-                    first[whole] = op.seconds
+                continue
+            seconds = max(op.seconds, in_eager - earlier)
+            changed.append(replace(op, seconds=seconds, extra_seconds=min(seconds, max(0.0, earlier + seconds - in_eager))))
         return changed
 
     def _loss_with_costs(self, op: Op, costs: Mapping[fx.Node, NodeCost], block: int) -> Op:

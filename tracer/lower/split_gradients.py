@@ -73,7 +73,7 @@ def gradient_of_input(
 
 
 def with_split_gradients(joint: Joint, names: Collection[str]) -> Joint:
-    """``joint`` with these of its ``splittable`` ops in two parts. Their ``meta["whole"]`` is the node that they replace."""
+    """``joint`` with these of its ``splittable`` ops in two parts. Their ``meta["wholes"]`` is the node that they replace."""
     if not names:
         return joint
     graph = fx.Graph()
@@ -96,13 +96,15 @@ def with_split_gradients(joint: Joint, names: Collection[str]) -> Joint:
 def split_as(joint: Joint, graph: Graph) -> Joint:
     """``joint`` with those ops in two parts that are two in ``graph``."""
     names = [node.meta["name"] for node in splittable(joint)]
-    return with_split_gradients(joint, [name for name in names if name + _OF_INPUT in graph.by_name])
+    return with_split_gradients(joint, [name for name in names if name + _OF_WEIGHT in graph.by_name])
 
 
 def pairs(graph: Graph) -> dict[str, tuple[int, int]]:
     """Indices of the parts, weight first, by the name of the whole op."""
-    names = [name.removesuffix(_OF_INPUT) for name in graph.by_name if name.endswith(_OF_INPUT)]
-    return {name: (graph.by_name[name + _OF_WEIGHT], graph.by_name[name + _OF_INPUT]) for name in names}
+    first = {name.removesuffix(_OF_WEIGHT): i for name, i in graph.by_name.items() if name.endswith(_OF_WEIGHT)}
+    # The second may be the beginning of a chain.
+    ends = {name.partition(_OF_INPUT)[0]: i for name, i in graph.by_name.items() if _OF_INPUT in name}
+    return {name: (i, ends[name]) for name, i in first.items()}
 
 
 def _is_splittable(node: fx.Node) -> bool:
@@ -137,13 +139,11 @@ def _layout_of_input(node: fx.Node) -> torch.memory_format | None:
 def _weight_part(graph: fx.Graph, whole: fx.Node, node_of: dict[fx.Node, fx.Node]) -> fx.Node:
     part = graph.node_copy(whole, node_of.__getitem__)
     part.args = (*part.args[:_MASK], [False, *_kept(whole)[1:]])
-    of_input, *of_parameters = whole.meta["val"]
-    in_eager = of_input.untyped_storage().nbytes()  # the gradient of the input is there too
+    _, *of_parameters = whole.meta["val"]
     part.meta |= {
         "name": whole.meta["name"] + _OF_WEIGHT,
         "val": (None, *of_parameters),
-        "whole": whole,
-        "in_eager": in_eager,
+        "wholes": (whole,),
     }
     return part
 
@@ -155,5 +155,5 @@ def _input_part(graph: fx.Graph, whole: fx.Node, node_of: dict[fx.Node, fx.Node]
     size = source.meta.get("shape") or tuple(_source(whole).shape)  # where sizes vary, it says how they follow from others
     part.target = gradient_of_input
     part.args = (gradient, size, _layout_of_input(whole), *rest)
-    part.meta |= {"name": whole.meta["name"] + _OF_INPUT, "val": (whole.meta["val"][0], None, None), "whole": whole}
+    part.meta |= {"name": whole.meta["name"] + _OF_INPUT, "val": (whole.meta["val"][0], None, None), "wholes": (whole,)}
     return part

@@ -39,7 +39,9 @@ def test_where_the_kernel_reads_the_input_it_gets_memory():
     convolution = ([1], [1], [1], False, [0], 1)
     source, weight, gradient = (torch.randn(*shape).double() for shape in ((2, 4, 9), (8, 4, 3), (2, 8, 9)))
     whole = torch.ops.aten.convolution_backward(gradient, source, weight, [8], *convolution, [True, True, False])
-    assert torch.equal(gradient_of_input(gradient, source.shape, torch.contiguous_format, weight, [8], *convolution)[0], whole[0])
+    assert torch.equal(
+        gradient_of_input(gradient, source.shape, torch.contiguous_format, weight, [8], *convolution)[0], whole[0]
+    )
 
 
 def test_convolutions_that_need_both_gradients_are_split_but_no_depthwise_ones():

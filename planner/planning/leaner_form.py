@@ -1,4 +1,4 @@
-"""Where memory is short: a step whose convolutions compute their two gradients one after the other, as far as that helps."""
+"""Where memory is short: the step in a form that takes less of it, as far as that helps."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from remat_planner.planner.gpu_allocator import AllocatorPeak
-from remat_planner.planner.planning.step import Step, with_parts
+from remat_planner.planner.planning.step import Step, leaner
 from remat_planner.schedules import Graph, simulate
 from remat_planner.solvers import Solution
 from remat_planner.tracer.lower import pairs
 
 _LEAST_GAIN = 0.001
-"""As a fraction of the step: what the step in parts has to save, so that it is not taken for noise in its costs."""
+"""As a fraction of the step: what the leaner form has to save, so that it is not taken for noise in its costs."""
 
 
-def better_in_parts(
+def better_in_leaner_form(
     step: Step,
     solution: Solution,
     limit: int,
@@ -23,9 +23,9 @@ def better_in_parts(
     solved: Callable[[Step], Solution],
     peak_of: Callable[[Step], AllocatorPeak],
 ) -> tuple[Step, Solution]:
-    """``step`` and ``solution``, or the same step in parts and its solution, where that takes less time or less memory.
+    """``step`` and ``solution``, or the same step in a leaner form and its solution, where that takes less time or memory.
 
-    What need not be in parts within ``limit`` bytes is whole again: two calls take a little longer than one.
+    What need not be in two parts within ``limit`` bytes is whole again: two calls take a little longer than one.
 
     Args:
         step: the step.
@@ -34,16 +34,14 @@ def better_in_parts(
         solved: solves another form of the step within ``limit``.
         peak_of: gives the peak of a form's schedules.
     """
-    parts = with_parts(step)
-    if parts is None:
-        return step, solution
-    other = solved(parts)
+    lean = leaner(step)
+    other = solved(lean)
     if other.status == "infeasible":
         lower = solution.status == "infeasible" and other.minimum < solution.minimum
-        return (parts, other) if lower else (step, solution)
+        return (lean, other) if lower else (step, solution)
     if solution.status != "infeasible" and other.cost > solution.cost - _LEAST_GAIN * step.graph.seconds:
         return step, solution
-    return _made_whole(step, parts, other, limit, peak_of)
+    return _made_whole(step, lean, other, limit, peak_of)
 
 
 def _made_whole(
@@ -51,7 +49,7 @@ def _made_whole(
 ) -> tuple[Step, Solution]:
     """``parts`` and ``solution`` with those ops whole whose parts run one after the other and have room beside each other."""
     whole = _with_room(parts.graph, solution.steps, limit)
-    changed = with_parts(step, whole) or step
+    changed = leaner(step, whole)
     steps = _renamed(parts.graph, solution.steps, changed.graph, whole)
     if not whole or steps is None:
         return parts, solution

@@ -1,0 +1,37 @@
+"""Forms of a step that compute the same bits in less memory: gradients of convolutions in two parts, results in place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from remat_planner.schedules import Graph
+from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.lower.in_place_chains import chains, chains_as, has_same_bits_in_place, with_chains
+from remat_planner.tracer.lower.overwriting import overwriters, overwriting_as, with_overwriting
+from remat_planner.tracer.lower.split_gradients import has_same_bits_in_parts, split_as, splittable, with_split_gradients
+from remat_planner.tracer.lower.write_over import has_same_bits_written_over
+
+
+def has_variant(joint: Joint) -> bool:
+    """Whether ``in_less_memory`` has anything to change."""
+    return bool(splittable(joint) or overwriters(joint) or chains(joint))
+
+
+def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = ()) -> Joint:
+    """``joint`` in the form that takes the least memory.
+
+    Args:
+        joint: as captured.
+        at_hand: its device is here; only what has the same bits there is changed.
+        whole: names of ops that stay in one.
+    """
+    split = [node for node in splittable(joint) if node.meta["name"] not in whole]
+    joint = with_split_gradients(joint, [n.meta["name"] for n in split if not at_hand or has_same_bits_in_parts(n)])
+    over = {n: place for n, place in overwriters(joint).items() if not at_hand or has_same_bits_written_over(n, place)}
+    joint = with_overwriting(joint, over)
+    return with_chains(joint, [c.name for c in chains(joint) if not at_hand or has_same_bits_in_place(c)])
+
+
+def variant_as(joint: Joint, graph: Graph) -> Joint:
+    """``joint`` in the form of ``graph``."""
+    return chains_as(overwriting_as(split_as(joint, graph), graph), graph)
