@@ -66,7 +66,7 @@ _DIGITS = 5e-5
 METHODS_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 # Shares of the peak, and GB/s each way, of the tables with copies on the host.
 OFFLOAD_SHARES, OFFLOAD_RATE = (0.5, 0.3), 50
-OFFLOAD_METHODS = ("offload-all", "offload-inputs", "offload-greedy", "offload", "auto")
+OFFLOAD_METHODS = ("offload-all", "offload-inputs", "offload-greedy", "pofo", "auto")
 METHODS = ("every-n", "chen", "knapsack", "greedy", "rotor", "twolevel", "anneal", "ilp", "auto")
 
 

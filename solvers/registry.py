@@ -20,7 +20,8 @@ _FOLDERS = (str(Path(__file__).with_name("methods")),)
 # The order in which solvers are listed, and in which ``auto`` tries the quick ones. Solvers not named here come last, by name.
 _ORDER = (
     *("none", "every-n", "blocks", "chen", "revolve", "treeverse", "rotor", "knapsack", "greedy"),
-    *("ilp", "checkmate", "auto", "twolevel", "anneal", "offload", "offload-all", "offload-inputs", "offload-greedy"),
+    *("ilp", "checkmate", "auto", "twolevel", "anneal", "offload", "pofo"),
+    *("offload-all", "offload-inputs", "offload-greedy"),
 )
 
 

@@ -31,17 +31,18 @@ _THIRD_PARTY = {
 # down here, and leave no circle.
 _TABLE = """
 schedules               -
-solvers.annealing       deadline problem
+solvers.annealing       compiling deadline problem
 solvers.budget_curve    deadline interface registry solve schedules
 solvers.candidates      interface schedules
-solvers.chain           candidates interface problem
-solvers.copies          chain deadline interface lazy_moments problem schedules
+solvers.chain           candidates compiling interface problem
+solvers.compiling       deadline
+solvers.copies          chain compiling deadline interface lazy_moments problem schedules
 solvers.deadline        -
 solvers.errors          -
 solvers.interface       deadline problem schedules
 solvers.lazy_moments    deadline interface milp problem schedules
-solvers.methods         annealing candidates chain copies deadline interface lazy_moments milp problem registry two_level
-                        schedules
+solvers.methods         annealing candidates chain compiling copies deadline interface lazy_moments milp problem registry
+                        two_level schedules
 solvers.milp            -
 solvers.problem         schedules
 solvers.registry        errors interface

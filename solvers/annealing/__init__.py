@@ -3,10 +3,9 @@
 For solvers: ``anneal`` and ``best_of`` search, and ``in_time`` says whether the kernel is ready.
 """
 
-from remat_planner.solvers.annealing.search import COMPILING, AnnealingOptions, anneal, best_of, in_time
+from remat_planner.solvers.annealing.search import AnnealingOptions, anneal, best_of, in_time
 
 __all__ = [
-    "COMPILING",
     "AnnealingOptions",
     "anneal",
     "best_of",

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from remat_planner.solvers import compiling
 from remat_planner.solvers.annealing import kernel
 from remat_planner.solvers.annealing.starting_state import mean_positive, starting_state, wiring_of
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem import Problem
 
-# Seconds that compiling the kernel takes, once per installation; with less time than that the solver leaves it alone.
-COMPILING = 15.0
 # Moves that stand for an infinite time limit are those of so many seconds.
 _SECONDS_WITHOUT_LIMIT = 60.0
 
@@ -141,7 +140,7 @@ def anneal(
 
 def in_time(deadline: Deadline) -> bool:
     """Whether annealing can begin before the deadline: its kernel is compiled, or there is time to compile it."""
-    return kernel.ready() or deadline.remaining > COMPILING
+    return compiling.in_time(deadline, compiled=kernel.ready())
 
 
 def best_of(problem: Problem, budget: int, sequences: Iterable[Sequence[int]]) -> Annealed:

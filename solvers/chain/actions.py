@@ -1,6 +1,6 @@
 """From the actions of a checkpointing algorithm on a chain to a sequence of nodes.
 
-The four actions are those of the literature. Inputs of an action that are not in memory are recomputed before it, so any list
+The actions are those of the literature. Inputs of an action that are not in memory are recomputed before it, so any list
 of actions gives a sequence that runs; a good list gives a cheap one.
 """
 
@@ -18,19 +18,29 @@ class Action(NamedTuple):
 
     snapshot: retain the inputs of the stage until its backward is done. forward: run the stage; retain the inputs of the next
     stage, and its own only if they are a snapshot. save: run it and retain the items that its backward reads, or the part of
-    them that ``option`` selects. backward: run its backward.
+    them that ``option`` selects. backward: run its backward. offload: store what entered the stage, its inputs and what the
+    stage before it saved, and release it until it is needed; after the stage has run.
     """
 
-    kind: Literal["snapshot", "forward", "save", "backward"]
+    kind: Literal["snapshot", "forward", "save", "backward", "offload"]
     stage: int
     option: int = 0
 
 
 class SweptSequence(NamedTuple):
-    """A sequence of nodes, and the position in it at which each action ends."""
+    """A sequence of nodes with what is copied.
+
+    Attributes:
+        nodes: the nodes.
+        ends: the position in them at which each action ends.
+        stored: for each stored item the number of nodes before its store.
+        loads: the loads in order: the number of nodes before each, and its item.
+    """
 
     nodes: list[int]
     ends: list[int]
+    stored: dict[int, int]
+    loads: list[tuple[int, int]]
 
 
 def sequence(chain: Chain, actions: Iterable[Action]) -> list[int]:
@@ -51,7 +61,8 @@ def sweep(chain: Chain, actions: Iterable[Action], options: Sequence[Sequence[Se
     for action in actions:
         runner.act(action)
         ends.append(runner.length)
-    return SweptSequence(runner.finish(), ends)
+    nodes = runner.finish()
+    return SweptSequence(nodes, ends, runner.builder.stored, runner.builder.loads)
 
 
 class _Sweep:
@@ -59,7 +70,7 @@ class _Sweep:
         self._options = options
         self._stages = chain.stages
         self._problem = chain.forward.problem
-        self._builder = SequenceBuilder(self._problem, by_index=True)
+        self.builder = SequenceBuilder(self._problem, by_index=True)
         self._left = len(self._stages)  # stages whose backward has not run
         self._snapshots: set[int] = set()
         self._saved: dict[int, frozenset[int]] = {}
@@ -68,7 +79,7 @@ class _Sweep:
     @property
     def length(self) -> int:
         """Nodes run so far."""
-        return len(self._builder.sequence)
+        return len(self.builder.sequence)
 
     def act(self, action: Action) -> None:
         """Carry out an action."""
@@ -78,12 +89,14 @@ class _Sweep:
             self._forward(action.stage)
         elif action.kind == "save":
             self._save(action.stage, frozenset(self._options[action.stage][action.option]))
+        elif action.kind == "offload":
+            self._offload(action.stage)
         else:
             self._backward(action.stage)
 
     def _snapshot(self, i: int) -> None:
         for item in self._stages[i].inputs:
-            self._builder.fetch(item)
+            self.builder.fetch(item)
         self._snapshots.add(i)
 
     def _forward(self, i: int) -> None:
@@ -102,27 +115,32 @@ class _Sweep:
 
     def _backward(self, i: int) -> None:
         for node in range(*self._stages[i].backward):
-            self._builder.run(node)
+            self.builder.run(node)
         self._left = i
         self._saved.pop(i, None)
         self._snapshots.discard(i)
         self._forget_inputs(i)
 
+    def _offload(self, i: int) -> None:
+        for item in sorted({*self._stages[i].inputs, *self._saved.get(i - 1, ())}):
+            if self.builder.available[item]:
+                self.builder.store(item)
+
     def finish(self) -> list[int]:
         """Run the nodes that no action has run, and return the whole sequence."""
-        ran = set(self._builder.sequence)
+        ran = set(self.builder.sequence)
         for node in range(self._problem.n):
             if node not in ran:
-                self._builder.run(node)
-        return self._builder.sequence
+                self.builder.run(node)
+        return self.builder.sequence
 
     def _visit(self, i: int, wanted: Iterable[int]) -> None:
         if i not in self._visited:
             self._visited.add(i)
             for node in self._stages[i].nodes:
-                self._builder.run(node)
+                self.builder.run(node)
         for item in wanted:
-            self._builder.fetch(item)
+            self.builder.fetch(item)
 
     def _forget_inputs(self, i: int) -> None:
         saved_before = self._saved.get(i - 1, frozenset())
@@ -130,4 +148,4 @@ class _Sweep:
 
     def _forget(self, items: Iterable[int]) -> None:
         for item in items:
-            self._builder.available[item] = False
+            self.builder.available[item] = False

@@ -22,6 +22,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from remat_planner.solvers.compiling import entrance
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -58,14 +60,14 @@ class Stages(NamedTuple):
 Step = tuple[str, int, int]
 
 
-@numba.njit(cache=True, fastmath={"nnan", "nsz"}, inline="never")
+@numba.njit(fastmath={"nnan", "nsz"}, inline="never")
 def _improve(row: NDArray[np.float32], left: NDArray[np.float32], right: NDArray[np.float32], seconds: np.float32) -> None:
     for i in range(len(row)):
         value = seconds + right[i] + left[i]
         row[i] = value if value < row[i] else row[i]
 
 
-@numba.njit(cache=True)
+@entrance
 def table(stages: Stages, slots: int) -> NDArray[np.float32]:
     """C: float32[n, n, slots + 1], seconds without those of the backward itself; inf where nothing fits."""
     n = len(stages.inputs)
@@ -101,18 +103,17 @@ def table(stages: Stages, slots: int) -> NDArray[np.float32]:
     return best
 
 
-def steps(stages: Stages, best: NDArray[np.float32], slots: int) -> Iterator[tuple[Step, int, int]]:
-    """The choices behind ``best[0, n - 1, slots]`` in the order in which they are carried out, each with its a and b.
+def steps(stages: Stages, best: NDArray[np.float32], a: int, b: int, slots: int) -> Iterator[tuple[Step, int, int]]:
+    """The choices behind ``best[a, b, slots]`` in the order in which they are carried out, each with its a and b.
 
     A ("save", a, o) step is followed by those of stages a + 1 to b, then by the backward of a, which is not among the steps.
 
     Raises:
         ValueError: no schedule fits that many slots.
     """
-    n = len(stages.inputs)
-    if not np.isfinite(best[0, n - 1, slots]):
-        raise ValueError(f"no persistent schedule of the chain fits {slots} slots")
-    pending = [(0, n - 1, slots)]
+    if not np.isfinite(best[a, b, slots]):
+        raise ValueError(f"no persistent schedule of stages {a} to {b} fits {slots} slots")
+    pending = [(a, b, slots)]
     while pending:
         a, b, m = pending.pop()
         step = _choice(stages, best, a, b, m)

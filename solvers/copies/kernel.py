@@ -13,11 +13,13 @@ Memory is counted by position. What exceeds the budget is returned, so that a se
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from remat_planner.solvers.compiling import entrance, inner, is_compiled
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -100,7 +102,12 @@ class Places(NamedTuple):
     peak: int
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+def ready() -> bool:
+    """Whether this runs at once, without being compiled."""
+    return is_compiled(evaluate, [Path(__file__)])
+
+
+@entrance
 def evaluate(w: Wiring, decisions: _Ints, budget: int) -> tuple[float, float, int]:
     """Seconds, excess and peak of ``decisions``, as in ``Places``.
 
@@ -117,7 +124,7 @@ def evaluate(w: Wiring, decisions: _Ints, budget: int) -> tuple[float, float, in
     return placed.seconds, placed.excess, placed.peak
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@entrance
 def sequence(w: Wiring, decisions: _Ints) -> Sequence:
     """The ops in order, with what has left fetched again; ``decisions`` is int64[gaps], see ``gaps``.
 
@@ -247,7 +254,7 @@ def sequence(w: Wiring, decisions: _Ints) -> Sequence:
     return Sequence(nodes[:length], live[:length], stores[:kept_stores], loads[:kept])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@entrance
 def places(w: Wiring, s: Sequence, budget: int) -> Places:
     """Where the transfers of ``s`` are issued, within ``budget`` bytes (constants not included) as far as possible."""
     length = s.nodes.size
@@ -274,7 +281,7 @@ def places(w: Wiring, s: Sequence, budget: int) -> Places:
     return Places(store, release, load, seconds, excess, peak)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@inner
 def _release(w, s, budget, store, order, by_use, open_at, level, release):  # type: ignore[no-untyped-def]
     """Place the releases and add the bytes that wait for them to ``level``; return when each position begins."""
     length, copies = s.nodes.size, store.size
@@ -326,7 +333,7 @@ def _release(w, s, budget, store, order, by_use, open_at, level, release):  # ty
     return begin
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@inner
 def _place_loads(w, s, budget, by_use, open_at, level, release, begin):  # type: ignore[no-untyped-def]
     """Place the loads, in order of their first reads, and add their bytes before those to ``level``."""
     count = by_use.size
@@ -354,7 +361,7 @@ def _place_loads(w, s, budget, by_use, open_at, level, release, begin):  # type:
     return load
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@inner
 def _seconds(w, s, store, order, release, load, by_use):  # type: ignore[no-untyped-def]
     """Seconds of the step, by the rules of ``schedules.queues`` without slowing."""
     length = s.nodes.size

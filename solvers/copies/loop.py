@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 
 from remat_planner.schedules import preference, simulate
+from remat_planner.solvers.compiling import COMPILING, in_time
 from remat_planner.solvers.copies.baselines import everything, inputs_of_layers, most_seconds_per_byte
+from remat_planner.solvers.copies.kernel import ready
 from remat_planner.solvers.copies.plan import CopyPlanner, Planned
 from remat_planner.solvers.copies.rounding import observed, rounded
 from remat_planner.solvers.copies.search import improve
+from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Task
 from remat_planner.solvers.lazy_moments import CopyProgram, CopyShares
 
@@ -21,6 +24,7 @@ _SPARE = 1.05
 _PROGRAM_SHARE = 0.2
 # Precision asked of a program, as a fraction of the step.
 _GAP = 1e-4
+NO_TIME_TO_COMPILE = f"nothing is copied: compiling the search takes {COMPILING:g} s, once; allow more time"
 
 
 class CopySearch:
@@ -33,6 +37,11 @@ class CopySearch:
         bound: seconds of the step; no schedule in the given order within the budget takes less, with or without copies.
         without_copies: the same for schedules without copies, by a relaxation.
     """
+
+    @staticmethod
+    def in_time(deadline: Deadline) -> bool:
+        """Whether a search can begin before the deadline: its kernel is compiled, or there is time to compile it."""
+        return in_time(deadline, compiled=ready())
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -64,9 +73,9 @@ class CopySearch:
             self._keep(self._policies[-1])
         self._solve_and_round()
 
-    def offer(self, nodes: Sequence[int]) -> None:
-        """Start from a sequence of nodes too."""
-        self._keep(self._planner.plan(observed(self._planner, nodes)))
+    def offer(self, steps: Sequence[int]) -> None:
+        """Start from a schedule too."""
+        self._keep(self._planner.plan(observed(self._planner, steps)))
 
     def anneal(self) -> None:
         """Improve the best decisions until the time is over."""

@@ -87,8 +87,11 @@ class CopyPlanner:
 
     def steps(self, decisions: Ints) -> tuple[int, ...]:
         """The steps for ``decisions``, transfers and views included."""
+        return self.steps_of(kernel.sequence(self._wiring, decisions))
+
+    def steps_of(self, sequence: kernel.Sequence) -> tuple[int, ...]:
+        """The steps for a sequence of nodes with copies, each transfer in its place."""
         problem, graph = self.problem, self.problem.graph
-        sequence = kernel.sequence(self._wiring, decisions)
         placed = kernel.places(self._wiring, sequence, self.room)
         issued: list[tuple[int, int, int, int, int, int]] = []  # position, kind, a tie, item, pool, which of ``CopySteps``
         for k, (item, pool, _, _) in enumerate(sequence.stores.tolist()):

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from remat_planner.solvers.copies.gaps import KEEP, LEAVE, Ints
+from remat_planner.schedules import Transfer
+from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE, Ints
 from remat_planner.solvers.copies.plan import CopyPlanner
 
 
@@ -37,22 +38,43 @@ def rounded(
     return planner.copying(decisions, np.flatnonzero(copies).astype(np.int64))
 
 
-def observed(planner: CopyPlanner, nodes: Sequence[int]) -> Ints:
-    """The decisions of a sequence of nodes without copies: an item leaves in a gap if its next use reads another instance."""
+def observed(planner: CopyPlanner, steps: Sequence[int]) -> Ints:
+    """The decisions of a schedule: an item leaves in a gap if its next use reads another instance, by a copy if that is loaded.
+
+    Of an item that a schedule recomputes only to recompute others from it, the decisions say nothing.
+    """
     problem, gaps = planner.problem, planner.gaps
     decisions = gaps.keep_all(problem.n)
     instance = [-1] * problem.m
     used: dict[tuple[int, int], int] = {}  # the instance of an item that the first run of a node uses
     seen: set[int] = set()
-    for place, node in enumerate(nodes):
+    node_of = dict(zip(problem.ops.tolist(), range(problem.n), strict=True))
+    item_of = {storage: item for item, storages in enumerate(problem.storages) for storage in storages}
+    number = {pool.name: k for k, pool in enumerate(planner.pools)}
+    loaded: dict[tuple[int, int], int] = {}  # item and instance: the pool
+    for place, step in enumerate(steps):
+        action = problem.graph.actions[step]
+        if isinstance(action, Transfer):
+            if action.kind == "load":
+                item = item_of[action.storage]
+                instance[item] = place
+                loaded[item, place] = number[action.pool.name]
+            continue
+        if step not in node_of:
+            continue
+        node = node_of[step]
         for item in problem.writes[node]:
             instance[item] = place
         if node not in seen:
             seen.add(node)
             used.update(((item, node), instance[item]) for item in (*problem.reads[node], *problem.writes[node]))
     for gap, (item, before, after) in enumerate(zip(gaps.item, gaps.before, gaps.after, strict=True)):
-        if after < problem.n and gaps.may_leave[gap] and used[item, before] != used[item, after]:
-            decisions[gap] = LEAVE
+        if after < problem.n and used[item, before] != used[item, after]:
+            pool = loaded.get((item, used[item, after]))
+            if pool is not None and gaps.may_be_copied[gap]:
+                decisions[gap] = COPY + pool
+            elif gaps.may_leave[gap]:
+                decisions[gap] = LEAVE
     return decisions
 
 

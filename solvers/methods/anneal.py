@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remat_planner.solvers.annealing import COMPILING, AnnealingOptions, anneal, best_of, in_time
+from remat_planner.solvers.annealing import AnnealingOptions, anneal, best_of, in_time
+from remat_planner.solvers.compiling import COMPILING
 from remat_planner.solvers.interface import Answer, Solver, Task
 
 

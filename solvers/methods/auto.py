@@ -7,7 +7,8 @@ half of them cold, half from the best schedule or the one that almost fits. Near
 the best schedule solved again. HiGHS and the compiled annealing release the interpreter, so both threads run. Each helps the
 other: annealing repairs overflows between moments, and a good schedule shows where memory binds and lets the programs prune.
 
-Where the graph has pools, the solver "offload" begins; all of that follows only if schedules without copies may be better.
+Where the graph has pools, the solver "offload" begins, then "pofo"; all of that follows only if schedules without copies may be
+better.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from threading import TIMEOUT_MAX, Event, Lock
 from remat_planner.schedules import preference, simulate
 from remat_planner.solvers import registry
 from remat_planner.solvers.annealing import anneal, in_time
-from remat_planner.solvers.copies import CopySearch
+from remat_planner.solvers.copies import NO_TIME_TO_COMPILE, CopySearch
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, Answer, Reporter, Solver, Task
 from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, bound_note, solve_windows
@@ -34,8 +35,9 @@ _FIRST_SHARE = 0.05
 # The policies that reports print beside a plan, whose rows must not beat it. They take milliseconds, or a second on graphs of
 # 10,000 ops. They have these seconds even where the limit is shorter, as they have for the report.
 _POLICIES, _POLICY_SECONDS = ("chen", "every-n"), 5.0
-# Where the graph has pools: share of the remaining time for schedules without copies, if they may be better.
-_WITHOUT_COPIES_SHARE = 0.5
+# Where the graph has pools: shares of the remaining time for chains that copy, and for schedules without copies, if they may be
+# better.
+_CHAIN_SHARE, _WITHOUT_COPIES_SHARE = 0.15, 0.5
 # Share of the remaining time for each other quick method, at most.
 _QUICK_SHARE = 0.05
 # Share of the remaining time for the two levels, whose integer programs need more than a quick method.
@@ -79,17 +81,24 @@ class Auto(Solver):
 
 
 def _with_copies(task: Task) -> Answer:
-    """Copies first; then, unless provably worse, all methods without copies; then the search goes on from the better."""
+    """Copies first; then, unless provably worse, all methods without copies; then the search goes on from the best."""
     graph = task.graph
+    if not CopySearch.in_time(task.deadline):
+        return replace(Auto().solve(task.without_transfers()), note=NO_TIME_TO_COMPILE)
     search = CopySearch(task)
     search.begin()
     candidates: list[tuple[Sequence[int], str]] = []
+    if not search.settled:
+        part = task.deadline.part(_CHAIN_SHARE)
+        on_chains = registry.get("pofo").solve(task.derive(deadline=part, reporter=Reporter()))
+        candidates.append((on_chains.steps, "pofo"))
+        search.offer(on_chains.steps)
     best = search.best
     if not search.settled and (best.excess or best.seconds > search.without_copies):
         plain = replace(task.without_transfers(), deadline=task.deadline.part(_WITHOUT_COPIES_SHARE), reporter=Reporter())
         answer = Auto().solve(plain)
         candidates.append((answer.steps, answer.solver or Auto.name))
-        search.offer(plain.problem.nodes_of(answer.steps))
+        search.offer(answer.steps)
     search.anneal()
     candidates.insert(0, (search.steps(), "offload"))
     steps, solver = min(candidates, key=lambda candidate: preference(simulate(graph, candidate[0]), task.budget))

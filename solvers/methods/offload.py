@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from remat_planner.solvers.copies import CopySearch
+from dataclasses import replace
+
+from remat_planner.solvers.copies import NO_TIME_TO_COMPILE, CopySearch
 from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, Answer, Solver, Task
+from remat_planner.solvers.registry import get
 
 
 class Offload(Solver):
@@ -18,6 +21,8 @@ class Offload(Solver):
 
     def solve(self, task: Task) -> Answer:
         """The best of the policies in use today, of what the program decides, and of the search from there."""
+        if not CopySearch.in_time(task.deadline):
+            return replace(get("none").solve(task.without_transfers()), note=NO_TIME_TO_COMPILE)
         search = CopySearch(task)
         search.begin()
         search.anneal()

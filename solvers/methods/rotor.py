@@ -6,17 +6,23 @@ program, in ``solvers/chain``, counts memory in slots and rounds up; simulation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import gcd
-
 import numpy as np
 
 from remat_planner.solvers.candidates import Candidates
-from remat_planner.solvers.chain import Action, Chain, Forward, Stages, chain_at, chains, in_slots, measure, steps, sweep, table
+from remat_planner.solvers.chain import (
+    Action,
+    Chain,
+    Forward,
+    in_slots,
+    measure,
+    persistent_actions,
+    short_views,
+    slots_of,
+    sweep,
+    table,
+)
 from remat_planner.solvers.interface import Answer, Solver, Task
 
-# Slots that the budget is divided into, at most: finer slots waste less memory and take more time.
-_MOST_SLOTS = 1_000
 # Entries of the table, at most; it has stages^2 x slots of them.
 _MOST_ENTRIES = 20_000_000
 # Stages of a chain, at most: the time grows with their cube.
@@ -48,7 +54,7 @@ class Rotor(Solver):
         if candidates.feasible:
             return candidates.answer()
         forward = Forward(task.problem)
-        views = _views(forward)
+        views = short_views(forward, _MOST_STAGES)
         for chain in views:
             if candidates.out_of_time:
                 break
@@ -66,7 +72,7 @@ def _solve_chain(task: Task, chain: Chain, candidates: Candidates, budget: int, 
     """Offer the best persistent schedule that fits, from a table for ``budget`` bytes; or those with the fewest slots."""
     count = len(chain.stages)
     measured = measure(chain)
-    unit, slots = _slots(measured.stages, max(1, budget - task.problem.constant_bytes), count)
+    unit, slots = slots_of(measured.stages, max(1, budget - task.problem.constant_bytes), _BEYOND, _MOST_ENTRIES)
     if count**3 / 6 * slots / _ENTRIES_PER_SECOND > task.deadline.remaining:
         return
     stages = in_slots(measured.stages, unit)
@@ -80,50 +86,8 @@ def _solve_chain(task: Task, chain: Chain, candidates: Candidates, budget: int, 
         high = min(high, low + _LOWEST)
     while low <= high and not candidates.out_of_time:
         middle = low if lowest else (low + high) // 2
-        actions = list(_actions(stages, best, middle))
+        actions = [Action("snapshot", 0), *persistent_actions(stages, best, 0, count - 1, middle)]
         if candidates.fits(sweep(chain, actions, measured.options).nodes, note) or lowest:
             low = middle + 1
         else:
             high = middle - 1
-
-
-def _slots(stages: Stages, room: int, count: int) -> tuple[int, int]:
-    """Bytes of a slot, and the number of slots in the table."""
-    most = max(100, min(_MOST_SLOTS, _MOST_ENTRIES // count**2))
-    sizes = np.concatenate([stages.inputs, stages.saved.ravel(), stages.backward_needs.ravel(), stages.forward_needs.ravel()])
-    common = gcd(*(int(size) for size in np.unique(sizes) if size)) or 1
-    unit = common * -(-room // (common * most))
-    return unit, int(room * (1 + _BEYOND)) // unit + 1
-
-
-def _actions(stages: Stages, best: np.ndarray, slots: int) -> Iterator[Action]:
-    """The actions of the best schedule in the table; the backward of stage a follows when stages a + 1 to b are done."""
-    yield Action("snapshot", 0)
-    waiting: list[int] = []  # saved stages whose backward is still to come
-    last = len(stages.inputs)
-    for (kind, a, which), _, b in steps(stages, best, slots):
-        while waiting and waiting[-1] > a:
-            last = waiting.pop()
-            yield Action("backward", last)
-        if kind == "forward":
-            yield from (Action("forward", i) for i in range(a, which))
-            yield Action("snapshot", which)
-        else:
-            yield Action("save", a, which)
-            waiting.append(a)
-            if a < b:
-                yield Action("snapshot", a + 1)
-    while waiting:
-        yield Action("backward", waiting.pop())
-
-
-def _views(forward: Forward) -> list[Chain]:
-    """The views short enough for the table; if all are too long, the first with neighbouring stages merged."""
-    views = list(chains(forward))
-    short = [view for view in views if len(view.stages) <= _MOST_STAGES]
-    if short or not views:
-        return short
-    position = {node: p for p, node in enumerate(forward.main)}
-    stages = views[0].stages
-    begins = [stages[len(stages) * i // _MOST_STAGES].nodes[0] for i in range(1, _MOST_STAGES)]
-    return [chain_at(forward, [position[node] for node in begins])]

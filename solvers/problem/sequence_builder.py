@@ -1,4 +1,7 @@
-"""Building a sequence of nodes: each node runs after whatever it needs, and missing items are recomputed just before."""
+"""Building a sequence of nodes: each node runs after whatever it needs, and missing items are fetched just before.
+
+Fetched means recomputed, or loaded if the item was stored in a pool.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,16 @@ class SequenceBuilder:
     Attributes:
         sequence: the nodes so far.
         available: for each item whether it can be read now; clear an entry to release the item.
+        stored: for each item in a pool the number of nodes that ran before it was stored.
+        loads: the loads so far: the number of nodes that ran before, and the item.
     """
 
     def __init__(self, problem: Problem, *, by_index: bool) -> None:
         self.problem = problem
         self.sequence: list[int] = []
         self.available = [False] * problem.m
+        self.stored: dict[int, int] = {}
+        self.loads: list[tuple[int, int]] = []
         self._by_index = by_index
         self._reads = problem.reads
         self._writes = problem.writes
@@ -41,15 +48,28 @@ class SequenceBuilder:
 
     def fetch(self, item: int) -> None:
         """Compute an item unless it is available."""
-        if not self.available[item]:
+        if not self._load(item) and not self.available[item]:
             self._fetch([item])
+
+    def store(self, item: int) -> None:
+        """Store an available item in a pool and release it."""
+        self.stored.setdefault(item, len(self.sequence))
+        self.available[item] = False
 
     def keep(self, held: Sequence[bool]) -> None:
         """Release the items that are not ``held``."""
         self.available = [available and held[item] and held[self._base[item]] for item, available in enumerate(self.available)]
 
     def _missing(self, node: int) -> list[int]:
-        return [item for item in self._reads[node] if not self.available[item]]
+        return [item for item in self._reads[node] if not self.available[item] and not self._load(item)]
+
+    def _load(self, item: int) -> bool:
+        """Load an item that is in a pool and not available; return whether that was so."""
+        if item not in self.stored or self.available[item]:
+            return False
+        self.loads.append((len(self.sequence), item))
+        self.available[item] = True
+        return True
 
     def _execute(self, node: int) -> None:
         self.sequence.append(node)

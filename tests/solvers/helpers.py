@@ -32,6 +32,7 @@ SOLVERS = {
     "anneal": 0.2,
     "auto": 1.0,
     "offload": 0.3,
+    "pofo": 10.0,
     "offload-all": 10.0,
     "offload-inputs": 10.0,
     "offload-greedy": 10.0,

@@ -24,10 +24,11 @@ from remat_planner.solvers.annealing.kernel.arrays import (
     SequenceState,
     Wiring,
 )
-from remat_planner.solvers.annealing.kernel.compiling import entrance, inner, is_compiled, source_digest
 from remat_planner.solvers.annealing.kernel.edits import insert, remove
 from remat_planner.solvers.annealing.kernel.moves import LONGEST_MOVE, try_insert, try_remove, try_shift
+from remat_planner.solvers.annealing.kernel.sources import digest_of_sources, sources
 from remat_planner.solvers.annealing.kernel.splitmix import uniform
+from remat_planner.solvers.compiling import entrance, inner, is_compiled
 
 # Moves between two changes of the temperature and of the price of a byte over the budget.
 _MOVES_PER_STEP = 200
@@ -93,12 +94,12 @@ def _with_digest(digest: int) -> Callable[[Wiring, SequenceState, MoveMix, int, 
     return anneal
 
 
-anneal = _with_digest(source_digest())
+anneal = _with_digest(digest_of_sources())
 
 
 def ready() -> bool:
     """Whether ``anneal`` runs at once, without being compiled."""
-    return is_compiled(anneal)
+    return is_compiled(anneal, sources())
 
 
 @inner

@@ -26,8 +26,8 @@ from remat_planner.solvers.annealing.kernel.arrays import (
     Table,
     Wiring,
 )
-from remat_planner.solvers.annealing.kernel.compiling import inner
 from remat_planner.solvers.annealing.kernel.uses import last_use, neighbour, serving, slot_of
+from remat_planner.solvers.compiling import inner
 
 
 @inner

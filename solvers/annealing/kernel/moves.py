@@ -26,7 +26,6 @@ from remat_planner.solvers.annealing.kernel.arrays import (
     Table,
     Wiring,
 )
-from remat_planner.solvers.annealing.kernel.compiling import inner
 from remat_planner.solvers.annealing.kernel.edits import insert, remove
 from remat_planner.solvers.annealing.kernel.splitmix import below, uniform
 from remat_planner.solvers.annealing.kernel.uses import (
@@ -39,6 +38,7 @@ from remat_planner.solvers.annealing.kernel.uses import (
     serving,
     slot_of,
 )
+from remat_planner.solvers.compiling import inner
 
 # Runs that one move may insert, or remove.
 LONGEST_MOVE = 120

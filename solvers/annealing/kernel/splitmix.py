@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from remat_planner.solvers.annealing.kernel.compiling import inner
+from remat_planner.solvers.compiling import inner
 
 
 @inner

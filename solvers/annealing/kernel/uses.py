@@ -19,7 +19,7 @@ from remat_planner.solvers.annealing.kernel.arrays import (
     Table,
     Wiring,
 )
-from remat_planner.solvers.annealing.kernel.compiling import inner
+from remat_planner.solvers.compiling import inner
 
 
 @inner

@@ -126,7 +126,7 @@ def test_rotor_table_of_the_reference() -> None:
         # The reference asks every interval to hold what running forward through it takes, also where the plan never does.
         assert cost == known if "unit" in entry["name"] or "VGG16" in entry["name"] else cost <= known
         if cost < math.inf:
-            runs = [step for step, _, _ in steps(stages, best, entry["slots"])]
+            runs = [step for step, _, _ in steps(stages, best, 0, length - 1, entry["slots"])]
             times = [forward[a] if kind == "save" else forward[a:which].sum() for kind, a, which in runs]
             assert sum(times) == pytest.approx(cost - backward.sum(), rel=1e-5)
 
@@ -134,7 +134,7 @@ def test_rotor_table_of_the_reference() -> None:
 def test_rotor_says_where_nothing_fits() -> None:
     stages = textbook_stages(np.ones(3), np.ones(4, dtype=np.int64), np.ones(3, dtype=np.int64))
     with pytest.raises(ValueError, match="no persistent schedule"):
-        list(steps(stages, table(stages, 1), 1))
+        list(steps(stages, table(stages, 1), 0, 2, 1))
 
 
 @pytest.mark.parametrize("solver", ["checkmate", "rotor", "revolve"])
