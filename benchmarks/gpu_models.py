@@ -156,6 +156,9 @@ CASES = {
     "unet": Case(unet(16, 64, 320, 640, 1280, 1280), loss=denoising),
     "t5-large": Case(t5(8, 512, **_T5_LARGE)),
 }
+SHORT_7B = Case(llama(2, 6528, **_7B | {"num_hidden_layers": 4}), uniform=True)
+"""The headline's model with four of its layers."""
+
 _TINY = {
     "hidden_size": 64,
     "intermediate_size": 128,

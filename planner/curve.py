@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 from remat_planner.planner.plan import PLANNING, Run, refuse_applied, trace_whole
 from remat_planner.planner.planning import (
     Loss,
+    Offload,
     Progress,
     Settings,
     Step,
@@ -19,7 +21,7 @@ from remat_planner.planner.planning import (
     settings_for,
     solve_budgets,
 )
-from remat_planner.planner.reports import BudgetCurve, CurvePoint, PolicyPoint, usual_policies
+from remat_planner.planner.reports import BudgetCurve, CurvePoint, usual_policies
 from remat_planner.schedules import BudgetOn, TrainingState
 from remat_planner.solvers import Reporter, Solution, Solver
 
@@ -39,6 +41,7 @@ def curve(
     optimizer: str | Optimizer | None = None,
     training: TrainingState | None = None,
     budget_on: BudgetOn = "allocated",
+    offload: Offload | None = None,
 ) -> BudgetCurve:
     """Extra time against budget, from the least budget for which a schedule is found to the peak without recomputation.
 
@@ -47,6 +50,7 @@ def curve(
 
     Args:
         model, args, kwargs, solver, loss, costs, optimizer, training, budget_on: as ``remat_planner.plan`` takes them.
+        offload: as ``remat_planner.plan`` takes it; the curve then has a second line, with copies.
         points: number of budgets, at equal distances; two or more.
         time_limit: seconds for solving, for each budget; what one leaves, the others share.
 
@@ -54,7 +58,8 @@ def curve(
         ValueError: ``points`` is below two.
         AlreadyAppliedError: the model, or a module inside it, has a schedule already.
         tracer.CaptureError: the model cannot be captured whole; the message says why.
-        BudgetError, OptimizerError, TrainingStateError, UnknownSolverError, SolverMissingError: as ``remat_planner.plan`` does.
+        BudgetError, OffloadError, OptimizerError, TrainingStateError, UnknownSolverError, SolverMissingError: as
+            ``remat_planner.plan`` does.
     """
     if isinstance(model, nn.Module):
         refuse_applied(model)
@@ -67,6 +72,7 @@ def curve(
         optimizer=optimizer,
         training=training,
         budget_on=budget_on,
+        offload=offload,
     )
     with PLANNING:
         return curve_for(model, args, kwargs, points=points, settings=settings)
@@ -101,37 +107,44 @@ def curve_for(
     if points < LEAST_POINTS:
         raise ValueError(f"a curve of {points} points: give {LEAST_POINTS} or more")
     step = trace_whole(model, args, kwargs, settings=settings, progress=progress)
+    plain = replace(step, graph=step.graph.without_transfers)
     stage(f"Solving for {points} budgets")
-    solutions = run(lambda: solve_budgets(step, points, reporter=reporter))
+    solutions = run(lambda: solve_budgets(plain, points, reporter=reporter))
+    with_copies: Mapping[int, Solution] = {}
+    if step.graph.pools:
+        stage(f"Solving for {points} budgets, with copies")
+        with_copies = run(lambda: solve_budgets(step, points, reporter=reporter))
     stage("Comparing with the usual policies")
-    return _curve(step, solutions, run(lambda: usual_policies(step.graph, list(solutions), peak_function(step, step.graph))))
-
-
-def _curve(step: Step, solutions: Mapping[int, Solution], policies: tuple[PolicyPoint, ...]) -> BudgetCurve:
-    seconds, peak = step.graph.seconds, peak_function(step, step.graph)
-
-    def overhead(taken: float) -> float:
-        return max(0.0, taken / seconds - 1) if seconds else 0.0
-
+    policies = run(lambda: usual_policies(plain.graph, list(solutions), peak_function(plain, plain.graph)))
     return BudgetCurve(
         model=step.origin.model,
         device=step.origin.device,
         costs=step.origin.costs,
         optimizer=step.origin.optimizer,
-        baseline_seconds=seconds,
-        baseline_peak_bytes=peak_without_recomputation(step),
-        points=tuple(
-            CurvePoint(
-                budget_bytes=budget,
-                peak_bytes=peak(solution.steps),
-                overhead=overhead(solution.cost),
-                bound_overhead=overhead(solution.bound),
-                status=solution.status,
-                solver=solution.solver,
-                assumption=solution.assumption,
-            )
-            for budget, solution in solutions.items()
-            if solution.status != "infeasible"
-        ),
+        baseline_seconds=step.graph.seconds,
+        baseline_peak_bytes=peak_without_recomputation(plain),
+        points=_points(plain, solutions),
         policies=policies,
+        with_copies=_points(step, with_copies),
+    )
+
+
+def _points(step: Step, solutions: Mapping[int, Solution]) -> tuple[CurvePoint, ...]:
+    seconds, peak = step.graph.seconds, peak_function(step, step.graph)
+
+    def overhead(taken: float) -> float:
+        return max(0.0, taken / seconds - 1) if seconds else 0.0
+
+    return tuple(
+        CurvePoint(
+            budget_bytes=budget,
+            peak_bytes=peak(solution.steps),
+            overhead=overhead(solution.cost),
+            bound_overhead=overhead(solution.bound),
+            status=solution.status,
+            solver=solution.solver,
+            assumption=solution.assumption,
+        )
+        for budget, solution in solutions.items()
+        if solution.status != "infeasible"
     )

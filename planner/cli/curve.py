@@ -9,6 +9,7 @@ import typer
 
 from remat_planner.planner.cli.checks import check_solver, check_writable, costs_for
 from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.offload_options import DiskBudget, DiskLink, HostBudget, Link, Pools, offload_from
 from remat_planner.planner.cli.options import BudgetKind, Costs, Device, Json, ModelSpec, OptimizerName, Solver
 from remat_planner.planner.cli.outcome import outcome
 from remat_planner.planner.cli.output import print_document
@@ -32,6 +33,11 @@ def curve_command(
     optimizer: OptimizerName = None,
     training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
+    offload: Pools = None,
+    host_budget: HostBudget = None,
+    disk_budget: DiskBudget = None,
+    link: Link = None,
+    disk_link: DiskLink = None,
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each budget")] = 20.0,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None,
@@ -42,6 +48,7 @@ def curve_command(
         check_solver(solver, time_limit)
         costs = costs_for(device, costs)
         training = TrainingState(**training_options)
+        copies = offload_from(offload, host_budget, disk_budget, link, disk_link)
         for file in filter(None, (svg, png)):
             check_writable(file)
         with Stages(quiet=False) as stages:
@@ -58,6 +65,7 @@ def curve_command(
                 optimizer=optimizer,
                 training=training,
                 budget_on=budget_on,
+                offload=copies,
             )
             curve = curve_for(
                 loaded.model,

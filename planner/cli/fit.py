@@ -9,6 +9,7 @@ from rich.table import Table
 
 from remat_planner.planner.cli.checks import check_solver, costs_for
 from remat_planner.planner.cli.interruptible import interruptibly
+from remat_planner.planner.cli.offload_options import DiskBudget, DiskLink, HostBudget, Link, Pools, offload_from
 from remat_planner.planner.cli.options import (
     BudgetKind,
     Costs,
@@ -42,6 +43,11 @@ def fit_command(
     optimizer: OptimizerName = None,
     training_options: TrainingOptions = NO_OPTIONS,
     budget_on: BudgetKind = "allocated",
+    offload: Pools = None,
+    host_budget: HostBudget = None,
+    disk_budget: DiskBudget = None,
+    link: Link = None,
+    disk_link: DiskLink = None,
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0,
     as_json: Json = False,
 ) -> None:
@@ -50,6 +56,7 @@ def fit_command(
         check_solver(solver, time_limit)
         costs = costs_for(device, costs)
         training = TrainingState(**training_options)
+        copies = offload_from(offload, host_budget, disk_budget, link, disk_link)
         with Stages(quiet=False) as stages:
             stages.stage(f"Loading {model}")
             with built_for(device):
@@ -67,6 +74,7 @@ def fit_command(
                     optimizer=optimizer,
                     training=training,
                     budget_on=budget_on,
+                    offload=copies,
                     trying=lambda batch: stages.stage(f"Planning a batch of {batch:,}"),
                 )
             )

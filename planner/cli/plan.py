@@ -36,16 +36,19 @@ from remat_planner.planner.planning import (
     InputForm,
     Settings,
     budget_on_device,
+    link_on_paper,
     parse_budget,
     schedule_step,
     settings_for,
 )
 from remat_planner.planner.regions import plan_regions
 from remat_planner.planner.reports import (
+    CopiesInstead,
     PolicyCost,
     RegionSummary,
     WholeSummary,
     compare,
+    copies_instead,
     one_line,
     plan_document,
     plan_report,
@@ -163,9 +166,13 @@ def plan_command(
             form = InputForm(loaded.args, loaded.kwargs)
             schedule = _planned(loaded, form, limit, settings, stages, regions=regions, whole=whole)
             comparison: list[PolicyCost] = []
+            instead: CopiesInstead | None = None
             if isinstance(schedule, Schedule):
                 stages.stage("Comparing with the usual policies")
                 comparison = interruptibly(partial(compare, schedule))
+                if (link := link_on_paper(costs)) is not None:
+                    stages.stage("Trying copies on the host")
+                    instead = interruptibly(partial(copies_instead, schedule, *link))
             verdict = Verdict(None, "as asked")
             if is_to_verify(verify_it):
                 stages.stage("Verifying")
@@ -186,7 +193,7 @@ def plan_command(
         if isinstance(schedule, RegionSchedule):
             summary = summarize_regions(schedule, verification=verification, path=path)
         else:
-            summary = summarize(schedule, comparison=comparison, verification=verification, path=path)
+            summary = summarize(schedule, comparison=comparison, verification=verification, instead=instead, path=path)
         understood = limit.describe(schedule.budget)
         _show(result, summary, verdict.why_not, understood, settings.disk_folder, as_json=as_json, quiet=quiet)
         if failed:

@@ -12,7 +12,7 @@ from remat_planner.planner.planning.captures import asked_share, remember_captur
 from remat_planner.planner.planning.device_budget import budget_on_device
 from remat_planner.planner.planning.host_memory import available_on_host
 from remat_planner.planner.planning.input_forms import InputForm, input_forms
-from remat_planner.planner.planning.offload import Offload
+from remat_planner.planner.planning.offload import Offload, link_on_paper
 from remat_planner.planner.planning.origin import new_origin
 from remat_planner.planner.planning.other_targets import trace_step_like
 from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
@@ -58,6 +58,7 @@ __all__ = [
     "input_signature",
     "is_form_of",
     "least_budget",
+    "link_on_paper",
     "mode_signature",
     "new_origin",
     "parse_budget",

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from remat_planner.planner.errors import BatchError, BudgetError, InfeasibleBudgetError
 from remat_planner.planner.planning.budget import Budget
 from remat_planner.planner.planning.device_budget import budget_on_device
+from remat_planner.planner.planning.offload import Offload
 from remat_planner.planner.planning.settings import Loss, settings_for
 from remat_planner.planner.planning.signatures import input_signature
 from remat_planner.planner.planning.solve_step import schedule_step
@@ -133,6 +134,7 @@ def fit(
     optimizer: str | Optimizer | None = None,
     training: TrainingState | None = None,
     budget_on: BudgetOn = "allocated",
+    offload: Offload | None = None,
     trying: Callable[[int], None] | None = None,
 ) -> Fit:
     """Search for the largest batch whose training step fits ``budget``, with as much recomputation as needed.
@@ -141,7 +143,7 @@ def fit(
     bisects to within a 32nd. Larger batches repeat the inputs along their first dimension.
 
     Args:
-        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on: as in ``remat_planner.plan``.
+        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on, offload: as in ``remat_planner.plan``.
         budget: bytes, or "auto". A share means nothing here, since the peak without recomputation grows with the batch.
         time_limit: seconds that solving may take for each batch.
         trying: receives each batch before it is planned.
@@ -150,6 +152,7 @@ def fit(
         BudgetError: the budget is a share, or not a number of bytes.
         BatchError: the inputs have no batch dimension.
         InfeasibleBudgetError: not even one sample fits.
+        OffloadError: what ``offload`` names cannot serve these plans, or has no room.
         tracer.CaptureError: the model cannot be captured.
     """
     asked = budget_on_device(budget, model, costs)
@@ -165,6 +168,7 @@ def fit(
         optimizer=optimizer,
         training=training,
         budget_on=budget_on,
+        offload=offload,
     )
     tries: dict[int, Try] = {}
     fits, too_large, batch = 0, LARGEST_BATCH + 1, batches.size

@@ -19,7 +19,7 @@ from remat_planner.planner.planning.host_memory import available_on_host
 from remat_planner.schedules import Channel, Pool, PoolName
 from remat_planner.solvers import Solver
 from remat_planner.solvers.registry import resolve
-from remat_planner.tracer.costs import Channels, host_channels, is_for_gpu, measured_disk_channels
+from remat_planner.tracer.costs import Channels, LinkError, host_channels, is_for_gpu, measured_disk_channels
 
 BLOCK = 4096
 """Bytes: copies begin at multiples of it, the size of a page of memory or of a file."""
@@ -79,6 +79,16 @@ def pools_for(offload: Offload | None, model: nn.Module, costs: str, solver: str
     if pools and not method.copies:
         _log.warning("the solver %s copies nothing: it plans as without offload (`plan solvers` lists the others)", method.name)
     return tuple(pools)
+
+
+def link_on_paper(costs: str) -> Channels | None:
+    """The link between the GPU of ``costs``, which is not "measure", and its host; None where none is known or copies help."""
+    if not is_for_gpu(costs):
+        return None
+    try:
+        return host_channels(torch.device("cpu"), costs)
+    except LinkError:
+        return None
 
 
 def parse_link(text: str, option: str) -> Channels:

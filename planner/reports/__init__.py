@@ -5,6 +5,7 @@ either kind of summary, and ``report`` writes a page or a file for a viewer. ``e
 ``explain_together`` for those of a module; ``compare`` runs the usual policies at the same budget.
 """
 
+from remat_planner.planner.reports.copies_instead import CopiesInstead, copies_instead
 from remat_planner.planner.reports.curve.budget_curve import BudgetCurve
 from remat_planner.planner.reports.curve.data import CurvePoint, curve_document
 from remat_planner.planner.reports.curve.drawing import drawing
@@ -28,6 +29,7 @@ __all__ = [
     "ENDINGS",
     "GRADIENTS",
     "BudgetCurve",
+    "CopiesInstead",
     "CurvePoint",
     "PolicyCost",
     "PolicyPoint",
@@ -35,6 +37,7 @@ __all__ = [
     "ReportName",
     "WholeSummary",
     "compare",
+    "copies_instead",
     "curve_document",
     "curve_report",
     "drawing",

@@ -32,6 +32,11 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
     }
     if summary.offload is not None:
         facts |= _offload(summary.offload, summary.seconds)
+    if (instead := summary.copies_instead) is not None:
+        facts["Copies"] = (
+            f"on paper +{format_percent(instead.overhead)} instead, with {format_bytes(instead.host_bytes)} on the host; not a "
+            "promise, but what a few seconds found: `--offload host --host-budget BYTES` plans it"
+        )
     if summary.reserved is not None:
         facts["Allocator"] = _allocator(summary.reserved)
     if summary.pinned:

@@ -11,6 +11,7 @@ from remat_planner.planner.reports.activations import Activations, saved_activat
 from remat_planner.planner.reports.breakdown import Breakdown, by_module, by_operator
 from remat_planner.planner.reports.budget_neighbours import Neighbour
 from remat_planner.planner.reports.copies import OffloadSummary, summarize_offload
+from remat_planner.planner.reports.copies_instead import CopiesInstead
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.peak_memory import memory_at_peak, peak_is_update
 from remat_planner.planner.reports.policy_comparison import PolicyCost
@@ -53,6 +54,7 @@ class WholeSummary:
         memory_at_peak: bytes of each kind of memory at the peak.
         reserved: what the GPU's allocator reserves; None for a plan for a CPU.
         offload: what the schedule copies beside the device; None where it was planned without.
+        copies_instead: what copies on the host would give, on paper; None where that is not known.
         activations: what the backward reads of the forward, the largest first.
         modules: what each module takes at the peak, and what its recomputation costs and saves.
         operators: the same for each operator.
@@ -91,6 +93,7 @@ class WholeSummary:
     memory_at_peak: Mapping[str, int]
     reserved: ReservedMemory | None
     offload: OffloadSummary | None
+    copies_instead: CopiesInstead | None
     activations: tuple[Activations, ...]
     modules: tuple[Breakdown, ...]
     operators: tuple[Breakdown, ...]
@@ -149,6 +152,7 @@ def summarize(
     comparison: Sequence[PolicyCost] = (),
     neighbours: Sequence[Neighbour] = (),
     verification: Verification | None = None,
+    instead: CopiesInstead | None = None,
     path: str | None = None,
 ) -> WholeSummary:
     """What a report says about ``schedule``; ``path`` is the file that it is in, if any."""
@@ -182,6 +186,7 @@ def summarize(
         memory_at_peak=memory_at_peak(schedule),
         reserved=_reserved(schedule),
         offload=summarize_offload(schedule),
+        copies_instead=instead,
         activations=tuple(saved_activations([(schedule, [""])])),
         modules=tuple(by_module(schedule)),
         operators=tuple(by_operator(schedule)),

@@ -9,6 +9,7 @@ from remat_planner.schedules import preference, simulate
 from remat_planner.solvers.compiling import COMPILING, in_time
 from remat_planner.solvers.copies.baselines import everything, inputs_of_layers, most_seconds_per_byte
 from remat_planner.solvers.copies.kernel import ready
+from remat_planner.solvers.copies.needed import only_what_is_needed
 from remat_planner.solvers.copies.plan import CopyPlanner, Planned
 from remat_planner.solvers.copies.rounding import observed, rounded
 from remat_planner.solvers.copies.search import improve
@@ -24,6 +25,8 @@ _SPARE = 1.05
 _PROGRAM_SHARE = 0.2
 # Precision asked of a program, as a fraction of the step.
 _GAP = 1e-4
+# Share of the remaining time for the last pass.
+_LAST_SHARE = 0.05
 NO_TIME_TO_COMPILE = f"nothing is copied: compiling the search takes {COMPILING:g} s, once; allow more time"
 
 
@@ -78,10 +81,12 @@ class CopySearch:
         self._keep(self._planner.plan(observed(self._planner, steps)))
 
     def anneal(self) -> None:
-        """Improve the best decisions until the time is over."""
+        """Improve the best decisions until the time is over; at the end, whatever need not leave stays."""
         deadline = self._task.deadline
         if not deadline.expired and not self.settled:
-            self._keep(improve(self._planner, self._best, deadline, target=self._target, improved=self._keep))
+            part = deadline.part(1 - _LAST_SHARE)
+            self._keep(improve(self._planner, self._best, part, target=self._target, improved=self._keep))
+            self._keep(only_what_is_needed(self._planner, self._best, deadline))
 
     def steps(self) -> tuple[int, ...]:
         """The best schedule, by the simulator: it also counts what copies slow the ops beside them by."""

@@ -50,6 +50,19 @@ def test_a_curve_of_a_model_with_a_schedule() -> None:
         remat_planner.curve(remat_planner.apply_schedule(model, schedule), args)
 
 
+@pytest.mark.slow
+def test_a_second_line_with_copies() -> None:
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.GELU()) for _ in range(4)))
+    offload = remat_planner.Offload(host="1GB", link="500GB/s")
+    loss = lambda output: output.square().mean()  # noqa: E731
+    options: dict[str, Any] = {"points": 3, "loss": loss, "costs": "h100", "time_limit": 2}
+    curve = remat_planner.curve(model, (torch.randn(8192, 64),), offload=offload, **options)
+    assert all("copies" not in point.assumption for point in curve.points)
+    assert curve.with_copies[0].budget_bytes <= curve.points[0].budget_bytes
+    assert curve.with_copies[0].overhead <= curve.points[0].overhead + 1e-9
+    assert curve.with_copies[-1].overhead == 0
+
+
 def test_a_curve_of_one_point() -> None:
     with pytest.raises(ValueError, match="give 2 or more"):
         remat_planner.curve(nn.Linear(2, 2), (torch.randn(2, 2),), points=1)

@@ -48,6 +48,7 @@ class CurveData:
         baseline_peak_bytes: peak without recomputation.
         points: by budget, from the least for which a schedule was found to ``baseline_peak_bytes``.
         policies: what the usual policies reach, each peak once.
+        with_copies: the same as ``points`` where activations may also be copied beside the device; empty where nobody asked.
     """
 
     model: str
@@ -58,6 +59,7 @@ class CurveData:
     baseline_peak_bytes: int
     points: tuple[CurvePoint, ...]
     policies: tuple[PolicyPoint, ...]
+    with_copies: tuple[CurvePoint, ...] = ()
 
     @property
     def minimum_bytes(self) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _SIZE, _NARROW = (720, 420), (400, 360)
 _SHARPNESS = 2  # pixels of a PNG for each CSS pixel
-_PLAN, _KNEE, _BOUND = "#0072b2", "#d55e00", "#dddddd"
+_PLAN, _KNEE, _BOUND, _COPIES = "#0072b2", "#d55e00", "#dddddd", "#cc79a7"
 _POLICIES = {"every-n": ("#e69f00", "s"), "chen": ("#009e73", "^"), "none": ("#000000", "D")}
 _MOST_OVERHEAD = 2.0  # policies that take more extra time than this many times the plan's most are above the drawing
 
@@ -34,8 +34,12 @@ def draw_curve(curve: CurveData, *, narrow: bool = False) -> Figure:
     top = highest_overhead(curve)
     bounds = [100 * point.bound_overhead for point in curve.points]
     # A bound holds for every smaller budget too.
-    axes.fill_between(budgets, bounds, step="pre", color=_BOUND, linewidth=0, label="no plan is in here")
+    without = "without copies " if curve.with_copies else ""
+    axes.fill_between(budgets, bounds, step="pre", color=_BOUND, linewidth=0, label=f"no plan {without}is in here")
     axes.plot(budgets, [100 * point.overhead for point in curve.points], color=_PLAN, marker="o", linewidth=1, label="plan")
+    if curve.with_copies:
+        x, y = zip(*((point.budget_bytes / scale, 100 * point.overhead) for point in curve.with_copies), strict=True)
+        axes.plot(x, y, color=_COPIES, marker="v", linewidth=1, label="plan with copies")
     if (knee := curve.knee) is not None:
         where = (knee.budget_bytes / scale, 100 * knee.overhead)
         axes.plot(*where, color=_KNEE, marker="o", markersize=13, fillstyle="none", linestyle="none", label="knee")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
-from remat_planner.planner.reports.curve.data import CurveData
+from remat_planner.planner.reports.curve.data import CurveData, CurvePoint
 from remat_planner.planner.reports.curve.drawing import highest_overhead
 from remat_planner.planner.reports.terminal_widgets import fact_table, plain_table, section
 
@@ -31,25 +31,28 @@ def curve_report(curve: CurveData) -> RenderableType:
     parts: list[RenderableType] = [
         fact_table(facts),
         section("Extra time against budget", _Plot(curve)),
-        section("Budgets", Group(_points(curve), Text(_covered(curve), style="dim"))),
+        section("Budgets", Group(_points(curve, curve.points), Text(_covered(curve.points), style="dim"))),
     ]
+    if curve.with_copies:
+        table = Group(_points(curve, curve.with_copies), Text(_covered(curve.with_copies), style="dim"))
+        parts.append(section("Budgets, with copies beside the device", table))
     if curve.policies:
         parts.append(section("The usual policies", _policies(curve)))
     return Group(*parts)
 
 
-def _covered(curve: CurveData) -> str:
+def _covered(points: Sequence[CurvePoint]) -> str:
     """What the bounds cover, in words."""
-    classes = ", ".join(dict.fromkeys(point.assumption for point in curve.points if point.assumption))
+    classes = ", ".join(dict.fromkeys(point.assumption for point in points if point.assumption))
     return f"The bounds cover: {classes}." if classes else ""
 
 
-def _points(curve: CurveData) -> Table:
+def _points(curve: CurveData, points: Sequence[CurvePoint]) -> Table:
     table = plain_table()
     for title in ("budget", "of the peak", "extra time", "at least"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("proof")
-    for point in curve.points:
+    for point in points:
         share = point.budget_bytes / curve.baseline_peak_bytes if curve.baseline_peak_bytes else 1.0
         times = (f"+{format_percent(point.overhead)}", f"+{format_percent(point.bound_overhead)}")
         remark = point.status + (", knee" if point == curve.knee else "")

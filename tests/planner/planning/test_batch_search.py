@@ -50,6 +50,19 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
 
 
 @pytest.mark.slow
+def test_copies_on_the_host_allow_a_larger_batch() -> None:
+    model = Net()
+    budget = remat_planner.plan(model, inputs(300), budget="min", costs="h100").budget
+    without, with_host = (
+        remat_planner.fit(model, inputs(256), budget=budget, costs="h100", time_limit=3, offload=offload).largest
+        for offload in (None, remat_planner.Offload(host="1GB", link="500GB/s"))
+    )
+    assert with_host.batch >= without.batch
+    assert with_host.schedule is not None
+    assert with_host.schedule.peak_bytes <= budget
+
+
+@pytest.mark.slow
 def test_it_is_halved_where_the_given_batch_is_too_large() -> None:
     found = remat_planner.fit(Net(), inputs(4096), budget="1MB", costs="h100", time_limit=5)
     assert found.largest.batch < 4096

@@ -43,6 +43,17 @@ _CURVE = BudgetCurve(
 )
 
 
+def test_a_second_line_with_copies_is_shown_drawn_and_read_again(tmp_path: Path) -> None:
+    with_copies = replace(_CURVE, with_copies=_points(0.07, 0.01, 0.0))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(curve_report(with_copies))
+    assert "with copies beside the device" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert b"plan with copies" in drawing(with_copies, "svg")
+    path = tmp_path / "curve.json"
+    path.write_text(json.dumps(curve_document(with_copies)))
+    assert load_curve(path) == with_copies
+
+
 @pytest.mark.parametrize(
     ("overheads", "knee"),
     [

@@ -34,7 +34,18 @@ def test_the_keys_of_a_whole_schedule() -> None:
         *("optimizer_offload", "accumulate", "gradient_buckets", "fingerprint", "ops", "steps", "budget_bytes", "budget_on"),
         *("peak_bytes", "optimizer_step_peak_bytes", "baseline_peak_bytes", "seconds", "baseline_seconds", "bound_seconds"),
         *("overhead", "bound_overhead", "gap", "status", "solver", "assumption", "forms", "comparison", "neighbours"),
-        *("memory_at_peak", "reserved", "offload", "activations", "modules", "operators", "pinned", "verification", "schedule"),
+        *(
+            "memory_at_peak",
+            "reserved",
+            "offload",
+            "copies_instead",
+            "activations",
+            "modules",
+            "operators",
+            "pinned",
+            "verification",
+            "schedule",
+        ),
     ]
 
 

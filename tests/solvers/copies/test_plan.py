@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from remat_planner.schedules import Channel, Graph, Pool, simulate
 from remat_planner.solvers.copies import CopyPlanner
 from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE
+from remat_planner.solvers.copies.needed import only_what_is_needed
+from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem import Problem
 from tests.schedules.slow_simulator import reference
 from tests.solvers.helpers import networks, training_steps
@@ -87,6 +89,25 @@ def test_an_item_that_is_loaded_twice_is_not_loaded_before_its_first_load_is_rea
     steps = planner.steps(decisions)
     assert [graph.actions[i].name for i in steps].count("load op0 from host") == 2
     assert simulate(graph, steps).seconds == planner.plan(decisions).seconds
+
+
+def test_the_last_pass_leaves_only_what_has_to() -> None:
+    graph = chain(1.0, (4, 4, 4, 4))
+    planner = CopyPlanner(Problem.of(graph), 12)
+    decisions = planner.gaps.keep_all(planner.problem.n)
+    turn = (planner.gaps.before < 4) & (planner.gaps.after > 3) & (planner.gaps.after < 8)
+    decisions[turn & planner.gaps.may_be_copied] = COPY
+    decisions[turn & (planner.gaps.item == 1)] = LEAVE
+    start = planner.plan(decisions)
+    assert not start.excess
+    best = only_what_is_needed(planner, start, Deadline(math.inf))
+    assert (best.seconds, best.excess) == (planner.problem.seconds, 0)
+    away = turn & (best.decisions != KEEP)
+    assert away.any()  # 16 bytes do not fit 12
+    for gap in np.flatnonzero(away):
+        more = best.decisions.copy()
+        more[gap] = KEEP
+        assert planner.plan(more).excess
 
 
 def test_what_may_leave() -> None:
