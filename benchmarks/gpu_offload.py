@@ -1,4 +1,4 @@
-"""Copies beside the device on one machine: link rates, and plans with copies beside eager: peak, bits, seconds, also with traps.
+"""Copies beside the device: link rates, and plans with copies beside eager, with peak, bits and seconds, also with traps.
 
     python -m benchmarks.gpu_offload [--seconds 170] [--output DIR] [--cpu]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from remat_planner.planner.regions import planned_regions, without_regions
 from remat_planner.planner.runtime import is_planned_module, unplanned_on_purpose
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingStateError
+from remat_planner.tracer.costs import MEASURE
 from remat_planner.tracer.joint import tensor_inputs
 from remat_planner.tracer.python_state import Snapshot, argument_starts
 from remat_planner.tracer.record import loss_of_step
@@ -55,6 +57,9 @@ the last, a gradient arrives at one output only, where there is no loss: paramet
 
 _EXTRA_EAGER_RUNS = 8
 """Further runs of eager at most, once it is seen to be nondeterministic: a tensor may be equal in the first two by chance."""
+
+_TIMED_STEPS = 3
+"""Planned steps that are timed, where their time can be told beside a prediction; the quickest counts."""
 
 _MISSING = "not there"
 _Named = tuple[str, Any]
@@ -110,6 +115,7 @@ def verify(
             steps = _Steps(model, args, kwargs, loss, state)
             planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler, disk_folder))
             peak = steps.peak(planned, accumulate=schedule.origin.training.accumulate)
+            seconds = steps.seconds(planned) if _is_predicted_here(form, planned) else None
     constant, predicted = _planned_bytes(form)
     return Verification(
         identical=not comparison.differences,
@@ -122,6 +128,8 @@ def verify(
         largest_difference=comparison.largest_difference,
         close=comparison.close,
         pool_bytes=_pool_bytes(planned),
+        measured_seconds=seconds,
+        predicted_seconds=None if seconds is None else form.seconds,
     )
 
 
@@ -180,6 +188,21 @@ class _Steps:
                 self.model.zero_grad(set_to_none=True)
             peaks.append(measure_peak(one_step(called, self.args, self.kwargs, self.loss), device_of(called)))
         return min(peaks)
+
+    def seconds(self, called: nn.Module) -> float:
+        """Seconds of the quickest of a few steps."""
+        device = device_of(called)
+        spent = []
+        for _ in range(_TIMED_STEPS):
+            self._restart()
+            self.model.zero_grad(set_to_none=True)
+            step = one_step(called, self.args, self.kwargs, self.loss)
+            _wait_for(device)
+            began = time.perf_counter()
+            step()
+            _wait_for(device)
+            spent.append(time.perf_counter() - began)
+        return min(spent)
 
     def _restart(self) -> None:
         """Go back to the start, planned regions left on the model."""
@@ -286,6 +309,17 @@ def _planned_bytes(schedule: Schedule | RegionSchedule) -> tuple[int, int]:
         return schedule.constant_bytes, schedule.peak_bytes
     constant = schedule.graph.constant_bytes
     return constant, int(schedule.simulation.bytes.max(initial=constant))
+
+
+def _is_predicted_here(form: Schedule | RegionSchedule, planned: nn.Module) -> bool:
+    """Whether the time of a step is worth telling: on a GPU, or with copies, where the costs were measured on the device."""
+    measured = isinstance(form, Schedule) and form.origin.costs == MEASURE
+    return measured and (device_of(planned).type == "cuda" or bool(_pool_bytes(planned)))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _pool_bytes(planned: nn.Module) -> dict[str, int]:

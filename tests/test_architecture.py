@@ -112,7 +112,7 @@ planner.training_state  distributed errors measurement module_paths torch_privat
 planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs
                         tracer.torch_private
 planner.verify          apply distributed errors measurement planning regions runtime training_state schedules
-                        tracer.joint tracer.python_state tracer.record
+                        tracer.costs tracer.joint tracer.python_state tracer.record
 """
 _ROW = re.compile(r"^(\S+)((?:[^\n]|\n )*)", re.MULTILINE)
 

@@ -23,6 +23,8 @@ class Verification:
             magnitude; 0.0 where all bits are equal, infinite where shapes, integers, states or values of Python differ.
         close: no difference exceeds the square root of the epsilon of the tensor's dtype.
         pool_bytes: bytes that the copies of one step were given in each pool, by name.
+        measured_seconds, predicted_seconds: of a planned step, the quickest of a few; None where its device is not at hand
+            or the costs were not measured there, and on a CPU without copies.
         part: the part of the batch that was run; "" for all of it.
     """
 
@@ -37,6 +39,8 @@ class Verification:
     close: bool = True
     part: str = ""
     pool_bytes: Mapping[str, int] = field(default_factory=dict)
+    measured_seconds: float | None = None
+    predicted_seconds: float | None = None
 
     @property
     def within_budget(self) -> bool:

@@ -76,6 +76,8 @@ class VerificationSummary:
     nondeterministic: tuple[str, ...] = ()
     part: str = ""
     pool_bytes: Mapping[str, int] = field(default_factory=dict)
+    measured_seconds: float | None = None
+    predicted_seconds: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -94,6 +96,8 @@ def summarize_verification(verification: Verification) -> VerificationSummary:
         nondeterministic=verification.nondeterministic,
         part=verification.part,
         pool_bytes=verification.pool_bytes,
+        measured_seconds=verification.measured_seconds,
+        predicted_seconds=verification.predicted_seconds,
     )
 
 

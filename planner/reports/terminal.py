@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from remat_planner.planner.formatting import format_bytes, format_percent
+from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
 from remat_planner.planner.reports.region_summary import RegionSummary
 from remat_planner.planner.reports.summary import Summary, VerificationSummary, usage_lines
 from remat_planner.planner.reports.terminal_regions import region_facts, region_headline, region_sections
@@ -58,6 +58,9 @@ def verification_report(verification: VerificationSummary | None, why_not: str =
             verification.identical, "loss, gradients and state equal eager's, bit for bit", f"not those of eager: {differing}"
         ),
     }
+    if verification.measured_seconds is not None and verification.predicted_seconds is not None:
+        took, foreseen = format_seconds(verification.measured_seconds), format_seconds(verification.predicted_seconds)
+        facts["Time"] = f"{took} a step, the quickest of a few; predicted {foreseen}"
     if verification.nondeterministic:
         facts["Left out"] = f"what eager does not repeat itself: {len(verification.nondeterministic):,} values"
     if verification.part:

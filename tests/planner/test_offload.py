@@ -16,7 +16,15 @@ import remat_planner
 from remat_planner.planner import Offload, apply_schedule, plan, verify
 from remat_planner.planner.errors import OffloadError, RegionError, VerificationError
 from remat_planner.planner.planning import profile_step, settings_of
-from remat_planner.planner.reports import explain, explanation_report, plan_document, plan_report, summarize
+from remat_planner.planner.reports import (
+    explain,
+    explanation_report,
+    plan_document,
+    plan_report,
+    summarize,
+    summarize_verification,
+    verification_report,
+)
 from remat_planner.schedules import Channel, Schedule, simulate
 from remat_planner.tracer.costs.conditions import processor
 from remat_planner.tracer.costs.profile_file import ProfiledLink, write_profile
@@ -74,6 +82,9 @@ def test_the_plan_copies_and_is_verified(case: Case) -> None:
     assert found.identical
     assert found.measured_peak_bytes == pytest.approx(found.predicted_peak_bytes, rel=0.01)
     assert found.pool_bytes == simulate(schedule.graph, schedule.steps).pool_peaks
+    assert found.predicted_seconds == schedule.seconds
+    assert found.measured_seconds is not None
+    assert "the quickest of a few; predicted" in printed(verification_report(summarize_verification(found)))
 
 
 def test_a_loaded_plan_asks_for_the_folder_and_other_forms_keep_the_pools(case: Case, tmp_path: Path) -> None:
