@@ -25,19 +25,20 @@ _log = logging.getLogger("remat_planner")
 
 def entrance(function: _Function) -> _Function:
     """Compile a function that Python calls, and keep the compiled form on disk if that is possible."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    njit: Any = numba.njit
+    options = {"nogil": True, "error_model": "numpy"}
     try:
-        compiled: _Function = numba.njit(cache=True, **options)(function)
+        compiled: _Function = njit(cache=True, **options)(function)
     except RuntimeError as error:  # numba found no folder for its cache
         _say_that_nothing_is_kept(str(error))
-        compiled = numba.njit(**options)(function)
+        compiled = njit(**options)(function)
     return compiled
 
 
-def inner(function: _Function) -> _Function:
+def inner(function: Callable[..., Any]) -> Any:
     """Compile a function that only compiled code calls: without an entrance from Python that takes a third of the time."""
-    compiled: _Function = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return compiled
+    njit: Any = numba.njit
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def is_compiled(function: Callable[..., Any], sources: Iterable[Path]) -> bool:

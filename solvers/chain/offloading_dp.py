@@ -105,8 +105,10 @@ def offloading_segments(
             saving (at 0), or with what that saved by option o (at o + 1).
         width: labels of one kind before a stage, at most.
     """
-    arrays = Stages(*map(np.ascontiguousarray, stages))
-    labels = _labels(arrays, backward, persistent, unit, float(room), Link(*map(float, link)), may_offload, width)
+    arrays = Stages(*(np.ascontiguousarray(array) for array in stages))  # type: ignore[arg-type]
+    labels: _Labels = _labels(  # type: ignore[no-untyped-call]
+        arrays, backward, persistent, unit, float(room), Link(*map(float, link)), may_offload, width
+    )
     last = np.flatnonzero(labels.place == len(stages.inputs))
     if not len(last):
         return [], float("inf")

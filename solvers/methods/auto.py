@@ -25,7 +25,7 @@ from remat_planner.solvers import registry
 from remat_planner.solvers.annealing import anneal, in_time
 from remat_planner.solvers.copies import NO_TIME_TO_COMPILE, CopySearch
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, Answer, Reporter, Solver, Task
+from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, WITHOUT_COPIES, Answer, Reporter, Solver, Task
 from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, bound_note, solve_windows
 
 # Share of the time in which lazy moments run alone: threads share caches, so a second one makes a program up to twice as slow.
@@ -84,7 +84,8 @@ def _with_copies(task: Task) -> Answer:
     """Copies first; then, unless provably worse, all methods without copies; then the search goes on from the best."""
     graph = task.graph
     if not CopySearch.in_time(task.deadline):
-        return replace(Auto().solve(task.without_transfers()), note=NO_TIME_TO_COMPILE)
+        answer = Auto().solve(task.without_transfers())
+        return replace(answer, assumption=answer.assumption + WITHOUT_COPIES, note=NO_TIME_TO_COMPILE)
     search = CopySearch(task)
     search.begin()
     candidates: list[tuple[Sequence[int], str]] = []

@@ -22,7 +22,7 @@ class Offload(Solver):
     def solve(self, task: Task) -> Answer:
         """The best of the policies in use today, of what the program decides, and of the search from there."""
         if not CopySearch.in_time(task.deadline):
-            return replace(get("none").solve(task.without_transfers()), note=NO_TIME_TO_COMPILE)
+            return replace(get("greedy").solve(task.without_transfers()), note=NO_TIME_TO_COMPILE)
         search = CopySearch(task)
         search.begin()
         search.anneal()

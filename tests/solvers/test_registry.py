@@ -29,7 +29,7 @@ def test_names_are_those_of_the_files() -> None:
 def test_the_order_is_fixed() -> None:
     """``auto`` asks the quick solvers in this order, and the command lists all in it."""
     order = "none every-n blocks chen revolve treeverse rotor knapsack greedy ilp checkmate auto twolevel anneal "
-    copying = "offload offload-all offload-inputs offload-greedy"
+    copying = "offload pofo offload-all offload-inputs offload-greedy"
     assert " ".join(registry.names()) == order + copying
 
 

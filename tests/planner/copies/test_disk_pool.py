@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import random
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,18 @@ def test_a_full_disk_is_found_before_the_step(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OffloadError, match=r"No space left on device\); [\d,]+ bytes are free there") as caught:
         _planned(tmp_path)
     assert caught.value.available is not None
+
+
+def test_a_file_that_the_system_allows_no_room_is_found_before_the_step(tmp_path: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OffloadError, match="File too large"):
+            _planned(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    net, planned, _ = _planned(tmp_path)
+    assert _equal(_gradients(planned), _gradients(net))
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from remat_planner.schedules import Channel, Graph, Pool, simulate
 from remat_planner.solvers import registry, solve
+from remat_planner.solvers.copies import loop
+from remat_planner.solvers.interface import WITHOUT_COPIES
 from tests.solvers.helpers import SOLVERS, baseline_peak, check, networks, training_steps
 from tests.transfers import channels, with_pools
 
@@ -18,14 +20,22 @@ BASELINES = ["offload-all", "offload-inputs", "offload-greedy"]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COPYING)
 def test_answers_are_true_on_graphs_with_pools(name: str) -> None:
-    @settings(max_examples=40 if name in BASELINES else 8, deadline=None)
+    @settings(max_examples=40 if name in (*BASELINES, "pofo") else 8, deadline=None)
     @given(st.data(), st.sampled_from([0.9, 0.7, 0.5]))
     def holds(data: st.DataObject, share: float) -> None:
         graph: Graph = data.draw(with_pools(data.draw(st.one_of(networks(), training_steps())), channels()))
         budget = max(1, graph.constant_bytes, round(share * baseline_peak(graph.without_transfers)))
         check(graph, budget, solve(graph, budget, solver=name, time_limit=min(SOLVERS[name], 0.3)))
 
+    compile_all()
     holds()
+
+
+def compile_all() -> None:
+    """Compile what solvers that copy use: with the short limits of these tests they would leave it alone."""
+    graph = deep(2, 100)
+    for name in ("offload", "pofo"):
+        solve(graph, baseline_peak(graph.without_transfers) // 2, solver=name)
 
 
 def deep(layers: int, host: int, slowdown: float = 1.0) -> Graph:
@@ -43,14 +53,27 @@ def deep(layers: int, host: int, slowdown: float = 1.0) -> Graph:
     return graph.with_transfers([Pool("host", host, channel, channel)])
 
 
+@pytest.mark.parametrize("name", ["auto", "offload"])
+def test_a_short_time_limit_does_not_wait_for_a_compiler(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "ready", lambda: False)
+    graph = deep(8, 1000)
+    budget = round(0.7 * baseline_peak(graph.without_transfers))
+    solution = solve(graph, budget, solver=name, time_limit=1.0)
+    assert "compiling the search takes" in solution.note
+    assert solution.status != "infeasible"
+    assert simulate(graph, solution.steps).traffic is None
+    assert solution.bound == graph.seconds or WITHOUT_COPIES in solution.assumption
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [1000, 30, 0])
 @pytest.mark.parametrize("slowdown", [1.0, 1.3])
 def test_auto_is_never_worse_than_the_others(host: int, slowdown: float) -> None:
+    compile_all()
     graph = deep(8, host, slowdown)
     budget = baseline_peak(graph.without_transfers) // 2
     best = solve(graph, budget, time_limit=4.0)
-    costs = {name: solve(graph, budget, solver=name, time_limit=2.0).cost for name in (*BASELINES, "offload", "ilp")}
+    costs = {name: solve(graph, budget, solver=name, time_limit=2.0).cost for name in (*BASELINES, "offload", "pofo", "ilp")}
     assert best.cost <= min(costs.values()) * (1 + 1e-9)
     assert best.bound <= best.cost
     assert simulate(graph, best.steps).pool_peaks.get("host", 0) <= host
