@@ -30,7 +30,8 @@ def entrance(function: _Function) -> _Function:
     try:
         compiled: _Function = njit(cache=True, **options)(function)
     except RuntimeError as error:  # numba found no folder for its cache
-        _say_that_nothing_is_kept(str(error))
+        _log.debug("%s", error)
+        _say_that_nothing_is_kept()
         compiled = njit(**options)(function)
     return compiled
 
@@ -62,10 +63,10 @@ def in_time(deadline: Deadline, *, compiled: bool) -> bool:
 
 
 @cache
-def _say_that_nothing_is_kept(why: str) -> None:
+def _say_that_nothing_is_kept() -> None:
     _log.warning(
-        "compiled solvers cannot be kept on disk (%s): every process compiles them anew, which takes about %g s. Set "
-        "NUMBA_CACHE_DIR to a folder that can be written",
-        why,
+        "compiled solvers cannot be kept on disk, neither in %s nor in the user's folder: every process compiles them anew, "
+        "about %g s each. Set NUMBA_CACHE_DIR to a folder that can be written",
+        Path(__file__).parent,
         COMPILING,
     )

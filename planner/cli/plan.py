@@ -170,9 +170,9 @@ def plan_command(
             if isinstance(schedule, Schedule):
                 stages.stage("Comparing with the usual policies")
                 comparison = interruptibly(partial(compare, schedule))
-                if (link := link_on_paper(costs)) is not None:
+                if (channels := link_on_paper(costs)) is not None:
                     stages.stage("Trying copies on the host")
-                    instead = interruptibly(partial(copies_instead, schedule, *link))
+                    instead = interruptibly(partial(copies_instead, schedule, *channels))
             verdict = Verdict(None, "as asked")
             if is_to_verify(verify_it):
                 stages.stage("Verifying")

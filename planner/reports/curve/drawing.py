@@ -38,8 +38,9 @@ def draw_curve(curve: CurveData, *, narrow: bool = False) -> Figure:
     axes.fill_between(budgets, bounds, step="pre", color=_BOUND, linewidth=0, label=f"no plan {without}is in here")
     axes.plot(budgets, [100 * point.overhead for point in curve.points], color=_PLAN, marker="o", linewidth=1, label="plan")
     if curve.with_copies:
-        x, y = zip(*((point.budget_bytes / scale, 100 * point.overhead) for point in curve.with_copies), strict=True)
-        axes.plot(x, y, color=_COPIES, marker="v", linewidth=1, label="plan with copies")
+        where_copied = [point.budget_bytes / scale for point in curve.with_copies]
+        copied = [100 * point.overhead for point in curve.with_copies]
+        axes.plot(where_copied, copied, color=_COPIES, marker="v", linewidth=1, label="plan with copies")
     if (knee := curve.knee) is not None:
         where = (knee.budget_bytes / scale, 100 * knee.overhead)
         axes.plot(*where, color=_KNEE, marker="o", markersize=13, fillstyle="none", linestyle="none", label="knee")
