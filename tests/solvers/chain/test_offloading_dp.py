@@ -13,6 +13,8 @@ import pytest
 from remat_planner.solvers.chain import Link, Stages, offloading_segments, table
 from tests.solvers.textbook_chain import textbook_stages
 
+pytestmark = pytest.mark.slow  # the first one compiles, where nothing is cached on disk
+
 
 @dataclass(frozen=True)
 class Part:
