@@ -130,9 +130,12 @@ def _source(node: fx.Node) -> torch.Tensor:
 
 
 def _layout_of_input(node: fx.Node) -> torch.memory_format | None:
-    """The memory format by which the convolution's input lies; None for another layout."""
+    """The memory format by which the convolution's input lies; None for another layout.
+
+    None for one-dimensional convolutions too: PyTorch makes two-dimensional ones of them, and that reads the input's memory.
+    """
     tensor = _source(node)
-    formats = (torch.contiguous_format, *([_LAYOUTS[tensor.dim()]] if tensor.dim() in _LAYOUTS else []))
+    formats = (torch.contiguous_format, _LAYOUTS[tensor.dim()]) if tensor.dim() in _LAYOUTS else ()
     return next((layout for layout in formats if tensor.is_contiguous(memory_format=layout)), None)
 
 

@@ -51,6 +51,12 @@ def test_convolutions_that_need_both_gradients_are_split_but_no_depthwise_ones()
     assert with_split_gradients(joint, []) is joint
 
 
+def test_one_dimensional_convolutions_are_left_whole():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.SiLU(), nn.Conv1d(8, 8, 3))
+    assert splittable(capture(model, (torch.randn(2, 4, 16),), loss=lambda output: output.square().mean())) == ()
+
+
 def test_a_step_in_parts_frees_the_input_first_and_says_what_eager_takes():
     model, x = _convolutions()
     joint = capture(model, (x,), loss=lambda output: output.square().mean())
