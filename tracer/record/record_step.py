@@ -202,7 +202,7 @@ def record(
             end = newest_node(recorded_graph()).name
             try:
                 calls = dict(provenance.calls)
-                leaves, spec = flatten(output, forward.argument_objects)
+                leaves, spec = flatten(output, forward.argument_objects, forward.was_there)
                 returned = len(leaves)
                 effects = effects_of(forward.changes, argument_objects=forward.argument_objects)
                 leaves += effects.leaves
