@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import types
 import typing
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Literal
 
 from torch import nn
@@ -95,7 +95,7 @@ class Namespace(Holder):
     has_names = True
 
     def __init__(
-        self, place: Place, target: dict[str, Any], names: Names, file: str, kind: Literal["attribute", "item"] = "item"
+        self, place: Place, target: dict[str, Any], names: Names, file: str = "?", kind: Literal["attribute", "item"] = "item"
     ) -> None:
         super().__init__(place, target, names)
         self.file = file
@@ -118,6 +118,18 @@ class Namespace(Holder):
 
     def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
         return self.target, [key for key in self.entries() if key not in ignored]
+
+    def modules(self) -> Iterator[Namespace]:
+        """The user's own modules that are in it, and in these, with the attributes of the same names."""
+        found, seen = [self], {id(self.target)}
+        for outer in found:
+            for name, value in outer.entries().items():
+                if type(value) is types.ModuleType and is_users_module(value.__name__) and id(vars(value)) not in seen:
+                    seen.add(id(vars(value)))
+                    inner = Namespace(outer.place_of(name), vars(value), self.names, value.__name__, "attribute")
+                    if not inner.is_of_package:
+                        found.append(inner)
+                        yield inner
 
     def put_back(self, entries: dict[Any, Any]) -> None:
         self.target.update(entries)

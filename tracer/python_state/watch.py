@@ -269,7 +269,12 @@ def _outside(executed: ExecutedCode) -> tuple[tuple[Place, Any], ...]:
     files: dict[int, tuple[dict[str, Any], set[str]]] = {}
     for code, namespace in executed.calls:
         files.setdefault(id(namespace), (namespace, set()))[1].update(name for name in code.co_names if name in namespace)
-    found: list[tuple[Place, Any]] = [Namespace.named(namespace, frozenset(names)) for namespace, names in files.values()]
+    namespaces = [Namespace.named(namespace, frozenset(names)) for namespace, names in files.values()]
+    found: list[tuple[Place, Any]] = [*namespaces]
+    if executed.names is None:  # else they are found by the names, whatever holds them
+        named = frozenset(name for code, _ in executed.calls for name in code.co_names)
+        for namespace, _ in files.values():
+            found += [(module.place, module) for module in Namespace.named(namespace, named)[1].modules()]
     codes = {id(code) for code, _ in executed.calls}
     for thing in _functions_with([code for code, _ in executed.calls]):
         if id(thing.__code__) in codes and Function.has_state(thing):
