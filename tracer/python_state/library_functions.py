@@ -23,7 +23,7 @@ class LibraryFunctions(Holder):
     Args:
         place: the module or class.
         target: its ``__dict__``.
-        names: names of the functions, those that are not there included.
+        names: names of the functions.
     """
 
     has_places = False
@@ -59,11 +59,8 @@ def library_functions(model: nn.Module, names: Names) -> Iterator[tuple[Place, L
     ]
     for label, owner, keys in owners:
         place = Place(label, owner, "object")
-        functions = frozenset(key for key in keys if not isinstance(getattr(owner, key, None), _NO_FUNCTIONS))
+        functions = frozenset(key for key in keys if callable(vars(owner).get(key)))  # ``getattr`` would import parts of torch
         yield place, LibraryFunctions(place, vars(owner), functions)
-
-
-_NO_FUNCTIONS = (type(torch), type(None), bool, int, float, str)
 
 
 def _is_of_pytorch(kind: type) -> bool:
