@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves
-from remat_planner.tracer.python_state import Attributes, Function, Holder, Place, Roots, is_plain, same
+from remat_planner.tracer.python_state import Attributes, ContextVariable, Function, Holder, Place, Roots, is_plain, same
 
 EXTEND = "extend"
 REPLACE = "replace"
@@ -57,6 +57,10 @@ class Effect:
             target.update(value) if isinstance(target, set) else _kind(target).extend(target, value)
         elif self.key is REPLACE:
             self.holder(self.place, target, None).put_back(value)
+        elif issubclass(self.holder, ContextVariable):
+            target.set(value)
+        elif issubclass(self.holder, Function) and self.key[0] == "attribute":
+            vars(target)[self.key[1]] = value
         elif issubclass(self.holder, Function):
             self.holder(self.place, target, None).place_of(self.key).put(roots, value)
         elif issubclass(self.holder, Attributes):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint.arguments_tree import flatten_tree
-from remat_planner.tracer.python_state import slots_of
+from remat_planner.tracer.python_state import is_users_module, slots_of
 
 _HOLDS_NO_TENSOR = (
     type(None),
@@ -44,35 +45,55 @@ class TreeOfLeaves:
 
     Attributes:
         spec: pytree's structure.
-        templates: for each of pytree's leaves None, or, where it is an object with tensors inside, that object and the number
-            of its tensors (leaves here, in the order in which they are met).
+        templates: for each of pytree's leaves None, or, where it is an object with tensors inside or one that the forward
+            makes anew, that object and the number of its tensors (leaves here, in the order in which they are met).
+        fresh: identities of the objects and containers in templates that the forward makes anew.
     """
 
     spec: pytree.TreeSpec
     templates: tuple[tuple[Any, int] | None, ...]
+    fresh: frozenset[int] = frozenset()
 
     def unflatten(self, leaves: Sequence[Any]) -> Any:
-        """The output with ``leaves`` in it; objects are shallow copies of the captured ones."""
+        """The output with ``leaves`` in it. Objects with tensors and ``fresh`` ones are shallow copies of the captured ones."""
         if not any(self.templates):
             return pytree.tree_unflatten(leaves, self.spec)
         rest = iter(leaves)
         filled = [
-            next(rest) if template is None else _with_tensors_replaced(template[0], lambda _: next(rest), _holding(template[0]))
+            next(rest)
+            if template is None
+            else _with_tensors_replaced(template[0], lambda _: next(rest), _holding(template[0], self.fresh), self.fresh)
             for template in self.templates
         ]
         return pytree.tree_unflatten(filled, self.spec)
 
 
-def flatten(tree: Any, whole: Container[int] = ()) -> tuple[list[Any], TreeOfLeaves]:
-    """The leaves of ``tree`` and its structure. Objects whose identities are in ``whole`` are leaves, whatever is in them."""
+def flatten(
+    tree: Any, whole: Container[int] = (), was_there: Callable[[Any], bool] = lambda _: True
+) -> tuple[list[Any], TreeOfLeaves]:
+    """The leaves of ``tree`` and its structure.
+
+    Args:
+        tree: an output, or what a forward leaves behind.
+        whole: identities of objects that are leaves, whatever is in them.
+        was_there: whether an object is not one that the forward makes anew each time.
+    """
     pytree_leaves, spec = flatten_tree(tree)
     leaves: list[Any] = []
     templates: list[tuple[Any, int] | None] = []
+    fresh: set[int] = set()
     for leaf in pytree_leaves:
-        inside = [] if isinstance(leaf, torch.Tensor) or id(leaf) in whole else tensors_inside(leaf)
-        leaves += inside or [leaf]
-        templates.append((leaf, len(inside)) if inside else None)
-    return leaves, TreeOfLeaves(spec, tuple(templates))
+        if isinstance(leaf, torch.Tensor) or id(leaf) in whole:
+            leaves.append(leaf)
+            templates.append(None)
+            continue
+        inside = tensors_inside(leaf)
+        made = {id(thing) for thing in _parts(leaf) if _can_change(thing) and not was_there(thing)}
+        fresh |= made
+        is_whole = not inside and not made
+        leaves += [leaf] if is_whole else inside
+        templates.append(None if is_whole else (leaf, len(inside)))
+    return leaves, TreeOfLeaves(spec, tuple(templates), frozenset(fresh))
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
@@ -92,8 +113,26 @@ def tensors_inside(thing: Any) -> list[torch.Tensor]:
     return tensors
 
 
-def _holding(thing: Any) -> set[int]:
-    """Identities of the objects, ``thing`` and those inside it, from which a tensor is reached."""
+def _parts(thing: Any) -> list[Any]:
+    """``thing`` and the objects inside it."""
+    found, entered = [thing], {id(thing)}
+    for outer in found:
+        for inner in _inside(outer):
+            if id(inner) not in entered and not isinstance(inner, (torch.Tensor, *_HOLDS_NO_TENSOR)):
+                entered.add(id(inner))
+                found.append(inner)
+    return found
+
+
+def _can_change(thing: Any) -> bool:
+    """Whether somebody who gets ``thing`` can change it: a container, or an object of a class of the user's."""
+    return isinstance(thing, (list, dict, set, deque, bytearray, SimpleNamespace)) or (
+        is_users_module(type(thing).__module__) and not isinstance(thing, (tuple, frozenset, *_HOLDS_NO_TENSOR))
+    )
+
+
+def _holding(thing: Any, fresh: frozenset[int] = frozenset()) -> set[int]:
+    """Identities of the objects, ``thing`` and those inside it, from which a tensor or a ``fresh`` object is reached."""
     holders: dict[int, list[int]] = {id(thing): []}
     to_enter, found = [thing], []
     while to_enter:
@@ -105,6 +144,7 @@ def _holding(thing: Any) -> set[int]:
                 if id(inner) not in holders:
                     to_enter.append(inner)
                 holders.setdefault(id(inner), []).append(id(outer))
+    found += fresh & holders.keys()
     holding: set[int] = set()
     while found:
         holder = found.pop()
@@ -118,7 +158,7 @@ def _inside(thing: Any) -> list[Any]:
     """The items, values and attributes of an object."""
     if isinstance(thing, (torch.Tensor, *_HOLDS_NO_TENSOR)):
         return []
-    if isinstance(thing, (list, tuple, set, frozenset)):
+    if isinstance(thing, (list, tuple, set, frozenset, deque)):
         return list(thing)
     values = list(thing.values()) if isinstance(thing, dict) else []
     return [*values, *getattr(thing, "__dict__", {}).values(), *_slots(thing).values()]
@@ -129,9 +169,13 @@ def _slots(thing: Any) -> dict[str, Any]:
 
 
 def _with_tensors_replaced(
-    thing: Any, replace: Callable[[torch.Tensor], Any], holding: set[int], above: frozenset[int] = frozenset()
+    thing: Any,
+    replace: Callable[[torch.Tensor], Any],
+    holding: set[int],
+    fresh: frozenset[int] = frozenset(),
+    above: frozenset[int] = frozenset(),
 ) -> Any:
-    """``thing`` with ``replace`` applied to each tensor; parts without tensors are shared, the others are copied.
+    """``thing`` with ``replace`` applied to each tensor; parts with tensors and ``fresh`` ones are copied, the others shared.
 
     ``holding`` is of the whole. ``above`` are the ids of the objects around ``thing``: an object inside itself is not entered
     again.
@@ -142,14 +186,16 @@ def _with_tensors_replaced(
         return thing
     above = above | {id(thing)}
     if isinstance(thing, (list, tuple, set, frozenset)):
-        items = [_with_tensors_replaced(item, replace, holding, above) for item in thing]
-        if all(new is old for new, old in zip(items, thing, strict=True)):
+        items = [_with_tensors_replaced(item, replace, holding, fresh, above) for item in thing]
+        if id(thing) not in fresh and all(new is old for new, old in zip(items, thing, strict=True)):
             return thing
         return type(thing)(*items) if hasattr(thing, "_fields") else type(thing)(items)
-    values = _changed_entries(thing, replace, holding, above) if isinstance(thing, dict) else {}
-    attributes = _changed_entries(getattr(thing, "__dict__", {}), replace, holding, above)
-    slots = _changed_entries(_slots(thing), replace, holding, above)
-    if not values and not attributes and not slots:
+    if isinstance(thing, deque):
+        return type(thing)((_with_tensors_replaced(item, replace, holding, fresh, above) for item in thing), thing.maxlen)
+    values = _changed_entries(thing, replace, holding, fresh, above) if isinstance(thing, dict) else {}
+    attributes = _changed_entries(getattr(thing, "__dict__", {}), replace, holding, fresh, above)
+    slots = _changed_entries(_slots(thing), replace, holding, fresh, above)
+    if not values and not attributes and not slots and id(thing) not in fresh:
         return thing
     copied = copy.copy(thing)
     if values:
@@ -162,8 +208,12 @@ def _with_tensors_replaced(
 
 
 def _changed_entries(
-    entries: dict[Any, Any], replace: Callable[[torch.Tensor], Any], holding: set[int], above: frozenset[int]
+    entries: dict[Any, Any],
+    replace: Callable[[torch.Tensor], Any],
+    holding: set[int],
+    fresh: frozenset[int],
+    above: frozenset[int],
 ) -> dict[Any, Any]:
     """The entries with a tensor inside, replaced."""
-    replaced = {key: _with_tensors_replaced(value, replace, holding, above) for key, value in entries.items()}
+    replaced = {key: _with_tensors_replaced(value, replace, holding, fresh, above) for key, value in entries.items()}
     return {key: value for key, value in replaced.items() if value is not entries[key]}

@@ -6,7 +6,15 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 """
 
 from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, slots_of
-from remat_planner.tracer.python_state.containers import Array, Memory, RandomGenerator, Sequence, SetOfItems, TextInMemory
+from remat_planner.tracer.python_state.containers import (
+    Array,
+    ContextVariable,
+    Memory,
+    RandomGenerator,
+    Sequence,
+    SetOfItems,
+    TextInMemory,
+)
 from remat_planner.tracer.python_state.executed_code import (
     ExecutedCode,
     is_users_file,
@@ -30,6 +38,7 @@ __all__ = [
     "Array",
     "Attributes",
     "Change",
+    "ContextVariable",
     "Environment",
     "ExecutedCode",
     "Function",

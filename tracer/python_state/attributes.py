@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import types
 import typing
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Literal
 
 from torch import nn
@@ -38,6 +38,13 @@ class Attributes(Holder):
         for key in [key for key in self.wanted(values) if key not in entries]:
             del values[key]
         values.update(entries)
+
+
+class ThreadLocal(Attributes):
+    """A ``threading.local``: what the current thread has in it."""
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:  # noqa: ARG002
+        return None  # each thread has a dictionary of its own
 
 
 class ModuleAttributes(Attributes):
@@ -88,7 +95,7 @@ class Namespace(Holder):
     has_names = True
 
     def __init__(
-        self, place: Place, target: dict[str, Any], names: Names, file: str, kind: Literal["attribute", "item"] = "item"
+        self, place: Place, target: dict[str, Any], names: Names, file: str = "?", kind: Literal["attribute", "item"] = "item"
     ) -> None:
         super().__init__(place, target, names)
         self.file = file
@@ -111,6 +118,18 @@ class Namespace(Holder):
 
     def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
         return self.target, [key for key in self.entries() if key not in ignored]
+
+    def modules(self) -> Iterator[Namespace]:
+        """The user's own modules that are in it, and in these, with the attributes of the same names."""
+        found, seen = [self], {id(self.target)}
+        for outer in found:
+            for name, value in outer.entries().items():
+                if type(value) is types.ModuleType and is_users_module(value.__name__) and id(vars(value)) not in seen:
+                    seen.add(id(vars(value)))
+                    inner = Namespace(outer.place_of(name), vars(value), self.names, value.__name__, "attribute")
+                    if not inner.is_of_package:
+                        found.append(inner)
+                        yield inner
 
     def put_back(self, entries: dict[Any, Any]) -> None:
         self.target.update(entries)
@@ -154,7 +173,12 @@ class ClassAttributes(Holder):
     has_names = True
 
     def entries(self) -> dict[Any, Any]:
-        return {key: value for key, value in vars(self.target).items() if key in self.wanted([key]) or key == "forward"}
+        return {key: value for key, value in vars(self.target).items() if self._is_read(key, value)}
+
+    def _is_read(self, key: str, value: Any) -> bool:
+        if key.startswith("__"):  # methods that code calls without naming them
+            return isinstance(value, types.FunctionType)
+        return key == "forward" or self.names is None or key in self.names
 
     def place_of(self, key: Any) -> Place:
         return self.place.attribute(key)
@@ -163,9 +187,11 @@ class ClassAttributes(Holder):
         return vars(self.target), [key for key in self.entries() if key not in ignored]
 
     def put_back(self, entries: dict[Any, Any]) -> None:
+        for key in self.entries().keys() - entries.keys():
+            type.__delattr__(self.target, key)
         for key, value in entries.items():
             if vars(self.target).get(key) is not value:
-                setattr(self.target, key, value)
+                type.__setattr__(self.target, key, value)
 
 
 class Function(Holder):
@@ -184,12 +210,13 @@ class Function(Holder):
         found = {("variable", name): cell.cell_contents for name, cell in cells if _is_filled(cell)}
         found |= {("default", k): value for k, value in enumerate(function.__defaults__ or ())}
         found |= {("default", name): value for name, value in (function.__kwdefaults__ or {}).items()}
+        found["code", ""] = function.__code__
         return found | {("attribute", key): value for key, value in vars(function).items()}
 
     def place_of(self, key: Any) -> Place:
         kind, name = key
-        if kind == "attribute":
-            return self.place.attribute(name)
+        if kind in ("attribute", "code"):
+            return self.place.attribute(name or "__code__")
         label = f"{name} ({kind} of {self.target.__qualname__})"
         if kind == "variable":
             cell = self.target.__closure__[self.target.__code__.co_freevars.index(name)]

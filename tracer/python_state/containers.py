@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from remat_planner.tracer.python_state.holders import Holder
-from remat_planner.tracer.python_state.places import Place
+from remat_planner.tracer.python_state.places import Place, referent_of
 from remat_planner.tracer.python_state.tensor_entries import has_form, same_forms
 
 _MOST_ITEMS = 10_000  # of one container that are looked at; of a longer one its length only
@@ -230,6 +230,41 @@ class WeakReference(Holder):
 
     def put_back(self, entries: dict[Any, Any]) -> None:
         """Nothing can have changed."""
+
+
+class WeakProxy(Holder):
+    """A weak proxy, which passes for the object that it refers to as long as that is alive."""
+
+    is_view = True
+    has_own_description = False
+
+    def entries(self) -> dict[Any, Any]:
+        referent = referent_of(self.target)
+        return {} if referent is None else {"": referent}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - there is one
+        return self.place.referent()
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        """Nothing can have changed."""
+
+
+class ContextVariable(Holder):
+    """A ``contextvars.ContextVar``: its value in the current context, where it has one."""
+
+    has_own_description = False
+
+    def entries(self) -> dict[Any, Any]:
+        try:
+            return {"": self.target.get()}
+        except LookupError:
+            return {}
+
+    def place_of(self, key: Any) -> Place:  # noqa: ARG002 - there is one
+        return self.place.referent()
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        self.target.set(entries.get(""))  # it cannot be made unset; most code asks for ``get(None)`` then
 
 
 class RandomGenerator(Holder):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
 from types import CellType
 from typing import Any, Literal
+from weakref import CallableProxyType, ProxyType
 
 import torch
 from torch import nn
 
 from remat_planner.tracer.torch_sparse import SparseForm, is_sparse, parts_of_sparse
+
+PROXIES = (ProxyType, CallableProxyType)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Place:
         return replace(self, label=f"{self.label}[{shown}]", steps=(*self.steps, ("item", key)))
 
     def referent(self) -> Place:
-        """What the weak reference that is here refers to."""
+        """What the weak reference or context variable that is here leads to."""
         return replace(self, label=f"{self.label}()", steps=(*self.steps, ("referent", None)))
 
     def part(self, form: SparseForm, number: int) -> Place:
@@ -166,10 +170,22 @@ def _getter(step: Step) -> Callable[[Any], Any]:
     return itemgetter(key) if kind == "item" else attrgetter(key if kind == "attribute" else "cell_contents")
 
 
+def referent_of(reference: Any) -> Any:
+    """What a weak reference, a weak proxy or a context variable leads to; None where there is nothing."""
+    if isinstance(reference, ContextVar):
+        return reference.get(None)
+    if type(reference) not in PROXIES:
+        return reference()
+    try:
+        return reference.__reduce_ex__.__self__  # a proxy hands out the methods of its object
+    except ReferenceError:
+        return None
+
+
 def _referent(reference: Any) -> Any:
-    found = reference()
+    found = referent_of(reference)
     if found is None:
-        raise ValueError("it is not alive any more")
+        raise ValueError("it is not there any more")
     return found
 
 
@@ -182,9 +198,11 @@ def _part(tensor: torch.Tensor, form: SparseForm, number: int) -> torch.Tensor:
 def _set(holder: Any, step: Step, value: Any) -> None:
     """Without the code that a class of the user's runs for it."""
     kind, key = step
-    if kind == "referent":
+    if isinstance(holder, ContextVar):
+        holder.set(value)
+    elif kind == "referent":
         raise TypeError("a weak reference cannot be given another object")
-    if isinstance(holder, CellType):
+    elif isinstance(holder, CellType):
         holder.cell_contents = value
     elif isinstance(holder, dict):
         dict.__setitem__(holder, key, value)

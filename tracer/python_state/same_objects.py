@@ -17,9 +17,15 @@ class SameObjects:
     Args:
         named: mappings, each with the keys that matter.
         ordered: those of them whose order matters too.
+        absent: keys that must not come into a mapping, which another entry may have left meanwhile.
     """
 
-    def __init__(self, named: Iterable[tuple[Mapping[Any, Any], list[Any]]], ordered: Iterable[Mapping[Any, Any]] = ()) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[Mapping[Any, Any], list[Any]]],
+        ordered: Iterable[Mapping[Any, Any]] = (),
+        absent: Iterable[tuple[frozenset[Any], Mapping[Any, Any]]] = (),
+    ) -> None:
         self._mappings: list[Mapping[Any, Any]] = []
         self._owners: list[Mapping[Any, Any]] = []
         self._keys: list[Any] = []
@@ -35,6 +41,8 @@ class SameObjects:
             self._tensor_keys += tensors
         self._ordered = list(ordered)
         self._orders = list(map(tuple, self._ordered))
+        absent = list(absent)
+        self._absent, self._without = [keys for keys, _ in absent], [mapping for _, mapping in absent]
         self._sizes = list(map(len, self._mappings))
         self._objects = list(map(getitem, self._owners, self._keys))  # alive, so that no other object gets their identity
         self._identities = list(map(id, self._objects))
@@ -49,4 +57,6 @@ class SameObjects:
             return False
         if found != self._identities or forms != self._forms:
             return False
-        return list(map(len, self._mappings)) == self._sizes and list(map(tuple, self._ordered)) == self._orders
+        if list(map(len, self._mappings)) != self._sizes or list(map(tuple, self._ordered)) != self._orders:
+            return False
+        return all(map(frozenset.isdisjoint, self._absent, self._without))

@@ -63,8 +63,18 @@ class Snapshot:
         self._add(starts, None)
 
     def add_names_of(self, code: CodeType, frame: FrameType) -> None:
-        """Include the globals that ``code`` names, and the variables around it, as they are now."""
-        namespace = frame.f_globals
+        """Include the globals that ``code`` names, also in modules, and the variables around it, as they are now."""
+        self._add_globals(frame.f_globals, code)
+        for module in Namespace.named(frame.f_globals, frozenset(code.co_names))[1].modules():
+            self._add_globals(module.target, code)
+        if code.co_freevars:
+            variables = frame.f_locals
+            names = [name for name in code.co_freevars if name in variables and not _is_local(name, variables[name], frame)]
+            around = [(name, variables[name]) for name in names]
+            label = f"variable of {code.co_name}"
+            self._add(((Place(f"{name} ({label})", value, "object"), value) for name, value in around), None)
+
+    def _add_globals(self, namespace: dict[str, Any], code: CodeType) -> None:
         known = self._namespaces.setdefault(id(namespace), set())
         names = [name for name in code.co_names if name in namespace and name not in known]
         known.update(names)
@@ -73,12 +83,6 @@ class Snapshot:
             entries = holder.entries()
             self._kept.append((holder, entries))
             self._add(((holder.place_of(name), value) for name, value in entries.items()), None)
-        if code.co_freevars:
-            variables = frame.f_locals
-            names = [name for name in code.co_freevars if name in variables and not _is_local(name, variables[name], frame)]
-            around = [(name, variables[name]) for name in names]
-            label = f"variable of {code.co_name}"
-            self._add(((Place(f"{name} ({label})", value, "object"), value) for name, value in around), None)
 
     def add(self, holder: Holder) -> None:
         """Include one object as it is now, unless it is there."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import array
+import contextvars
 import ctypes
 import functools
 import io
 import queue
 import random
+import sys
+import threading
 import types
 import typing
 import weakref
@@ -27,10 +30,12 @@ from remat_planner.tracer.python_state.attributes import (
     ModuleAttributes,
     Namespace,
     Slots,
+    ThreadLocal,
     slots_of,
 )
 from remat_planner.tracer.python_state.containers import (
     Array,
+    ContextVariable,
     Fixed,
     Mapping,
     MappingView,
@@ -39,11 +44,12 @@ from remat_planner.tracer.python_state.containers import (
     Sequence,
     SetOfItems,
     TextInMemory,
+    WeakProxy,
     WeakReference,
 )
-from remat_planner.tracer.python_state.executed_code import is_users_code, is_users_module
+from remat_planner.tracer.python_state.executed_code import is_installed, is_users_code, is_users_module
 from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
-from remat_planner.tracer.python_state.places import Place
+from remat_planner.tracer.python_state.places import PROXIES, Place
 
 _MOST_HOLDERS = 50_000  # objects that one walk looks at, nearest first
 _NUMBERS_IN_C = ctypes.Structure.__base__  # of all types of ctypes
@@ -52,12 +58,12 @@ _NAMESPACES = ("types.SimpleNamespace", "argparse.Namespace")
 
 def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     """``value`` as a holder; None where it is plain, a tensor, or opaque."""
+    if type(value) in PROXIES:  # ``isinstance`` would take it for what it refers to
+        return WeakProxy(place, value, names)
     if isinstance(value, (*PLAIN, torch.Tensor)):
         return None
     if isinstance(value, nn.Module):
         return ModuleAttributes(place, value, names)
-    if type(value) in _PROXIES:  # it passes for what it refers to
-        return None
     if type(value) in _ITEMS_IN:  # code that uses them does not name what they keep their items in
         return holder_of(place.attribute(_ITEMS_IN[type(value)]), getattr(value, _ITEMS_IN[type(value)]), names)
     if type(value) in _ALL_ATTRIBUTES:
@@ -74,7 +80,7 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
             return None
         return Namespace(place, vars(value), names, value.__name__, "attribute")
     if isinstance(value, type):
-        return ClassAttributes(place, value, names) if names is not None and is_users_module(value.__module__) else None
+        return ClassAttributes(place, value, names) if _is_watched_class(value, names) else None
     kind = type(value)
     if _is_users_class(kind) or f"{kind.__module__}.{kind.__qualname__}" in _NAMESPACES:
         if hasattr(value, "__dict__"):
@@ -84,12 +90,18 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     return None
 
 
-_PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 _ITEMS_IN: typing.Mapping[type, str] = {
     **dict.fromkeys((UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, WeakSet), "data"),
     **dict.fromkeys(map(type, ({}.keys(), {}.values(), {}.items())), "mapping"),
 }
 _ALL_ATTRIBUTES = (queue.Queue, queue.LifoQueue, queue.PriorityQueue, ChainMap, UserString)
+
+
+def _is_watched_class(kind: type, names: Names) -> bool:
+    """Whether to look at the attributes of a class: of installed packages' only at those that code names."""
+    if not is_users_module(kind.__module__):
+        return False
+    return names is not None or not is_installed(str(getattr(sys.modules.get(kind.__module__), "__file__", "")))
 
 
 def _is_users_class(kind: type) -> bool:
@@ -106,6 +118,8 @@ _BY_KIND: tuple[tuple[Any, Any], ...] = (
     (dict, Mapping),
     (types.MappingProxyType, MappingView),
     (weakref.ref, WeakReference),
+    (contextvars.ContextVar, ContextVariable),
+    (threading.local, ThreadLocal),
     ((array.array, bytearray, memoryview, _NUMBERS_IN_C), Memory),
     ((io.StringIO, io.BytesIO), TextInMemory),
     ((tuple, types.MethodType, functools.partial), Fixed),
@@ -142,5 +156,5 @@ def walk(starts: Iterable[tuple[Place, Any]], names: Names, seen: set[int] | Non
         yield holder
         if holder.has_places and not (names is not None and isinstance(holder, Namespace) and holder.is_of_package):
             queue.extend((holder.place_of(key), entry) for key, entry in holder.entries().items())
-        if isinstance(holder, (Attributes, Slots)) and names is not None:
+        if isinstance(holder, (Attributes, Slots)):
             queue.extend((Place(f"class {base.__qualname__}", base, "object"), base) for base in type(value).__mro__[:-1])

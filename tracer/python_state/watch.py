@@ -9,15 +9,17 @@ import gc
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state.attributes import Environment, Function, Namespace
-from remat_planner.tracer.python_state.executed_code import ExecutedCode
+from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace
+from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_module
 from remat_planner.tracer.python_state.holders import Holder, Names, is_plain
+from remat_planner.tracer.python_state.library_functions import library_functions
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.same_objects import SameObjects
 from remat_planner.tracer.python_state.tensor_entries import SeenTensor, version_of
@@ -96,7 +98,7 @@ class PythonReads:
     def holders(self, model: nn.Module) -> Iterator[Holder]:
         """The objects that the forward of ``model`` can read, each once."""
         modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
-        return walk([*modules, *self.outside], self.names)
+        return walk([*modules, *self.outside, *library_functions(model, self.names)], self.names)
 
     def argument_state(self, leaf: Any) -> dict[str, dict[Any, Any]] | None:
         """What an object that is an argument holds; None where it holds nothing that can change."""
@@ -152,6 +154,9 @@ class Watch:
     def _bind(self, holders: Iterable[Holder], registered: Mapping[int, str]) -> None:
         named: list[tuple[Mapping[Any, Any], list[Any]]] = []
         ordered: list[Mapping[Any, Any]] = []
+        absent: list[tuple[frozenset[str], Mapping[Any, Any]]] = []
+        functions: list[FunctionType] = []
+        instances: list[Any] = []
         self._checks = [self._has_constants] if self._constants else []
         for holder in holders:
             ignored = self._reads.written.get(holder.place.label, ())
@@ -159,13 +164,24 @@ class Watch:
                 self._checks.append(_has_tensors(holder, constant))
             if tied := [key for key, value in holder.entries().items() if id(value) in registered and key not in ignored]:
                 self._checks.append(_has_objects(holder, tied))
+            if isinstance(holder, Function):
+                functions.append(holder.target)
+            if isinstance(holder, Attributes):
+                instances.append(holder.target)
+            if isinstance(holder, Attributes) and is_users_module(type(holder.target).__module__):
+                values = vars(holder.target)
+                absent.append((frozenset(name for name in self._reads.names or () if name not in values), values))
             if (objects := holder.named_objects(ignored)) is not None:
                 compared = self._reads.inputs.get(holder.place.label, ())
                 named.append((objects[0], [key for key in objects[1] if key not in compared]))
                 ordered += [objects[0]] if holder.is_ordered and len(objects[1]) > 1 else []
             elif (check := holder.check(ignored)) is not None:
                 self._checks.append(check)
-        self._checks.append(SameObjects(named, ordered))
+        self._checks += [
+            _same_results(_code_of, functions),
+            _same_results(type, instances),
+            SameObjects(named, ordered, absent),
+        ]
 
 
 def _tensor_keys(holders: Iterable[Holder], wanted: Callable[[torch.Tensor], bool]) -> Keys:
@@ -209,6 +225,8 @@ def described(
             for key, value in entries.items()
             if key not in left_out
         }
+        if isinstance(holder, Attributes):
+            found[label]["__class__"] = _Same(type(holder.target))
     return found
 
 
@@ -251,7 +269,12 @@ def _outside(executed: ExecutedCode) -> tuple[tuple[Place, Any], ...]:
     files: dict[int, tuple[dict[str, Any], set[str]]] = {}
     for code, namespace in executed.calls:
         files.setdefault(id(namespace), (namespace, set()))[1].update(name for name in code.co_names if name in namespace)
-    found: list[tuple[Place, Any]] = [Namespace.named(namespace, frozenset(names)) for namespace, names in files.values()]
+    namespaces = [Namespace.named(namespace, frozenset(names)) for namespace, names in files.values()]
+    found: list[tuple[Place, Any]] = [*namespaces]
+    if executed.names is None:  # else they are found by the names, whatever holds them
+        named = frozenset(name for code, _ in executed.calls for name in code.co_names)
+        for namespace, _ in files.values():
+            found += [(module.place, module) for module in Namespace.named(namespace, named)[1].modules()]
     codes = {id(code) for code, _ in executed.calls}
     for thing in _functions_with([code for code, _ in executed.calls]):
         if id(thing.__code__) in codes and Function.has_state(thing):
@@ -288,6 +311,15 @@ def _has_objects(holder: Holder, keys: Iterable[Any]) -> Callable[[], bool]:
         return all(entries.get(key) is value for key, value in kept.items())
 
     return check
+
+
+def _same_results(question: Callable[[Any], Any], things: Sequence[Any]) -> Callable[[], bool]:
+    """Whether ``question`` has the answers that it has now: other code of a function (reloaded), another class of an object."""
+    kept = list(map(question, things))
+    return lambda: list(map(question, things)) == kept
+
+
+_code_of = attrgetter("__code__")
 
 
 class _Same:

@@ -20,6 +20,7 @@ from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
 from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals
+from remat_planner.tracer.record.gradient_attributes import GradientAttributesRefused
 from remat_planner.tracer.record.gradient_flow import FollowedGradients, noting_materialized_gradients
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import Provenance
@@ -197,12 +198,13 @@ def record(
                 mode,
                 recorder,
                 values_readable(recorder.values_of),
+                GradientAttributesRefused([*stand_ins.all, *state.parameters]),
             ):
                 output = run_user_code(call.model, args, kwargs)
             end = newest_node(recorded_graph()).name
             try:
                 calls = dict(provenance.calls)
-                leaves, spec = flatten(output, forward.argument_objects)
+                leaves, spec = flatten(output, forward.argument_objects, forward.was_there)
                 returned = len(leaves)
                 effects = effects_of(forward.changes, argument_objects=forward.argument_objects)
                 leaves += effects.leaves

@@ -145,6 +145,12 @@ class WatchedForward:
         """Whether the forward could reach the random generator with this key before it ran."""
         return self._before.holds(lambda value: isinstance(value, torch.Generator) and generator_key(value) == key)
 
+    @property
+    def was_there(self) -> Callable[[Any], bool]:
+        """Whether the forward found an object, so that it did not make it."""
+        found = {id(holder.target) for holder in self._before.holders}
+        return lambda thing: id(thing) in found
+
     def put_back(self) -> None:
         """Make the Python state what it was before the forward."""
         self._before.put_back()

@@ -53,6 +53,16 @@ def copied_error(what: str, source: str) -> UnsupportedOperatorError:
     )
 
 
+def gradient_attribute_error(what: str, source: str) -> UnsupportedOperatorError:
+    """For a forward that reads or sets the gradient of a parameter or input, ``what`` in a word."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: the forward {what} .grad of a parameter, buffer or input. Gradients are no part of a "
+        "captured forward: what it does with them would not be done again. Do it in the training loop, before or after a step",
+        operator="grad",
+        source=source,
+    )
+
+
 def forward_varies_error() -> DataDependentError:
     """For a forward that runs other operators when it is recorded a second time on the same inputs."""
     return DataDependentError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 
 import pytest
 import torch
@@ -41,3 +42,16 @@ def test_what_is_reached_on_many_paths_is_looked_through_once():
     made = tree.unflatten([torch.ones(1), torch.ones(2)])
     assert made.parts[0] is plain
     assert [part.parts[1].numel() for part in made.parts[1:]] == [1, 2]
+
+
+def test_what_a_forward_makes_anew_is_new_in_each_step():
+    kept, made = [1], [2]
+    output = (_Node(torch.zeros(2), kept, deque([made])), {3})
+    leaves, tree = flatten(output, was_there=lambda thing: thing is kept)
+    assert len(leaves) == 1
+    one, two = tree.unflatten([torch.ones(1)]), tree.unflatten([torch.ones(1)])
+    one[0].parts[2][0].append(4)
+    one[1].add(5)
+    assert (made, two[0].parts[2], two[1]) == ([2], deque([[2]]), {3})
+    assert one[0].parts[1] is two[0].parts[1] is kept
+    assert one[0].parts[0] is not output[0].parts[0]

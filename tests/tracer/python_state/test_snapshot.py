@@ -92,3 +92,17 @@ def test_arguments_are_looked_into() -> None:
     args[0].append(2)
     args[1]["a"] = torch.zeros(1)
     assert [label for change in snapshot.changes() for label in change.names] == ["args[0][1]", "args[1]['a']"]
+
+
+def test_attributes_of_modules_and_classes_are_included():
+    settings, counted = types.ModuleType("settings_of_a_user"), type("Counted", (), {"calls": 0})
+    settings.calls = 0  # type: ignore[attr-defined]
+    namespace = {"__name__": "user", "settings": settings, "Counted": counted}
+    code = compile("settings.calls += 1\nCounted.calls += 1", "user.py", "exec")
+    snapshot = Snapshot([])
+    snapshot.add_names_of(code, types.SimpleNamespace(f_globals=namespace, f_locals={}))  # type: ignore[arg-type]
+    exec(code, namespace)
+    names = {name for change in snapshot.changes() for name in change.names}
+    assert names == {"calls (global of settings_of_a_user)", "Counted (global of user).calls"}
+    snapshot.put_back()
+    assert settings.calls == counted.calls == 0  # type: ignore[attr-defined]

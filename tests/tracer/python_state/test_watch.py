@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import copy
 import functools
+import threading
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +29,21 @@ def helper(x: torch.Tensor) -> torch.Tensor:
 
 class Config:
     scale = 1.0
+
+
+class OtherConfig(Config):
+    pass
+
+
+class Gate:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+CONTEXT = contextvars.ContextVar("CONTEXT", default=1.0)
+THREAD = threading.local()
+GATE = Gate()
+PROXY = weakref.proxy(GATE)
 
 
 @dataclass
@@ -75,6 +93,7 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.closure(helper(self.act(self.a(x)))) * self.config.scale * self.options.rate * self.options.steps[0]
         h = h * self.slotted.gain * self.weights["kl"]["start"] * len(self.queue) * len(self.names) * self.coefficient
+        h = GATE(h) * CONTEXT.get() * THREAD.value * PROXY.gain
         return self.drop(self.b(self.partial(h, h))) * WEIGHT * self.namespace.depth
 
 
@@ -116,6 +135,18 @@ CHANGES: dict[str, tuple[Callable[[Model], Any], str]] = {
     "a global": (set_global, f"WEIGHT (global of {__name__})"),
     "a global dictionary": (lambda _: TABLE.__setitem__("scale", 2.0), f"TABLE (global of {__name__})['scale']"),
     "a forward": (patch_forward, "b.forward"),
+    "a context variable": (lambda _: CONTEXT.set(2.0), f"CONTEXT (global of {__name__})()"),
+    "a value of the thread": (lambda _: setattr(THREAD, "value", 2.0), f"THREAD (global of {__name__}).value"),
+    "what a weak proxy refers to": (lambda _: setattr(GATE, "gain", 2.0), f"GATE (global of {__name__}).gain"),
+    "an attribute in the place of another": (lambda m: (delattr(m, "unused"), setattr(m, "coefficient", 2.0)), "coefficient"),
+    "the class of an object": (lambda m: setattr(m.config, "__class__", OtherConfig), "config.__class__"),
+    "a method without a name": (lambda _: setattr(Gate, "__call__", lambda _, x: x * 2), "class Gate.__call__"),
+    "code that was reloaded": (
+        lambda _: setattr(helper, "__code__", (lambda x: x * 2).__code__),
+        f"helper (global of {__name__}).__code__",
+    ),
+    "a function of PyTorch": (lambda _: setattr(nn.functional, "linear", torch.mul), "torch.nn.functional.linear"),
+    "a class of PyTorch": (lambda _: setattr(nn.Linear, "forward", lambda _, x: x), "torch.nn.Linear.forward"),
     "a dropout's probability": (lambda m: setattr(m.drop, "p", 0.5), "drop.p"),
 }
 
@@ -125,6 +156,11 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Watch]:
     monkeypatch.setitem(TABLE, "scale", 1.0)
     monkeypatch.setattr(f"{__name__}.WEIGHT", 1.0)
     monkeypatch.setattr(Config, "scale", 1.0)
+    for owner, name in ((Gate, "__call__"), (helper, "__code__"), (nn.functional, "linear"), (nn.Linear, "forward")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(THREAD, "value", 1.0, raising=False)
+    monkeypatch.setattr(GATE, "gain", 1.0, raising=False)
+    CONTEXT.set(1.0)
     model, executed = Model(), ExecutedCode()
     with executed.observed():
         model(torch.ones(2, 4))
@@ -171,10 +207,32 @@ def test_a_copy_of_the_model_is_watched_for_itself(watched: tuple[Model, Watch])
     assert watch_of_copy.changed() == ("config.scale",)
 
 
-def test_keys_that_the_forward_sets_are_left_out() -> None:
-    model, executed = Model(), ExecutedCode()
+def test_keys_that_the_forward_sets_are_left_out(watched: tuple[Model, Watch]) -> None:
+    model, executed = watched[0], ExecutedCode()
     with executed.observed():
         model(torch.ones(2, 4))
     watch = Watch(PythonReads.of_code(executed).found_in(model, {"": frozenset({"act"})}), model)
     model.act = torch.sigmoid
     assert watch.changed() == ()
+
+
+def test_a_thread_has_values_of_its_own(watched: tuple[Model, Watch]) -> None:
+    _, watch = watched
+    seen: list[tuple[str, ...]] = []
+
+    def other_thread() -> None:
+        THREAD.value, THREAD.unused = 2.0, 1
+        seen.append(watch.changed())
+
+    thread = threading.Thread(target=other_thread)
+    thread.start()
+    thread.join()
+    assert seen == [(f"THREAD (global of {__name__}).value",)]
+    assert watch.changed() == ()
+
+
+def test_classes_are_watched_where_code_may_read_any_name() -> None:
+    model = Model()
+    holders = [holder.target for holder in PythonReads(None).holders(model)]
+    assert Config in holders
+    assert Model in holders

@@ -1,0 +1,43 @@
+"""A forward that uses ``.grad`` is refused by name; PyTorch's own looks at it are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from remat_planner.tracer import capture
+from remat_planner.tracer.errors import UnsupportedOperatorError
+from tests.tracer.cases import Written, mean_square
+
+
+def sets(m: Written, x: torch.Tensor) -> torch.Tensor:
+    m.a.weight.grad = None
+    return mean_square(m.a(x))
+
+
+def clears(m: Written, x: torch.Tensor) -> torch.Tensor:
+    m.zero_grad()
+    return mean_square(m.a(x))
+
+
+def reads(m: Written, x: torch.Tensor) -> torch.Tensor:
+    return mean_square(m.a(x)) * (1.0 if m.a.weight.grad is None else 2.0)
+
+
+def of_a_result(m: Written, x: torch.Tensor) -> torch.Tensor:
+    y = m.a(x.clone())
+    y.grad = None
+    return mean_square(y)
+
+
+@pytest.mark.parametrize(("forward", "what"), [(sets, "sets"), (clears, "reads"), (reads, "reads")])
+def test_uses_of_gradients_are_refused(forward: Callable[..., torch.Tensor], what: str):
+    with pytest.raises(UnsupportedOperatorError, match=rf"test_gradient_attributes.py:\d+: the forward {what} .grad"):
+        capture(Written(forward, a=nn.Linear(3, 3)), (torch.randn(2, 3),))
+
+
+def test_gradients_of_results_are_not():
+    assert capture(Written(of_a_result, a=nn.Linear(3, 3)), (torch.randn(2, 3),)).gradients

@@ -1,0 +1,37 @@
+"""Uses of ``.grad`` of parameters, buffers and inputs in a forward, which a captured step would not repeat."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from remat_planner.tracer.python_state import is_users_file
+from remat_planner.tracer.record.provenance import user_line
+from remat_planner.tracer.refusals import gradient_attribute_error
+
+_GRAD: Any = torch.Tensor.grad
+_READS, _WRITES = _GRAD.__get__, (_GRAD.__set__, _GRAD.__delete__)
+
+
+class GradientAttributesRefused(TorchFunctionMode):
+    """Refuses them inside. Reads by code of PyTorch are let through: its conversions of modules look at gradients too.
+
+    Args:
+        tensors: those whose ``.grad`` outlives the forward.
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self._tensors = frozenset(map(id, tensors))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (func == _READS or func in _WRITES) and id(args[0]) in self._tensors:
+            frame = sys._getframe(1)
+            code = frame.f_code
+            if func in _WRITES or is_users_file(code.co_filename) or code.co_name == "zero_grad":
+                raise gradient_attribute_error("reads" if func == _READS else "sets", user_line(frame))
+        return func(*args, **(kwargs or {}))
