@@ -1,6 +1,7 @@
 """Measured costs: bytes exactly, seconds by order only, and nothing left behind."""
 
 import gc
+import os
 
 import pytest
 import torch
@@ -24,6 +25,12 @@ def _one_thread():
 def measured(function, *tensors, operator="") -> Measured:
     with undisturbed([]) as samples:
         return measure(call_of(function, *tensors, operator=operator), samples)
+
+
+def test_a_recording_leaves_the_environment_as_it_was():
+    before = dict(os.environ)
+    record_memory(lambda: torch.ones(3))
+    assert dict(os.environ) == before
 
 
 def test_a_product_takes_no_workspace():
