@@ -88,14 +88,20 @@ def record_intervals(fn: Callable[[], Result]) -> tuple[Result, list[tuple[str, 
 
 def _recorded(fn: Callable[[], Result]) -> tuple[Result, list[Any]]:
     """The result of ``fn`` and the profiler's trees of events."""
-    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _silent():
+        profiler.start()
+    try:
         result = fn()
+    finally:
+        with _silent():
+            profiler.stop()
     return result, profiler.profiler.kineto_results.experimental_event_tree()
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep Kineto's progress lines off stderr, and the environment as it was: a captured forward may read all of it."""
+    """Keep Kineto's progress lines off stderr. Afterwards the environment is as it was, all of which a forward may read."""
     added = [name for name in (_LOG_LEVEL, _SET_BY_PROFILER) if name not in os.environ]
     os.environ.setdefault(_LOG_LEVEL, "99")  # a user's own setting stays
     try:

@@ -27,10 +27,12 @@ def measured(function, *tensors, operator="") -> Measured:
         return measure(call_of(function, *tensors, operator=operator), samples)
 
 
-def test_a_recording_leaves_the_environment_as_it_was():
+def test_a_recording_leaves_the_environment_as_it_was(capfd: pytest.CaptureFixture[str]):
     before = dict(os.environ)
-    record_memory(lambda: torch.ones(3))
+    inside, _ = record_memory(lambda: dict(os.environ))  # a planned step inside looks at it too
+    assert inside == before
     assert dict(os.environ) == before
+    assert capfd.readouterr().err == ""
 
 
 def test_a_product_takes_no_workspace():
