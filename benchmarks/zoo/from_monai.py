@@ -24,6 +24,7 @@ _KNOWN: dict[str, Any] = {
     "kernel_size": 3,
     "up_kernel_size": 3,
     "img_size": (_SIDE, _SIDE),
+    "input_image_size": (_SIDE, _SIDE),
     "patch_size": (8, 8),
     "hidden_size": 48,
     "mlp_dim": 96,
@@ -46,6 +47,7 @@ _KNOWN: dict[str, Any] = {
     "width_ratio": 0.5,
     "encoder_only": False,
     "model_name": "efficientnet-b0",
+    "backbone": "efficientnet-b0",
     "pretrained": False,
 }
 _SHRUNK = {"features", "init_filters", "feature_size", "depths", "pretrained"}
@@ -72,7 +74,7 @@ def _candidates(network: type[nn.Module]) -> Iterator[Candidate | str]:
         for name in ("spatial_dims", "dimensions"):
             if name in parameters:
                 options[name] = dimensions
-        for name in ("img_size", "patch_size", "in_shape"):
+        for name in ("img_size", "input_image_size", "patch_size", "in_shape"):
             if name in options:
                 options[name] = (*options[name], options[name][-1])[: dimensions + (name == "in_shape")]
         for name in {"kernel_size", "strides", "upsample_kernel_size"} & needed & parameters.keys():

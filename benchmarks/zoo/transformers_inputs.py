@@ -184,7 +184,7 @@ class _Forms:
     def _words(self) -> torch.Tensor:
         limit = self.find("vocab_size", default=_LAST_WORD)
         longest = self.find("max_position_embeddings", "max_text_len", default=_TOKENS)
-        length = min(_TOKENS, longest) if isinstance(longest, int) else _TOKENS
+        length = min(_TOKENS, longest) if isinstance(longest, int) and longest > 0 else _TOKENS  # XLNet says -1 for any
         return torch.randint(_FIRST_WORD, min(_LAST_WORD, limit if isinstance(limit, int) else _LAST_WORD), (BATCH, length))
 
     def labels(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import fx, nn
 from remat_planner.planner.planning.module_structure import ModuleStructure
 from remat_planner.planner.planning.state_slots import StateSlots
 from remat_planner.tracer.joint import Guards, InputTree, Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
-from remat_planner.tracer.python_state import Roots, Watch, changed_in_value, described_value
+from remat_planner.tracer.python_state import ObjectContent, Roots, Watch, changed_in_value, described_value
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import storage_key
 from remat_planner.tracer.torch_script import readable
@@ -92,6 +93,7 @@ class BoundSignature:
         self._ties = [(*tie, position) for position, (_, *ties) in enumerate(places) for tie in ties]
         self._leaves = joint.constant_leaves
         self._leaf_states = joint.argument_states
+        self._objects: dict[int, ObjectContent] = {}
         trained = {gradient.index if gradient.owner == "input" else -1 - gradient.index for gradient in joint.gradients}
         inputs = zip(joint.input_leaves, joint.input_nodes, joint.same_inputs, strict=True)
         self._input_forms = {
@@ -125,6 +127,7 @@ class BoundSignature:
         other = copy.copy(self)
         other.joint = joint
         other._accepted = [Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward)]
+        other._objects = {}
         other._input_forms = {
             position: self._input_forms[position]._replace(shape=torch.Size(shape), stride=stride)
             for position, (shape, stride) in zip(joint.input_leaves, forms, strict=True)
@@ -206,8 +209,13 @@ class BoundSignature:
                     return None
                 tensors.append(tensor)
             elif (held := states[position]) is not None:
+                seen = self._objects.get(position)
+                if seen is not None and seen.holds(leaf):
+                    continue
                 if described_value(leaf, names) != held:
                     return None
+                with suppress(LookupError):  # then this description is made in each call
+                    self._objects[position] = ObjectContent(leaf, names)
             elif leaf is not known and not _equal(leaf, known):
                 return None
         return tensors

@@ -37,7 +37,7 @@ from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
-from remat_planner.tracer.joint import InputTree, RecordedForward, flatten_inputs
+from remat_planner.tracer.joint import InputReader, InputTree, RecordedForward
 from remat_planner.tracer.python_state import Roots
 from remat_planner.tracer.record import Switches, ambient_autocast, hooks_of, refuse_surroundings, switches
 
@@ -97,7 +97,7 @@ class PlannedCall:
         self._plan_level = plan_level
         self._sized = self._sized_programs()
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
-        self._trees: dict[tuple[Any, ...], InputTree] = {}
+        self._reader = InputReader()
         self._checked = CheckedStep(model)
         self._recaptures = Recaptures(self._most_programs)
         self._emitted_for_group = in_process_group()
@@ -201,7 +201,7 @@ class PlannedCall:
             )
         if in_process_group() is not self._emitted_for_group:
             self._emit_again()
-        leaves, tree = self._flatten(args, kwargs)
+        leaves, tree = self._reader.flatten(args, kwargs)
         refuse_surroundings(self.model, leaves)
         autocast, settings = ambient_autocast(), switches()
         fitting = self._fitting(leaves, tree, autocast, settings)
@@ -227,7 +227,7 @@ class PlannedCall:
 
     def schedule_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule | None:
         """The schedule by which a call with these inputs would run; None if there is no program for it."""
-        fitting = self._fitting(*self._flatten(args, kwargs), ambient_autocast(), switches())
+        fitting = self._fitting(*self._reader.flatten(args, kwargs), ambient_autocast(), switches())
         return None if fitting is None else self._bound[fitting.position][0].schedule
 
     def _fitting(self, leaves: list[Any], tree: InputTree, autocast: Mapping[str, str], settings: Switches) -> _Fitting | None:
@@ -253,16 +253,6 @@ class PlannedCall:
         if program.joint.undo is None:
             return program.run(state, inputs, leaves, roots, self._watch)
         return self._checked(program, state, inputs, leaves, roots, self._watch)
-
-    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], InputTree]:
-        """``flatten_inputs`` of the arguments. Where all are tensors, its result is known but for the tensors themselves."""
-        leaves = [*args, *kwargs.values()]
-        if not all(type(leaf) is torch.Tensor and leaf.layout is torch.strided for leaf in leaves):
-            return flatten_inputs(args, kwargs)
-        form = (len(args), *kwargs)
-        if form not in self._trees:
-            self._trees[form] = flatten_inputs(args, kwargs)[1]
-        return leaves, self._trees[form]
 
     def _program_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature]:
         """A program for a call that none fits: one that is there, where a new capture shows that it does, or a new one."""

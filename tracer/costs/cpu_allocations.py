@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ def record_memory(fn: Callable[[], Result]) -> tuple[Result, MemoryTrace]:
     return result, MemoryTrace(peak=peak, held=live.bytes)
 
 
+_LOG_LEVEL, _SET_BY_PROFILER = "KINETO_LOG_LEVEL", "TORCHINDUCTOR_CACHE_DIR"
 _MARK = "planner interval: "
 
 
@@ -86,11 +88,27 @@ def record_intervals(fn: Callable[[], Result]) -> tuple[Result, list[tuple[str, 
 
 def _recorded(fn: Callable[[], Result]) -> tuple[Result, list[Any]]:
     """The result of ``fn`` and the profiler's trees of events."""
-    # Keeps Kineto's progress lines off stderr; it reads the variable once. A user's own setting stays.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _silent():
+        profiler.start()
+    try:
         result = fn()
+    finally:
+        with _silent():
+            profiler.stop()
     return result, profiler.profiler.kineto_results.experimental_event_tree()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Kineto's progress lines off stderr. Afterwards the environment is as it was, all of which a forward may read."""
+    added = [name for name in (_LOG_LEVEL, _SET_BY_PROFILER) if name not in os.environ]
+    os.environ.setdefault(_LOG_LEVEL, "99")  # a user's own setting stays
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _all(roots: list[Any]) -> Iterator[Any]:

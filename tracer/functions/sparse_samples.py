@@ -59,6 +59,8 @@ class Part:
 
     def _fill_coordinates(self, tensor: torch.Tensor, form: SparseForm, pattern: Pattern) -> None:
         size = form.size[: len(form.size) - form.dense_dims]
+        if tensor.stride(0) == 0:  # the entries lie on the diagonal
+            tensor, size = tensor[:1], (min(size),)
         places = math.prod(size)
         if not self.entries or not places:
             return
@@ -67,7 +69,10 @@ class Part:
             chosen = numbers * places // self.entries if self.entries <= places else numbers % places
         else:
             chosen = places - 1 - (numbers if form.coalesced else numbers // 2).flip(0) % places
-        tensor.copy_(torch.stack(torch.unravel_index(chosen, size)))
+        coordinates = torch.stack(torch.unravel_index(chosen, size))
+        if tensor.stride(1) == 0:  # all entries lie in one place
+            tensor, coordinates = tensor[:, :1], coordinates[:, :1]
+        tensor.copy_(coordinates)
 
 
 def _fill_values(flat: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ from remat_planner.tracer.joint.effects import EXTEND, REPLACE, Effect, Effects
 from remat_planner.tracer.joint.gradient_flow import GradientFlow, InPlaceOfMissing, Meeting, Tangents
 from remat_planner.tracer.joint.graph import EagerOperator, Gradient, Hook, Joint, OutputLeaf
 from remat_planner.tracer.joint.guards import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
+from remat_planner.tracer.joint.input_reader import InputReader
 from remat_planner.tracer.joint.input_tree import InputTree, can_be_input, flatten_inputs, has_parts, tensor_inputs
 from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
@@ -35,6 +36,7 @@ __all__ = [
     "Guards",
     "Hook",
     "InPlaceOfMissing",
+    "InputReader",
     "InputTree",
     "Joint",
     "Leaf",

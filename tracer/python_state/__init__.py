@@ -24,7 +24,8 @@ from remat_planner.tracer.python_state.executed_code import (
     unobserved,
 )
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
-from remat_planner.tracer.python_state.object_tensors import tensors_of_object
+from remat_planner.tracer.python_state.object_content import ObjectContent
+from remat_planner.tracer.python_state.object_tensors import ObjectTensors, may_hold_tensors, tensors_of_object
 from remat_planner.tracer.python_state.places import Place, Roots, Step, tensor_label
 from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
@@ -45,6 +46,8 @@ __all__ = [
     "Holder",
     "Memory",
     "Namespace",
+    "ObjectContent",
+    "ObjectTensors",
     "Place",
     "PythonReads",
     "RandomGenerator",
@@ -61,6 +64,7 @@ __all__ = [
     "is_plain",
     "is_users_file",
     "is_users_module",
+    "may_hold_tensors",
     "objects_in_arguments",
     "observation_suspended",
     "same",

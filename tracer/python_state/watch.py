@@ -232,7 +232,7 @@ def described(
 
 def described_value(value: Any, names: Names) -> dict[str, dict[Any, Any]]:
     """An object that is an argument of a call, with its class and all that it holds; empty where it holds nothing."""
-    found = described(_holders_in(value, names), of_input=True)
+    found = described(holders_in(value, names), of_input=True)
     return {**found, _CLASS: {"": _Same(type(value))}} if found else {}
 
 
@@ -240,12 +240,13 @@ def changed_in_value(seen: Described, value: Any, names: Names) -> tuple[str, ..
     """Names of the entries of an argument that are not as ``described_value`` has ``seen`` them; "class" for its class."""
     if seen[_CLASS][""] != _Same(type(value)):
         return (_CLASS,)
-    holders = _holders_in(value, names)
+    holders = holders_in(value, names)
     before = {label: entries for label, entries in seen.items() if label != _CLASS}
     return differences(before, described(holders, of_input=True), holders)
 
 
-def _holders_in(value: Any, names: Names) -> list[Holder]:
+def holders_in(value: Any, names: Names) -> list[Holder]:
+    """What holds something in an object that is an argument of a call, the object itself first."""
     return list(walk([(Place("", value, "object"), value)], names))
 
 
@@ -338,6 +339,11 @@ class _Same:
         return self.thing is other.thing
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def same_thing(thing: Any) -> object:
+    """What equals ``same_thing(other)`` where ``other`` is the same object, an equal method or an equal frozen set."""
+    return _Same(thing)
 
 
 def _token(value: Any, labels: Mapping[int, str], *, is_constant: bool, of_input: bool) -> Any:

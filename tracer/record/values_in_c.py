@@ -85,6 +85,8 @@ class _ReadsInFunctions(TorchFunctionMode):
         if (position := _FROM_DATA.get(func)) is not None:
             args = tuple(self._known(arg) if k == position else arg for k, arg in enumerate(args))
             kwargs = {name: self._known(arg) if name in ("data", "obj") else arg for name, arg in kwargs.items()}
+        elif func is torch.sparse_coo_tensor:
+            args, kwargs = self._with_size(*args, **kwargs)
         elif func in _BY_INDEX and isinstance(args[1], tuple):  # x[:, [t, u]] makes one index of its list
             args = (args[0], tuple(map(self._known, args[1])), *args[2:])
         elif func in _AS_TEXT and is_fake(args[0]):
@@ -117,6 +119,13 @@ class _ReadsInFunctions(TorchFunctionMode):
         if id(tensor) not in memo:
             memo[id(tensor)] = tensor.clone()
         return memo[id(tensor)]
+
+    @staticmethod
+    def _with_size(indices: Any, values: Any, size: Any = None, **options: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of ``torch.sparse_coo_tensor`` with the size that it would read from the indices in C."""
+        if size is None and is_fake(indices) and isinstance(values, torch.Tensor) and indices.numel():
+            size = [*(indices.amax(dim=1) + 1).tolist(), *values.shape[1:]]
+        return (indices, values, *(() if size is None else (size,))), options
 
     def _known(self, data: Any) -> Any:
         """``data`` with real tensors in its lists."""

@@ -41,6 +41,7 @@ def _twice(places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 ADJACENCY = _graph()
 PLACES, VALUES = ADJACENCY.indices().data, ADJACENCY.values().data
+ROWS = torch.arange(_NODES)[None]
 OFFSETS = torch.tensor([0, 5, _NODES])
 
 Between = Callable[..., torch.Tensor]
@@ -53,6 +54,11 @@ STEPS: dict[str, tuple[Between, tuple[Any, ...]]] = {
     "attribute": (lambda m, h: m.lists[0] @ h, ()),
     "global": (lambda _, h: ADJACENCY @ h, ()),
     "made": (lambda _, h, i, v: torch.sparse_coo_tensor(i, v * 2, (_NODES, _NODES)) @ h, (PLACES, VALUES)),
+    "made without a size": (lambda _, h, i, v: torch.sparse_coo_tensor(i, v) @ h, (PLACES, VALUES)),
+    "diagonal": (
+        lambda _, h, i, v: torch.sparse_coo_tensor(i.expand(2, -1), v, (_NODES, _NODES)) @ h,
+        (ROWS, VALUES[:1].expand(_NODES)),
+    ),
     "made with gradients": (lambda _, h, i: _attention(h, i), (PLACES,)),
     "to_sparse": (lambda _, h, a: a.to_sparse_csr() @ h, (ADJACENCY.to_dense(),)),
     "to_dense": (lambda m, h: m.adjacency.to_dense() @ h, ()),

@@ -1,6 +1,7 @@
 """Measured costs: bytes exactly, seconds by order only, and nothing left behind."""
 
 import gc
+import os
 
 import pytest
 import torch
@@ -24,6 +25,14 @@ def _one_thread():
 def measured(function, *tensors, operator="") -> Measured:
     with undisturbed([]) as samples:
         return measure(call_of(function, *tensors, operator=operator), samples)
+
+
+def test_a_recording_leaves_the_environment_as_it_was(capfd: pytest.CaptureFixture[str]):
+    before = dict(os.environ)
+    inside, _ = record_memory(lambda: dict(os.environ))  # a planned step inside looks at it too
+    assert inside == before
+    assert dict(os.environ) == before
+    assert capfd.readouterr().err == ""
 
 
 def test_a_product_takes_no_workspace():
