@@ -1,45 +1,11 @@
-"""The options of ``Offload`` on the command line."""
+"""What the options of copies to the host or a disk mean together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
 
 from remat_planner.planner.cli.exit_codes import UsageError
 from remat_planner.planner.planning import Offload
-
-Pools = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--offload",
-        metavar="POOL",
-        help="copy activations too, to host or disk:FOLDER; give it twice for both",
-        show_default=False,
-    ),
-]
-HostBudget = Annotated[
-    str | None,
-    typer.Option(metavar="BYTES", help='what copies may take of the host\'s memory: "64GB"', show_default=False),
-]
-DiskBudget = Annotated[
-    str | None,
-    typer.Option(metavar="BYTES", help='what copies may take of the disk: "500GB"', show_default=False),
-]
-Link = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RATE",
-        help='of the link to the host: "50GB/s" or "out=170GB/s,in=411GB/s"; else measured on the device at hand, or from '
-        "`plan devices`",
-        show_default=False,
-    ),
-]
-DiskLink = Annotated[
-    str | None,
-    typer.Option(metavar="RATE", help="of the disk; else measured in its folder", show_default=False),
-]
 
 
 def offload_from(
