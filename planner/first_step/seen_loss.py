@@ -125,11 +125,11 @@ class _Watch(TorchFunctionMode):
         """Watch no longer."""
         if self._thread == threading.get_ident():  # another thread has a stack of modes of its own
             self._thread = 0
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def start(self) -> None:
         """Watch from now on."""
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
         self._thread = threading.get_ident()
 
     def _end(self, loss: Any) -> None:

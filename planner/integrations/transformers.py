@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
 from transformers import TrainerCallback
 
 from remat_planner.planner.first_step import budgeted_in_place
@@ -26,10 +25,10 @@ class TrainerBudget(TrainerCallback):
         self.budget, self.options = budget, options
         self._remove: Callable[[], None] = lambda: None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:  # noqa: ARG002
-        """Replace the model's forward."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Replace the forward of ``kwargs["model"]``."""
         self._remove()
-        self._remove = budgeted_in_place(model, self.budget, **self.options)
+        self._remove = budgeted_in_place(kwargs["model"], self.budget, **self.options)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Give the model its own forward back."""
