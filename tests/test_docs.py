@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.DOTALL |
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", text):
+    for target in re.findall(r"\]\((?!http)([^)#\s]+\.\w+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), target
 
 

@@ -16,10 +16,10 @@ from remat_planner.planner.errors import NotAppliedError
 from remat_planner.planner.first_step.seen_loss import LossNotSeenError, SeenLoss, watch_loss
 from remat_planner.planner.formatting import format_bytes, format_percent
 from remat_planner.planner.plan import plan, refuse_applied
-from remat_planner.planner.planning import Budget, Step, captured_step, parse_budget, schedule_step
+from remat_planner.planner.planning import parse_budget, remembered_capture
 from remat_planner.planner.runtime import call_of, first_call_module, is_planned_module, let_become
 from remat_planner.schedules import RegionSchedule, Schedule
-from remat_planner.tracer import CaptureError
+from remat_planner.tracer import CaptureError, Joint
 
 _log = logging.getLogger("remat_planner")
 
@@ -117,11 +117,11 @@ class _FirstCalls:
         return self._second(args, kwargs)
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        schedule = self._plan(args, kwargs, self._loss, verify=None)
-        step = captured_step(schedule) if isinstance(schedule, Schedule) else None
-        if self._loss is not None or step is None or _starts_at_numbers(step):
+        schedule = self._plan(args, kwargs, self._loss)
+        joint = remembered_capture(schedule) if isinstance(schedule, Schedule) else None
+        if self._loss is not None or joint is None or _starts_at_numbers(joint):
             return self._for_good(schedule)(*args, **kwargs)
-        self._provisional = apply_schedule(self.model, schedule_step(step, Budget(least=True)))
+        self._provisional = apply_schedule(self.model, self._plan(args, kwargs, None, budget="min"))
         return self._watched(args, kwargs)
 
     def _second(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -132,7 +132,7 @@ class _FirstCalls:
         if isinstance(self._seen, SeenLoss):
             provisional, self._provisional = self._provisional, None
             try:
-                return self._for_good(self._plan(args, kwargs, self._seen, verify=None))(*args, **kwargs)
+                return self._for_good(self._plan(args, kwargs, self._seen))(*args, **kwargs)
             except CaptureError as error:
                 failure, self._provisional = error, provisional
         else:
@@ -156,14 +156,21 @@ class _FirstCalls:
         return output
 
     def _plan(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Callable[..., torch.Tensor] | None, *, verify: bool | None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        loss: Callable[..., torch.Tensor] | None,
+        *,
+        budget: int | str | None = None,
     ) -> Schedule | RegionSchedule:
+        """Plan for these inputs; within ``budget`` where that is not the one of the user's."""
         # The step before this model, whose outputs are its inputs, is no part of the plan.
         args, kwargs = pytree.tree_map_only(torch.Tensor, _cut_off, (args, kwargs))
-        alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
-        if not alone and torch.distributed.get_world_size() > 1:
-            verify = False
-        return plan(self.model, args, kwargs, budget=self._budget, loss=loss, **({"verify": verify} | self._options))
+        options = dict(self._options)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if budget is not None or (distributed and torch.distributed.get_world_size() > 1):
+            options["verify"] = False
+        return plan(self.model, args, kwargs, budget=self._budget if budget is None else budget, loss=loss, **options)
 
     def _for_good(self, schedule: Schedule | RegionSchedule) -> nn.Module:
         _log.warning(
@@ -195,9 +202,9 @@ class _ByRegions:
         return self.model(*args, **kwargs)
 
 
-def _starts_at_numbers(step: Step) -> bool:
+def _starts_at_numbers(joint: Joint) -> bool:
     """Whether the backward starts at numbers that the model returns: its own loss, auxiliary ones beside it."""
-    return all(node.meta["val"].numel() == 1 for node in step.joint.tangent_nodes)
+    return all(node.meta["val"].numel() == 1 for node in joint.tangent_nodes)
 
 
 def _cut_off(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ from remat_planner.planner.planning.call_differences import CallNow, Difference,
 from remat_planner.planner.planning.call_guards import BoundSignature
 from remat_planner.planner.planning.captures import (
     asked_share,
-    captured_step,
     remember_capture,
     remembered_capture,
     settings_of,
@@ -55,7 +54,6 @@ __all__ = [
     "available_on_host",
     "budget_on_device",
     "capture_sized_step",
-    "captured_step",
     "costed_step",
     "describe_call",
     "differences_of",

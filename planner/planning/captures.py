@@ -35,14 +35,6 @@ def remembered_capture(schedule: Schedule) -> Joint | None:
     return _live[schedule][0] if schedule in _live else None
 
 
-def captured_step(schedule: Schedule) -> Step | None:
-    """The step that ``schedule`` was planned for; None if it was loaded from a file."""
-    if schedule not in _live:
-        return None
-    joint, settings = _live[schedule]
-    return Step(graph=schedule.graph, joint=joint, origin=schedule.origin, settings=settings)
-
-
 def settings_of(schedule: Schedule) -> Settings:
     """What ``schedule`` was planned with. A loaded one has what its file says, which is neither the loss nor the solver."""
     if schedule in _live:
