@@ -47,9 +47,9 @@ def show_command(result: SafeConsole, asked: ShowArguments) -> None:
 def explain_command(result: SafeConsole, asked: ExplainArguments) -> None:
     """Say what a module holds at the peak and what recomputing it costs and saves, and of its activations who reads them."""
     planned = loaded_schedule(asked.schedule)
-    title = asked.what
+    title = what = asked.what
     if isinstance(planned, RegionSchedule):
-        planned, what = _region_of(planned, asked.what)
+        planned, what = _region_of(planned, what)
         title += ", in one call of its region, counted by itself"
     together, explanations = explain_together(planned, what, title=title), explain(planned, what)
     if not explanations:
