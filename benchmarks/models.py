@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from remat_planner.planner import InfeasibleBudgetError, Schedule, verify
+from remat_planner import InfeasibleBudgetError, Schedule, verify
 from remat_planner.planner.measurement import measure_peak
 from remat_planner.planner.planning import Settings, Step, schedule_step, trace_step
 from tests.zoo import ZOO, Case, loss_of

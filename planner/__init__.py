@@ -1,58 +1,7 @@
-"""The planner: plan a training step within a number of bytes, apply the schedule to the model, verify it."""
+"""The planner: plan a training step within a number of bytes, apply the schedule to the model, verify it.
 
-from remat_planner.planner.apply import apply_schedule, remove_schedule
-from remat_planner.planner.compile import SavedSet, ScheduleBackend
-from remat_planner.planner.errors import (
-    AuditError,
-    BatchError,
-    BudgetError,
-    CompilerError,
-    EagerStepError,
-    ExportError,
-    InfeasibleBudgetError,
-    OffloadError,
-    OptimizerError,
-    RegionError,
-    SavedSetError,
-    ShapesError,
-    VerificationError,
-)
-from remat_planner.planner.exports import Export, export
-from remat_planner.planner.measurement import Verification
-from remat_planner.planner.plan import plan, trace
-from remat_planner.planner.planning import Fit, Offload, fit
-from remat_planner.planner.verify import verify
-from remat_planner.schedules import RegionSchedule, Schedule, TrainingState, TrainingStateError
+Its public names are those of ``remat_planner``. This file imports nothing, so that the command can show its help before torch
+is imported.
+"""
 
-__all__ = [
-    "AuditError",
-    "BatchError",
-    "BudgetError",
-    "CompilerError",
-    "EagerStepError",
-    "Export",
-    "ExportError",
-    "Fit",
-    "InfeasibleBudgetError",
-    "Offload",
-    "OffloadError",
-    "OptimizerError",
-    "RegionError",
-    "RegionSchedule",
-    "SavedSet",
-    "SavedSetError",
-    "Schedule",
-    "ScheduleBackend",
-    "ShapesError",
-    "TrainingState",
-    "TrainingStateError",
-    "Verification",
-    "VerificationError",
-    "apply_schedule",
-    "export",
-    "fit",
-    "plan",
-    "remove_schedule",
-    "trace",
-    "verify",
-]
+__all__: list[str] = []

@@ -200,3 +200,8 @@ def min_cut_partition(joint: fx.GraphModule, inputs: Any, settings: dict[str, An
 
     with config.patch(cse=False):
         return min_cut_rematerialization_partition(joint, inputs, **settings)
+
+
+def inside_function_mode() -> bool:
+    """Whether a ``TorchFunctionMode`` is active in this thread, a default device included."""
+    return bool(torch._C._len_torch_function_stack())

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import VerificationError as VerificationError
     from remat_planner.planner.exports import Export as Export
     from remat_planner.planner.exports import export as export
+    from remat_planner.planner.first_step import budgeted as budgeted
     from remat_planner.planner.measurement import Verification as Verification
     from remat_planner.planner.plan import plan as plan
     from remat_planner.planner.plan import trace as trace
@@ -135,6 +136,7 @@ _PUBLIC = {
         "Export",
         "export",
     ),
+    "planner.first_step": ("budgeted",),
     "planner.measurement": ("Verification",),
     "planner.plan": (
         "plan",

@@ -54,9 +54,7 @@ class TrainingState:
         if self.zero_stage not in (1, 2, 3):
             raise TrainingStateError(f"{self.zero_stage!r} is not a stage of ZeRO: give 1, 2 or 3")
         if self.zero_stage != 3 and self.shard == 1:
-            raise TrainingStateError(
-                f"stage {self.zero_stage} of ZeRO needs more than one rank: give their number (shard=8, --shard 8)"
-            )
+            raise TrainingStateError(f"stage {self.zero_stage} of ZeRO needs more than one rank: give their number (shard=8)")
         if self.gradient_dtype is not None and self.gradient_dtype not in _FLOATING_DTYPES:
             raise TrainingStateError(
                 f"gradients cannot be kept in {self.gradient_dtype!r}: give a floating-point dtype such as float32 or bfloat16"

@@ -9,11 +9,12 @@ For a solver of your own, derive from ``Solver``, turn a ``Task`` into an ``Answ
 from remat_planner.solvers.budget_curve import SolveOne, curve
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
-from remat_planner.solvers.interface import Answer, Reporter, Solution, Solver, Task
+from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Reporter, Solution, Solver, Task
 from remat_planner.solvers.registry import available
 from remat_planner.solvers.solve import solve
 
 __all__ = [
+    "ORDER_GIVEN",
     "Answer",
     "Deadline",
     "Reporter",

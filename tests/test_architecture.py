@@ -89,8 +89,10 @@ planner.distributed     tracer.lazy_types
 planner.errors          formatting
 planner.exports         apply errors gpu_allocator module_paths planning runtime schedules tracer tracer.functions
                         tracer.joint tracer.lower tracer.operators tracer.torch_private
+planner.first_step      apply errors formatting plan planning runtime torch_private schedules tracer
 planner.formatting      -
 planner.gpu_allocator   schedules solvers
+planner.integrations    apply errors first_step
 planner.measurement     distributed torch_private tracer.costs tracer.joint tracer.python_state tracer.record
                         tracer.torch_private
 planner.memory_table    errors planning reports training_state schedules tracer tracer.joint tracer.record

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from remat_planner.planner import Schedule
+from remat_planner import Schedule
 from remat_planner.planner.measurement import measure_peak
 
 

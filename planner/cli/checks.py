@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from remat_planner.planner.cli.exit_codes import UsageError
+from remat_planner.schedules import RegionSchedule, Schedule, load_schedule
 from remat_planner.solvers.registry import get as get_solver
 from remat_planner.tracer.costs import MEASURE, device_named
 
@@ -49,3 +50,16 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}): name another file with -o") from error
+
+
+def loaded_schedule(path: Path) -> Schedule | RegionSchedule:
+    """Read a schedule file.
+
+    Raises:
+        UsageError: the file cannot be read.
+        schedules.ScheduleFileError: it holds no schedule.
+    """
+    try:
+        return load_schedule(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error

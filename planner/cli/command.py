@@ -1,63 +1,77 @@
-"""Which command a call means: a first word out of ``WORDS`` is that command, everything else is the main job."""
+"""Which command a call means: a first word out of ``WORDS`` is that command, everything else is the main job.
+
+What does the work, and torch with it, is imported when a command runs, not for its help or for completion.
+"""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from remat_planner.planner.cli.catalogue import devices_command, solvers_command
-from remat_planner.planner.cli.curve import curve_command
+import remat_planner
+from remat_planner.planner.cli import arguments
+from remat_planner.planner.cli.defaults import Defaults, defaults_for, read_defaults, tell_defaults
 from remat_planner.planner.cli.exit_codes import MEANINGS, ExitCode, UsageError
-from remat_planner.planner.cli.export import export_command
-from remat_planner.planner.cli.fit import fit_command
-from remat_planner.planner.cli.interruptible import leave
-from remat_planner.planner.cli.memory import memory_command
+from remat_planner.planner.cli.help_layout import Word, WordsBesideAJob, has_panels, help_settings
+from remat_planner.planner.cli.interruptible import a_second_interrupt_ends_the_process, leave
 from remat_planner.planner.cli.outcome import outcome
 from remat_planner.planner.cli.output import replace_what_stdout_cannot_encode
-from remat_planner.planner.cli.plan import plan_command
-from remat_planner.planner.cli.profile import profile_command
-from remat_planner.planner.cli.report import report_command
-from remat_planner.planner.cli.show import explain_command, show_command
-from remat_planner.planner.cli.verify import verify_command
+from remat_planner.planner.cli.wording import speak_of_options
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command beside the main job.
+    """A command.
 
     Attributes:
-        run: the function that typer calls; the first line of its docstring is its help.
-        arguments: what it needs, as in a usage line.
+        arguments: the class of what it takes; the first line of its docstring is the command's help.
+        work: the module beside this one, and its function that gets the console of the result and the arguments.
     """
 
-    run: Callable[..., None]
-    arguments: str = ""
+    arguments: type
+    work: str
 
     @property
     def help(self) -> str:
         """One line."""
-        return (inspect.getdoc(self.run) or "").partition("\n")[0]
+        return (inspect.getdoc(self.arguments) or "").partition("\n")[0]
+
+    def run(self, context: typer.Context, values: dict[str, Any]) -> None:
+        """Do it.
+
+        Raises:
+            typer.Exit: with an ``ExitCode`` other than that of success.
+        """
+        asked = self.arguments(**values)
+        with outcome(as_json=values.get("as_json", False)) as result:
+            tell_defaults(context, quiet=values.get("quiet", False))
+            module, function = self.work.split(":")
+            getattr(import_module(f"remat_planner.planner.cli.{module}"), function)(result, asked)
 
 
+MAIN = Command(arguments.PlanArguments, "plan:plan_command")
 WORDS = {
-    "verify": Command(verify_command, "SCHEDULE MODEL"),
-    "show": Command(show_command, "SCHEDULE"),
-    "explain": Command(explain_command, "SCHEDULE WHAT"),
-    "report": Command(report_command, "SCHEDULE"),
-    "export": Command(export_command, "SCHEDULE MODEL --to FORM"),
-    "curve": Command(curve_command, "MODEL"),
-    "fit": Command(fit_command, "--budget B MODEL"),
-    "memory": Command(memory_command, "MODEL"),
-    "profile": Command(profile_command, "MODEL"),
-    "solvers": Command(solvers_command),
-    "devices": Command(devices_command),
+    "verify": Command(arguments.VerifyArguments, "verify:verify_command"),
+    "show": Command(arguments.ShowArguments, "show:show_command"),
+    "explain": Command(arguments.ExplainArguments, "show:explain_command"),
+    "report": Command(arguments.ReportArguments, "report:report_command"),
+    "export": Command(arguments.ExportArguments, "export:export_command"),
+    "curve": Command(arguments.CurveArguments, "curve:curve_command"),
+    "fit": Command(arguments.FitArguments, "fit:fit_command"),
+    "memory": Command(arguments.MemoryArguments, "memory:memory_command"),
+    "profile": Command(arguments.ProfileArguments, "profile:profile_command"),
+    "solvers": Command(arguments.SolversArguments, "catalogue:solvers_command"),
+    "devices": Command(arguments.DevicesArguments, "catalogue:devices_command"),
 }
 
 
@@ -68,19 +82,14 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: always, with an ``ExitCode``.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    word = arguments[0] if arguments and arguments[0] in WORDS else None
-    app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
-    )
     replace_what_stdout_cannot_encode()
+    speak_of_options()
     try:
-        if word is None:
-            _refuse_mistyped_word(arguments)
-            app.command(epilog=_epilog())(plan_command)
-            app(arguments, prog_name="plan")
-        else:
-            app.command()(WORDS[word].run)
-            app(arguments[1:], prog_name=f"plan {word}")
+        _refuse_mistyped_word(arguments)
+        program = build()
+        defaults = _defaults(program, as_json="--json" in arguments)
+        with a_second_interrupt_ends_the_process():
+            program.main(arguments, prog_name="plan", default_map=defaults)
     except typer.Exit as ended:  # raised before typer runs
         sys.exit(ended.exit_code)
     except SystemExit as ended:
@@ -91,11 +100,65 @@ def main(arguments: list[str] | None = None) -> None:
         leave(ExitCode.INTERRUPTED)
 
 
-def _epilog() -> str:
-    """The commands and exit codes, for the end of ``plan --help``; typer starts a line at each empty one."""
-    usages = [f"plan {word} {command.arguments}".rstrip() + f": {command.help}" for word, command in WORDS.items()]
-    codes = ", ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items())
-    return "\n\n".join(["Commands beside it, each with its own --help:", *usages, f"Exit codes: {codes}."])
+def build() -> Any:
+    """The command with all its words, as typer's object."""
+    app = typer.Typer(
+        cls=WordsBesideAJob,
+        pretty_exceptions_enable=False,
+        invoke_without_command=True,
+        subcommand_metavar="| plan COMMAND ...",
+        rich_markup_mode="rich" if has_panels() else None,
+        context_settings=help_settings(),
+        epilog=f"Exit codes: {', '.join(f'{int(code)} {meaning}' for code, meaning in MEANINGS.items())}.",
+    )
+    app.callback()(_function(MAIN, version=True))
+    for word, command in WORDS.items():
+        app.command(word, cls=Word, context_settings=help_settings())(_function(command))
+    return typer.main.get_command(app)
+
+
+def _function(command: Command, *, version: bool = False) -> Callable[..., None]:
+    """What typer reads the options from: a function with a parameter for each field of the command's arguments."""
+    own = vars(command.arguments)["__annotations__"]  # before those that several commands share
+    hints = get_type_hints(command.arguments, include_extras=True)
+    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    parameters += [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=hints[field.name],
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in sorted(fields(command.arguments), key=lambda field: field.name not in own)
+    ]
+    if version:
+        parameters.append(inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, annotation=_Version, default=False))
+
+    def function(context: typer.Context, **values: Any) -> None:
+        values.pop("version", None)
+        command.run(context, values)
+
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__doc__ = command.help
+    return function
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            torch = version("torch")
+        except PackageNotFoundError:
+            torch = "not installed"
+        typer.echo(f"remat_planner {remat_planner.__version__} (torch {torch})")
+        raise typer.Exit
+
+
+_Version = Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the versions and exit")]
+
+
+def _defaults(program: Any, *, as_json: bool) -> Defaults:
+    with outcome(as_json=as_json):
+        return defaults_for(program, read_defaults(Path.cwd()))
 
 
 def _refuse_mistyped_word(arguments: list[str]) -> None:
@@ -105,7 +168,7 @@ def _refuse_mistyped_word(arguments: list[str]) -> None:
         typer.Exit: the first argument is neither a command nor a file or module, and is like a command or has no budget.
     """
     word = arguments[0] if arguments else ""
-    if word.startswith("-") or not word.replace("-", "_").isidentifier() or _is_model(word):
+    if word in WORDS or word.startswith("-") or not word.replace("-", "_").isidentifier() or _is_model(word):
         return
     near = get_close_matches(word, WORDS, n=1)
     has_budget = any(argument.startswith(("-b", "--budget")) for argument in arguments)

@@ -1,26 +1,8 @@
-"""What the exit codes of ``plan`` mean, and which error ends with which."""
+"""What the exit codes of ``plan`` mean; ``error_reports`` knows which error ends with which."""
 
 from __future__ import annotations
 
 from enum import IntEnum
-
-from remat_planner.planner.errors import (
-    BatchError,
-    BudgetError,
-    EagerStepError,
-    ExportError,
-    InfeasibleBudgetError,
-    LibraryMissingError,
-    OffloadError,
-    OptimizerError,
-    RegionError,
-    VerificationError,
-)
-from remat_planner.planner.model_loading import ModelCodeError, ModelNotLoadedError
-from remat_planner.schedules import GraphError, ScheduleFileError, StaleScheduleError, TrainingStateError
-from remat_planner.solvers import SolverMissingError, UnknownSolverError
-from remat_planner.tracer import CaptureError
-from remat_planner.tracer.costs import CostError, MeasurementError
 
 
 class ExitCode(IntEnum):
@@ -51,34 +33,3 @@ MEANINGS = {
 
 class UsageError(Exception):
     """A mistake in the call itself that typer cannot know, such as an output file that cannot be written."""
-
-
-_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
-    (InfeasibleBudgetError, ExitCode.INFEASIBLE),
-    (BudgetError, ExitCode.USAGE),
-    (BatchError, ExitCode.MODEL),
-    (RegionError, ExitCode.MODEL),
-    (ExportError, ExitCode.MODEL),
-    (OptimizerError, ExitCode.USAGE),
-    (OffloadError, ExitCode.USAGE),
-    (TrainingStateError, ExitCode.USAGE),
-    (UnknownSolverError, ExitCode.USAGE),
-    (SolverMissingError, ExitCode.USAGE),
-    (LibraryMissingError, ExitCode.USAGE),
-    (UsageError, ExitCode.USAGE),
-    (MeasurementError, ExitCode.MODEL),
-    (CostError, ExitCode.USAGE),
-    (ModelNotLoadedError, ExitCode.MODEL),
-    (ModelCodeError, ExitCode.MODEL),
-    (CaptureError, ExitCode.MODEL),
-    (GraphError, ExitCode.MODEL),
-    (ScheduleFileError, ExitCode.MODEL),
-    (StaleScheduleError, ExitCode.VERIFICATION_FAILED),
-    (EagerStepError, ExitCode.MODEL),
-    (VerificationError, ExitCode.VERIFICATION_FAILED),
-)
-
-
-def exit_code_of(error: Exception) -> ExitCode:
-    """The code of the first matching class; ``UNEXPECTED`` for an error that nobody planned for."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.UNEXPECTED)

@@ -4,49 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
+from remat_planner.planner.cli.arguments import ExportArguments
+from remat_planner.planner.cli.checks import loaded_schedule
 from remat_planner.planner.cli.exit_codes import ExitCode
 from remat_planner.planner.cli.interruptible import interruptibly
-from remat_planner.planner.cli.options import Json, ModelSpec, ScheduleFile, loaded_schedule
-from remat_planner.planner.cli.outcome import outcome
-from remat_planner.planner.cli.output import print_document, printable
+from remat_planner.planner.cli.output import SafeConsole, print_document, printable
 from remat_planner.planner.cli.progress import Stages
-from remat_planner.planner.exports import Export, FormName, export
+from remat_planner.planner.exports import Export, export
 from remat_planner.planner.formatting import format_bytes, format_percent
 from remat_planner.planner.model_loading import load_model
 
 
-def export_command(
-    schedule: ScheduleFile,
-    model: ModelSpec,
-    to: Annotated[
-        FormName,
-        typer.Option(
-            "--to",
-            help="a policy for selective checkpointing, modules to wrap, every n layers, or --recompute-* options",
-            show_default=False,
-        ),
-    ],
-    as_json: Json = False,
-) -> None:
+def export_command(result: SafeConsole, asked: ExportArguments) -> None:
     """Print a schedule in the form that another trainer takes; exits with 3 where that form cannot meet the budget."""
-    with outcome(as_json=as_json) as result:
-        planned = loaded_schedule(schedule)
-        with Stages(quiet=False) as stages:
-            stages.stage(f"Loading {model}")
-            loaded = load_model(model)
-            stages.stage("Exporting")
-            exported = interruptibly(lambda: export(loaded.model, planned, loaded.args, loaded.kwargs, to=to, loss=loaded.loss))
-        if as_json:
-            print_document(result, asdict(exported) | {"within_budget": exported.within_budget, "loss": exported.loss})
-        else:
-            comments = "".join(f"# {printable(line)}\n" for line in _comments(exported))
-            result.write(comments + exported.code)
-        if not exported.within_budget:
-            raise typer.Exit(ExitCode.INFEASIBLE)
+    planned = loaded_schedule(asked.schedule)
+    with Stages(quiet=False) as stages:
+        stages.stage(f"Loading {asked.model}")
+        loaded = load_model(asked.model)
+        stages.stage("Exporting")
+        exported = interruptibly(
+            lambda: export(loaded.model, planned, loaded.args, loaded.kwargs, to=asked.to, loss=loaded.loss)
+        )
+    if asked.as_json:
+        print_document(result, asdict(exported) | {"within_budget": exported.within_budget, "loss": exported.loss})
+    else:
+        comments = "".join(f"# {printable(line)}\n" for line in _comments(exported))
+        result.write(comments + exported.code)
+    if not exported.within_budget:
+        raise typer.Exit(ExitCode.INFEASIBLE)
 
 
 def _comments(exported: Export) -> Iterator[str]:

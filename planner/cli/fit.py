@@ -2,89 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.table import Table
 
+from remat_planner.planner.cli.arguments import FitArguments
 from remat_planner.planner.cli.checks import check_solver, costs_for
 from remat_planner.planner.cli.interruptible import interruptibly
-from remat_planner.planner.cli.offload_options import DiskBudget, DiskLink, HostBudget, Link, Pools, offload_from
-from remat_planner.planner.cli.options import (
-    BudgetKind,
-    Costs,
-    Device,
-    Json,
-    ModelSpec,
-    OptimizerName,
-    Solver,
-)
-from remat_planner.planner.cli.outcome import outcome
-from remat_planner.planner.cli.output import print_document
+from remat_planner.planner.cli.offload_options import offload_from
+from remat_planner.planner.cli.output import SafeConsole, print_document
 from remat_planner.planner.cli.progress import Stages
-from remat_planner.planner.cli.training_options import NO_OPTIONS, TrainingOptions, with_training_options
 from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
 from remat_planner.planner.model_loading import built_for, load_model
 from remat_planner.planner.planning import LARGEST_BATCH, Fit, Try, fit
 from remat_planner.planner.reports import plain_table
 from remat_planner.schedules import TrainingState
-from remat_planner.tracer.costs import MEASURE
 
 
-@with_training_options
-def fit_command(
-    model: ModelSpec,
-    budget: Annotated[
-        str, typer.Option("--budget", "-b", metavar="BYTES", help='"40GB", "512MiB", or "auto" on a GPU', show_default=False)
-    ],
-    device: Device = None,
-    costs: Costs = MEASURE,
-    solver: Solver = "auto",
-    optimizer: OptimizerName = None,
-    training_options: TrainingOptions = NO_OPTIONS,
-    budget_on: BudgetKind = "allocated",
-    offload: Pools = None,
-    host_budget: HostBudget = None,
-    disk_budget: DiskBudget = None,
-    link: Link = None,
-    disk_link: DiskLink = None,
-    time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0,
-    as_json: Json = False,
-) -> None:
+def fit_command(result: SafeConsole, asked: FitArguments) -> None:
     """Find the largest batch whose training step fits a budget; the batch is the first dimension of the inputs."""
-    with outcome(as_json=as_json) as result:
-        check_solver(solver, time_limit)
-        costs = costs_for(device, costs)
-        training = TrainingState(**training_options)
-        copies = offload_from(offload, host_budget, disk_budget, link, disk_link)
-        with Stages(quiet=False) as stages:
-            stages.stage(f"Loading {model}")
-            with built_for(device):
-                loaded = load_model(model)
-            fitted = interruptibly(
-                lambda: fit(
-                    loaded.model,
-                    loaded.args,
-                    loaded.kwargs,
-                    budget=budget,
-                    solver=solver,
-                    time_limit=time_limit,
-                    loss=loaded.loss,
-                    costs=costs,
-                    optimizer=optimizer,
-                    training=training,
-                    budget_on=budget_on,
-                    offload=copies,
-                    trying=lambda batch: stages.stage(f"Planning a batch of {batch:,}"),
-                )
+    check_solver(asked.solver, asked.time_limit)
+    costs = costs_for(asked.device, asked.costs)
+    training = TrainingState(**asked.training_options())
+    copies = offload_from(asked)
+    with Stages(quiet=False, time_limit=asked.time_limit) as stages:
+        stages.stage(f"Loading {asked.model}")
+        with built_for(asked.device):
+            loaded = load_model(asked.model)
+        fitted = interruptibly(
+            lambda: fit(
+                loaded.model,
+                loaded.args,
+                loaded.kwargs,
+                budget=asked.budget,
+                solver=asked.solver,
+                time_limit=asked.time_limit,
+                loss=loaded.loss,
+                costs=costs,
+                optimizer=asked.optimizer,
+                training=training,
+                budget_on=asked.budget_on,
+                offload=copies,
+                trying=lambda batch: stages.stage(f"Planning a batch of {batch:,}"),
             )
-        if as_json:
-            print_document(result, _document(fitted))
-            return
-        result.print(f"Budget  {fitted.budget.describe(fitted.budget.resolve(0))}")
-        result.print(f"Batch   first dimension of {', '.join(fitted.batches.scaled)}; {fitted.batches.size:,} as given")
-        result.print(_table(fitted))
-        result.print(_conclusion(fitted))
+        )
+    if asked.as_json:
+        print_document(result, _document(fitted))
+        return
+    result.print(f"Budget  {fitted.budget.describe(fitted.budget.resolve(0))}")
+    result.print(f"Batch   first dimension of {', '.join(fitted.batches.scaled)}; {fitted.batches.size:,} as given")
+    result.print(_table(fitted))
+    result.print(_conclusion(fitted))
 
 
 def _conclusion(fitted: Fit) -> str:

@@ -6,12 +6,17 @@ one. So such work runs in its own thread, and the main thread, which receives th
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import FrameType
 from typing import TypeVar
+
+from remat_planner.planner.cli.exit_codes import ExitCode
 
 _T = TypeVar("_T")
 _NAME = "plan-work"
@@ -33,6 +38,25 @@ def interruptibly(work: Callable[[], _T]) -> _T:
 
     threading.Thread(target=run, name=_NAME, daemon=True).start()
     return outcome.result()
+
+
+@contextlib.contextmanager
+def a_second_interrupt_ends_the_process() -> Iterator[None]:
+    """Let a second Ctrl-C end the process at once: the user's code may have swallowed the first, as a bare ``except:`` does."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(ExitCode.INTERRUPTED))
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def leave(code: int) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
+from remat_planner.planner.cli.arguments import MemoryArguments
 from remat_planner.planner.cli.checks import costs_for
 from remat_planner.planner.cli.interruptible import interruptibly
-from remat_planner.planner.cli.options import Costs, Device, Json, ModelSpec
-from remat_planner.planner.cli.outcome import outcome
-from remat_planner.planner.cli.output import print_document
+from remat_planner.planner.cli.output import SafeConsole, print_document
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.formatting import format_bytes
 from remat_planner.planner.memory_table import MemoryRow, MemoryTable, memory_table
 from remat_planner.planner.model_loading import built_for, load_model
 from remat_planner.planner.reports import plain_table
-from remat_planner.tracer.costs import MEASURE
 
 _COLUMNS = {
     "parameters": "parameters",
@@ -37,40 +34,32 @@ _NOTE = (
 )
 
 
-def memory_command(
-    model: ModelSpec,
-    device: Device = None,
-    costs: Costs = MEASURE,
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="the optimizer, as in `plan --optimizer`")] = "adamw",
-    shard: Annotated[int, typer.Option(metavar="N", help="over how many ranks the stages of ZeRO divide")] = 8,
-    as_json: Json = False,
-) -> None:
+def memory_command(result: SafeConsole, asked: MemoryArguments) -> None:
     """Show what a step takes in float32 and bfloat16, with master weights, ZeRO, accumulation, the optimizer on the host."""
-    with outcome(as_json=as_json) as result:
-        costs = costs_for(device, costs)
-        with Stages(quiet=False) as stages:
-            stages.stage(f"Loading {model}")
-            with built_for(device):
-                loaded = load_model(model)
-            table = interruptibly(
-                lambda: memory_table(
-                    loaded.model,
-                    loaded.args,
-                    loaded.kwargs,
-                    loss=loaded.loss,
-                    costs=costs,
-                    optimizer=optimizer,
-                    ranks=shard,
-                    trying=lambda dtype: stages.stage(f"Capturing the training step in {dtype}"),
-                )
+    costs = costs_for(asked.device, asked.costs)
+    with Stages(quiet=False) as stages:
+        stages.stage(f"Loading {asked.model}")
+        with built_for(asked.device):
+            loaded = load_model(asked.model)
+        table = interruptibly(
+            lambda: memory_table(
+                loaded.model,
+                loaded.args,
+                loaded.kwargs,
+                loss=loaded.loss,
+                costs=costs,
+                optimizer=asked.optimizer,
+                ranks=asked.shard,
+                trying=lambda dtype: stages.stage(f"Capturing the training step in {dtype}"),
             )
-        if as_json:
-            print_document(result, _document(table))
-            return
-        result.print(_table(table.rows))
-        result.print(Text(f"\n{_NOTE}", style="dim"))
-        for name, reason in table.left_out.items():
-            result.print(Text(f"left out: {name} ({reason})", style="dim"))
+        )
+    if asked.as_json:
+        print_document(result, _document(table))
+        return
+    result.print(_table(table.rows))
+    result.print(Text(f"\n{_NOTE}", style="dim"))
+    for name, reason in table.left_out.items():
+        result.print(Text(f"left out: {name} ({reason})", style="dim"))
 
 
 def _table(rows: tuple[MemoryRow, ...]) -> Table:

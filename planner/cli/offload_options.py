@@ -1,61 +1,20 @@
-"""The options of ``Offload`` on the command line."""
+"""What the options of copies to the host or a disk mean together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
-
-import typer
-
+from remat_planner.planner.cli.arguments import CopiesArguments
 from remat_planner.planner.cli.exit_codes import UsageError
 from remat_planner.planner.planning import Offload
 
-Pools = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--offload",
-        metavar="POOL",
-        help="copy activations too, to host or disk:FOLDER; give it twice for both",
-        show_default=False,
-    ),
-]
-HostBudget = Annotated[
-    str | None,
-    typer.Option(metavar="BYTES", help='what copies may take of the host\'s memory: "64GB"', show_default=False),
-]
-DiskBudget = Annotated[
-    str | None,
-    typer.Option(metavar="BYTES", help='what copies may take of the disk: "500GB"', show_default=False),
-]
-Link = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RATE",
-        help='of the link to the host: "50GB/s" or "out=170GB/s,in=411GB/s"; else measured on the device at hand, or from '
-        "`plan devices`",
-        show_default=False,
-    ),
-]
-DiskLink = Annotated[
-    str | None,
-    typer.Option(metavar="RATE", help="of the disk; else measured in its folder", show_default=False),
-]
 
-
-def offload_from(
-    pools: Sequence[str] | None,
-    host_budget: str | None,
-    disk_budget: str | None,
-    link: str | None,
-    disk_link: str | None,
-) -> Offload | None:
+def offload_from(asked: CopiesArguments) -> Offload | None:
     """What these options mean together; None where they ask for no copies.
 
     Raises:
         UsageError: a pool is unknown, named twice or without a budget, or a budget or rate is for a pool that is not named.
     """
     named: dict[str, str] = {}
-    for text in pools or ():
+    for text in asked.offload or ():
         pool, _, folder = text.partition(":")
         if pool not in ("host", "disk") or (pool == "host" and folder) or (pool == "disk" and not folder):
             raise UsageError(f"--offload {text} names no pool: give host, or disk:FOLDER")
@@ -63,10 +22,10 @@ def offload_from(
             raise UsageError(f"--offload names the {pool} twice: give it once")
         named[pool] = folder
     for option, value, pool in (
-        ("--host-budget", host_budget, "host"),
-        ("--disk-budget", disk_budget, "disk"),
-        ("--link", link, "host"),
-        ("--disk-link", disk_link, "disk"),
+        ("--host-budget", asked.host_budget, "host"),
+        ("--disk-budget", asked.disk_budget, "disk"),
+        ("--link", asked.link, "host"),
+        ("--disk-link", asked.disk_link, "disk"),
     ):
         if value is not None and pool not in named:
             raise UsageError(f"{option} is for copies to the {pool}: add --offload {'disk:FOLDER' if pool == 'disk' else pool}")
@@ -74,4 +33,10 @@ def offload_from(
             raise UsageError(f"--offload {pool} needs {option}: say how many bytes copies may take there")
     if not named:
         return None
-    return Offload(host=host_budget or 0, disk=disk_budget or 0, folder=named.get("disk"), link=link, disk_link=disk_link)
+    return Offload(
+        host=asked.host_budget or 0,
+        disk=asked.disk_budget or 0,
+        folder=named.get("disk"),
+        link=asked.link,
+        disk_link=asked.disk_link,
+    )

@@ -7,12 +7,13 @@ terminal whose encoding lacks a character gets a replacement.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -27,6 +28,10 @@ _UNPRINTABLE_IN_JSON = re.compile("[\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u
 
 class OutputClosedError(Exception):
     """The reader of stdout is gone, as in ``plan show FILE | head -1``."""
+
+
+class OutputNotWrittenError(Exception):
+    """Stdout cannot be written, as on a full disk; the message says why."""
 
 
 class SafeConsole(Console):
@@ -44,17 +49,32 @@ class SafeConsole(Console):
         """
         raise OutputClosedError
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does.
+
+        Raises:
+            OutputClosedError: nobody reads it.
+            OutputNotWrittenError: the file cannot be written.
+        """
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            raise OutputNotWrittenError(error.strerror or str(error)) from None
+
     def write(self, text: str) -> None:
         """Write ``text`` as it is, without wrapping.
 
         Raises:
             OutputClosedError: nobody reads it.
+            OutputNotWrittenError: the file cannot be written.
         """
         try:
             self.file.write(text)
             self.file.flush()
         except BrokenPipeError:
             raise OutputClosedError from None
+        except OSError as error:
+            raise OutputNotWrittenError(error.strerror or str(error)) from None
 
 
 def print_document(console: SafeConsole, document: dict[str, Any]) -> None:
@@ -79,9 +99,27 @@ def replace_what_stdout_cannot_encode() -> None:
         sys.stdout.reconfigure(errors=_ERROR_HANDLER)
 
 
-def discard_stdout() -> None:
-    """Let the interpreter's last flush of a stdout that nobody reads succeed."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextlib.contextmanager
+def stdout_for_the_result() -> Iterator[IO[str]]:
+    """Yield a stream to stdout; what anybody else prints meanwhile, compiled code and child processes too, goes to stderr."""
+    stdout = sys.stdout
+    try:
+        number = stdout.fileno()
+        stdout.flush()
+        kept = os.dup(number)
+    except (AttributeError, OSError, ValueError):  # a stand-in for stdout, as in tests and notebooks
+        with contextlib.redirect_stdout(sys.stderr):
+            yield stdout
+        return
+    os.dup2(sys.stderr.fileno(), number)
+    stream = open(kept, "w", encoding=stdout.encoding, errors=stdout.errors)  # noqa: SIM115  (its last flush may fail)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield stream
+    finally:
+        os.dup2(kept, number)
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 class _Printable(RenderHook):

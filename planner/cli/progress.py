@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
 from remat_planner.planner.cli.output import SafeConsole
@@ -15,16 +15,26 @@ from remat_planner.schedules import Graph
 from remat_planner.solvers import Reporter
 
 
+class _SecondsColumn(ProgressColumn):
+    """The seconds since a stage began; while a solver has a time limit, those that are left of it."""
+
+    def render(self, task: Task) -> Text:
+        if (ends := task.fields.get("ends")) is not None:
+            return Text(f"{max(0.0, ends - time.monotonic()):.0f} s left", style="progress.elapsed")
+        return Text(f"{task.elapsed or 0:.0f} s", style="progress.elapsed")
+
+
 class Stages(Reporter):
     """The stages of a run, and the solver's progress within the last of them."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, time_limit: float | None = None) -> None:
+        self._limit = time_limit
         self._console = SafeConsole(stderr=True, quiet=quiet)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TimeElapsedColumn(),
+            _SecondsColumn(),
             console=self._console,
             transient=True,
             disable=quiet or not self._console.is_terminal,
@@ -49,7 +59,7 @@ class Stages(Reporter):
         """A new stage begins."""
         self._close_stage()
         self._stage, self._began = name, time.monotonic()
-        self._bar.reset(self._task, description=name, total=None)
+        self._bar.reset(self._task, description=name, total=None, ends=None)
 
     def done(self, done: int, total: int) -> None:
         """``done`` of ``total`` parts of the stage are finished."""
@@ -57,7 +67,8 @@ class Stages(Reporter):
 
     def started(self, solver: str, graph: Graph, budget: int) -> None:  # noqa: ARG002
         self._baseline = graph.seconds
-        self._bar.update(self._task, description=f"{self._stage} ({solver})")
+        ends = None if self._limit is None else time.monotonic() + self._limit
+        self._bar.update(self._task, description=f"{self._stage} ({solver})", ends=ends)
 
     def improved(self, cost: float, peak: int) -> None:  # noqa: ARG002
         self._cost = cost if self._cost is None else min(cost, self._cost)

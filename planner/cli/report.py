@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from remat_planner.planner.cli.checks import check_writable
+from remat_planner.planner.cli.arguments import ReportArguments
+from remat_planner.planner.cli.checks import check_writable, loaded_schedule
 from remat_planner.planner.cli.exit_codes import UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
-from remat_planner.planner.cli.options import ScheduleFile, loaded_schedule
-from remat_planner.planner.cli.outcome import outcome
+from remat_planner.planner.cli.output import SafeConsole
 from remat_planner.planner.cli.progress import Stages
-from remat_planner.planner.reports import ENDINGS, BudgetCurve, ReportName, load_curve, report
+from remat_planner.planner.reports import ENDINGS, BudgetCurve, load_curve, report
 
 _OPENS_IN = {
     "html": "any browser",
@@ -23,33 +20,20 @@ _OPENS_IN = {
 }
 
 
-def report_command(
-    schedule: ScheduleFile,
-    to: Annotated[
-        ReportName,
-        typer.Option("--to", help="a page for a browser, a trace, a memory snapshot, or a line for each op execution"),
-    ] = "html",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="the file to write; by default named like the schedule"),
-    ] = None,
-    curve: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="draw this curve into the page; `plan curve --json` wrote it", show_default=False),
-    ] = None,
-) -> None:
+def report_command(result: SafeConsole, asked: ReportArguments) -> None:
     """Write a report on a schedule file as one page, or for Perfetto, pytorch.org/memory_viz or a spreadsheet."""
-    with outcome(as_json=False) as result:
-        planned = loaded_schedule(schedule)
-        target = output or schedule.with_name(schedule.name.removesuffix(".json").removesuffix(".schedule") + ENDINGS[to])
-        check_writable(target)
-        if curve is not None and to != "html":
-            raise UsageError(f"--curve is drawn into the page, which --to {to} does not write: leave one of them out")
-        drawn = None if curve is None else _loaded_curve(curve)
-        with Stages(quiet=False) as stages:
-            stages.stage("Writing the report")
-            interruptibly(lambda: report(planned, target, to=to, schedule_file=str(schedule), curve=drawn))
-        result.print(f"{target} opens in {_OPENS_IN[to]}.", soft_wrap=True)
+    planned = loaded_schedule(asked.schedule)
+    target = asked.output or asked.schedule.with_name(
+        asked.schedule.name.removesuffix(".json").removesuffix(".schedule") + ENDINGS[asked.to]
+    )
+    check_writable(target)
+    if asked.curve is not None and asked.to != "html":
+        raise UsageError(f"--curve is drawn into the page, which --to {asked.to} does not write: leave one of them out")
+    drawn = None if asked.curve is None else _loaded_curve(asked.curve)
+    with Stages(quiet=False) as stages:
+        stages.stage("Writing the report")
+        interruptibly(lambda: report(planned, target, to=asked.to, schedule_file=str(asked.schedule), curve=drawn))
+    result.print(f"{target} opens in {_OPENS_IN[asked.to]}.", soft_wrap=True)
 
 
 def _loaded_curve(path: Path) -> BudgetCurve:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from difflib import get_close_matches
-from typing import Annotated
 
-import typer
-
+from remat_planner.planner.cli.arguments import ExplainArguments, ShowArguments
+from remat_planner.planner.cli.checks import loaded_schedule
 from remat_planner.planner.cli.exit_codes import UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
-from remat_planner.planner.cli.options import Json, ScheduleFile, loaded_schedule
-from remat_planner.planner.cli.outcome import outcome
-from remat_planner.planner.cli.output import print_document
+from remat_planner.planner.cli.output import SafeConsole, print_document
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.module_paths import merged_names
 from remat_planner.planner.reports import (
@@ -31,47 +28,37 @@ from remat_planner.planner.reports import (
 from remat_planner.schedules import RegionSchedule, Schedule
 
 
-def show_command(schedule: ScheduleFile, as_json: Json = False) -> None:
+def show_command(result: SafeConsole, asked: ShowArguments) -> None:
     """Print the report of a schedule file again."""
-    with outcome(as_json=as_json) as result:
-        planned = loaded_schedule(schedule)
-        summary: WholeSummary | RegionSummary
-        if isinstance(planned, RegionSchedule):
-            summary = summarize_regions(planned, path=str(schedule))
-        else:
-            summary = summarize(planned, comparison=interruptibly(lambda: compare(planned)), path=str(schedule))
-        if as_json:
-            print_document(result, plan_document(summary))
-            return
-        result.print(plan_report(summary, understood=format_bytes_both(planned.budget)))
-        if isinstance(summary, WholeSummary):
-            result.print(pinned_report(summary))
+    planned = loaded_schedule(asked.schedule)
+    summary: WholeSummary | RegionSummary
+    if isinstance(planned, RegionSchedule):
+        summary = summarize_regions(planned, path=str(asked.schedule))
+    else:
+        summary = summarize(planned, comparison=interruptibly(lambda: compare(planned)), path=str(asked.schedule))
+    if asked.as_json:
+        print_document(result, plan_document(summary))
+        return
+    result.print(plan_report(summary, understood=format_bytes_both(planned.budget)))
+    if isinstance(summary, WholeSummary):
+        result.print(pinned_report(summary))
 
 
-def explain_command(
-    schedule: ScheduleFile,
-    what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="a module, or part of an op's name, module, operator or source line")
-    ],
-    as_json: Json = False,
-) -> None:
+def explain_command(result: SafeConsole, asked: ExplainArguments) -> None:
     """Say what a module holds at the peak and what recomputing it costs and saves, and of its activations who reads them."""
-    with outcome(as_json=as_json) as result:
-        planned = loaded_schedule(schedule)
-        title = what
-        if isinstance(planned, RegionSchedule):
-            planned, what = _region_of(planned, what)
-            title += ", in one call of its region, counted by itself"
-        together, explanations = explain_together(planned, what, title=title), explain(planned, what)
-        if not explanations:
-            raise UsageError(
-                f"no op that takes memory has {what!r} in its name, module, operator or source{_near(planned, what)}"
-            )
-        if as_json:
-            parts = [asdict(explanation) for explanation in explanations]
-            print_document(result, {"together": asdict(together) if together else None, "explanations": parts})
-        else:
-            result.print(explanation_report(planned, together, explanations))
+    planned = loaded_schedule(asked.schedule)
+    title = what = asked.what
+    if isinstance(planned, RegionSchedule):
+        planned, what = _region_of(planned, what)
+        title += ", in one call of its region, counted by itself"
+    together, explanations = explain_together(planned, what, title=title), explain(planned, what)
+    if not explanations:
+        raise UsageError(f"no op that takes memory has {what!r} in its name, module, operator or source{_near(planned, what)}")
+    if asked.as_json:
+        parts = [asdict(explanation) for explanation in explanations]
+        print_document(result, {"together": asdict(together) if together else None, "explanations": parts})
+    else:
+        result.print(explanation_report(planned, together, explanations))
 
 
 def _region_of(planned: RegionSchedule, what: str) -> tuple[Schedule, str]:

@@ -8,7 +8,12 @@ from remat_planner.planner.planning.batch_search import LARGEST_BATCH, Batches, 
 from remat_planner.planner.planning.budget import AUTO, Budget, parse_budget
 from remat_planner.planner.planning.call_differences import CallNow, Difference, differences_of
 from remat_planner.planner.planning.call_guards import BoundSignature
-from remat_planner.planner.planning.captures import asked_share, remember_capture, remembered_capture, settings_of
+from remat_planner.planner.planning.captures import (
+    asked_share,
+    remember_capture,
+    remembered_capture,
+    settings_of,
+)
 from remat_planner.planner.planning.device_budget import budget_on_device
 from remat_planner.planner.planning.host_memory import available_on_host
 from remat_planner.planner.planning.input_forms import InputForm, input_forms

@@ -21,6 +21,9 @@ LEAST = "min"
 
 LEAST_FOUND = "the least for which a schedule was found"
 
+# A number in a string without a unit below this one lacks its unit.
+_LEAST_WITHOUT_UNIT = 1000
+
 _PATTERN = re.compile(r"\s*(?P<number>[+-]?(?:\d[\d_,]*)?(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>%|[a-zA-Z]*)\s*")
 _PREFIXES = "kmgtp"
 _EXPECTED = (
@@ -77,6 +80,12 @@ def parse_budget(budget: int | str) -> Budget:
         raise BudgetError(f"a budget of {budget!r} leaves no memory at all: {_EXPECTED}")
     if unit == "%":
         return Budget(share=number / 100)
+    if isinstance(budget, str) and not unit and number < _LEAST_WITHOUT_UNIT:
+        share = f"{float(number if number > 1 else 100 * number):g}%"
+        raise BudgetError(
+            f"a budget of {budget!r} is that many bytes, in which no training step fits: did you mean {share!r} of the peak "
+            f'without recomputation, or "{budget.strip()}GB"?'
+        )
     count = number * _factor(unit, budget)
     if count < 1:
         raise BudgetError(f"a budget of {budget!r} is less than one byte: {_EXPECTED}")

@@ -51,7 +51,7 @@ def check_budget_on(budget_on: str, model: nn.Module, costs: str) -> None:
     if budget_on == "reserved" and device_type(model, costs) != "cuda" and not is_for_gpu(costs):
         raise BudgetError(
             "a budget on reserved bytes is for a GPU's caching allocator, and this plan is for a CPU, which has none: name a "
-            "GPU (--device, or costs='h100'), or leave the budget on allocated bytes"
+            "GPU (costs='h100'), or leave the budget on allocated bytes"
         )
 
 
@@ -82,7 +82,7 @@ def _device_memory(model: nn.Module, costs: str) -> tuple[str, int]:
     devices = {p.device for p in model.parameters()}
     if len(devices) != 1 or (device := devices.pop()).type != "cuda":
         raise BudgetError(
-            "a budget of 'auto' is the memory of one GPU, and this model is not on one: name it (--device, or costs='h100'), "
+            "a budget of 'auto' is the memory of one GPU, and this model is not on one: name it (costs='h100'), "
             "or give the budget in bytes"
         )
     properties = torch.cuda.get_device_properties(device)

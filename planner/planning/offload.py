@@ -140,8 +140,8 @@ def _check_host(budget: int, model: nn.Module, costs: str) -> None:
     """Refuse a plan for a CPU, and on a GPU at hand a budget above what is free."""
     if device_type(model, costs) != "cuda" and not is_for_gpu(costs):
         raise OffloadError(
-            "a plan for a CPU has no other memory on its host to copy to: name a GPU (--device, or costs='h100'), or copy to a "
-            "disk (--offload disk:FOLDER, or Offload(disk='500GB', folder=...))",
+            "a plan for a CPU has no other memory on its host to copy to: name a GPU (costs='h100'), or copy to a "
+            "disk (Offload(disk='500GB', folder=...))",
             pool="host",
             needed=budget,
         )
@@ -158,9 +158,7 @@ def _check_host(budget: int, model: nn.Module, costs: str) -> None:
 def _checked_folder(folder: str | Path | None, budget: int, model: nn.Module, costs: str) -> Path:
     """The folder of a disk pool, which can be written and has room for ``budget`` bytes."""
     if folder is None:
-        raise OffloadError(
-            "copies to a disk need a folder: --offload disk:FOLDER, or Offload(disk='500GB', folder='/scratch')", pool="disk"
-        )
+        raise OffloadError("copies to a disk need a folder: Offload(disk='500GB', folder='/scratch')", pool="disk")
     if _is_on_gpu(model):
         raise OffloadError(
             "a step on a GPU copies to the host, not yet to a disk: plan with copies to the host alone",

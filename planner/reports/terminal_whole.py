@@ -6,14 +6,24 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes, format_bytes_both, format_inputs, format_percent, format_seconds
 from remat_planner.planner.reports.copies import LinkUse, OffloadSummary
 from remat_planner.planner.reports.operator_names import short_operator
-from remat_planner.planner.reports.terminal_widgets import ActivationTable, Bar, TimelineChart, plain_table, section, verdict
+from remat_planner.planner.reports.terminal_widgets import (
+    INDENT,
+    ActivationTable,
+    Bar,
+    TimelineChart,
+    plain_table,
+    section,
+    verdict,
+)
 from remat_planner.planner.reports.whole_summary import ReservedMemory, WholeSummary
+from remat_planner.solvers import ORDER_GIVEN
 
 _LEAST_SHARE = 0.001  # of the peak; smaller shares are one line together
 
@@ -30,6 +40,11 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         f"{format_seconds(summary.baseline_seconds)}",
         "Proof": proof_in_words(summary),
     }
+    if (held := summary.outputs) is not None:
+        facts["Outputs"] = (
+            f"{format_bytes(held.bytes)} of the peak's {format_bytes(summary.peak_bytes)} are held by the loop through the "
+            f"backward; dropped before it, as in criterion(model(x), y).backward(): {format_bytes(held.dropped_peak_bytes)}"
+        )
     if summary.offload is not None:
         facts |= _offload(summary.offload, summary.seconds)
     if (instead := summary.copies_instead) is not None:
@@ -40,7 +55,7 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
     if summary.reserved is not None:
         facts["Allocator"] = _allocator(summary.reserved)
     if summary.pinned:
-        facts["Pinned"] = f"ops that run exactly once whatever the budget: {len(summary.pinned):,}; `plan show` lists them"
+        facts["Once"] = f"{len(summary.pinned):,} ops must never run twice (draws, updates, ...); `plan show` lists them"
     return facts
 
 
@@ -52,6 +67,8 @@ def whole_sections(summary: WholeSummary) -> Iterator[RenderableType]:
     yield section(f"Memory at the peak ({summary.peak_moment})", _memory(summary))
     if summary.activations:
         yield section("Largest activations that the backward needs", ActivationTable(summary.activations))
+        if any(group.decision == "deferred" for group in summary.activations):
+            yield Padding(Text("deferred: computed once, in the backward, where it is first read", style="dim"), INDENT)
     yield section("Memory over one step", TimelineChart(summary.curve, _links(summary.offload)))
 
 
@@ -85,7 +102,8 @@ def costs_in_words(summary: WholeSummary) -> str:
 
 def proof_in_words(summary: WholeSummary) -> str:
     """How near to the best the plan is, and under which assumption that is proven."""
-    within = f" ({summary.assumption})" if summary.assumption else ""
+    assumption = summary.assumption.replace(ORDER_GIVEN, "among schedules that run each op first in eager's order")
+    within = f" ({assumption})" if assumption else ""
     if summary.status == "optimal":
         return f"optimal{within}"
     least = f"none takes less than +{format_percent(summary.bound_overhead)}{within}"

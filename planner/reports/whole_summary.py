@@ -12,6 +12,7 @@ from remat_planner.planner.reports.breakdown import Breakdown, by_module, by_ope
 from remat_planner.planner.reports.budget_neighbours import Neighbour
 from remat_planner.planner.reports.copies import OffloadSummary, summarize_offload
 from remat_planner.planner.reports.copies_instead import CopiesInstead
+from remat_planner.planner.reports.held_outputs import HeldOutputs, held_outputs
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.peak_memory import memory_at_peak, peak_is_update
 from remat_planner.planner.reports.policy_comparison import PolicyCost
@@ -52,6 +53,7 @@ class WholeSummary:
         comparison: the usual policies at the same budget.
         neighbours: what a little more memory would give and a little less would cost; empty where nobody asked.
         memory_at_peak: bytes of each kind of memory at the peak.
+        outputs: what it costs that the loop holds the outputs; None where the peak would be the same without it.
         reserved: what the GPU's allocator reserves; None for a plan for a CPU.
         offload: what the schedule copies beside the device; None where it was planned without.
         copies_instead: what copies on the host would give, on paper; None where that is not known.
@@ -91,6 +93,7 @@ class WholeSummary:
     comparison: tuple[PolicyCost, ...]
     neighbours: tuple[Neighbour, ...]
     memory_at_peak: Mapping[str, int]
+    outputs: HeldOutputs | None
     reserved: ReservedMemory | None
     offload: OffloadSummary | None
     copies_instead: CopiesInstead | None
@@ -184,6 +187,7 @@ def summarize(
         comparison=tuple(comparison),
         neighbours=tuple(neighbours),
         memory_at_peak=memory_at_peak(schedule),
+        outputs=held_outputs(schedule),
         reserved=_reserved(schedule),
         offload=summarize_offload(schedule),
         copies_instead=instead,

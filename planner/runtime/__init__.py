@@ -7,6 +7,7 @@ regions and measurement.
 from remat_planner.planner.runtime.audit import Audit
 from remat_planner.planner.runtime.autocast_cache import shared_casts
 from remat_planner.planner.runtime.autograd import first_and_last_node
+from remat_planner.planner.runtime.first_call_module import first_call_module, let_become
 from remat_planner.planner.runtime.module_view import module_view_of
 from remat_planner.planner.runtime.planned_call import PlannedCall
 from remat_planner.planner.runtime.planned_module import call_of, is_planned_module, planned_module
@@ -24,8 +25,10 @@ __all__ = [
     "Watch",
     "call_of",
     "first_and_last_node",
+    "first_call_module",
     "hidden_from_torch_compile",
     "is_planned_module",
+    "let_become",
     "module_view_of",
     "planned_module",
     "recapture",

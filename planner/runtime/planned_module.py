@@ -40,7 +40,7 @@ def planned_module(model: nn.Module, call: PlannedCall, apply_again: ApplyAgain)
     # The view has hooks of its own. Hooks of the model were captured, or run where the model itself is called.
     view = module_view_of(
         model,
-        {"forward": _PlannedForward(base.forward), "__deepcopy__": __deepcopy__, "__reduce_ex__": __reduce_ex__},
+        {"forward": PlannedForward(base.forward), "__deepcopy__": __deepcopy__, "__reduce_ex__": __reduce_ex__},
         slots=("_planned", "_replaced_forward"),
     )
     object.__setattr__(view, "_planned", call)
@@ -67,7 +67,7 @@ def call_of(model: nn.Module) -> PlannedCall:
     return model._planned  # type: ignore[return-value]
 
 
-class _PlannedForward:
+class PlannedForward:
     """``forward`` of a view's class: planned on the view, the model's own on the class. An assignment replaces it."""
 
     def __init__(self, model_forward: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from remat_planner.planner import InfeasibleBudgetError, Schedule, verify
+from remat_planner import InfeasibleBudgetError, Schedule, verify
 from remat_planner.planner.measurement import measure_peak
 from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.solve_step import schedule_step

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import Offload, apply_schedule, plan, verify
+from remat_planner import Offload, apply_schedule, plan, verify
 from remat_planner.planner.errors import OffloadError, RegionError, VerificationError
 from remat_planner.planner.planning import profile_step, settings_of
 from remat_planner.planner.reports import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.planner import InfeasibleBudgetError, Schedule, verify
+from remat_planner import InfeasibleBudgetError, Schedule, verify
 from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.planning.solve_step import schedule_step

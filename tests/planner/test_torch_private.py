@@ -19,6 +19,7 @@ from remat_planner.planner.torch_private import (
     forget_removed_hooks,
     forget_source_with,
     graph_is_kept,
+    inside_function_mode,
     is_run_by_backward,
     runs_hooks,
 )
@@ -141,3 +142,10 @@ def test_the_source_of_generated_code_is_freed_with_it():
     gc.collect()
     assert key not in graph_module._loader.eval_cache
     assert key not in linecache.cache
+
+
+def test_function_modes_are_seen():
+    assert not inside_function_mode()
+    with torch.device("cpu"):
+        assert inside_function_mode()
+    assert not inside_function_mode()

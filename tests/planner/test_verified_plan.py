@@ -11,7 +11,8 @@ from torch import nn
 from torch._subclasses import FakeTensor
 
 import remat_planner
-from remat_planner.planner import Verification, VerificationError, verified_plan
+from remat_planner import Verification, VerificationError
+from remat_planner.planner import verified_plan
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import apply_schedule, verify
+from remat_planner import apply_schedule, verify
 from remat_planner.planner.regions import planned_regions
 from remat_planner.planner.runtime.planned_call import PlannedCall
 from remat_planner.schedules import Schedule, StaleScheduleError

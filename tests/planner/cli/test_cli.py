@@ -299,3 +299,33 @@ def test_what_nobody_expected_is_told_with_a_traceback(call: Call, folder: Path,
     assert "Traceback" in run.err
     assert "a bug of ours" in run.err
     assert written(folder) == set()
+
+
+def test_a_plan_to_stdout(call: Call, folder: Path) -> None:
+    run = call("net.py", "-b", "100%", "--solver", "none", "--no-verify", "-o", "-")
+    assert run.code == ExitCode.OK, run.err
+    assert json.loads(run.out)["format"] == "activation checkpointing schedule"
+    assert "Budget" in run.err
+    assert written(folder) == set()
+
+
+def test_a_plan_that_cannot_be_saved_is_not_lost(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = remat_planner.Schedule.save
+
+    def full(schedule: remat_planner.Schedule, path: Path) -> None:
+        if Path(path).parent == folder:
+            raise OSError(28, "No space left on device")
+        save(schedule, path)
+
+    monkeypatch.setattr(remat_planner.Schedule, "save", full)
+    run = call("net.py", "-b", "100%", "--solver", "none", "--no-verify")
+    assert run.code == ExitCode.USAGE
+    place = run.err.rpartition("the plan is in ")[2].strip()
+    assert remat_planner.Schedule.load(place).solver == "none"
+
+
+@pytest.mark.parametrize("budget", ["60", "0.6"])
+def test_a_budget_without_its_unit(call: Call, budget: str) -> None:
+    run = call("net.py", "--budget", budget)
+    assert run.code == ExitCode.USAGE
+    assert "did you mean '60%' of the peak" in run.err

@@ -118,3 +118,32 @@ def test_a_full_disk_leaves_the_report(
         assert "Memory at the peak" in run.out
         assert "Schedule written" not in run.out
     assert written(folder) == set()
+
+
+@pytest.mark.slow
+def test_what_the_model_prints_is_not_in_the_document(folder: Path) -> None:
+    """Neither what Python prints, nor what compiled code and child processes write to the file descriptor."""
+    (folder / "loud.py").write_text(
+        "import os\nfrom net import build as quiet\ndef build():\n"
+        "    print('a'); os.system('echo b'); os.write(1, b'c'); os.chdir('/')\n    return quiet()\n"
+    )
+    process = _plan(
+        *("loud.py", "-b", "100%", "--solver", "none", "--no-verify", "--json"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.OK, err
+    assert json.loads(out)["schedule"] == "loud.schedule.json"
+    assert (folder / "loud.schedule.json").exists()  # where the command began, not where build() went
+
+
+@pytest.mark.slow
+def test_a_full_stdout(folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        process = _plan("solvers", cwd=folder, stdout=full, stderr=subprocess.PIPE)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.USAGE
+    assert b"stdout cannot be written (No space left on device)" in err
+    assert b"Traceback" not in err

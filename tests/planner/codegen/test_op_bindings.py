@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from remat_planner.planner import apply_schedule
+from remat_planner import apply_schedule
 from remat_planner.planner.codegen.op_bindings import Binder
 from remat_planner.planner.torch_private import (
     is_view_operator,

@@ -13,7 +13,7 @@ import torch._inductor.config
 from torch import fx, nn
 
 import remat_planner
-from remat_planner.planner import CompilerError, apply_schedule, verify
+from remat_planner import CompilerError, apply_schedule, verify
 from remat_planner.planner.apply import planned_call as call_of
 from remat_planner.planner.codegen import cuts, emit
 from remat_planner.planner.compile import compilers

@@ -12,7 +12,7 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import remat_planner
-from remat_planner.planner import CompilerError, SavedSetError, ScheduleBackend
+from remat_planner import CompilerError, SavedSetError, ScheduleBackend
 from remat_planner.planner.compile.graph_alignment import retained_storages
 from remat_planner.planner.torch_private import inductor_missing
 from remat_planner.schedules import Schedule

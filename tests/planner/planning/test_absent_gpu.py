@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from remat_planner.planner import Schedule
+from remat_planner import Schedule
 from remat_planner.planner.cli import main
 from remat_planner.planner.cli.exit_codes import ExitCode
 

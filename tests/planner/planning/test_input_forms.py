@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import InfeasibleBudgetError, Schedule, ShapesError, apply_schedule, plan, verify
+from remat_planner import InfeasibleBudgetError, Schedule, ShapesError, apply_schedule, plan, verify
 from remat_planner.planner.apply import planned_call
 from remat_planner.planner.cli import main
 from remat_planner.planner.measurement.peak import measure_peak

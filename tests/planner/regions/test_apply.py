@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import remat_planner
-from remat_planner.planner import RegionSchedule
+from remat_planner import RegionSchedule
 from remat_planner.planner.apply import is_applied
 from remat_planner.planner.errors import AlreadyAppliedError
 from remat_planner.planner.regions.forward import planned_regions

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import RegionSchedule
+from remat_planner import RegionSchedule
 from remat_planner.planner.regions.arriving_gradients import ArrivingGradients
 from tests.autograd_functions import UsesFirst
 from tests.planner.regions.helpers import gradients_after, same

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import RegionError
+from remat_planner import RegionError
 from remat_planner.tracer.errors import CaptureError
 from tests.planner.regions.helpers import Block, decoder, gradients_after, same
 from tests.zoo import ZOO

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import InfeasibleBudgetError, RegionSchedule
+from remat_planner import InfeasibleBudgetError, RegionSchedule
 from remat_planner.planner.errors import RegionError
 from remat_planner.tracer.errors import DataDependentError, LossError, NothingToTrainError
 from tests.planner.regions.helpers import Block, gradients_after, same

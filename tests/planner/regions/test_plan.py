@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import remat_planner
-from remat_planner.planner import InfeasibleBudgetError, RegionError
+from remat_planner import InfeasibleBudgetError, RegionError
 from remat_planner.tracer.errors import DataDependentError
 from tests.planner.regions.helpers import Block, decoder, gradients_after, same
 from tests.zoo import ZOO

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from remat_planner.planner import RegionError
+from remat_planner import RegionError
 from remat_planner.planner.module_paths import merged_names
 from remat_planner.planner.regions.select import named_in, select_regions
 from tests.planner.regions.helpers import Block, decoder

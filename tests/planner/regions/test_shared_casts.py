@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 import remat_planner
-from remat_planner.planner import RegionError
+from remat_planner import RegionError
 from remat_planner.planner.regions.forward import planned_regions
 from tests.planner.regions.helpers import Decoder, decoder, gradients_after, same
 

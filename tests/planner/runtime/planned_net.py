@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from remat_planner.planner import apply_schedule
+from remat_planner import apply_schedule
 from remat_planner.planner.apply import planned_call
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture, lower

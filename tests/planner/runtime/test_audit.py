@@ -27,8 +27,7 @@ import torch
 from torch import nn
 
 import remat_planner
-from remat_planner import AuditError
-from remat_planner.planner import apply_schedule, plan, verify
+from remat_planner import AuditError, apply_schedule, plan, verify
 from remat_planner.planner.apply import planned_call
 from remat_planner.planner.regions import planned_regions
 from remat_planner.planner.runtime import audit

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.planner import apply_schedule
+from remat_planner import apply_schedule
 from remat_planner.planner.errors import (
     BackwardTwiceError,
     ChangedInBetweenError,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from remat_planner.planner import apply_schedule
+from remat_planner import apply_schedule
 from remat_planner.tracer import capture, lower
 from tests.planner.random_schedules import random_steps, schedule_of
 

@@ -10,7 +10,7 @@ import torch
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
 
-from remat_planner.planner import apply_schedule, plan, verify
+from remat_planner import apply_schedule, plan, verify
 from remat_planner.tracer import capture
 from tests.tracer.cases import Written, linear, mean_square
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from remat_planner.planner import remove_schedule
+from remat_planner import remove_schedule
 from remat_planner.planner.codegen import cuts
 from remat_planner.tracer.errors import LostHookError
 from tests.planner.runtime.planned_net import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.planner import apply_schedule, plan, verify
+from remat_planner import apply_schedule, plan, verify
 from remat_planner.planner.apply import planned_call
 from remat_planner.schedules import Schedule, StaleScheduleError
 from tests.tracer.cases import Written, mean_square

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.planner import InfeasibleBudgetError, Schedule, verify
+from remat_planner import InfeasibleBudgetError, Schedule, verify
 from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.solve_step import schedule_step
 from remat_planner.planner.planning.step import trace_step

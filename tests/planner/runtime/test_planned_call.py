@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.planner import apply_schedule
+from remat_planner import apply_schedule
 from remat_planner.schedules import Schedule, StaleScheduleError
 from remat_planner.tracer import capture
 from tests.planner.random_schedules import schedule_of

@@ -10,7 +10,7 @@ import pickle
 import pytest
 import torch
 
-from remat_planner.planner import apply_schedule, plan, remove_schedule
+from remat_planner import apply_schedule, plan, remove_schedule
 from remat_planner.planner.apply import is_applied, planned_call
 from remat_planner.planner.errors import (
     AlreadyAppliedError,

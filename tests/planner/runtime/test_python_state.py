@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.planner import apply_schedule, plan
+from remat_planner import apply_schedule, plan
 from remat_planner.tracer.errors import CaptureError, DataDependentError, PythonStateError
 
 X = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))

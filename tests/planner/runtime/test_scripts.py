@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import InfeasibleBudgetError
+from remat_planner import InfeasibleBudgetError
 from remat_planner.tracer.errors import ModelNotSupportedError, UnsupportedOperatorError
 
 Make = Callable[[], nn.Module]

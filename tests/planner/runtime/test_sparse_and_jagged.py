@@ -14,7 +14,7 @@ from torch import nn
 from torch.nested import nested_tensor_from_jagged as jagged
 from torch.nn import functional as F  # noqa: N812
 
-from remat_planner.planner import apply_schedule, plan, trace, verify
+from remat_planner import apply_schedule, plan, trace, verify
 from tests.tracer.cases import Written, linear, mean_square
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from remat_planner.planner import apply_schedule, plan, verify
+from remat_planner import apply_schedule, plan, verify
 from remat_planner.planner.runtime.planned_module import call_of
 from remat_planner.tracer.errors import StateReassignedError, UnsupportedOperatorError
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import remat_planner
-from remat_planner.planner import apply_schedule, verify
+from remat_planner import apply_schedule, verify
 from remat_planner.tracer import capture, lower
 from remat_planner.tracer.errors import ModelNotSupportedError
 from tests.planner.random_schedules import random_steps, schedule_of

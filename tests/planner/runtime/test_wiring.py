@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from remat_planner.planner import apply_schedule
+from remat_planner import apply_schedule
 from remat_planner.planner.codegen.tensor_layout import TensorLayout
 from remat_planner.planner.runtime.wiring import Expected, Wiring
 from remat_planner.tracer import capture

@@ -1,0 +1,211 @@
+"""``budgeted``: a model that plans itself at its first training call, with what the call brings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from remat_planner.planner.apply import apply_schedule
+from remat_planner.planner.errors import NotAppliedError
+from remat_planner.planner.first_step.seen_loss import LossNotSeenError, SeenLoss, watch_loss
+from remat_planner.planner.formatting import format_bytes, format_percent
+from remat_planner.planner.plan import plan, refuse_applied
+from remat_planner.planner.planning import parse_budget, remembered_capture
+from remat_planner.planner.runtime import call_of, first_call_module, is_planned_module, let_become
+from remat_planner.schedules import RegionSchedule, Schedule
+from remat_planner.tracer import CaptureError, Joint
+
+_log = logging.getLogger("remat_planner")
+
+
+def budgeted(
+    model: nn.Module, budget: int | str, *, loss: Callable[..., torch.Tensor] | None = None, **options: Any
+) -> nn.Module:
+    """``model`` as a module that trains within ``budget`` bytes: ``model = remat_planner.budgeted(model, "8GB")``.
+
+    It is planned at its first training call, for the inputs, the mode and the autocast of that call, and says so in one line
+    on the logger "remat_planner". From then on it is what ``apply_schedule`` returns: inputs of other forms are planned when
+    they come. Like that, it is a new object that shares parameters, buffers and attributes with ``model``. Use it in the place
+    of ``model``; in evaluation and without gradients it runs the model's own forward.
+
+    The budget holds from the first step on where the loss is known by then: where ``loss`` is given, or the model returns its
+    own. A loss that the loop computes from the output is seen in the first step, and counted in the plan that is made at the
+    second; the first step runs by the schedule with the lowest peak, which leaves the loss the most room. If the loss cannot be
+    seen (the logger says why), that schedule stays: give ``loss``.
+
+    Planning runs ops to measure their seconds, and real steps to verify the plan. ``verify=False`` leaves the latter out; in a
+    process group of several ranks they are always left out, because the hooks of a wrapper would communicate.
+
+    Args:
+        model: the module to train; not wrapped or compiled yet.
+        budget: bytes at the peak of one training step, as in ``plan``.
+        loss: output -> scalar, or (output, batch) -> scalar, as in ``plan``.
+        options: the other arguments of ``plan``: ``optimizer``, ``training``, ``offload``, ``time_limit``, ...
+
+    Raises:
+        BudgetError: ``budget`` is no number of bytes.
+        AlreadyAppliedError: ``model`` has a schedule.
+        TypeError: ``plan`` has no such option.
+
+    The first training call raises what ``plan`` raises, ``InfeasibleBudgetError`` for instance.
+    """
+    unknown = sorted(set(options) - set(plan.__kwdefaults__ or {}))
+    if unknown or "shapes" in options:
+        names = ", ".join(unknown or ["shapes"])
+        raise TypeError(f"budgeted() got {names}, which is no option of a plan for the calls that come")
+    if budget != "auto":
+        parse_budget(budget)
+    refuse_applied(model)
+    return first_call_module(model, partial(_FirstCalls, budget=budget, loss=loss, options=options))
+
+
+class _FirstCalls:
+    """What a module does until it is planned for good.
+
+    Args:
+        model: the module itself.
+        view: returns the module that ``budgeted`` returned, whose calls these are.
+        budget: of a step.
+        loss: of the caller, or None.
+        options: of ``plan``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        view: Callable[[], nn.Module | None],
+        *,
+        budget: int | str,
+        loss: Callable[..., torch.Tensor] | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.model = model
+        self._view, self._budget, self._loss, self._options = view, budget, loss, options
+        self._provisional: nn.Module | None = None
+        self._seen: SeenLoss | LossNotSeenError | None = None
+        self._stop_watching: Callable[[], None] = lambda: None
+
+    @property
+    def schedule(self) -> Schedule | RegionSchedule:
+        """For code that asks a planned module for its schedule.
+
+        Raises:
+            NotAppliedError: always; there is none yet.
+        """
+        raise NotAppliedError(f"this {type(self.model).__name__} is planned at its first training call, and was not called yet")
+
+    def expect_unplanned(self) -> None:
+        """The model is used without its plan on purpose, which needs nothing here."""
+
+    def settings(self) -> tuple[int | str, Callable[..., torch.Tensor] | None, dict[str, Any]]:
+        """What ``budgeted`` was given beside the model, for a copy or a pickle."""
+        return self._budget, self._loss, self._options
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of the model on these inputs."""
+        self._stop_watching()
+        if not torch.is_grad_enabled() or not self.model.training:
+            return self.model(*args, **kwargs)
+        if self._provisional is None:
+            return self._first(args, kwargs)
+        return self._second(args, kwargs)
+
+    def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        schedule = self._plan(args, kwargs, self._loss)
+        joint = remembered_capture(schedule) if isinstance(schedule, Schedule) else None
+        if self._loss is not None or joint is None or _starts_at_numbers(joint):
+            return self._for_good(schedule)(*args, **kwargs)
+        self._provisional = apply_schedule(self.model, self._plan(args, kwargs, None, budget="min"))
+        return self._watched(args, kwargs)
+
+    def _second(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self._provisional is not None
+        if self._seen is None:  # a forward whose backward has not come yet, or never will
+            return self._watched(args, kwargs)
+        failure: Exception
+        if isinstance(self._seen, SeenLoss):
+            provisional, self._provisional = self._provisional, None
+            try:
+                return self._for_good(self._plan(args, kwargs, self._seen))(*args, **kwargs)
+            except CaptureError as error:
+                failure, self._provisional = error, provisional
+        else:
+            failure = self._seen
+        _log.warning(
+            "the bytes of the training loop's loss are not counted (%s). %s goes on by the schedule with the lowest peak, "
+            "which leaves it the most room; to plan with it: budgeted(model, budget, loss=lambda output, batch: ...)",
+            failure,
+            type(self.model).__name__,
+        )
+        return self._take(self._provisional)(*args, **kwargs)
+
+    def _watched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self._provisional is not None
+        output = self._provisional(*args, **kwargs)
+
+        def seen(loss: SeenLoss | LossNotSeenError) -> None:
+            self._seen = loss
+
+        self._stop_watching = watch_loss(output, seen)
+        return output
+
+    def _plan(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        loss: Callable[..., torch.Tensor] | None,
+        *,
+        budget: int | str | None = None,
+    ) -> Schedule | RegionSchedule:
+        """Plan for these inputs; within ``budget`` where that is not the one of the user's."""
+        # The step before this model, whose outputs are its inputs, is no part of the plan.
+        args, kwargs = pytree.tree_map_only(torch.Tensor, _cut_off, (args, kwargs))
+        options = dict(self._options)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if budget is not None or (distributed and torch.distributed.get_world_size() > 1):
+            options["verify"] = False
+        return plan(self.model, args, kwargs, budget=self._budget if budget is None else budget, loss=loss, **options)
+
+    def _for_good(self, schedule: Schedule | RegionSchedule) -> nn.Module:
+        _log.warning(
+            "planned %s at its first training call: %s at the peak, within %s; +%s a step",
+            type(self.model).__name__,
+            format_bytes(schedule.peak_bytes),
+            format_bytes(schedule.budget),
+            format_percent(schedule.seconds / schedule.baseline_seconds - 1),
+        )
+        return self._take(apply_schedule(self.model, schedule))
+
+    def _take(self, planned: nn.Module) -> nn.Module:
+        """Let the view run what ``planned`` runs from now on."""
+        if (view := self._view()) is not None:
+            let_become(view, planned, call_of(planned) if is_planned_module(planned) else _ByRegions(planned))
+        return planned
+
+
+class _ByRegions:
+    """What a module does whose regions were planned: they are in the model itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def expect_unplanned(self) -> None:
+        """Nothing watches here."""
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.model(*args, **kwargs)
+
+
+def _starts_at_numbers(joint: Joint) -> bool:
+    """Whether the backward starts at numbers that the model returns: its own loss, auxiliary ones beside it."""
+    return all(node.meta["val"].numel() == 1 for node in joint.tangent_nodes)
+
+
+def _cut_off(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)

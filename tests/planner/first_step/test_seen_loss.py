@@ -1,0 +1,77 @@
+"""The loss of a training loop, as a function of the output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from remat_planner.planner.first_step import LossNotSeenError, SeenLoss, watch_loss
+
+LABELS = torch.tensor([0, 0, 0])
+
+
+def _seen(output: Any, loop: Any) -> SeenLoss | LossNotSeenError:
+    found: list[SeenLoss | LossNotSeenError] = []
+    stop = watch_loss(output, found.append)
+    try:
+        loop(output)
+    finally:
+        stop()
+    assert not torch._C._len_torch_function_stack()
+    return found[0]
+
+
+def _output() -> torch.Tensor:
+    return torch.randn(3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True) * 1
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y: cross_entropy(y, LABELS),
+        lambda y: nn.CrossEntropyLoss()(y.float().view(-1, 5), LABELS) / 4,
+        lambda y: mse_loss(y, torch.ones(3, 5)) + y.abs().mean() * torch.tensor(0.1),
+        lambda y: y[:, 1:].log_softmax(-1).sum().neg(),
+    ],
+)
+def test_it_is_the_loss(loss: Any) -> None:
+    seen = _seen(_output(), lambda y: (y.argmax(), loss(y).backward()))
+    assert isinstance(seen, SeenLoss)
+    output = _output()
+    assert torch.equal(seen(output), loss(output))
+    assert seen(output).requires_grad
+
+
+def test_what_does_not_lead_to_the_loss_is_left_out() -> None:
+    seen = _seen(_output(), lambda y: (y.softmax(-1).max(), y.mean().backward()))
+    assert isinstance(seen, SeenLoss)
+    assert len(seen._calls) == 1
+
+
+def test_no_tensor_of_the_step_is_kept() -> None:
+    labels = torch.zeros(3, dtype=torch.int64)
+    seen = _seen(_output(), lambda y: cross_entropy(y, labels).backward())
+    assert isinstance(seen, SeenLoss)
+    tensors = [a for call in seen._calls.values() for a in call.arguments if isinstance(a, torch.Tensor)]
+    assert tensors == []
+
+
+@pytest.mark.parametrize(
+    "loop", [lambda y: y.backward(torch.ones_like(y)), lambda y: torch.ones(1, requires_grad=True).backward()]
+)
+def test_another_backward_is_told(loop: Any) -> None:
+    assert isinstance(_seen(_output(), loop), LossNotSeenError)
+
+
+def test_inside_of_a_mode_nothing_is_watched() -> None:
+    found: list[Any] = []
+    with torch.device("cpu"):
+        stop = watch_loss(_output(), found.append)
+    stop()
+    assert isinstance(found[0], LossNotSeenError)
+    assert torch.ones(1).device.type == "cpu"
+    assert not torch._C._len_torch_function_stack()
