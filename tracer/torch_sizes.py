@@ -19,10 +19,12 @@ from typing import Any
 
 import sympy
 import torch
+from torch._decomp import meta_table
 from torch._subclasses import _fake_tensor_utils
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.sym_node import SymNode
+from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.size_expressions import MATHEMATICS, OPERATORS, Expression, SizeArithmetic, are_in_bounds, function_of
 from remat_planner.tracer.torch_private import is_symbolic
@@ -225,6 +227,25 @@ class _CachedNode(SymNode):
         return environment.node(expression)
 
 
+class _SizedFakeMode(FakeTensorMode):
+    """Computes the forms of results in Python where PyTorch would run a kernel in C++ that asks for sizes as numbers."""
+
+    def _dispatch_impl(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in meta_table and _is_composite(func) and any(map(_is_sized, pytree.tree_leaves((args, kwargs)))):
+            with self:
+                return meta_table[func](*args, **kwargs)
+        return super()._dispatch_impl(func, types, args, kwargs)
+
+
+def _is_composite(func: Any) -> bool:
+    """Whether one kernel in C++ serves all devices, fakes too (``constant_pad_nd``)."""
+    return bool(func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeExplicitAutograd))
+
+
+def _is_sized(value: Any) -> bool:
+    return is_symbolic(value) or (isinstance(value, FakeTensor) and value._has_symbolic_sizes_strides)
+
+
 class SymbolicSizes:
     """Some sizes of some input tensors as symbols.
 
@@ -248,7 +269,7 @@ class SymbolicSizes:
         arithmetic = self._environment.arithmetic
         made = {of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}")) for k in self._first}
         # The mode gives the same fake for the same tensor as long as the fake is alive.
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = _SizedFakeMode(allow_non_fake_inputs=True)
         sizes = iter([torch.SymInt(self._environment.node(made[symbol])) for symbol in of_place])
         self._fakes = [self._fake(tensor, {dim: next(sizes) for dim in symbolic}) for tensor, symbolic in dims]
 

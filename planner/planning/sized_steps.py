@@ -5,7 +5,7 @@ PyTorch's symbolic sizes load slowly, so that is put off until a second size com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,7 @@ def capture_sized_step(
     kwargs: Mapping[str, Any],
     dims: Dims,
     symbols: Sequence[int],
+    along: Collection[tuple[int, int]],
     known: Joint,
     settings: Settings,
 ) -> SizedStep:
@@ -100,6 +101,7 @@ def capture_sized_step(
         kwargs: named inputs.
         dims: the sizes.
         symbols: for each of them which symbol it is: those that are one symbol are always equal.
+        along: those of them that have not differed so far; the step may depend on the exact size there.
         known: a capture of the step for other sizes, with which this one is compared where it is for these sizes too; else with
             a new capture.
         settings: of the step.
@@ -121,7 +123,10 @@ def capture_sized_step(
     )
     step = SizedStep(joint, settings, *without_memory)
     sizes = step.sizes_of([leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)])
-    if not any(joint.holds_nearby([size + k for size in sizes]) for k in (*range(-_NEARBY, 0), *range(1, _NEARBY + 1))):
+    nearby = [k for k in range(-_NEARBY, _NEARBY + 1) if k]
+    differing = [place not in along for place in dims]
+    others = ([size + k * differs for size, differs in zip(sizes, differing, strict=True)] for k in nearby)
+    if not any(map(joint.holds_nearby, others)):
         raise OneSizeError("it depends on the exact sizes", by_chance=True)
     other = step.sizes_of([node.meta["val"] for node in known.input_nodes])
     if joint.holds(other) and is_same_joint(written := joint.at(other), known):

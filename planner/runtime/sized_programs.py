@@ -49,6 +49,8 @@ _HEADROOM = 1.25
 """Such a level is for sizes that are larger by this factor."""
 _NO_EXTRA_TIME = 0.01
 """As a fraction of the step."""
+_LEAST_BATCH = 2
+"""Operators broadcast a smaller size, or skip it."""
 _NEXT = 4
 """Sizes above the largest one so far that are tried, where the step is another one for that size by chance."""
 
@@ -252,11 +254,12 @@ class SizedPrograms:
             OneSizeError: it has to be captured for each size.
             CaptureError: it cannot be captured.
         """
-        dims = tuple(sorted(self._dims))
         inputs = [leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)]
         before = [node.meta["val"] for node in known.joint.input_nodes]
+        along = _batch(inputs) - self._dims
+        dims = tuple(sorted(self._dims | along))
         symbols = _symbols(dims, (inputs, before))
-        step = capture_sized_step(self._model, call.args, call.kwargs, dims, symbols, known.joint, self._settings)
+        step = capture_sized_step(self._model, call.args, call.kwargs, dims, symbols, along, known.joint, self._settings)
         _log.warning(
             "inputs differ from what was planned (%s): captured once for all sizes of them, and planned within the same budget "
             "of %s bytes. Smaller sizes run the schedules of larger ones",
@@ -280,3 +283,15 @@ def _symbols(dims: Sequence[tuple[int, int]], calls: Sequence[Sequence[torch.Ten
     """For each of ``dims`` the number of its symbol: sizes that are equal in each of the calls are one."""
     sizes = [tuple(tensors[index].shape[dim] for tensors in calls) for index, dim in dims]
     return [sizes.index(of_dim) for of_dim in sizes]
+
+
+def _batch(tensors: Sequence[torch.Tensor]) -> set[tuple[int, int]]:
+    """The first dimension of all tensors where they have one size there: the next batch that differs may be a smaller one."""
+    if any(type(tensor) is not torch.Tensor for tensor in tensors):
+        return set()
+    batches = {tensor.shape[0] for tensor in tensors if tensor.dim()}
+    alone = len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+    whole = all(t.is_contiguous() and t.untyped_storage().nbytes() == t.nbytes for t in tensors)
+    if len(batches) != 1 or min(batches) < _LEAST_BATCH or not (alone and whole):
+        return set()
+    return {(index, 0) for index, tensor in enumerate(tensors) if tensor.dim()}

@@ -85,6 +85,14 @@ def test_fakes_are_remembered_with_their_sizes():
     assert type(second.shape[1].node) is type(fake.shape[1].node)
 
 
+def test_kernels_that_ask_for_numbers_fix_no_size():
+    symbols, fake = symbolic(5, 7)
+    with sizes.sizes_as_arguments(), symbols.mode:
+        padded = torch.nn.functional.pad(fake, (0, 1), value=2.0)
+    assert symbols.function([private.hashable(size) for size in padded.shape])(3, 4) == (3, 5)
+    assert holds(symbols, 3, 4)
+
+
 def test_numbers_are_computed_with_pythons_bits():
     symbols, fake = symbolic(5, 7)
 

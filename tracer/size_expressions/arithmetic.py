@@ -127,7 +127,8 @@ class SizeArithmetic:
         least: float = 0
         largest: float = 0
         for monomial, coefficient in terms.items():
-            low, high = 1, 1
+            low: float = 1
+            high: float = 1
             for atom in monomial:
                 ends = [a * b for a in (low, high) for b in self.atoms[atom].range if not (a == 0 and math.isinf(b))] or [0]
                 low, high = min(ends), max(ends)
