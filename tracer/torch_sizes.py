@@ -64,7 +64,12 @@ class _Environment:
         return False
 
 
-class _SizeNode(SymNode):
+_Node: Any = SymNode
+_symbolic_int: Any = torch.SymInt
+_symbolic_float: Any = torch.SymFloat
+
+
+class _SizeNode(_Node):  # type: ignore[misc]
     """A node of PyTorch that has an ``Expression``."""
 
     def __init__(self, expression: Expression, environment: Any) -> None:
@@ -80,31 +85,31 @@ class _SizeNode(SymNode):
 
     @property
     def hint(self) -> Any:
-        return self._expr.value  # type: ignore[attr-defined]
+        return self._expr.value
 
     @property
     def _hint(self) -> Any:
         """None for a question: PyTorch would take its value for an answer, without a condition."""
-        value = self._expr.value  # type: ignore[attr-defined]
+        value = self._expr.value
         return None if isinstance(value, bool) else value
 
     def has_hint(self) -> bool:
         return True
 
     def _value_eq(self, other: Any) -> bool:
-        return self._expr is other._expr
+        return bool(self._expr is other._expr)
 
     def _value_hash(self) -> int:
         return hash(self._expr)
 
-    def maybe_as_int(self) -> int | None:
+    def maybe_as_int(self) -> Any:
         return self.constant
 
-    def maybe_as_float(self) -> float | None:
+    def maybe_as_float(self) -> Any:
         return self.constant
 
-    def maybe_as_bool(self) -> bool | None:
-        return self.constant  # type: ignore[return-value]
+    def maybe_as_bool(self) -> Any:
+        return self.constant
 
     def is_nested_int(self) -> bool:
         return False
@@ -159,7 +164,8 @@ class _SizeNode(SymNode):
         return self._laid_out(sizes, strides, order)
 
     def is_non_overlapping_and_dense_indicator(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        return self._constant(int(self.is_non_overlapping_and_dense(sizes, strides).hint))  # type: ignore[call-overload]
+        is_dense: Any = self.is_non_overlapping_and_dense(sizes, strides)
+        return self._constant(int(is_dense.hint))
 
     def _laid_out(self, sizes: list[Any], strides: list[Any], order: Sequence[int]) -> SymNode:
         """Whether the dimensions follow one another without gaps, the first of ``order`` innermost."""
@@ -195,17 +201,20 @@ class _SizeNode(SymNode):
         return self._constant(True)
 
     def _constant(self, value: Any) -> _SizeNode:
-        return self.shape_env.node(self.shape_env.arithmetic.constant(value))
+        node: _SizeNode = self.shape_env.node(self.shape_env.arithmetic.constant(value))
+        return node
 
     def _of(self, name: str, *others: Any) -> _SizeNode:
         environment = self.shape_env
         operands = (other._expr if isinstance(other, _SizeNode) else self._foreign(other) for other in others)
-        return environment.node(environment.arithmetic.apply(name, self._expr, *operands))
+        node: _SizeNode = environment.node(environment.arithmetic.apply(name, self._expr, *operands))
+        return node
 
     def _foreign(self, other: Any) -> Expression:
         """The expression of a constant that PyTorch holds in a node in C++."""
         value = other.guard_bool("", 0) if other.is_bool() else other.guard_int("", 0)
-        return self.shape_env.arithmetic.constant(value)
+        constant: Expression = self.shape_env.arithmetic.constant(value)
+        return constant
 
 
 def _operator(name: str) -> Callable[..., SymNode]:
@@ -220,14 +229,14 @@ for _name in OPERATORS - {"round"}:
     setattr(_SizeNode, f"_{_name}", _operator(_name))
 
 
-class _CachedNode(SymNode):
+class _CachedNode(_Node):  # type: ignore[misc]
     """What PyTorch's cache of fakes calls to make the node of a size that it remembers."""
 
     def __new__(cls, expression: Expression, environment: _Environment, *_: Any) -> Any:
         return environment.node(expression)
 
 
-class _SizedFakeMode(FakeTensorMode):
+class _SizedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Computes the forms of results in Python where PyTorch would run a kernel in C++ that asks for sizes as numbers."""
 
     def _dispatch_impl(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -270,7 +279,7 @@ class SymbolicSizes:
         made = {of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}")) for k in self._first}
         # The mode gives the same fake for the same tensor as long as the fake is alive.
         self.mode = _SizedFakeMode(allow_non_fake_inputs=True)
-        sizes = iter([torch.SymInt(self._environment.node(made[symbol])) for symbol in of_place])
+        sizes = iter([_symbolic_int(self._environment.node(made[symbol])) for symbol in of_place])
         self._fakes = [self._fake(tensor, {dim: next(sizes) for dim in symbolic}) for tensor, symbolic in dims]
 
     def _fake(self, tensor: torch.Tensor, sizes: Mapping[int, Any]) -> torch.Tensor:
@@ -311,7 +320,7 @@ def _of_sizes(name: str, function: Callable[..., float]) -> Callable[..., Any]:
     @functools.wraps(function)
     def computed(*arguments: Any) -> Any:
         if len(arguments) == 1 and is_symbolic(arguments[0]):
-            return torch.SymFloat(arguments[0].node._of(f"sym_{name}"))
+            return _symbolic_float(arguments[0].node._of(f"sym_{name}"))
         return function(*arguments)
 
     return computed
