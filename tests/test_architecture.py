@@ -63,6 +63,7 @@ tracer.python_state     torch_higher_order torch_nested torch_sparse
 tracer.record           errors functions joint operators python_state refusals torch_functions torch_higher_order torch_kernels
                         torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
+tracer.size_expressions  -
 tracer.sizes            capture joint python_state record torch_private torch_sizes
 tracer.torch_convolution  -
 tracer.torch_functions  -
@@ -75,7 +76,7 @@ tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_sparse     -
 tracer.torch_private_layouts  -
-tracer.torch_sizes      torch_private
+tracer.torch_sizes      size_expressions torch_private
 tracer.torch_surroundings  -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals

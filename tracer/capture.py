@@ -101,6 +101,7 @@ def capture(
     *,
     loss: Callable[..., torch.Tensor] | None = None,
     mode: FakeTensorMode | None = None,
+    once: bool = False,
 ) -> Joint:
     """Capture one training step of ``model(*args, **kwargs)``: the forward, the gradients that its loss sends, the backward.
 
@@ -115,13 +116,15 @@ def capture(
             training. By default ``output.loss``, ``output["loss"]``, or the output if it is a scalar; else every
             differentiable output gets a gradient.
         mode: of the fakes; None for a new one.
+        once: do not record a second forward to compare it with the first, unless the first leaves something in Python state;
+            for a caller that compares the capture with another one of the same model.
 
     Raises:
         CaptureError: the step cannot be captured; the subclasses say why (``tracer.errors``).
     """
     try:
         with _CAPTURING, observation_suspended():
-            return assemble(record_step(model, args, kwargs, loss, mode))
+            return assemble(record_step(model, args, kwargs, loss, mode, once=once))
     except BaseException:
         # An ambient autocast caches the casts of parameters, and an aborted recording leaves casts that are fakes there.
         torch.clear_autocast_cache()
@@ -161,6 +164,8 @@ def record_step(
     kwargs: Mapping[str, Any] | None,
     loss: Callable[..., torch.Tensor] | None,
     mode: FakeTensorMode | None = None,
+    *,
+    once: bool = False,
 ) -> RecordedStep:
     """The first half of ``capture``, with its arguments and errors; on fakes of ``mode`` where there are no others."""
     refuse_model(model)
@@ -178,9 +183,13 @@ def record_step(
         def recorded_twice(call: CapturedCall) -> tuple[Recording, RecordedEffects, FoundFunctions]:
             functions = OpaqueFunctions(call, mode)
             first = functions.recorded(lambda: record(call, mode, chooser.choose, outside))
+
+            def again() -> Recording:
+                return functions.recorded(lambda: record(call, mode, None, outside, first.changes))
+
             effects = effects_from_step_to_step(
                 first,
-                lambda: functions.recorded(lambda: record(call, mode, None, outside, first.changes)),
+                None if once and not first.changes else again,
                 lambda: others_can_follow(plain_call, first, mode),
             )
             return first, effects, functions.found

@@ -1,175 +1,345 @@
 """PyTorch's symbolic sizes, with the private names that they take.
 
 A size of an input is a symbol. Operators on fakes compute with it, and each comparison becomes a condition, under which the
-recorded operators are those of eager for other sizes too.
+recorded operators are those of eager for other sizes too. PyTorch's own symbols simplify every expression and prove what they
+can, which takes most of a capture's time; these answer by the numbers of the call (``tracer.size_expressions``).
 
 ``tests/tracer/test_torch_sizes.py`` tries each private name by itself.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import sympy
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._decomp import meta_table
+from torch._subclasses import _fake_tensor_utils
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental import proxy_tensor
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-from torch.utils._sympy import functions
+from torch.fx.experimental.sym_node import SymNode
+from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.torch_private import hashable, is_symbolic
+from remat_planner.tracer.size_expressions import MATHEMATICS, OPERATORS, Expression, SizeArithmetic, are_in_bounds, function_of
+from remat_planner.tracer.torch_private import is_symbolic
 
-__all__ = ["InexactSizeError", "SymbolicSizes", "function_of_sizes", "sizes_as_arguments"]
-
-Expression = Any
-"""Of sympy: what a size is computed by; equal where the computations are."""
+__all__ = ["SymbolicSizes", "sizes_as_arguments"]
 
 
-_LARGEST = 1 << 40
+class _Environment:
+    """What PyTorch asks the nodes' ``ShapeEnv`` for: it answers by the numbers, and each answer is a condition."""
+
+    allow_scalar_outputs = allow_dynamic_output_shape_ops = prefer_deferred_runtime_asserts_over_guards = False
+    _translation_validation_enabled = False
+    settings = None
+
+    def __init__(self) -> None:
+        self.arithmetic = SizeArithmetic()
+        self.fake_tensor_cache: dict[Any, Any] = {}
+        self._nodes: dict[Expression, _SizeNode] = {}
+
+    def node(self, expression: Expression) -> _SizeNode:
+        """The one node of an expression."""
+        node = self._nodes.get(expression)
+        if node is None:
+            node = self._nodes[expression] = _SizeNode(expression, self)
+        return node
+
+    def evaluate_sym_node(self, node: _SizeNode, **_: Any) -> Any:
+        return self.arithmetic.decide(node.expr)
+
+    def _maybe_evaluate_static(self, expression: Expression, **_: Any) -> Any:
+        return self.arithmetic.decide(expression)
+
+    def suppress_guards(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_unbacked_symint(self, _: Any) -> bool:
+        return False
 
 
-class InexactSizeError(Exception):
-    """Python computes something of a size that cannot be computed again with the same bits; the text says what."""
+_Node: Any = SymNode
+_symbolic_int: Any = torch.SymInt
+_symbolic_float: Any = torch.SymFloat
+
+
+class _SizeNode(_Node):  # type: ignore[misc]
+    """A node of PyTorch that has an ``Expression``."""
+
+    def __init__(self, expression: Expression, environment: Any) -> None:
+        self._expr = expression
+        self.shape_env = environment
+        self.pytype = type(expression.value)
+        self.constant = expression.value if expression.is_number else None
+        self.fx_node = None
+
+    @property
+    def expr(self) -> Any:
+        return self._expr
+
+    @property
+    def hint(self) -> Any:
+        return self._expr.value
+
+    @property
+    def _hint(self) -> Any:
+        """None for a question: PyTorch would take its value for an answer, without a condition."""
+        value = self._expr.value
+        return None if isinstance(value, bool) else value
+
+    def has_hint(self) -> bool:
+        return True
+
+    def _value_eq(self, other: Any) -> bool:
+        return bool(self._expr is other._expr)
+
+    def _value_hash(self) -> int:
+        return hash(self._expr)
+
+    def maybe_as_int(self) -> Any:
+        return self.constant
+
+    def maybe_as_float(self) -> Any:
+        return self.constant
+
+    def maybe_as_bool(self) -> Any:
+        return self.constant
+
+    def is_nested_int(self) -> bool:
+        return False
+
+    def wrap_int(self, num: int) -> _SizeNode:
+        return self._constant(num)
+
+    def wrap_float(self, num: float) -> _SizeNode:
+        return self._constant(num)
+
+    def wrap_bool(self, num: bool) -> _SizeNode:
+        return self._constant(num)
+
+    def evaluate(self, size_oblivious: bool = False) -> Any:  # noqa: ARG002  as PyTorch calls it
+        return self.shape_env.arithmetic.decide(self._expr)
+
+    def expect_true(self, file: str, line: int) -> bool:  # noqa: ARG002  as PyTorch calls it
+        return bool(self.evaluate())
+
+    def statically_known_true(self, file: str, line: int) -> bool:  # noqa: ARG002  as PyTorch calls it
+        return bool(self.evaluate())
+
+    def sym_sum(self, args: Sequence[SymNode]) -> SymNode:
+        total = args[0]
+        for node in args[1:]:
+            total = total.add(node)
+        return total
+
+    def sym_ite(self, then_val: SymNode, else_val: SymNode) -> SymNode:
+        return then_val if self.evaluate() else else_val
+
+    def round(self, ndigits: int | None = None) -> SymNode:
+        return self._of("round", *(() if ndigits is None else (self.wrap_int(ndigits),)))
+
+    def is_contiguous(self, sizes: list[Any], strides: list[Any]) -> SymNode:
+        return self._laid_out(sizes, strides, range(len(sizes) - 1, -1, -1))
+
+    def is_channels_last_contiguous_2d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
+        return self._laid_out(sizes, strides, (1, 3, 2, 0))
+
+    def is_channels_last_contiguous_3d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
+        return self._laid_out(sizes, strides, (1, 4, 3, 2, 0))
+
+    def is_channels_last_strides_2d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
+        return self._strides_fall(sizes, strides, (1, 3, 2, 0))
+
+    def is_channels_last_strides_3d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
+        return self._strides_fall(sizes, strides, (1, 4, 3, 2, 0))
+
+    def is_non_overlapping_and_dense(self, sizes: list[Any], strides: list[Any]) -> SymNode:
+        order = sorted(range(len(sizes)), key=lambda dim: (strides[dim].hint, sizes[dim].hint))
+        return self._laid_out(sizes, strides, order)
+
+    def is_non_overlapping_and_dense_indicator(self, sizes: list[Any], strides: list[Any]) -> SymNode:
+        is_dense: Any = self.is_non_overlapping_and_dense(sizes, strides)
+        return self._constant(int(is_dense.hint))
+
+    def _laid_out(self, sizes: list[Any], strides: list[Any], order: Sequence[int]) -> SymNode:
+        """Whether the dimensions follow one another without gaps, the first of ``order`` innermost."""
+        if len(order) != len(sizes):
+            return self._constant(False)
+        one, zero = self._constant(1), self._constant(0)
+        if any(size.eq(zero).guard_bool("", 0) for size in sizes):
+            return self._constant(True)
+        step: SymNode = one
+        for dim in order:
+            if not sizes[dim].eq(one).guard_bool("", 0):
+                if not strides[dim].eq(step).guard_bool("", 0):
+                    return self._constant(False)
+                step = step.mul(sizes[dim])
+        return self._constant(True)
+
+    def _strides_fall(self, sizes: list[Any], strides: list[Any], order: Sequence[int]) -> SymNode:
+        """``is_channels_last_strides_2d_s4`` of c10/core/MemoryFormat.h, and for 3d."""
+        if len(order) != len(sizes):
+            return self._constant(False)
+        least: SymNode = self._constant(0)
+        zero, one = self._constant(0), self._constant(1)
+        if strides[1].eq(zero).guard_bool("", 0):
+            return self._constant(False)
+        for dim in order:
+            if sizes[dim].eq(zero).guard_bool("", 0) or strides[dim].lt(least).guard_bool("", 0):
+                return self._constant(False)
+            if dim == 0 and least.eq(strides[1]).guard_bool("", 0):
+                return self._constant(False)
+            least = strides[dim]
+            if sizes[dim].gt(one).guard_bool("", 0):
+                least = least.mul(sizes[dim])
+        return self._constant(True)
+
+    def _constant(self, value: Any) -> _SizeNode:
+        node: _SizeNode = self.shape_env.node(self.shape_env.arithmetic.constant(value))
+        return node
+
+    def _of(self, name: str, *others: Any) -> _SizeNode:
+        environment = self.shape_env
+        operands = (other._expr if isinstance(other, _SizeNode) else self._foreign(other) for other in others)
+        node: _SizeNode = environment.node(environment.arithmetic.apply(name, self._expr, *operands))
+        return node
+
+    def _foreign(self, other: Any) -> Expression:
+        """The expression of a constant that PyTorch holds in a node in C++."""
+        value = other.guard_bool("", 0) if other.is_bool() else other.guard_int("", 0)
+        constant: Expression = self.shape_env.arithmetic.constant(value)
+        return constant
+
+
+def _operator(name: str) -> Callable[..., SymNode]:
+    def compute(self: _SizeNode, *others: Any) -> SymNode:
+        return self._of(name, *others)
+
+    return compute
+
+
+for _name in OPERATORS - {"round"}:
+    setattr(_SizeNode, _name if hasattr(SymNode, _name) else f"_{_name}", _operator(_name))
+    setattr(_SizeNode, f"_{_name}", _operator(_name))
+
+
+class _CachedNode(_Node):  # type: ignore[misc]
+    """What PyTorch's cache of fakes calls to make the node of a size that it remembers."""
+
+    def __new__(cls, expression: Expression, environment: _Environment, *_: Any) -> Any:
+        return environment.node(expression)
+
+
+class _SizedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """Computes the forms of results in Python where PyTorch would run a kernel in C++ that asks for sizes as numbers."""
+
+    def _dispatch_impl(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in meta_table and _is_composite(func) and any(map(_is_sized, pytree.tree_leaves((args, kwargs)))):
+            with self:
+                return meta_table[func](*args, **kwargs)
+        return super()._dispatch_impl(func, types, args, kwargs)
+
+
+def _is_composite(func: Any) -> bool:
+    """Whether one kernel in C++ serves all devices, fakes too (``constant_pad_nd``)."""
+    return bool(func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeExplicitAutograd))
+
+
+def _is_sized(value: Any) -> bool:
+    return is_symbolic(value) or (isinstance(value, FakeTensor) and value._has_symbolic_sizes_strides)
 
 
 class SymbolicSizes:
-    """Some sizes of some input tensors as symbols; those that are equal are one symbol.
+    """Some sizes of some input tensors as symbols.
 
     Args:
         dims: each tensor with those of its dimensions that are symbols; they are 2 or longer.
+        symbols: for each of these sizes, one after the other, which symbol it is; by default each is one by itself. Those that
+            are one symbol are equal.
 
     Attributes:
         mode: the mode of the fakes that have these sizes.
+        same: the sizes that are the same symbol as an earlier one, with that one, by their places.
     """
 
-    def __init__(self, dims: Sequence[tuple[torch.Tensor, Sequence[int]]]) -> None:
-        self._environment = ShapeEnv(duck_shape=True)
-        self.mode = FakeTensorMode(shape_env=self._environment, allow_non_fake_inputs=True)
+    def __init__(self, dims: Sequence[tuple[torch.Tensor, Sequence[int]]], symbols: Sequence[int] | None = None) -> None:
+        self._environment = _Environment()
+        places = [(tensor, dim) for tensor, symbolic in dims for dim in symbolic]
+        of_place = list(range(len(places))) if symbols is None else list(symbols)
+        first = {symbol: k for k, symbol in reversed(list(enumerate(of_place)))}
+        self.same = [(k, first[symbol]) for k, symbol in enumerate(of_place) if first[symbol] != k]
+        self._first = sorted(first.values())
+        arithmetic = self._environment.arithmetic
+        made = {of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}")) for k in self._first}
         # The mode gives the same fake for the same tensor as long as the fake is alive.
-        self._fakes = [self._fake(tensor, symbolic, f"tensor_{k}") for k, (tensor, symbolic) in enumerate(dims)]
-        sizes = [fake.shape[dim] for fake, (_, symbolic) in zip(self._fakes, dims, strict=True) for dim in symbolic]
-        self._symbols = list(map(hashable, sizes))
-        for symbol in dict.fromkeys(self._symbols):  # a slice without an end is then known to reach the end
-            self._environment.constrain_symbol_range(symbol, 2, _LARGEST)
+        self.mode = _SizedFakeMode(allow_non_fake_inputs=True)
+        sizes = iter([_symbolic_int(self._environment.node(made[symbol])) for symbol in of_place])
+        self._fakes = [self._fake(tensor, {dim: next(sizes) for dim in symbolic}) for tensor, symbolic in dims]
 
-    def _fake(self, tensor: torch.Tensor, symbolic: Sequence[int], name: str) -> torch.Tensor:
-        from torch._dynamo.source import ConstantSource  # dynamo takes seconds to load
-
-        dynamic = [DimDynamic.DUCK if dim in symbolic else DimDynamic.STATIC for dim in range(tensor.dim())]
-        context: Any = StatelessSymbolicContext(dynamic_sizes=dynamic)
-        return self.mode.from_tensor(tensor, symbolic_context=context, source=ConstantSource(name))
-
-    @property
-    def same(self) -> list[tuple[int, int]]:
-        """The sizes that are the same symbol as an earlier one, with that one, by their places."""
-        first = {symbol: k for k, symbol in reversed(list(enumerate(self._symbols)))}
-        return [(k, first[symbol]) for k, symbol in enumerate(self._symbols) if first[symbol] != k]
+    def _fake(self, tensor: torch.Tensor, sizes: Mapping[int, Any]) -> torch.Tensor:
+        shape = [sizes.get(dim, size) for dim, size in enumerate(tensor.shape)]
+        fake: Any = FakeTensor(self.mode, torch.empty(shape, dtype=tensor.dtype, device="meta"), tensor.device)
+        fake.requires_grad_(tensor.requires_grad)
+        self.mode.fake_tensor_converter.set_tensor_memo(tensor, fake)
+        return fake
 
     def conditions(self) -> list[Expression]:
-        """What has to hold of the symbols, for everything computed so far to be right."""
-        symbols = dict.fromkeys(symbol for symbol in self._symbols if symbol.is_Symbol)
-        ranges = [(symbol, self._environment.var_to_range[symbol]) for symbol in symbols]
-        bounds = [sympy.Ge(symbol, of_symbol.lower, evaluate=False) for symbol, of_symbol in ranges]
-        bounds += [
-            sympy.Le(symbol, of_symbol.upper, evaluate=False) for symbol, of_symbol in ranges if of_symbol.upper.is_Integer
-        ]
-        return [*bounds, *(guard.expr for guard in self._environment.guards)]
+        """What has been asked of the sizes so far. For sizes that are ``alike``, the answers are the same."""
+        return list(self._environment.arithmetic.conditions)
 
     @staticmethod
-    def is_inequality(condition: Expression) -> bool:
+    def answer(question: Expression) -> bool:
+        """The answer of a condition."""
+        return bool(question.value)
+
+    @staticmethod
+    def is_about_single_sizes(question: Expression) -> bool:
         """Whether a condition rules out single sizes alone."""
-        return isinstance(condition, sympy.Ne)
+        return question.operator == "is zero" and not question.value
 
-    def function(self, expressions: Sequence[Expression]) -> Callable[..., tuple[Any, ...]]:
-        """``function_of_sizes`` of these symbols."""
-        return function_of_sizes(self._symbols, expressions)
+    def are_in_bounds(self, sizes: Sequence[int]) -> bool:
+        """Whether all is answered for these sizes but for the conditions."""
+        return are_in_bounds(sizes)
 
-
-def function_of_sizes(symbols: Sequence[Expression], expressions: Sequence[Expression]) -> Callable[..., tuple[Any, ...]]:
-    """A function that computes ``expressions`` from integers for ``symbols``, exactly as Python does.
-
-    Raises:
-        InexactSizeError: one cannot be computed so.
-    """
-    names = {symbol: f"s{k}" for k, symbol in reversed(list(enumerate(symbols)))}
-    results = "".join(f"{_python(expression, names)}, " for expression in expressions)
-    code = f"lambda {', '.join(f's{k}' for k in range(len(symbols)))}: ({results})"
-    return eval(code, {"__builtins__": {"max": max, "min": min, "float": float}})
+    def function(self, expressions: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
+        """A function that computes ``expressions`` from the sizes, exactly as Python does."""
+        compute = function_of(self._environment.arithmetic, expressions)
+        first = self._first
+        return lambda *sizes: compute(*(sizes[k] for k in first))
 
 
-_INFIX: dict[Any, str] = {
-    sympy.Add: " + ",
-    sympy.Mul: " * ",
-    sympy.And: " and ",
-    sympy.Or: " or ",
-    sympy.Eq: " == ",
-    sympy.Ne: " != ",
-    sympy.Lt: " < ",
-    sympy.Le: " <= ",
-    sympy.Gt: " > ",
-    sympy.Ge: " >= ",
-    functions.FloorDiv: " // ",
-    functions.CleanDiv: " // ",
-    functions.PythonMod: " % ",
-    functions.Mod: " % ",
-    functions.IntTrueDiv: " / ",
-}
-_CALLED: dict[Any, str] = {functions.Max: "max", functions.Min: "min", sympy.Max: "max", sympy.Min: "min"}
-_COMPARES = (sympy.Eq, sympy.Ne, sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge, sympy.And, sympy.Or, sympy.Not)
+def _of_sizes(name: str, function: Callable[..., float]) -> Callable[..., Any]:
+    """A function of the module ``math`` that takes symbolic sizes, too."""
 
+    @functools.wraps(function)
+    def computed(*arguments: Any) -> Any:
+        if len(arguments) == 1 and is_symbolic(arguments[0]):
+            return _symbolic_float(arguments[0].node._of(f"sym_{name}"))
+        return function(*arguments)
 
-_ROUNDED_ONCE: dict[Any, str] = {functions.FloatTrueDiv: " / ", functions.FloatPow: " ** "}
-
-
-def _python(expression: Any, names: dict[Any, str]) -> str:
-    """The Python code of an expression. Floating point is rounded once at most: sympy reorders what comes after."""
-    if expression in (sympy.true, sympy.false):
-        return str(expression)
-    if expression in names:
-        return names[expression]
-    if isinstance(expression, (int, sympy.Integer)):
-        return f"({int(expression)})"
-    kind = type(expression)
-    arguments = expression.args
-    if kind is sympy.Pow and arguments[1].is_Integer and arguments[1] > 0:
-        return f"({_python(arguments[0], names)} ** {int(arguments[1])})"
-    if kind in _ROUNDED_ONCE and all(isinstance(argument, (functions.ToFloat, sympy.Float)) for argument in arguments):
-        return f"({_ROUNDED_ONCE[kind].join(_python(argument, names) for argument in arguments)})"
-    if isinstance(expression, sympy.Float):
-        return repr(float(expression))
-    if any(_is_float(argument) for argument in arguments) and kind not in _COMPARES:
-        raise InexactSizeError(f"{expression}, which is rounded more than once")
-    if kind is sympy.Not:
-        return f"(not {_python(arguments[0], names)})"
-    if kind is functions.ToFloat:
-        return f"float({_python(arguments[0], names)})"
-    if kind in _INFIX:
-        return f"({_INFIX[kind].join(_python(argument, names) for argument in arguments)})"
-    if kind in _CALLED:
-        return f"{_CALLED[kind]}({', '.join(_python(argument, names) for argument in arguments)})"
-    raise InexactSizeError(f"{expression}, a {kind.__name__}")
-
-
-def _is_float(expression: Any) -> bool:
-    return isinstance(expression, (functions.ToFloat, functions.IntTrueDiv, sympy.Float)) or (
-        getattr(expression, "is_integer", None) is False and not isinstance(expression, _COMPARES)
-    )
+    return computed
 
 
 @contextmanager
 def sizes_as_arguments() -> Iterator[None]:
     """Let traces write symbolic sizes among the arguments of a node as they are, not as nodes that compute them.
 
+    Functions of the module ``math`` compute with them.
+
     What asks for one as text gets the number, which is a condition that it is this one; the text could be a key.
     """
     tracer: Any = proxy_tensor.PythonKeyTracer
     private: Any = proxy_tensor
     size: Any = torch.SymInt
+    cache: Any = _fake_tensor_utils
     before = private.fetch_sym_proxy, private._sym_register, tracer.create_arg
+    cached_node = cache.SymNode
     texts = {name: size.__dict__.get(name) for name in ("__repr__", "__str__", "__format__")}
     create_arg = before[2]
 
@@ -178,7 +348,7 @@ def sizes_as_arguments() -> Iterator[None]:
         while asked_by.f_code.co_filename == __file__ and asked_by.f_back is not None:
             asked_by = asked_by.f_back
         of_torch = asked_by.f_globals.get("__name__", "").partition(".")[0] in ("torch", "warnings", "remat_planner")
-        return str(symbolic.node) if of_torch else str(int(symbolic))
+        return repr(symbolic.node.expr) if of_torch else str(int(symbolic))
 
     def format_text(symbolic: Any, form: str) -> str:
         return format(int(symbolic), form) if form else as_text(symbolic)
@@ -186,6 +356,10 @@ def sizes_as_arguments() -> Iterator[None]:
     private.fetch_sym_proxy = lambda _tracer: lambda symbolic: symbolic
     private._sym_register = lambda *_: None
     tracer.create_arg = lambda own, value: value if is_symbolic(value) else create_arg(own, value)
+    cache.SymNode = _CachedNode
+    functions = {name: getattr(math, name) for name in MATHEMATICS}
+    for name, function in functions.items():
+        setattr(math, name, _of_sizes(name, function))
     size.__repr__ = size.__str__ = as_text
     size.__format__ = format_text
     try:
@@ -194,6 +368,9 @@ def sizes_as_arguments() -> Iterator[None]:
             yield
     finally:
         private.fetch_sym_proxy, private._sym_register, tracer.create_arg = before
+        cache.SymNode = cached_node
+        for name, function in functions.items():
+            setattr(math, name, function)
         for name, method in texts.items():
             if method is None:
                 delattr(size, name)

@@ -5,8 +5,8 @@ PyTorch's symbolic sizes load slowly, so that is put off until a second size com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +30,15 @@ _NEARBY = 8
 
 
 class OneSizeError(Exception):
-    """A step has to be captured for each size of its inputs; the text says why."""
+    """A step has to be captured for each size of its inputs; the text says why.
+
+    Attributes:
+        by_chance: it may be so for these sizes alone, as a length that equals the number of heads.
+    """
+
+    def __init__(self, message: str, *, by_chance: bool = False) -> None:
+        super().__init__(message)
+        self.by_chance = by_chance
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,16 @@ class SizedStep:
         settings: what its schedules are planned with.
         args: positional inputs of one call, whose tensors have no memory.
         kwargs: named inputs of it.
+        known: sizes for which there is an ordinary capture, which is the same.
+        written: the step for these sizes; it has the numbers that are computed from sizes.
     """
 
     joint: SizedJoint
     settings: Settings
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    known: tuple[int, ...] = ()
+    written: Joint | None = None
 
     @property
     def dims(self) -> Dims:
@@ -67,7 +79,8 @@ class SizedStep:
             shape = [size if k == dim else other for k, other in enumerate(tensor.shape)]
             leaves[places[index]] = tensor.new_empty(shape)
         args, kwargs = pytree.tree_unflatten(leaves, spec)
-        return costed_step(self.joint.at(sizes), state_signature(model), input_signature(args, kwargs), self.settings)
+        joint = self.written if self.written is not None and tuple(sizes) == self.known else self.joint.at(sizes)
+        return costed_step(joint, state_signature(model), input_signature(args, kwargs), self.settings)
 
 
 def capture_sized_step(
@@ -75,6 +88,8 @@ def capture_sized_step(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     dims: Dims,
+    symbols: Sequence[int],
+    along: Collection[tuple[int, int]],
     known: Joint,
     settings: Settings,
 ) -> SizedStep:
@@ -85,6 +100,8 @@ def capture_sized_step(
         args: positional inputs.
         kwargs: named inputs.
         dims: the sizes.
+        symbols: for each of them which symbol it is: those that are one symbol are always equal.
+        along: those of them that have not differed so far; the step may depend on the exact size there.
         known: a capture of the step for other sizes, with which this one is compared where it is for these sizes too; else with
             a new capture.
         settings: of the step.
@@ -96,7 +113,7 @@ def capture_sized_step(
     from remat_planner.tracer.sizes import NotSizedError, capture_sized, is_same_joint
 
     try:
-        joint = capture_sized(model, args, kwargs, dims=dims, loss=settings.loss)
+        joint = capture_sized(model, args, kwargs, dims=dims, symbols=symbols, loss=settings.loss)
     except NotSizedError as error:
         raise OneSizeError(str(error)) from error
     except Exception as error:  # where the step itself cannot be captured, the ordinary capture that follows says why
@@ -106,11 +123,15 @@ def capture_sized_step(
     )
     step = SizedStep(joint, settings, *without_memory)
     sizes = step.sizes_of([leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)])
-    if not any(joint.holds_nearby([size + k for size in sizes]) for k in (*range(-_NEARBY, 0), *range(1, _NEARBY + 1))):
-        raise OneSizeError("it depends on the exact sizes")
+    nearby = [k for k in range(-_NEARBY, _NEARBY + 1) if k]
+    differing = [place not in along for place in dims]
+    others = ([size + k * differs for size, differs in zip(sizes, differing, strict=True)] for k in nearby)
+    if not any(map(joint.holds_nearby, others)):
+        raise OneSizeError("it depends on the exact sizes", by_chance=True)
     other = step.sizes_of([node.meta["val"] for node in known.input_nodes])
-    if not joint.holds(other):
-        known, other = capture(model, args, kwargs, loss=settings.loss), sizes
-    if not (joint.holds(other) and is_same_joint(joint.at(other), known)):
-        raise OneSizeError("with symbolic sizes it runs other operators")
-    return step
+    if joint.holds(other) and is_same_joint(written := joint.at(other), known):
+        return replace(step, known=other, written=written)
+    # The known sizes may equal others by chance, so that it has merged what is the same for them alone.
+    if not is_same_joint(written := joint.at(sizes), capture(model, args, kwargs, loss=settings.loss)):
+        raise OneSizeError("with symbolic sizes it runs other operators", by_chance=True)
+    return replace(step, known=sizes, written=written)

@@ -49,6 +49,8 @@ _HEADROOM = 1.25
 """Such a level is for sizes that are larger by this factor."""
 _NO_EXTRA_TIME = 0.01
 """As a fraction of the step."""
+_LEAST_BATCH = 2
+"""Operators broadcast a smaller size, or skip it."""
 _NEXT = 4
 """Sizes above the largest one so far that are tried, where the step is another one for that size by chance."""
 
@@ -113,7 +115,8 @@ class _StepPrograms:
         if sizes is None or not sized.holds(sizes):
             return None
         if self._signature is None:
-            self._signature = BoundSignature(sized.at(sizes), self._model)
+            written = self._levels[0].program.joint if self._levels else self.step.written
+            self._signature = BoundSignature(written or sized.at(sizes), self._model)
         numbers = sized.numbers(sizes)
         joint = sized.for_call(self._signature.joint, numbers)
         signature = self._signature.of_sizes(joint, sized.forms_with("input_nodes", numbers))
@@ -147,8 +150,18 @@ class _StepPrograms:
             raise error.of_form(step.origin.inputs, "") from None
         program = PlannedProgram.of(schedule, step.joint)
         end = time.perf_counter()
-        level = _Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin)
-        _log.info("planned for inputs up to %s in %.1f s", format_inputs(step.origin.inputs), level.took)
+        _log.info("planned for inputs up to %s in %.1f s", format_inputs(step.origin.inputs), end - begin)
+        return self._with_level(_Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin))
+
+    def adopt(self, schedule: Schedule) -> None:
+        """Take ``schedule``, which is planned for the known sizes of the step, as a level."""
+        begin, joint, sizes = time.perf_counter(), self.step.joint, self.step.known
+        assert self.step.written is not None
+        program = PlannedProgram.of(schedule, self.step.written)
+        end = time.perf_counter()
+        self._with_level(_Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin))
+
+    def _with_level(self, level: _Level) -> _Level:
         self._levels = [level, *self._levels[: _MOST_LEVELS - 1]]
         return level
 
@@ -220,6 +233,9 @@ class SizedPrograms:
         try:
             programs = self._captured(call, program)
         except (OneSizeError, CaptureError) as error:
+            if isinstance(error, OneSizeError) and error.by_chance and self._captures < _MOST_STEPS:
+                _log.info("the step is planned for these sizes alone: %s", error)
+                return None
             self._captures = _MOST_STEPS
             _log.warning(
                 "the step of %s is captured and planned anew for each size of its inputs that comes, which takes seconds each: "
@@ -238,8 +254,12 @@ class SizedPrograms:
             OneSizeError: it has to be captured for each size.
             CaptureError: it cannot be captured.
         """
-        dims = tuple(sorted(self._dims))
-        step = capture_sized_step(self._model, call.args, call.kwargs, dims, known.joint, self._settings)
+        inputs = [leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)]
+        before = [node.meta["val"] for node in known.joint.input_nodes]
+        along = _batch(inputs) - self._dims
+        dims = tuple(sorted(self._dims | along))
+        symbols = _symbols(dims, (inputs, before))
+        step = capture_sized_step(self._model, call.args, call.kwargs, dims, symbols, along, known.joint, self._settings)
         _log.warning(
             "inputs differ from what was planned (%s): captured once for all sizes of them, and planned within the same budget "
             "of %s bytes. Smaller sizes run the schedules of larger ones",
@@ -247,10 +267,31 @@ class SizedPrograms:
             f"{self._schedule.budget:,}",
         )
         programs = _StepPrograms(self._model, step, known.schedule, self._plan_level)
-        here = step.sizes_of([leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)])
-        there = step.sizes_of([node.meta["val"] for node in known.joint.input_nodes])
+        here, there = step.sizes_of(inputs), step.sizes_of(before)
+        if step.known == there:
+            programs.adopt(known.schedule)
+            if all(map(operator.le, here, there)):
+                return programs
         above = programs.next_sizes(tuple(map(max, here, there)))
         if above is not None:
             with suppress(InfeasibleBudgetError):
                 programs.add_level(above, known.schedule.overhead + _NO_EXTRA_TIME)
         return programs
+
+
+def _symbols(dims: Sequence[tuple[int, int]], calls: Sequence[Sequence[torch.Tensor]]) -> list[int]:
+    """For each of ``dims`` the number of its symbol: sizes that are equal in each of the calls are one."""
+    sizes = [tuple(tensors[index].shape[dim] for tensors in calls) for index, dim in dims]
+    return [sizes.index(of_dim) for of_dim in sizes]
+
+
+def _batch(tensors: Sequence[torch.Tensor]) -> set[tuple[int, int]]:
+    """The first dimension of all tensors where they have one size there: the next batch that differs may be a smaller one."""
+    if any(type(tensor) is not torch.Tensor for tensor in tensors):
+        return set()
+    batches = {tensor.shape[0] for tensor in tensors if tensor.dim()}
+    alone = len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+    whole = all(t.is_contiguous() and t.untyped_storage().nbytes() == t.nbytes for t in tensors)
+    if len(batches) != 1 or min(batches) < _LEAST_BATCH or not (alone and whole):
+        return set()
+    return {(index, 0) for index, tensor in enumerate(tensors) if tensor.dim()}

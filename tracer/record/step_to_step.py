@@ -23,13 +23,14 @@ from remat_planner.tracer.refusals import forward_varies_error, refuse_python_st
 
 
 def effects_from_step_to_step(
-    first: Recording, record_again: Callable[[], Recording], others_can_follow: Callable[[], bool] = lambda: False
+    first: Recording, record_again: Callable[[], Recording] | None, others_can_follow: Callable[[], bool] = lambda: False
 ) -> RecordedEffects:
     """What each forward leaves behind.
 
     Args:
         first: the recorded step.
-        record_again: records the forward once more, from the state that the first one left.
+        record_again: records the forward once more, from the state that the first one left; None where that is known to be
+            the same, and no state was changed.
         others_can_follow: whether the steps after the first one can be captured by themselves, and equal each other.
 
     Raises:
@@ -37,6 +38,8 @@ def effects_from_step_to_step(
         DataDependentError: the second forward runs other operators, although the first one changed nothing.
     """
     torch.clear_autocast_cache()  # the first recording's casts are in it, and the second one would not cast again
+    if record_again is None:
+        return effects_of(first.changes, argument_objects=first.argument_objects)
     try:
         return _repeated_effects(first, record_again)
     except PythonStateError:

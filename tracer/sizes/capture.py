@@ -24,6 +24,7 @@ def capture_sized(
     kwargs: Mapping[str, Any],
     *,
     dims: Sequence[tuple[int, int]],
+    symbols: Sequence[int] | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
 ) -> SizedJoint:
     """Capture ``model(*args, **kwargs)`` as ``capture`` does, for other sizes too.
@@ -33,6 +34,8 @@ def capture_sized(
         args: as for ``capture``.
         kwargs: as for ``capture``.
         dims: index among the tensor inputs, and dimension, of each size that may be another one.
+        symbols: for each of ``dims`` which symbol it is; those that are one symbol are always equal. By default each is one by
+            itself.
         loss: as for ``capture``.
 
     Raises:
@@ -47,9 +50,12 @@ def capture_sized(
         symbolic.setdefault(index, []).append(dim)
     _refuse_forms(tensors, symbolic)
     in_order = [(index, dim) for index, of_input in symbolic.items() for dim in of_input]
-    sizes = SymbolicSizes([(tensors[index], of_input) for index, of_input in symbolic.items()])
+    symbol_of = dict(zip(dims, range(len(dims)) if symbols is None else symbols, strict=True))
+    sizes = SymbolicSizes(
+        [(tensors[index], of_input) for index, of_input in symbolic.items()], [symbol_of[place] for place in in_order]
+    )
     with sizes_as_arguments(), sizes_seen_as_numbers():
-        joint = capture(model, args, kwargs, loss=loss, mode=sizes.mode)
+        joint = capture(model, args, kwargs, loss=loss, mode=sizes.mode, once=True)
         return SizedJoint.of(joint, sizes, in_order)
 
 

@@ -26,7 +26,7 @@ from remat_planner.tracer.joint import (
 from remat_planner.tracer.sizes.errors import NotSizedError
 from remat_planner.tracer.sizes.fakes import Fakes, TensorForm, TensorForms, ToCompute
 from remat_planner.tracer.torch_private import hashable, is_symbolic, new_fake_mode, number_of
-from remat_planner.tracer.torch_sizes import InexactSizeError, SymbolicSizes
+from remat_planner.tracer.torch_sizes import SymbolicSizes
 
 _PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 """Types of arguments besides nodes: nothing in them can depend on a size unseen."""
@@ -43,9 +43,26 @@ class _Numbers:
         if not is_symbolic(value):
             return value
         expression = hashable(value)
-        if getattr(expression, "is_Integer", False):  # a condition has fixed it
-            return int(expression)
+        if expression.is_number:
+            return expression.value
         return ToCompute(self.expressions.setdefault(expression, len(self.expressions)))
+
+
+class _Conditions:
+    """Whether the answers to some questions are those of the capture."""
+
+    def __init__(self, sizes: SymbolicSizes, questions: Sequence[Any]) -> None:
+        self._are_in_bounds = sizes.are_in_bounds
+        self._answers = sizes.function(questions)
+        self._expected = tuple(map(sizes.answer, questions))
+
+    def __call__(self, sizes: Sequence[int]) -> bool:
+        if not self._are_in_bounds(sizes):
+            return False
+        try:
+            return self._answers(*sizes) == self._expected
+        except ArithmeticError:  # some number cannot be computed for these sizes
+            return False
 
 
 @dataclass(frozen=True)
@@ -62,8 +79,8 @@ class SizedJoint:
     _forms: TensorForms
     _compute: Callable[..., tuple[Any, ...]]
     _same: list[tuple[int, int]]
-    _holds: Callable[..., tuple[bool, ...]]
-    _holds_nearby: Callable[..., tuple[bool, ...]]
+    _holds: _Conditions
+    _holds_nearby: _Conditions
     _constants: Mapping[str, tuple[Any, ...]]
     _texts: Mapping[str, ToCompute] = field(default_factory=dict)
 
@@ -93,29 +110,27 @@ class SizedJoint:
         texts = {text: numbers(size) for text, size in joint.forward.sizes.items()}
         joint = replace(joint, outputs=outputs, guards=_guards_with(joint.guards, numbers), loss=None)
         conditions = sizes.conditions()
-        try:
-            return cls(
-                tuple(dims),
-                joint,
-                loss,
-                forms,
-                sizes.function(list(numbers.expressions)),
-                sizes.same,
-                sizes.function(conditions),
-                sizes.function([condition for condition in conditions if not sizes.is_inequality(condition)]),
-                constants,
-                texts,
-            )
-        except InexactSizeError as error:
-            raise NotSizedError(f"it computes {error}") from error
+        lasting = [condition for condition in conditions if not sizes.is_about_single_sizes(condition)]
+        return cls(
+            tuple(dims),
+            joint,
+            loss,
+            forms,
+            sizes.function(list(numbers.expressions)),
+            sizes.same,
+            _Conditions(sizes, conditions),
+            _Conditions(sizes, lasting),
+            constants,
+            texts,
+        )
 
     def holds(self, sizes: Sequence[int]) -> bool:
         """Whether the step is the captured one for these sizes."""
-        return self._has_same(sizes) and all(self._holds(*sizes))
+        return self._has_same(sizes) and self._holds(sizes)
 
     def holds_nearby(self, sizes: Sequence[int]) -> bool:
         """Whether it is for sizes around these. These may be others by chance, as a length that equals the number of heads."""
-        return self._has_same(sizes) and all(self._holds_nearby(*sizes))
+        return self._has_same(sizes) and self._holds_nearby(sizes)
 
     def _has_same(self, sizes: Sequence[int]) -> bool:
         return all(sizes[k] == sizes[first] for k, first in self._same)

@@ -152,8 +152,8 @@ def larger(planned: nn.Module) -> int:
         pytest.param(Random, True, marks=pytest.mark.slow),
         pytest.param(ReturnsLength, True, marks=pytest.mark.slow),
         pytest.param(ReadsMask, True, marks=pytest.mark.slow),
-        pytest.param(RoundedTwice, False, marks=pytest.mark.slow),
-        pytest.param(SquareRoot, False, marks=pytest.mark.slow),
+        pytest.param(RoundedTwice, True, marks=pytest.mark.slow),
+        pytest.param(SquareRoot, True, marks=pytest.mark.slow),
         pytest.param(ByText, False, marks=pytest.mark.slow),
     ],
 )
