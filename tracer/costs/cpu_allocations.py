@@ -96,7 +96,8 @@ def _recorded(fn: Callable[[], Result]) -> tuple[Result, list[Any]]:
     finally:
         with _silent():
             profiler.stop()
-    return result, profiler.profiler.kineto_results.experimental_event_tree()
+    recorded: Any = profiler.profiler
+    return result, recorded.kineto_results.experimental_event_tree()
 
 
 @contextmanager
