@@ -1,7 +1,6 @@
 """The planner: plan a training step within a number of bytes, apply the schedule to the model, verify it."""
 
 from remat_planner.planner.apply import apply_schedule, remove_schedule
-from remat_planner.planner.compile import SavedSet, ScheduleBackend
 from remat_planner.planner.errors import (
     AuditError,
     BatchError,
@@ -13,7 +12,6 @@ from remat_planner.planner.errors import (
     OffloadError,
     OptimizerError,
     RegionError,
-    SavedSetError,
     ShapesError,
     VerificationError,
 )
@@ -39,10 +37,7 @@ __all__ = [
     "OptimizerError",
     "RegionError",
     "RegionSchedule",
-    "SavedSet",
-    "SavedSetError",
     "Schedule",
-    "ScheduleBackend",
     "ShapesError",
     "TrainingState",
     "TrainingStateError",
