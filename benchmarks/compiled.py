@@ -106,8 +106,9 @@ def measure(name: str, seconds: float, budgets: list[float], below: list[float])
     for budget in budgets:
         torch._functorch.config.activation_memory_budget = budget
         # A backend of its own, or torch.compile would take the code that it made for another budget.
-        backend = functools.partial(torch._dynamo.lookup_backend("inductor"), config_patches={"fx_graph_cache": False})
-        rival = functools.partial(torch.compile, model, dynamic=False, backend=backend)
+        inductor: Any = torch._dynamo.lookup_backend("inductor")
+        backend = functools.partial(inductor, config_patches={"fx_graph_cache": False})
+        rival: Any = functools.partial(torch.compile, model, dynamic=False, backend=backend)
         entries.append(_entry(f"torch.compile {budget:g}", model, rival, inputs, case.loss, eager))
         torch._functorch.config.activation_memory_budget = 1.0
     lowest = min(entry.peak for entry in entries)
