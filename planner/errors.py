@@ -59,18 +59,6 @@ class LibraryMissingError(ImportError):
         self.extra = extra
 
 
-class SavedSetError(ValueError):
-    """The graph that ``torch.compile`` captures lacks activations that the schedule retains.
-
-    Attributes:
-        ops: names of the schedule's ops whose results it lacks.
-    """
-
-    def __init__(self, message: str, *, ops: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.ops = ops
-
-
 class OffloadError(RuntimeError):
     """Copies of activations to a pool beside the device are asked for in a way that means nothing, cannot be made, or failed.
 

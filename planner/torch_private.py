@@ -181,27 +181,6 @@ def compiled_by_inductor(module: fx.GraphModule, inputs: Sequence[torch.Tensor])
         return compile_fx_inner(traced, list(inputs))
 
 
-def ahead_of_time(partition: Callable[..., Any], compiler: Callable[..., Any] | None) -> Callable[..., Any]:
-    """A backend that captures forward and backward in one graph, divides it by ``partition``, and compiles both halves.
-
-    Without a ``compiler`` they run by PyTorch's own kernels.
-    """
-    from torch._dynamo.backends.common import aot_autograd
-    from torch._functorch.compilers import nop
-
-    inner = compiler or nop
-    return aot_autograd(fw_compiler=inner, bw_compiler=inner, partition_fn=partition)
-
-
-def min_cut_partition(joint: fx.GraphModule, inputs: Any, settings: dict[str, Any]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Divide a joint graph as ``meta["recompute"]`` of its nodes says, without merging equal operators."""
-    from torch._functorch import config
-    from torch._functorch.partitioners import min_cut_rematerialization_partition
-
-    with config.patch(cse=False):
-        return min_cut_rematerialization_partition(joint, inputs, **settings)
-
-
 def inside_function_mode() -> bool:
     """Whether a ``TorchFunctionMode`` is active in this thread, a default device included."""
     return bool(torch._C._len_torch_function_stack())

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from remat_planner.planner.apply import apply_schedule as apply_schedule
     from remat_planner.planner.apply import remove_schedule as remove_schedule
-    from remat_planner.planner.compile import SavedSet as SavedSet
-    from remat_planner.planner.compile import ScheduleBackend as ScheduleBackend
     from remat_planner.planner.curve import curve as curve
     from remat_planner.planner.errors import AlreadyAppliedError as AlreadyAppliedError
     from remat_planner.planner.errors import AuditError as AuditError
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import OffloadError as OffloadError
     from remat_planner.planner.errors import OptimizerError as OptimizerError
     from remat_planner.planner.errors import RegionError as RegionError
-    from remat_planner.planner.errors import SavedSetError as SavedSetError
     from remat_planner.planner.errors import ShapesError as ShapesError
     from remat_planner.planner.errors import ShardedError as ShardedError
     from remat_planner.planner.errors import SharedCastError as SharedCastError
@@ -47,6 +44,11 @@ if TYPE_CHECKING:
     from remat_planner.planner.exports import export as export
     from remat_planner.planner.first_step import budgeted as budgeted
     from remat_planner.planner.measurement import Verification as Verification
+    from remat_planner.planner.partition import CompiledPart as CompiledPart
+    from remat_planner.planner.partition import CompiledStep as CompiledStep
+    from remat_planner.planner.partition import budgeted_backend as budgeted_backend
+    from remat_planner.planner.partition import compile as compile  # noqa: A004
+    from remat_planner.planner.partition import compiled_step as compiled_step
     from remat_planner.planner.plan import plan as plan
     from remat_planner.planner.plan import trace as trace
     from remat_planner.planner.planning import Fit as Fit
@@ -100,10 +102,6 @@ _PUBLIC = {
         "apply_schedule",
         "remove_schedule",
     ),
-    "planner.compile": (
-        "SavedSet",
-        "ScheduleBackend",
-    ),
     "planner.curve": ("curve",),
     "planner.errors": (
         "AlreadyAppliedError",
@@ -124,7 +122,6 @@ _PUBLIC = {
         "OffloadError",
         "OptimizerError",
         "RegionError",
-        "SavedSetError",
         "ShapesError",
         "SharedCastError",
         "ShardedError",
@@ -138,6 +135,13 @@ _PUBLIC = {
     ),
     "planner.first_step": ("budgeted",),
     "planner.measurement": ("Verification",),
+    "planner.partition": (
+        "CompiledPart",
+        "CompiledStep",
+        "budgeted_backend",
+        "compile",
+        "compiled_step",
+    ),
     "planner.plan": (
         "plan",
         "trace",

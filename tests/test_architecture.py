@@ -52,6 +52,7 @@ tracer.capture          functions joint passes python_state record refusals torc
                         torch_private_layouts torch_surroundings torch_values
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
+tracer.fusion           torch_inductor
 tracer.functions        operators torch_functions torch_higher_order torch_private torch_script torch_sparse
 tracer.joint            python_state torch_nested torch_private torch_sparse
 tracer.lazy_types       -
@@ -69,6 +70,7 @@ tracer.torch_convolution  -
 tracer.torch_functions  -
 tracer.torch_higher_order  -
 tracer.torch_kernel_table  -
+tracer.torch_inductor   -
 tracer.torch_kernels    torch_private
 tracer.torch_modules    -
 tracer.torch_nested     -
@@ -84,7 +86,7 @@ planner.cli             curve errors exports formatting memory_table model_loadi
                         training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
 planner.copies          errors schedules
-planner.compile         codegen errors torch_private schedules tracer.joint tracer.operators
+planner.compile         codegen errors torch_private tracer.operators
 planner.curve           plan planning reports schedules solvers
 planner.distributed     tracer.lazy_types
 planner.errors          formatting
@@ -99,6 +101,8 @@ planner.measurement     distributed torch_private tracer.costs tracer.joint trac
 planner.memory_table    errors planning reports training_state schedules tracer tracer.joint tracer.record
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
+planner.partition       compile errors formatting measurement planning torch_inductor tracer.costs tracer.fusion
+                        tracer.joint tracer.refusals
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
                         solvers.registry tracer
@@ -110,6 +114,7 @@ planner.regions         distributed errors formatting measurement module_paths p
 planner.reports         errors formatting gpu_allocator measurement module_paths schedules solvers
 planner.runtime         codegen compile copies distributed errors formatting planning torch_private training_state schedules
                         tracer tracer.functions tracer.joint tracer.lower tracer.python_state tracer.record tracer.sizes
+planner.torch_inductor  -
 planner.torch_private   -
 planner.training_state  distributed errors measurement module_paths torch_private schedules tracer tracer.costs
 planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs

@@ -62,7 +62,6 @@ def test_a_decimal_share_is_exact() -> None:
             "0%",
             "-1%",
             "0.0GB",
-            "0.5",
             "1.2.3GB",
             "40GBs",
             "i",
@@ -83,9 +82,16 @@ def test_numpy_integers_are_integers() -> None:
     assert parse_budget(numpy.int64(5)).resolve(1) == 5
 
 
-@given(st.integers(min_value=1, max_value=10**18))
+@given(st.integers(min_value=1000, max_value=10**18))
 def test_whole_numbers_mean_themselves(count: int) -> None:
     assert parse_budget(count) == parse_budget(str(count)) == parse_budget(f"{count:,} B")
+
+
+@pytest.mark.parametrize(("text", "meant"), [("60", "60%"), ("0.5", "50%"), ("1", "100%")])
+def test_a_small_number_without_its_unit_is_asked_about(text: str, meant: str) -> None:
+    with pytest.raises(BudgetError, match=f"did you mean '{meant}'"):
+        parse_budget(text)
+    assert parse_budget(1).resolve(10) == 1
 
 
 def test_a_budget_is_described_in_both_units() -> None:

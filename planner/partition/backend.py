@@ -1,0 +1,123 @@
+"""The backend for ``torch.compile`` that compiles with inductor within a number of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from remat_planner.planner.compile import check_compiler
+from remat_planner.planner.errors import CompilerError
+from remat_planner.planner.partition.part import CompiledPart, bytes_after, step_peak
+from remat_planner.planner.partition.partitioner import Graphs, partition
+from remat_planner.planner.planning import Budget, parse_budget
+from remat_planner.planner.torch_inductor import compiled_frame, compiled_with, partitioner_missing
+
+
+def budgeted_backend(budget: int | str) -> BudgetedBackend:
+    """A backend: ``torch.compile(model, backend=remat_planner.budgeted_backend("8GB"), dynamic=False)``.
+
+    It compiles as the backend "inductor" does. What the forward saves and the backward recomputes is chosen so that the step is
+    predicted to stay within ``budget``, at the least predicted time. ``remat_planner.compile`` measures too.
+
+    Args:
+        budget: bytes of the whole step: parameters, buffers, inputs, activations and gradients; or a share ("70%") of the
+            predicted peak of the fastest partition. The optimizer's state and what the caller holds besides do not count.
+
+    Raises:
+        BudgetError: the budget is none.
+        CompilerError: this release of PyTorch lets no other partitioner into inductor.
+    """
+    return BudgetedBackend(parse_budget(budget))
+
+
+class BudgetedBackend:
+    """What ``budgeted_backend`` returns.
+
+    Attributes:
+        parts: the graphs that were compiled for training, in the order of their forwards.
+        constant_bytes: of the parameters, buffers and inputs of these graphs.
+    """
+
+    def __init__(self, budget: Budget, *, earlier: Sequence[CompiledPart] = (), less: int = 0, always: bool = False) -> None:
+        """``earlier`` are the parts of the same step when it was compiled before. The budget is lowered by ``less`` bytes.
+
+        With ``always`` a graph that fits no partition within it gets the one of the least peak.
+        """
+        missing = partitioner_missing()
+        if missing:
+            raise CompilerError(
+                f"this release of PyTorch, {torch.__version__}, cannot compile within a budget ({missing}): use 2.13, or "
+                'remat_planner.apply_schedule(..., compiler="inductor")',
+                compiler="inductor",
+            )
+        self.parts: list[CompiledPart] = []
+        self._budget = budget
+        self._earlier = list(earlier)
+        self._less = less
+        self._always = always
+        self._constants: dict[int, int] = {}
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the parameters, buffers and inputs of the graphs."""
+        return sum(self._constants.values())
+
+    @property
+    def predicted_peak_bytes(self) -> int:
+        """Bytes at the peak of a step, predicted."""
+        return self.constant_bytes + step_peak(self.parts)
+
+    @property
+    def fastest_peak_bytes(self) -> int:
+        """Bytes at the predicted peak of the fastest partition, above the constant ones."""
+        return _baseline(self.parts)
+
+    def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        """Compile a graph; ``torch.compile`` calls it.
+
+        Raises:
+            InfeasibleBudgetError: no partition is within the budget. ``torch.compile`` wraps this error in one of its own.
+            ShapesError: the graph is for shapes that may change. Wrapped too.
+            CompilerError: inductor lacks a compiler here. Wrapped too.
+        """
+        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
+        check_compiler("inductor", tensors)
+        for tensor in tensors:
+            if tensor.is_leaf:
+                storage = tensor.untyped_storage()
+                self._constants[storage._cdata] = storage.nbytes()
+        return compiled_with(self._partition, module, inputs)
+
+    def _partition(self, joint: fx.GraphModule, results: int, static: Sequence[int]) -> Graphs:
+        frame = compiled_frame()
+        self.parts = [part for part in self.parts if part.frame[1] == frame[1] and part.frame != frame]
+        before = sum(part.saved_bytes for part in self.parts)
+        position = len(self.parts)
+
+        def limit(fastest: int) -> int:
+            baseline = self.constant_bytes + max(before + fastest, _baseline(self._earlier))
+            return self._budget.resolve(baseline) - self.constant_bytes - before - self._less
+
+        graphs, part = partition(
+            joint,
+            results,
+            static,
+            frame=frame,
+            limit=limit,
+            between=bytes_after(self._earlier, position) if position < len(self._earlier) else 0,
+            always=self._always,
+        )
+        self.parts.append(part)
+        return graphs
+
+
+def _baseline(parts: Sequence[CompiledPart]) -> int:
+    """Peak of the fastest step, from the first graphs on."""
+    before = peak = 0
+    for part in parts:
+        peak = max(peak, before + part.fastest_bytes)
+        before += part.saved_bytes
+    return peak

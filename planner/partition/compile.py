@@ -1,0 +1,172 @@
+"""``remat_planner.compile``: a compiled model whose measured step stays within a budget."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from remat_planner.planner.errors import BudgetError, InfeasibleBudgetError
+from remat_planner.planner.formatting import format_bytes_both, format_percent
+from remat_planner.planner.measurement import KeptState, Loss, device_of, measure_peak, one_step, state_restored
+from remat_planner.planner.partition.backend import BudgetedBackend
+from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.planning import Budget, parse_budget
+from remat_planner.planner.torch_inductor import error_within
+from remat_planner.tracer.joint import tensor_inputs
+from remat_planner.tracer.refusals import refuse_compiled
+
+logger = logging.getLogger("remat_planner")
+
+ATTEMPTS = 4
+"""Compilations at most: the first, and three with what the measured peaks exceeded the budget by."""
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """How a step of a compiled model keeps to its budget.
+
+    Attributes:
+        budget_bytes: of parameters, buffers, inputs, activations and gradients.
+        predicted_peak_bytes: the same bytes at the peak, by the model of the kernels that inductor makes.
+        measured_peak_bytes: at the peak of a real step.
+        parts: the graphs of the step, in the order of their forwards.
+        attempts: how often the model was compiled.
+    """
+
+    budget_bytes: int
+    predicted_peak_bytes: int
+    measured_peak_bytes: int
+    parts: tuple[CompiledPart, ...]
+    attempts: int
+
+    @property
+    def overhead(self) -> float:
+        """Predicted seconds that the budget costs, as a share of the step of the fastest partition."""
+        fastest = sum(part.fastest_seconds for part in self.parts)
+        return sum(part.seconds for part in self.parts) / fastest - 1.0 if fastest else 0.0
+
+
+_steps: weakref.WeakKeyDictionary[nn.Module, CompiledStep] = weakref.WeakKeyDictionary()
+
+
+def compile(  # noqa: A001
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    budget: int | str,
+    loss: Loss | None = None,
+) -> nn.Module:
+    """``torch.compile(model, dynamic=False)``, with a step within ``budget`` as measured.
+
+    The model is compiled with ``budgeted_backend``, and a step on these inputs runs: forward, loss and backward. Where its peak
+    exceeds the budget, the model is compiled again with a budget lowered by the difference, three times at most. The model, its
+    inputs, gradients and random generators are left as they were. ``compiled_step`` has the figures.
+
+    Args:
+        model: the model, in the mode in which it is trained.
+        args: positional inputs.
+        kwargs: named inputs.
+        budget: bytes of the whole step: parameters, buffers, inputs, activations and gradients; or a share ("70%") of the
+            peak of the fastest partition, as predicted, and as measured where that is compiled.
+        loss: output -> scalar, where the output carries none.
+
+    Raises:
+        InfeasibleBudgetError: no partition is within the budget, or the measured peaks stay above it.
+        BudgetError: the budget is none, or "min".
+        CompilerError: inductor cannot be used here, or this release of PyTorch has no place for a partitioner.
+        tracer.ModelNotSupportedError: the model is compiled already.
+    """
+    refuse_compiled(model)
+    wanted = parse_budget(budget)
+    if wanted.least:
+        raise BudgetError('a compiled step has no least budget: write a number of bytes, such as "40GB", or a share, "60%"')
+    kwargs = dict(kwargs or {})
+    with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
+        compiled, step = _Compilation(model, args, kwargs, loss, wanted, state).within_budget()
+    _steps[compiled] = step
+    logger.info(
+        "compiled within %s: %s measured, %s predicted, %s more time than without a budget",
+        format_bytes_both(step.budget_bytes),
+        format_bytes_both(step.measured_peak_bytes),
+        format_bytes_both(step.predicted_peak_bytes),
+        format_percent(step.overhead),
+    )
+    return compiled
+
+
+def compiled_step(model: nn.Module) -> CompiledStep:
+    """The figures of a model that ``compile`` returned.
+
+    Raises:
+        KeyError: it did not return this one.
+    """
+    return _steps[model]
+
+
+@dataclass
+class _Compilation:
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    loss: Loss | None
+    budget: Budget
+    state: KeptState
+
+    def within_budget(self) -> tuple[nn.Module, CompiledStep]:
+        less = 0
+        earlier: tuple[CompiledPart, ...] = ()
+        tried = []
+        for attempt in range(1, ATTEMPTS + 1):
+            backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True)
+            compiled: Any = torch.compile(self.model, backend=backend, dynamic=False)
+            measured = self._constant_bytes() + self._peak(compiled)
+            predicted = self._constant_bytes() + backend.predicted_peak_bytes - backend.constant_bytes
+            budget = self._budget_bytes(backend, measured)
+            step = CompiledStep(budget, predicted, measured, tuple(backend.parts), attempt)
+            if measured <= budget:
+                return compiled, step
+            tried.append(step)
+            if len(tried) > 1 and tried[-2].parts == step.parts:
+                break  # nothing less is found
+            earlier = step.parts
+            less += measured - budget
+        lowest = min(tried, key=lambda step: step.measured_peak_bytes)
+        raise InfeasibleBudgetError(
+            f"compiled {len(tried)} times, the step took {format_bytes_both(lowest.measured_peak_bytes)} at least as measured "
+            f"({format_bytes_both(lowest.predicted_peak_bytes)} predicted), above the budget of "
+            f"{format_bytes_both(lowest.budget_bytes)}. A partition computes each value at most once more; remat_planner.plan "
+            "and apply_schedule can go lower",
+            budget=lowest.budget_bytes,
+            minimum=lowest.measured_peak_bytes,
+            bottleneck="",
+            proven=False,
+        )
+
+    def _peak(self, compiled: nn.Module) -> int:
+        """Measured peak of the second step, in bytes above the constant ones: the first compiles."""
+        device = device_of(self.model)
+        try:
+            one_step(compiled, self.args, self.kwargs, self.loss)()
+        except Exception as error:
+            raise error_within(error) from error
+        self.state.restart()
+        peak = measure_peak(one_step(compiled, self.args, self.kwargs, self.loss), device)
+        self.state.restart()
+        return peak
+
+    def _constant_bytes(self) -> int:
+        tensors = [*self.model.parameters(), *self.model.buffers(), *tensor_inputs(self.args, self.kwargs)]
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+        return sum(storages.values())
+
+    def _budget_bytes(self, backend: BudgetedBackend, measured: int) -> int:
+        """The budget; as a share, of the peak of the fastest partition: the measured one if that is what was compiled."""
+        is_fastest = all(part.seconds == part.fastest_seconds for part in backend.parts)
+        return self.budget.resolve(max(self._constant_bytes() + backend.fastest_peak_bytes, measured if is_fastest else 0))

@@ -1,0 +1,120 @@
+"""Divides a joint graph of forward and backward into two, within a number of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from remat_planner.planner.errors import InfeasibleBudgetError, ShapesError
+from remat_planner.planner.formatting import format_bytes_both
+from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.partition.search import Search
+from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
+from remat_planner.tracer.costs import op_costs
+from remat_planner.tracer.fusion import FusedStep, Judged, measured_rates, values_of
+
+SEARCH_SECONDS = 10.0
+"""CPU seconds that the search for one graph takes at most. Compiling a graph of 1000 operators takes more."""
+
+Graphs = tuple[fx.GraphModule, fx.GraphModule]
+
+
+def partition(
+    joint: fx.GraphModule,
+    forward_results: int,
+    static: Sequence[int],
+    *,
+    frame: tuple[int, int],
+    limit: Callable[[int], int],
+    between: int,
+    always: bool,
+) -> tuple[Graphs, CompiledPart]:
+    """Forward and backward of ``joint``, whose first ``forward_results`` results are the forward's.
+
+    Args:
+        joint: the graph that inductor gets; it is changed.
+        forward_results: number of results of the forward.
+        static: positions of the parameters and buffers among the inputs.
+        frame: of the part.
+        limit: bytes at the peak, above what is there all the time, for the peak of the fastest partition.
+        between: bytes that other graphs take between this forward and its backward.
+        always: whether the least peak that is found will do where none is within the limit.
+
+    Raises:
+        InfeasibleBudgetError: no partition is within the limit; not with ``always``.
+        ShapesError: the graph is for shapes that may change.
+    """
+    _refuse_symbolic(joint.graph)
+    merged(joint)
+    step = _step(joint.graph, forward_results, between)
+    search = Search(step, seconds=SEARCH_SECONDS)
+    fastest = search.fastest
+    most = limit(fastest.peak)
+    found = search.within(most)
+    if not found.fits and not always:
+        raise InfeasibleBudgetError(
+            f"torch.compile's graph {frame[0]}/{frame[1]} fits no partition into {format_bytes_both(most)} of activations and "
+            f"gradients. The least that was found is {format_bytes_both(found.judged.peak)}. A partition computes each value "
+            "at most once more; remat_planner.plan and apply_schedule can go lower",
+            budget=most,
+            minimum=found.judged.peak,
+            bottleneck="",
+            proven=False,
+        )
+    judged = found.judged
+    graphs = divided(joint, _passed(joint.graph, step, judged), forward_results, static)
+    return graphs, _part(frame, step, judged, fastest)
+
+
+def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:
+    placeholders = [node for node in graph.nodes if node.op == "placeholder" and "primals" in str(node.target)]
+    overwritten = [placeholders[k] for k in overwritten_inputs() if k < len(placeholders)]
+    device = _device(graph)
+    with outside_tracing():
+        rates = measured_rates(device)
+    values = values_of(graph, forward_results, overwritten, _kernel_seconds)
+    return FusedStep(values, rates, cpu=device.type == "cpu", between=between)
+
+
+def _kernel_seconds(nodes: Sequence[fx.Node]) -> Mapping[fx.Node, float]:
+    with outside_tracing():
+        return {node: cost.seconds for node, cost in op_costs(nodes).items()}
+
+
+def _device(graph: fx.Graph) -> torch.device:
+    devices = [node.meta["val"].device for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+    return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+
+
+def _passed(graph: fx.Graph, step: FusedStep, judged: Judged) -> list[fx.Node]:
+    """The nodes whose tensors pass from forward to backward, parameters and inputs among them."""
+    names = {step.values.values[v].name for v in judged.passed}
+    return [node for node in graph.nodes if node.name in names]
+
+
+def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judged) -> CompiledPart:
+    values = step.values.values
+    return CompiledPart(
+        frame=frame,
+        peak_bytes=judged.peak,
+        saved_bytes=judged.saved_bytes,
+        seconds=judged.seconds,
+        fastest_seconds=fastest.seconds,
+        fastest_bytes=fastest.peak,
+        recomputed=tuple(values[v].name for v in sorted(judged.recomputed)),
+    )
+
+
+def _refuse_symbolic(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        value: Any = node.meta.get("val")
+        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+        if any(isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes):
+            raise ShapesError(
+                "torch.compile captured the model for shapes that may change, and bytes are known only for given ones: pass "
+                "dynamic=False to torch.compile, which then compiles once for each shape, each within the budget",
+                number=None,
+            )

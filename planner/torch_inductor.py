@@ -1,0 +1,116 @@
+"""The private names of PyTorch around inductor's partitioner.
+
+``tests/planner/partition/test_torch_inductor.py`` tries each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import fx
+
+__all__ = [
+    "compiled_frame",
+    "compiled_with",
+    "divided",
+    "error_within",
+    "merged",
+    "outside_tracing",
+    "overwritten_inputs",
+    "partitioner_missing",
+]
+
+Partition = Callable[[fx.GraphModule, int, Sequence[int]], tuple[fx.GraphModule, fx.GraphModule]]
+"""(joint graph, number of forward results, positions of parameters and buffers among its inputs) -> forward and backward."""
+
+
+def partitioner_missing() -> str:
+    """Why this release of PyTorch lets no other partitioner into inductor; "" where it does."""
+    try:
+        from torch._inductor import config
+        from torch._inductor.custom_graph_pass import CustomPartitionerFn  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return "" if hasattr(config, "custom_partitioner_fn") else "torch._inductor.config has no custom_partitioner_fn"
+
+
+def compiled_with(partition: Partition, module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
+    """Compile a graph that Dynamo captured as ``torch.compile`` does, with ``partition`` in the place of its partitioner."""
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.custom_graph_pass import CustomPartitionerFn
+
+    def call(_self: object, gm: fx.GraphModule, _inputs: Sequence[object], **settings: Any) -> Any:
+        return partition(gm, settings["num_fwd_outputs"], settings.get("static_lifetime_input_indices") or ())
+
+    members = {"__call__": call, "uuid": lambda _self: None}  # no cache: a partition from there would come without its figures
+    partitioner = type("Partitioner", (CustomPartitionerFn,), members)()
+    # The partition cannot be part of a cache's key, so the caches of whole graphs are left out; those of kernels stay.
+    # Inductor keeps a buffer for a later one of its size where its own estimate of the peak allows it. That estimate leaves out
+    # what was saved for the backward, so the real peak would rise.
+    patches = {
+        "custom_partitioner_fn": partitioner,
+        "fx_graph_cache": False,
+        "fx_graph_remote_cache": False,
+        "allow_buffer_reuse": False,
+    }
+    return compile_fx(module, inputs, config_patches=patches)
+
+
+def overwritten_inputs() -> tuple[int, ...]:
+    """While a joint graph is partitioned: positions of the inputs that the caller of the forward overwrites after it."""
+    context = torch._guards.TracingContext.try_get()
+    metadata = None if context is None else context.fw_metadata
+    return () if metadata is None else tuple(metadata.mutated_inp_runtime_indices)
+
+
+def compiled_frame() -> tuple[int, int]:
+    """Which function ``torch.compile`` is compiling, and the how manieth compilation of it this is."""
+    compiling = torch._guards.CompileContext.current_compile_id()
+    if compiling is None or compiling.frame_id is None:
+        return 0, 0
+    return compiling.frame_id, compiling.frame_compile_id or 0
+
+
+def error_within(error: Exception) -> Exception:
+    """The error of a backend that ``torch.compile`` has wrapped in one of its own; others as they are."""
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    return error.inner_exception if isinstance(error, BackendCompilerFailed) else error
+
+
+def outside_tracing() -> AbstractContextManager[Any]:
+    """A context in which operators run on real tensors while a graph is traced or partitioned."""
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    return unset_fake_temporarily()
+
+
+def merged(joint: fx.GraphModule) -> None:
+    """Compute what the joint graph computes twice only once, as ``torch.compile`` does."""
+    from torch._functorch.compile_utils import fx_graph_cse
+
+    joint.graph.eliminate_dead_code()
+    joint.graph = fx_graph_cse(joint.graph)
+    joint.recompile()
+
+
+def divided(
+    joint: fx.GraphModule, saved: Sequence[fx.Node], forward_results: int, static: Sequence[int]
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Forward and backward of ``joint``. The forward returns ``saved`` to the backward, which recomputes all else late."""
+    from torch._functorch import partitioners
+    from torch._functorch.partitioners import raise_getitems  # type: ignore[attr-defined]
+
+    primals = [node for node in joint.graph.nodes if node.op == "placeholder" and str(node.target).startswith("primals")]
+    forward, backward = partitioners._extract_fwd_bwd_modules(
+        joint,
+        list(saved),
+        [],
+        num_fwd_outputs=forward_results,
+        static_lifetime_input_nodes=torch.utils._ordered_set.OrderedSet(primals[k] for k in static),
+    )
+    backward = partitioners.reordering_to_mimic_autograd_engine(backward)
+    return raise_getitems(forward), raise_getitems(backward)

@@ -1,0 +1,106 @@
+"""A model that inductor compiles within a budget: measured peaks, gradients, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import remat_planner
+from remat_planner.planner.partition import backend as backends
+
+
+class Perceptron(nn.Module):
+    """Residual layers with dropout."""
+
+    def __init__(self, layers: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + nn.functional.dropout(torch.tanh(layer(x)), 0.5)
+        return x.pow(2).mean()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_nothing_compiled():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    torch.set_num_threads(threads)
+
+
+def gradients(called: nn.Module, model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    model.zero_grad()
+    torch.manual_seed(3)
+    called(x).backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.slow
+def test_the_measured_step_is_within_the_budget_and_its_masks_are_replayed():
+    torch.manual_seed(0)
+    model, x = Perceptron(), torch.randn(1024, 64)
+    state, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    compiled = remat_planner.compile(model, (x,), budget="85%")
+    step = remat_planner.compiled_step(compiled)
+    assert all(map(torch.equal, state.values(), model.state_dict().values()))
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert step.measured_peak_bytes <= step.budget_bytes
+    assert step.predicted_peak_bytes == pytest.approx(step.measured_peak_bytes, rel=0.03)
+    assert step.parts[0].recomputed
+    ours = [gradient.clone() for gradient in gradients(compiled, model, x)]
+    torch._dynamo.reset()
+    theirs = gradients(torch.compile(model, dynamic=False), model, x)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_compiled_model_is_refused():
+    with pytest.raises(remat_planner.ModelNotSupportedError, match="compiled already"):
+        remat_planner.compile(torch.compile(Perceptron()), (torch.randn(2, 64),), budget="80%")
+
+
+def test_budgets_that_mean_nothing_here():
+    with pytest.raises(remat_planner.BudgetError, match="no least budget"):
+        remat_planner.compile(Perceptron(), (torch.randn(2, 64),), budget="min")
+    with pytest.raises(remat_planner.BudgetError):
+        remat_planner.budgeted_backend("nothing")
+
+
+def test_a_release_without_partitioners_is_refused(monkeypatch):
+    monkeypatch.setattr(backends, "partitioner_missing", lambda: "no partitioner")
+    with pytest.raises(remat_planner.CompilerError, match=r"no partitioner.*apply_schedule"):
+        remat_planner.budgeted_backend("1GB")
+
+
+def test_a_model_that_was_not_compiled_here_has_no_figures():
+    with pytest.raises(KeyError):
+        remat_planner.compiled_step(Perceptron())
+
+
+class Broken(Perceptron):
+    """Two graphs: ``torch.compile`` cuts at the graph break."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.layers[0](x))
+        torch._dynamo.graph_break()
+        return torch.tanh(self.layers[1](x)).pow(2).mean()
+
+
+@pytest.mark.slow
+def test_the_graphs_around_a_graph_break_share_the_budget():
+    torch.manual_seed(0)
+    model, x = Broken(2, 32), torch.randn(512, 32)
+    compiled = remat_planner.compile(model, (x,), budget="100%")
+    step = remat_planner.compiled_step(compiled)
+    assert len(step.parts) == 2
+    assert step.measured_peak_bytes <= step.budget_bytes
+    with pytest.raises(remat_planner.InfeasibleBudgetError, match="as measured"):
+        remat_planner.compile(model, (x,), budget="1kB")

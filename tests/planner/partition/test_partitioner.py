@@ -1,0 +1,95 @@
+"""Partitions of real joint graphs: their gradients are those of eager, and nothing is drawn twice.
+
+Both graphs run by PyTorch's own kernels, so nothing is compiled and bits can be compared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._functorch.compilers import nop
+
+from remat_planner.planner import InfeasibleBudgetError, ShapesError
+from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.partition.partitioner import partition
+
+pytestmark = pytest.mark.slow
+
+
+class Net(nn.Module):
+    """Dropout, normalisation with running statistics, and a value that is read far apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.norm = nn.BatchNorm1d(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + nn.functional.dropout(self.norm(torch.tanh(layer(x))), 0.5, self.training)
+        return x.pow(2).mean()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def backend_within(limit: Callable[[int], int], parts: list[CompiledPart], *, always: bool = False) -> Any:
+    """A backend that divides the graph within ``limit`` and runs both halves by PyTorch's kernels."""
+
+    def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
+        graphs, part = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=limit, between=0, always=always)
+        parts.append(part)
+        return graphs
+
+    return aot_autograd(fw_compiler=nop, bw_compiler=nop, partition_fn=divide)
+
+
+def gradients(model: nn.Module, backend: Any = None, **settings: Any) -> list[torch.Tensor]:
+    model = copy.deepcopy(model)
+    called = model if backend is None else torch.compile(model, backend=backend, fullgraph=True, **settings)
+    torch.manual_seed(3)
+    for _ in range(2):
+        called(torch.randn(32, 16)).backward()
+    return [*(parameter.grad for parameter in model.parameters()), *model.buffers()]
+
+
+def test_gradients_draws_and_statistics_are_those_of_eager():
+    torch.manual_seed(0)
+    model = Net()
+    parts: list[CompiledPart] = []
+    ours = gradients(model, backend_within(lambda fastest: int(0.8 * fastest), parts))
+    assert parts[0].recomputed
+    assert parts[0].peak_bytes <= 0.8 * parts[0].fastest_bytes
+    assert all(map(torch.equal, ours, gradients(model)))
+
+
+def test_without_any_room_the_lowest_is_taken_or_refused():
+    torch.manual_seed(0)
+    model = Net()
+    parts: list[CompiledPart] = []
+    ours = gradients(model, backend_within(lambda _: 1, parts, always=True))
+    assert parts[0].peak_bytes < parts[0].fastest_bytes
+    assert all(map(torch.equal, ours, gradients(model)))
+    with pytest.raises(BackendCompilerFailed) as refused:
+        gradients(model, backend_within(lambda _: 1, parts))
+    assert isinstance(refused.value.inner_exception, InfeasibleBudgetError)
+    assert refused.value.inner_exception.budget == 1
+    assert refused.value.inner_exception.minimum == parts[0].peak_bytes
+
+
+def test_shapes_that_may_change_are_refused():
+    with pytest.raises(BackendCompilerFailed) as refused:
+        gradients(Net(), backend_within(lambda fastest: fastest, []), dynamic=True)
+    assert isinstance(refused.value.inner_exception, ShapesError)
+    assert "dynamic=False" in str(refused.value)

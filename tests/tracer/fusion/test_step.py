@@ -1,0 +1,68 @@
+"""Seconds and bytes of partitions, against figures worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tracer.fusion.steps import chain, value
+
+
+def named(step, *names: str) -> list[int]:
+    return [step.values.index_of[name] for name in names]
+
+
+def test_what_is_chosen_from():
+    step = chain(3)
+    names = [step.values.values[v].name for v in step.choice]
+    # The loop that sums tanh2 computes it on the way, so it is in no memory; the loss is the forward's result.
+    assert names == ["mm0", "tanh0", "mm1", "tanh1", "mm2"]
+
+
+def test_saving_the_products_recomputes_the_nonlinearities_in_their_readers():
+    step = chain(3)
+    judged = step.evaluate(named(step, "mm0", "mm1", "mm2"))
+    assert {step.values.values[v].name for v in judged.recomputed} == {"tanh0", "tanh1"}
+    assert judged.saved_bytes == 301  # three products and the loss
+    saved_all = step.evaluate(step.choice)
+    assert not saved_all.recomputed
+    assert saved_all.saved_bytes == 501
+    assert judged.peak < saved_all.peak
+
+
+def test_recomputing_a_product_takes_its_seconds():
+    step = chain(3)
+    everything = step.evaluate(step.choice)
+    without = step.evaluate(named(step, "tanh0", "tanh1", "mm2", "mm0"))  # mm1 is computed again, from tanh0
+    assert {step.values.values[v].name for v in without.recomputed} == {"mm1"}
+    assert without.seconds == pytest.approx(everything.seconds + 1.0, abs=1e-5)
+    assert without.saved_bytes == everything.saved_bytes - 100
+
+
+def test_the_bytes_of_each_moment():
+    step = chain(1)
+    judged = step.evaluate(named(step, "mm0"))
+    # Forward: nothing, the product, then its loop sums tanh without memory for it. Between: product and loss. Backward: with
+    # the incoming gradient; then tanh's gradient takes the product's place; last the weight's gradient beside it.
+    assert judged.bytes == (0, 100, 101, 101, 102, 102, 201)
+
+
+def test_other_graphs_between_forward_and_backward_count():
+    step = chain(2)
+    between = step.__class__(step.values, step.rates, cpu=False, between=10_000)
+    assert between.evaluate(step.choice).peak == step.evaluate(step.choice).saved_bytes + 10_000
+
+
+def test_what_cannot_be_repeated_is_saved_always():
+    step = chain(2)
+    values = list(step.values.values)
+    drawn = step.values.index_of["mm0"]
+    values[drawn] = value("mm0", "kernel", values[drawn].reads, repeatable=False)
+    step = step.__class__(
+        step.values.__class__(
+            tuple(values), *(getattr(step.values, f) for f in ("index_of", "forward", "forward_results", "backward_results"))
+        ),
+        step.rates,
+        cpu=False,
+    )
+    assert drawn not in step.choice
+    assert drawn in step.evaluate([]).saved

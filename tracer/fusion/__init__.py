@@ -1,0 +1,11 @@
+"""A compiled training step as a model: which operators inductor fuses, what then takes memory, and what a kernel costs.
+
+``values_of`` reads a joint graph of AOTAutograd. ``FusedStep.evaluate`` judges a set of values that the forward saves for the
+backward: seconds and peak of the two compiled graphs.
+"""
+
+from remat_planner.tracer.fusion.rates import Rates, measured_rates
+from remat_planner.tracer.fusion.step import FusedStep, Judged
+from remat_planner.tracer.fusion.values import Value, Values, values_of
+
+__all__ = ["FusedStep", "Judged", "Rates", "Value", "Values", "measured_rates", "values_of"]

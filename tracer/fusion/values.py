@@ -1,0 +1,213 @@
+"""The values of a joint graph, without its views.
+
+A view is free, takes no memory and is taken again wherever it is read, so a reader of a view counts as a reader of its base.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from remat_planner.tracer.torch_inductor import OperatorKind, kind_of, storage_key, weighs
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor that the step computes, or is given.
+
+    Attributes:
+        name: of the node in the joint graph.
+        operator: its name; "" for what is given.
+        kind: how it comes about; "given" for parameters, inputs and incoming gradients; "part" for one of several results.
+        reads: the values that its operator reads, as indices, each once.
+        bytes: of its memory; 0 for an operator of several results, whose parts have them.
+        elements: iterations of the loop that computes it: those of a reduction's input.
+        rows: results of a reduction; 0 for anything else.
+        weight: arithmetic of an iteration, in additions.
+        seconds: of a kernel of its own; 0 for what is fused.
+        repeatable: whether the backward may compute it again.
+    """
+
+    name: str
+    operator: str
+    kind: OperatorKind | str
+    reads: tuple[int, ...]
+    bytes: int
+    elements: int
+    rows: int
+    weight: float
+    seconds: float
+    repeatable: bool
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a joint graph in its order.
+
+    Attributes:
+        values: each once.
+        index_of: for the name of every node the value that it is or, for a view, its base.
+        forward: whether the value depends on no incoming gradient.
+        forward_results: what the forward returns to its caller.
+        backward_results: the gradients.
+    """
+
+    values: tuple[Value, ...]
+    index_of: Mapping[str, int]
+    forward: tuple[bool, ...]
+    forward_results: frozenset[int]
+    backward_results: frozenset[int]
+
+
+def values_of(
+    graph: fx.Graph,
+    forward_results: int,
+    overwritten: Collection[fx.Node],
+    kernel_seconds: Callable[[Sequence[fx.Node]], Mapping[fx.Node, float]],
+) -> Values:
+    """Read the joint ``graph``, whose first ``forward_results`` results are those of the forward.
+
+    Args:
+        graph: of the operators that inductor gets.
+        forward_results: their number.
+        overwritten: placeholders that the caller of the forward overwrites after it, such as running statistics.
+        kernel_seconds: the seconds of the operators that run as kernels of their own.
+    """
+    nodes = [node for node in graph.nodes if node.op != "output"]
+    results: Any = graph.output_node().args[0]
+    flat = [node if isinstance(node, fx.Node) else None for node in results]
+    kinds = {node: _kind(node) for node in nodes}
+    for node in nodes:  # a part of several views is a view
+        if node.target is operator.getitem:
+            kinds[node] = "view" if kinds[node.args[0]] == "view" else "part"
+    seconds = kernel_seconds(
+        [node for node in nodes if kinds[node] == "kernel" and isinstance(node.target, torch._ops.OpOverload)]
+    )
+    changed = _sharing_memory(graph, overwritten)
+    products = {node: product for node in nodes if (product := _product_added(node)) is not None}
+    added = set(products.values())
+    reads_of: dict[fx.Node, tuple[int, ...]] = {}
+    values: list[Value] = []
+    index_of: dict[fx.Node, int] = {}
+    depends: list[bool] = []
+    for node in nodes:
+        found = (r for argument in node.all_input_nodes for r in reads_of.get(argument, (index_of.get(argument, -1),)))
+        reads = tuple(dict.fromkeys(r for r in found if r >= 0))
+        if node in added:
+            reads_of[node] = reads
+            continue
+        product = products.get(node)
+        kind, cost = (kinds[node], seconds.get(node, 0.0)) if product is None else ("kernel", seconds.get(product, 0.0))
+        if kinds[node] == "view" and reads:
+            index_of[node] = index_of[node.all_input_nodes[0]]
+            continue
+        index_of[node] = len(values)
+        depends.append(_is_tangent(node) or any(depends[k] for k in reads))
+        values.append(_value(node, kind, reads, cost, values, changed))
+    return Values(
+        values=tuple(values),
+        index_of={node.name: v for node, v in index_of.items()},
+        forward=tuple(not late for late in depends),
+        forward_results=frozenset(index_of[node] for node in flat[:forward_results] if node is not None),
+        backward_results=frozenset(index_of[node] for node in flat[forward_results:] if node is not None),
+    )
+
+
+def _kind(node: fx.Node) -> str:
+    if node.op != "call_function":
+        return "given"
+    if node.target is operator.getitem:
+        return "part"
+    kind = kind_of(node.target)
+    several = not isinstance(node.meta.get("val"), torch.Tensor)
+    return "loop" if kind == "pointwise" and several else kind
+
+
+def _product_added(node: fx.Node) -> fx.Node | None:
+    """The matrix product that ``node`` adds something to and nothing else reads: on a CPU inductor makes one kernel of both."""
+    if node.target is not torch.ops.aten.add.Tensor or len(node.all_input_nodes) != 2 or node.kwargs:
+        return None
+    for k in (0, 1):
+        product, other = node.args[k], node.args[1 - k]
+        if (
+            isinstance(product, fx.Node)
+            and isinstance(other, fx.Node)
+            and product.target is torch.ops.aten.mm.default
+            and len(product.users) == 1
+            and product.meta["val"].device.type == "cpu"
+            and product.meta["val"].shape == node.meta["val"].shape
+        ):
+            return product
+    return None
+
+
+def _is_tangent(node: fx.Node) -> bool:
+    return node.op == "placeholder" and "tangents" in str(node.target)
+
+
+def _value(
+    node: fx.Node, kind: str, reads: tuple[int, ...], seconds: float, values: list[Value], overwritten: set[fx.Node]
+) -> Value:
+    tensor = node.meta.get("val")
+    elements = _elements(node)
+    rows = 0
+    if kind == "reduction":
+        rows = elements or 1
+        elements = max((_elements(argument) for argument in node.all_input_nodes), default=0)
+    return Value(
+        name=node.name,
+        operator=str(node.target) if node.op == "call_function" else "",
+        kind=kind,
+        reads=reads,
+        bytes=_bytes(tensor) if isinstance(tensor, torch.Tensor) else 0,
+        elements=elements,
+        rows=rows,
+        weight=weighs(node.target) if node.op == "call_function" else 0.0,
+        seconds=seconds,
+        repeatable=_is_repeatable(node, overwritten) and (kind != "part" or values[reads[0]].repeatable),
+    )
+
+
+def _elements(node: fx.Node) -> int:
+    tensor = node.meta.get("val")
+    return math.prod(tensor.shape) if isinstance(tensor, torch.Tensor) else 0
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Bytes of its memory as a result of an operator: those that its strides span."""
+    if 0 in tensor.shape:
+        return 0
+    return (1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))) * tensor.itemsize
+
+
+def _is_repeatable(node: fx.Node, overwritten: set[fx.Node]) -> bool:
+    """Whether a second execution computes the same: no draw from a generator, no collective, nothing overwritten meanwhile."""
+    if node.op != "call_function":
+        return False
+    target = node.target
+    if target is operator.getitem:
+        return True
+    if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable or not target._schema.returns:
+        return False
+    if torch.Tag.nondeterministic_seeded in target.tags or target.namespace not in ("aten", "prims"):
+        return False
+    return not any(argument in overwritten for argument in node.all_input_nodes)
+
+
+def _sharing_memory(graph: fx.Graph, overwritten: Collection[fx.Node]) -> set[fx.Node]:
+    """What shares memory with ``overwritten``, or with what an operator of the graph overwrites."""
+    written = {
+        argument
+        for node in graph.nodes
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        for argument in node.all_input_nodes[:1]
+    }
+    tensors = {node: node.meta["val"] for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)}
+    keys = {storage_key(tensors[node]) for node in {*written, *overwritten} if node in tensors}
+    return {node for node, tensor in tensors.items() if storage_key(tensor) in keys}
