@@ -82,7 +82,6 @@ def test_inputs_whose_sizes_are_no_symbols_are_refused(given, why):
     [
         lambda x: torch.eye(8).to_sparse() @ x.T,
         lambda x: torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (x.shape[0],) * 2) @ x,
-        lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)),
     ],
 )
 def test_operators_that_are_recorded_for_known_sizes_are_refused(between):
