@@ -36,6 +36,7 @@ def test_the_keys_of_a_whole_schedule() -> None:
         *("overhead", "bound_overhead", "gap", "status", "solver", "assumption", "forms", "comparison", "neighbours"),
         *(
             "memory_at_peak",
+            "outputs",
             "reserved",
             "offload",
             "copies_instead",
