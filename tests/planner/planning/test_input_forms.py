@@ -142,9 +142,8 @@ def test_a_form_that_was_not_planned_is_planned_once(said: pytest.LogCaptureFixt
     for _ in range(2):
         train_alike(ours, eager, tokens(16))
         train_alike(ours, eager, tokens(48))
-    sizes, planned_again = said.messages
-    assert "cannot be captured with symbols" in sizes  # a length that is the width by chance
-    assert "float32[4, 16, 16]" in planned_again
+    (planned_again,) = said.messages
+    assert "float32[4, 16, 16]" in planned_again  # the length is the width by chance: this form is planned by itself
     budgets = {planned.schedule.budget for planned in planned_call(ours).programs}
     assert len(budgets) == 1
 
