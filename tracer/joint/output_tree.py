@@ -27,6 +27,9 @@ _HOLDS_NO_TENSOR = (
     int,
     float,
     complex,
+    torch.SymInt,  # numbers that follow from sizes, while these are symbols
+    torch.SymFloat,
+    torch.SymBool,
     str,
     bytes,
     type,
