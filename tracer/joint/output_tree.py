@@ -21,15 +21,15 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.joint.arguments_tree import flatten_tree
 from remat_planner.tracer.python_state import is_users_module, slots_of
 
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+"""Numbers that follow from sizes, while these are symbols."""
 _HOLDS_NO_TENSOR = (
     type(None),
     bool,
     int,
     float,
     complex,
-    torch.SymInt,  # numbers that follow from sizes, while these are symbols
-    torch.SymFloat,
-    torch.SymBool,
+    *_SYMBOLS,
     str,
     bytes,
     type,
@@ -114,6 +114,11 @@ def tensors_inside(thing: Any) -> list[torch.Tensor]:
 
     _with_tensors_replaced(thing, collect, _holding(thing))
     return tensors
+
+
+def has_symbol_inside(thing: Any) -> bool:
+    """Whether a container or an object, as deep as objects lie in objects, holds a number that follows from sizes."""
+    return any(isinstance(inner, _SYMBOLS) for part in _parts(thing) for inner in _inside(part))
 
 
 def _parts(thing: Any) -> list[Any]:

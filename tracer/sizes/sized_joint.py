@@ -20,6 +20,7 @@ from remat_planner.tracer.joint import (
     Joint,
     OutputLeaf,
     RecordedForward,
+    has_symbol_inside,
     number_from_sizes,
     tensors_of,
 )
@@ -93,6 +94,10 @@ class SizedJoint:
         """
         if joint.forward.functions is not None and joint.forward.functions.causes:
             raise NotSizedError("an autograd.Function runs as it is")
+        specs = (joint.output_spec, *(effect.spec for effect in joint.effects.made))
+        objects = [template[0] for spec in specs for template in spec.templates if template is not None]
+        if any(map(has_symbol_inside, (*objects, *(leaf.constant for leaf in joint.outputs)))):
+            raise NotSizedError("an object that it returns, or leaves behind, holds a size")
         numbers = _Numbers()
         forms = TensorForms(numbers)
         graphs = [joint.graph.graph] if joint.loss is None else [joint.graph.graph, joint.loss.graph.graph]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +91,12 @@ class ReturnsLength(Net):
         return {"loss": self.hidden(x).square().mean(), "length": x.shape[1]}
 
 
+class ReturnsObject(Net):
+    def forward(self, x):
+        sizes = SimpleNamespace(length=x.shape[1], more=[{"next": x.shape[1] + 1}])
+        return {"loss": self.hidden(x).square().mean(), "length": sizes}
+
+
 class ByText(Net):
     def forward(self, x):
         return (self.hidden(x) * len(f"{x.shape[1]}")).mean()
@@ -154,6 +161,7 @@ def larger(planned: nn.Module) -> int:
         pytest.param(ReadsMask, True, marks=pytest.mark.slow),
         pytest.param(RoundedTwice, True, marks=pytest.mark.slow),
         pytest.param(SquareRoot, True, marks=pytest.mark.slow),
+        pytest.param(ReturnsObject, False, marks=pytest.mark.slow),
         pytest.param(ByText, False, marks=pytest.mark.slow),
     ],
 )
