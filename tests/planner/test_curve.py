@@ -59,7 +59,6 @@ def test_a_second_line_with_copies() -> None:
     curve = remat_planner.curve(model, (torch.randn(8192, 64),), offload=offload, **options)
     assert all("copies" not in point.assumption for point in curve.points)
     assert curve.with_copies[0].budget_bytes <= curve.points[0].budget_bytes
-    assert curve.with_copies[0].overhead <= curve.points[0].overhead + 1e-9
     assert curve.with_copies[-1].overhead == 0
 
 
