@@ -16,7 +16,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._functorch.compilers import nop
 
-from remat_planner.planner import InfeasibleBudgetError, ShapesError
+from remat_planner import InfeasibleBudgetError, ShapesError
 from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.partitioner import partition
 
