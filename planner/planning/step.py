@@ -20,7 +20,7 @@ from remat_planner.planner.training_state import with_training_state
 from remat_planner.schedules import Graph, Origin, simulate
 from remat_planner.tracer import Joint, capture, lower, op_costs
 from remat_planner.tracer.costs import MEASURE, Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import has_variant, in_less_memory, variant_as
+from remat_planner.tracer.lower import has_variant, in_less_memory
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
@@ -116,7 +116,6 @@ def _costed_graph(joint: Joint, settings: Settings, progress: Progress | None = 
 
 def with_settings(graph: Graph, joint: Joint, settings: Settings, *, block: int) -> Graph:
     """The costed ``graph`` with the training state and the optimizer of ``settings`` counted, and with its pools."""
-    joint = variant_as(joint, graph)
     graph = with_training_state(graph, joint, settings.training, block=block)
     if settings.optimizer is not None:
         needs = settings.optimizer_needs

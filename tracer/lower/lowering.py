@@ -120,9 +120,12 @@ class Lowering:
                 waits = waits or left[whole] > 0
                 in_eager += costs[whole].seconds
                 earlier += spent[whole]
-                spent[whole] += op.seconds
-            if op.name not in wholes or waits:
+                spent[whole] += min(op.seconds, costs[whole].seconds)
+            if op.name not in wholes:
                 changed.append(op)
+                continue
+            if waits:  # a part takes no longer than the whole; measured alone it may seem to
+                changed.append(replace(op, seconds=min(op.seconds, in_eager)))
                 continue
             seconds = max(op.seconds, in_eager - earlier)
             changed.append(replace(op, seconds=seconds, extra_seconds=min(seconds, max(0.0, earlier + seconds - in_eager))))

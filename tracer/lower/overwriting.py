@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import fx
 
 from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint, operator_name, rewritten, tensors_of
+from remat_planner.tracer.lower.sums_in_place import with_storages_shared
 from remat_planner.tracer.lower.write_over import (
     PREVIOUS,
     adds_gradients,
@@ -30,7 +30,6 @@ from remat_planner.tracer.operators import graph_function
 
 RESULT_IN_PLACE = "it is computed in the place of the gradient that it reads"
 """Why such an op runs once; in the fingerprint of saved schedules."""
-
 
 _LARGE = 0.5
 """Of the bytes of the result: with another argument of so many, a chain would cost memory."""
@@ -84,13 +83,7 @@ def with_results_in_place(graph: Graph, joint: Joint) -> Graph:
         assert isinstance(previous, fx.Node)
         first = graph.values[graph.ops[graph.by_name[previous.meta["name"]]].writes[0]].storage
         moved[graph.values[graph.ops[i].writes[0]].storage] = moved.get(first, first)
-    left = [s for s in range(len(graph.storages)) if s not in moved]
-    index = {s: k for k, s in enumerate(left)}
-    return replace(
-        graph,
-        values=tuple(replace(value, storage=index[moved.get(value.storage, value.storage)]) for value in graph.values),
-        storages=tuple(graph.storages[s] for s in left),
-    )
+    return with_storages_shared(graph, moved)
 
 
 def _is_owned(gradient: fx.Node) -> bool:

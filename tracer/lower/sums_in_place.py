@@ -47,11 +47,15 @@ def with_sums_in_place(graph: Graph, joint: Joint) -> Graph:
         moved[total] = moved.get(first, first)
         in_eager = graph.storages[total].bytes if node_of[ops[i].name].meta.get("adds_to_view") else 0
         ops[i] = replace(ops[i], pinned=ops[i].pinned or SUM_IN_PLACE, eager_workspace=in_eager)
+    return with_storages_shared(replace(graph, ops=tuple(ops)), moved)
+
+
+def with_storages_shared(graph: Graph, moved: Mapping[int, int]) -> Graph:
+    """``graph`` without the storages that are keys of ``moved``: what lies there lies in the storage of the value instead."""
     left = [s for s in range(len(graph.storages)) if s not in moved]
     index = {s: k for k, s in enumerate(left)}
     return replace(
         graph,
-        ops=tuple(ops),
         values=tuple(replace(value, storage=index[moved.get(value.storage, value.storage)]) for value in graph.values),
         storages=tuple(graph.storages[s] for s in left),
     )

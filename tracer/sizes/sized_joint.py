@@ -14,14 +14,13 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.joint import (
     CapturedLoss,
     ChainCall,
-    Gradient,
     Guard,
     Guards,
     Joint,
-    OutputLeaf,
     RecordedForward,
     has_symbol_inside,
     number_from_sizes,
+    rewritten,
     tensors_of,
 )
 from remat_planner.tracer.sizes.errors import NotSizedError
@@ -174,20 +173,8 @@ class SizedJoint:
         fakes = Fakes(new_fake_mode(), self._forms.storages, lambda value: _number(value, numbers))
         graph, node_of = _written(self._joint.graph, numbers, fakes)
         joint = self._joint
-
-        def nodes(of: Sequence[fx.Node]) -> tuple[fx.Node, ...]:
-            return tuple(node_of[node] for node in of)
-
         written = replace(
-            joint,
-            graph=graph,
-            ops=nodes(joint.ops),
-            parameter_nodes=nodes(joint.parameter_nodes),
-            buffer_nodes=nodes(joint.buffer_nodes),
-            input_nodes=nodes(joint.input_nodes),
-            tangent_nodes=nodes(joint.tangent_nodes),
-            outputs=tuple(_moved_leaf(leaf, node_of) for leaf in joint.outputs),
-            gradients=tuple(_moved_gradient(gradient, node_of) for gradient in joint.gradients),
+            rewritten(joint, graph, node_of, [node_of[node] for node in joint.ops]),
             loss=None if self._loss is None else _written_loss(self._loss, numbers, fakes),
             constants={kind: tuple(_number(size, numbers) for size in bytes_) for kind, bytes_ in self._constants.items()},
         )
@@ -286,17 +273,4 @@ def _written_loss(loss: CapturedLoss, numbers: Sequence[Any], fakes: Fakes) -> C
         backward=tuple(node_of[node] for node in loss.backward),
         outputs=tuple(node_of[node] for node in loss.outputs),
         lifetimes=tuple(replace(lifetime, bytes=_number(lifetime.bytes, numbers)) for lifetime in loss.lifetimes),
-    )
-
-
-def _moved_leaf(leaf: OutputLeaf, node_of: Mapping[fx.Node, fx.Node]) -> OutputLeaf:
-    return leaf if leaf.node is None else replace(leaf, node=node_of[leaf.node])
-
-
-def _moved_gradient(gradient: Gradient, node_of: Mapping[fx.Node, fx.Node]) -> Gradient:
-    return replace(
-        gradient,
-        node=None if gradient.node is None else node_of[gradient.node],
-        contributions=tuple(node_of[node] for node in gradient.contributions),
-        sums=tuple(node_of[node] for node in gradient.sums),
     )
