@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.sampling import sampled
+
 # Before anything imports torch: the workers share the cores, and their threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -37,6 +39,15 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 
         gc.collect()
         gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run a few of the cases of each slow test, unless it is asked for by name."""
+    if not any("::" in argument for argument in config.args):
+        run, left_out = sampled(items)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,16 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, InvalidScheduleError, Op, Schedule, Storage, Value, simulate
+from tests.sampling import examples
 from tests.schedules.slow_simulator import reference
 from tests.strategies import graphs, schedules
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.data())
 def test_agrees_with_the_reference(data: st.DataObject) -> None:
     graph = data.draw(graphs())

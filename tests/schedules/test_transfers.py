@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Channel, Graph, GraphError, InvalidScheduleError, Op, Pool, Storage, Value, simulate
+from tests.sampling import examples
 from tests.schedules.slow_simulator import SlowRun
 from tests.strategies import graphs, schedules
 from tests.transfers import FREE, transfer_schedules, with_pools
@@ -22,7 +23,7 @@ def _chain(outgoing: Channel = FREE, incoming: Channel = FREE, budget: int = 100
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.data())
 def test_agrees_with_the_slow_simulator(data: st.DataObject) -> None:
     graph = data.draw(with_pools(data.draw(graphs())))
@@ -47,7 +48,7 @@ def test_agrees_with_the_slow_simulator(data: st.DataObject) -> None:
             assert begin >= max((run.span(s)[1] for s in range(step) if steps[s] < len(graph.ops)), default=0.0)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.data())
 def test_infinite_rates_add_no_time(data: st.DataObject) -> None:
     graph = data.draw(with_pools(data.draw(graphs()), st.just(FREE)))
@@ -55,7 +56,7 @@ def test_infinite_rates_add_no_time(data: st.DataObject) -> None:
     assert simulate(graph, steps).seconds == math.fsum(graph.ops[i].seconds for i in steps if i < len(graph.ops))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.data())
 def test_pools_that_nothing_uses_change_nothing(data: st.DataObject) -> None:
     graph = data.draw(graphs())

@@ -5,17 +5,18 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from remat_planner.schedules import Graph
 from remat_planner.solvers import Solution, curve, solve
 from remat_planner.solvers.methods.chen import Chen
+from tests.sampling import examples
 from tests.solvers.helpers import baseline_peak, check, networks
 
 
 @pytest.mark.parametrize("name", ["none", "chen", "revolve", "rotor", "greedy", "ilp"])
 def test_a_curve_never_rises_with_memory(name: str) -> None:
-    @settings(max_examples=15, deadline=None)
+    @examples(15)
     @given(networks(max_stages=5))
     def holds(graph: Graph) -> None:
         peak = baseline_peak(graph)

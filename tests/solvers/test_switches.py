@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph
@@ -19,6 +19,7 @@ from remat_planner.solvers.methods.ilp import LazyMomentsSolver
 from remat_planner.solvers.methods.twolevel import TwoLevel
 from remat_planner.solvers.problem.reduced_graph import Problem
 from remat_planner.solvers.two_level.options import TwoLevelOptions
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import baseline_peak, check, networks, training_steps
 
@@ -62,7 +63,7 @@ _SOLVERS: Any = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.one_of(training_steps(max_ops=7), networks(max_stages=3)), _SOLVERS, st.sampled_from([0.9, 0.75, 0.6, 0.45]))
 def test_any_combination_of_switches_is_valid(graph: Graph, solver: Solver, share: float) -> None:
     budget = max(1, graph.constant_bytes, round(share * baseline_peak(graph)))

@@ -127,7 +127,9 @@ def test_hundreds_of_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: pyt
     before = left()
     for _ in range(300):
         _gradients(planned)
-    assert left() == before
+    files, tensors = left()  # fewer where what an earlier test left behind was released meanwhile
+    assert files <= before[0]
+    assert tensors <= before[1]
 
 
 def test_two_forwards_before_their_backwards(tmp_path: Path):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.planner.reports.peak_memory import memory_at_peak
 from remat_planner.schedules import Schedule
 from tests.planner.layered_step import layered_schedule
+from tests.sampling import examples
 from tests.strategies import graphs, schedules
 from tests.transfers import transfer_schedules, with_pools
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.data())
 def test_memory_adds_up_to_the_peak(data: st.DataObject) -> None:
     graph = data.draw(graphs())

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, Op, Storage, Value, simulate
@@ -18,6 +18,7 @@ from remat_planner.solvers.annealing.starting_state import starting_state, wirin
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem.reduced_graph import Problem
 from tests.instances import instance_path
+from tests.sampling import examples
 from tests.strategies import graphs
 
 
@@ -69,7 +70,7 @@ def loosened(graph: Graph, draw: st.DataObject) -> Graph:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(graphs(max_ops=14), st.data())
 def test_the_kernel_counts_as_the_simulator_does(graph: Graph, data: st.DataObject) -> None:
     problem = Problem.of(loosened(graph, data))

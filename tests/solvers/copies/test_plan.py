@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Channel, Graph, Pool, simulate
@@ -15,6 +15,7 @@ from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE
 from remat_planner.solvers.copies.needed import only_what_is_needed
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem import Problem
+from tests.sampling import examples
 from tests.schedules.slow_simulator import reference
 from tests.solvers.helpers import networks, training_steps
 from tests.transfers import FREE, with_pools
@@ -25,7 +26,7 @@ CHANNELS = st.builds(Channel, st.sampled_from([0.5, 1.0, 4.0]), st.sampled_from(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [networks, training_steps])
 def test_random_decisions_take_the_time_and_memory_that_was_predicted(kind: object) -> None:
-    @settings(max_examples=150, deadline=None)
+    @examples(150)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         graph: Graph = data.draw(with_pools(data.draw(kind()), CHANNELS))  # type: ignore[operator]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph
@@ -17,6 +17,7 @@ from remat_planner.solvers.lazy_moments.master_program import MasterProgram, clo
 from remat_planner.solvers.milp.program import MixedIntegerProgram
 from remat_planner.solvers.problem.least_peak import least_peak_forward
 from remat_planner.solvers.problem.reduced_graph import Problem
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.lazy_moments.test_loop import budgets, instance, plain_budgets, training_steps
 
@@ -34,7 +35,7 @@ def moments_of(problem: Problem, draw: st.DataObject) -> list[int] | None:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(plain_budgets(), st.data())
 def test_no_schedule_beats_the_bound(case: tuple[Graph, int], data: st.DataObject) -> None:
     graph, budget = case
@@ -46,7 +47,7 @@ def test_no_schedule_beats_the_bound(case: tuple[Graph, int], data: st.DataObjec
     assert closure_bound(MasterProgram(problem, budget, moments)) <= best
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(training_steps(), st.integers(1, 4), st.data())
 def test_no_schedule_beats_the_bound_on_graphs_of_every_kind(graph: Graph, which: int, data: st.DataObject) -> None:
     problem = Problem.of(graph)
@@ -56,7 +57,7 @@ def test_no_schedule_beats_the_bound_on_graphs_of_every_kind(graph: Graph, which
         assert closure_bound(MasterProgram(problem, budget, moments)) <= cheapest(problem, budget) + 1e-9
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(plain_budgets(), st.integers(0, 2**32 - 1))
 def test_wrong_multipliers_still_give_a_bound(case: tuple[Graph, int], seed: int) -> None:
     graph, budget = case
@@ -85,7 +86,7 @@ def test_the_closure_at_one_moment_says_most_on_deep_graphs() -> None:
     assert 1.4 <= 100 * (bound / problem.seconds - 1) <= 1.4988
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(training_steps())
 def test_no_schedule_that_recomputes_forward_ops_only_stays_below_the_floor(graph: Graph) -> None:
     problem = Problem.of(graph)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Channel, Graph, Pool, simulate
@@ -15,6 +15,7 @@ from remat_planner.solvers.copies import CopyPlanner
 from remat_planner.solvers.copies.gaps import COPY, KEEP, LEAVE
 from remat_planner.solvers.lazy_moments import CopyProgram
 from remat_planner.solvers.problem import Problem
+from tests.sampling import examples
 from tests.solvers.helpers import baseline_peak, networks, training_steps
 from tests.transfers import channels, with_pools
 
@@ -22,7 +23,7 @@ from tests.transfers import channels, with_pools
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [networks, training_steps])
 def test_no_schedule_beats_the_bound(kind: object) -> None:
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         graph: Graph = data.draw(with_pools(data.draw(kind()), channels()))  # type: ignore[operator]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph
@@ -11,6 +11,7 @@ from remat_planner.solvers.lazy_moments.fused_nodes import followers, last_of
 from remat_planner.solvers.lazy_moments.master_program import MasterProgram
 from remat_planner.solvers.lazy_moments.options import ProgramOptions
 from remat_planner.solvers.problem.reduced_graph import Problem
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import baseline_peak, training_steps
 
@@ -34,7 +35,7 @@ def optimum(problem: Problem, budget: int, moments: list[int], *, fuse: bool) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(narrowing_chains(), st.data())
 def test_the_optimum_stays_a_bound_and_loses_nothing(case: tuple[Graph, int], data: st.DataObject) -> None:
     graph, budget = case
@@ -47,7 +48,7 @@ def test_the_optimum_stays_a_bound_and_loses_nothing(case: tuple[Graph, int], da
     assert problem.seconds + fused <= cheapest(problem, budget) + 1e-6 * problem.seconds
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(training_steps())
 def test_only_what_may_run_again_and_is_read_once_is_fused(graph: Graph) -> None:
     problem = Problem.of(graph)

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, simulate
@@ -22,6 +22,7 @@ from remat_planner.solvers.milp.program import Outcome
 from remat_planner.solvers.problem.least_peak import least_peak
 from remat_planner.solvers.problem.reduced_graph import Problem
 from tests.instances import instance_path
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.strategies import graphs
 
@@ -48,7 +49,7 @@ def budgets(graph: Graph) -> list[int]:
     return [round(share * peak) for share in (1.0, 0.9, 0.75, 0.6, 0.45)]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(training_steps(), st.integers(0, 4))
 def test_the_bound_holds_and_is_met(graph: Graph, which: int) -> None:
     problem = Problem.of(graph)
@@ -81,7 +82,7 @@ def plain_budgets(draw: st.DrawFn) -> tuple[Graph, int]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(plain_budgets())
 def test_tiny_graphs_are_solved_as_by_exhaustive_search(case: tuple[Graph, int]) -> None:
     graph, budget = case

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, InvalidScheduleError
@@ -15,12 +15,13 @@ from remat_planner.solvers.lazy_moments.options import WindowsOptions
 from remat_planner.solvers.lazy_moments.windows import solve_windows
 from remat_planner.solvers.problem.reduced_graph import Problem
 from remat_planner.solvers.problem.sequence_builder import SequenceBuilder
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import networks
 from tests.solvers.lazy_moments.test_loop import budgets, instance, training_steps
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(training_steps(), st.integers(1, 4))
 def test_a_better_sequence_or_the_same(graph: Graph, which: int) -> None:
     problem = Problem.of(graph)
@@ -55,7 +56,7 @@ def loose_sequences(draw: st.DrawFn) -> tuple[Problem, list[int]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(loose_sequences(), st.integers(2, 6))
 def test_windows_of_any_sequence(case: tuple[Problem, list[int]], length: int) -> None:
     problem, nodes = case

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,15 +15,16 @@ from remat_planner.schedules import Graph
 from remat_planner.solvers import solve
 from remat_planner.solvers.interface import ORDER_GIVEN_FORWARD
 from remat_planner.solvers.problem.reduced_graph import Problem
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import ANYTIME, QUICK, SOLVERS, baseline_peak, check, instance, networks, training_steps
 
 SHARES = st.sampled_from([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
 
 
-def examples(name: str) -> Any:
+def examples_for(name: str) -> settings:
     """Fewer examples for slow solvers."""
-    return settings(max_examples=8 if name in ANYTIME else 80 if name in QUICK else 20, deadline=None)
+    return examples(8 if name in ANYTIME else 80 if name in QUICK else 20)
 
 
 def each_solver(test: Callable[..., None]) -> Callable[..., None]:
@@ -34,7 +34,7 @@ def each_solver(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.mark.slow
 @each_solver
 def test_answers_are_true_on_graphs_of_every_kind(name: str) -> None:
-    @examples(name)
+    @examples_for(name)
     @given(training_steps(), SHARES)
     def holds(graph: Graph, share: float) -> None:
         budget = max(1, graph.constant_bytes, round(share * baseline_peak(graph)))
@@ -51,7 +51,7 @@ def test_answers_are_true_on_graphs_of_every_kind(name: str) -> None:
 @pytest.mark.slow
 @each_solver
 def test_answers_are_true_on_networks(name: str) -> None:
-    @examples(name)
+    @examples_for(name)
     @given(networks(), SHARES)
     def holds(graph: Graph, share: float) -> None:
         budget = max(1, round(share * baseline_peak(graph)))
@@ -63,7 +63,7 @@ def test_answers_are_true_on_networks(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SOLVERS if name not in ANYTIME])
 def test_the_same_question_has_the_same_answer(name: str) -> None:
-    @examples(name)
+    @examples_for(name)
     @given(networks(max_stages=5), SHARES)
     def holds(graph: Graph, share: float) -> None:
         budget = max(1, round(share * baseline_peak(graph)))
@@ -75,7 +75,7 @@ def test_the_same_question_has_the_same_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ilp", "checkmate"])
 def test_more_budget_is_never_slower(name: str) -> None:
-    @settings(max_examples=10, deadline=None)
+    @examples(10)
     @given(networks(max_stages=4))
     def holds(graph: Graph) -> None:
         peak = baseline_peak(graph)
@@ -88,7 +88,7 @@ def test_more_budget_is_never_slower(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_minimum_of_an_infeasible_answer_works(name: str) -> None:
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     @given(networks())
     def holds(graph: Graph) -> None:
         budget = round(0.3 * baseline_peak(graph))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from remat_planner.schedules import Graph, simulate
 from remat_planner.solvers import Reporter, Solution, available, solve
 from remat_planner.solvers.annealing import search as anneal
 from remat_planner.solvers.problem.reduced_graph import Problem
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.lazy_moments.test_loop import instance, plain_budgets, training_steps
 
@@ -34,14 +35,14 @@ class Recorder(Reporter):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(plain_budgets())
 def test_tiny_graphs_are_solved_as_by_exhaustive_search(case: tuple[Graph, int]) -> None:
     graph, budget = case
     assert solve(graph, budget, time_limit=5).cost == pytest.approx(cheapest(Problem.of(graph), budget), rel=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(training_steps())
 def test_graphs_of_every_kind_and_no_time(graph: Graph) -> None:
     peak = simulate(graph, range(len(graph.ops))).peak_bytes

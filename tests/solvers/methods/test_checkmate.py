@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, Op, Storage, Value
 from remat_planner.solvers import solve
 from remat_planner.solvers.methods.checkmate import Checkmate
 from remat_planner.solvers.problem.reduced_graph import Problem
+from tests.sampling import examples
 from tests.solvers.exhaustive import cheapest
 from tests.solvers.helpers import baseline_peak, instance, networks, training_steps
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.one_of(training_steps(max_ops=7), networks(max_stages=3)), st.sampled_from([0.95, 0.85, 0.75, 0.65, 0.5]))
 def test_equals_exhaustive_search(graph: Graph, share: float) -> None:
     budget = max(1, graph.constant_bytes, round(share * baseline_peak(graph)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Channel, Graph, Pool, simulate
 from remat_planner.solvers import registry, solve
 from remat_planner.solvers.copies import loop
 from remat_planner.solvers.interface import WITHOUT_COPIES
+from tests.sampling import examples
 from tests.solvers.helpers import SOLVERS, baseline_peak, check, networks, training_steps
 from tests.transfers import channels, with_pools
 
@@ -20,7 +21,7 @@ BASELINES = ["offload-all", "offload-inputs", "offload-greedy"]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COPYING)
 def test_answers_are_true_on_graphs_with_pools(name: str) -> None:
-    @settings(max_examples=40 if name in (*BASELINES, "pofo") else 8, deadline=None)
+    @examples(40 if name in (*BASELINES, "pofo") else 8)
     @given(st.data(), st.sampled_from([0.9, 0.7, 0.5]))
     def holds(data: st.DataObject, share: float) -> None:
         graph: Graph = data.draw(with_pools(data.draw(st.one_of(networks(), training_steps())), channels()))

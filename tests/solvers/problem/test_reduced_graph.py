@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, InvalidScheduleError, Op, Storage, Value, simulate
 from remat_planner.solvers.problem.reduced_graph import Problem
+from tests.sampling import examples
 
 
 @st.composite
@@ -74,7 +75,7 @@ def some_nodes(problem: Problem, choose: st.DataObject) -> list[int]:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(graphs(), st.data())
 def test_node_level_is_the_op_level(graph: Graph, data: st.DataObject) -> None:
     problem = Problem.of(graph)
@@ -89,7 +90,7 @@ def test_node_level_is_the_op_level(graph: Graph, data: st.DataObject) -> None:
     assert here.seconds == there.seconds
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(graphs())
 def test_the_execution_order_keeps_its_peak(graph: Graph) -> None:
     problem = Problem.of(graph)
@@ -97,7 +98,7 @@ def test_the_execution_order_keeps_its_peak(graph: Graph) -> None:
     assert problem.seconds == pytest.approx(graph.seconds)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(graphs(), st.data())
 def test_nodes_of_undoes_expand(graph: Graph, data: st.DataObject) -> None:
     problem = Problem.of(graph)

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Graph, Op, Storage, Value, simulate
@@ -19,6 +19,7 @@ from remat_planner.solvers.two_level.front import front
 from remat_planner.solvers.two_level.option import option_for
 from remat_planner.solvers.two_level.pattern import patterns
 from remat_planner.solvers.two_level.search import TwoLevels
+from tests.sampling import examples
 from tests.strategies import graphs
 
 
@@ -82,7 +83,7 @@ def test_layers_that_differ_are_patterns_of_their_own() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(2, 5), st.integers(2, 4), st.data())
 def test_the_prediction_is_the_simulation(count: int, width: int, data: st.DataObject) -> None:
     """Whatever is kept of the blocks: the bytes each needs, added up, are never below the peak, and the seconds are exact."""
@@ -100,7 +101,7 @@ def test_the_prediction_is_the_simulation(count: int, width: int, data: st.DataO
         assert simulation.peak_bytes == predicted
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(graphs(max_ops=14), st.floats(0.3, 1.0))
 def test_any_graph(graph: Graph, share: float) -> None:
     """Views, in-place ops, pinned ops, results, workspace, random state: what is returned runs, and fits if it is said to."""

@@ -1,0 +1,33 @@
+"""How much of the large families of cases runs: a sample by default, all of it with ``TESTS=all`` in the environment."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import settings
+
+_ALL = os.environ.get("TESTS") == "all"
+_FEWER = 5
+_MOST_SLOW_CASES = 5
+
+
+def examples(number: int) -> settings:
+    """Try ``number`` examples, or a fifth of them, at least five."""
+    return settings(max_examples=number if _ALL else max(number // _FEWER, 5), deadline=None)
+
+
+def sampled(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """What runs and what is left out: of each slow test with many cases a few run, evenly spread."""
+    families: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("slow") and not _ALL:
+            families[item.nodeid.partition("[")[0]].append(item)
+    left_out: set[pytest.Item] = set()
+    for cases in families.values():
+        if (number := len(cases)) > _MOST_SLOW_CASES:
+            run = {cases[k * (number - 1) // (_MOST_SLOW_CASES - 1)] for k in range(_MOST_SLOW_CASES)}
+            left_out.update(case for case in cases if case not in run)
+    return [item for item in items if item not in left_out], [item for item in items if item in left_out]
