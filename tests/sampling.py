@@ -23,7 +23,8 @@ def sampled(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
     """What runs and what is left out: of each slow test with many cases a few run, evenly spread."""
     families: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("slow") and not _ALL:
+        slow = item.get_closest_marker("slow")
+        if slow and not (_ALL or slow.kwargs.get("all_cases")):
             families[item.nodeid.partition("[")[0]].append(item)
     left_out: set[pytest.Item] = set()
     for cases in families.values():

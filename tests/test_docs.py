@@ -27,6 +27,7 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(re.findall(r"[\w-]+\.md", navigation)) == [page.name for page in _PAGES]
 
 
+@pytest.mark.slow
 def test_the_api_names_what_there_is() -> None:
     from importlib import import_module
 

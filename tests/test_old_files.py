@@ -61,6 +61,7 @@ def test_every_call_is_found_in_an_old_profile() -> None:
     assert graph.ops
 
 
+@pytest.mark.slow
 def test_an_old_schedule_trains() -> None:
     model, inputs = dropout_model(), torch.randn(256, 16)
     schedule = remat_planner.Schedule.load(_DATA / "schedule_format_1.json")
@@ -114,6 +115,7 @@ def test_training_options_that_mean_nothing_are_a_damaged_file(tmp_path: Path) -
         remat_planner.Schedule.load(with_origin("schedule_format_1.json", tmp_path, shard=0))
 
 
+@pytest.mark.slow
 def test_an_old_schedule_by_regions_trains() -> None:
     model, inputs = TwoBlocks(), torch.randn(256, 16)
     schedule = remat_planner.RegionSchedule.load(_DATA / "region_schedule_format_1.json")
@@ -121,6 +123,7 @@ def test_an_old_schedule_by_regions_trains() -> None:
     assert remat_planner.verify(model, schedule, (inputs,)).identical
 
 
+@pytest.mark.slow
 def test_an_early_schedule_of_shared_weights_trains() -> None:
     layer, x = nn.Linear(16, 16), torch.randn(32, 16)
     model = nn.Sequential(layer, nn.Tanh(), layer)

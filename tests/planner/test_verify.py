@@ -51,6 +51,7 @@ def unchanged(before: dict[str, Any], after: dict[str, Any]) -> bool:
     return before.keys() == after.keys() and all(map(same, before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain_sequential", "batch_norm_and_counter", "in_place_and_views", "tied_and_shared"])
 def test_a_plan_holds_when_run(name: str):
     case = case_of(name)
@@ -325,6 +326,7 @@ def _keep_history(model: Plain, output: dict[str, Any], *_: Any) -> None:
     output["hidden"] = output["hidden"] + 0 * model.used.weight.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defect", "differing"),
     [

@@ -30,6 +30,7 @@ def _schedule(graph: Graph, steps: list[int]) -> Schedule:
     return Schedule(graph, tuple(steps), budget, "ilp", "feasible", 0.5, "any schedule", origin)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_round_trip(tmp_path: Path, data: st.DataObject) -> None:

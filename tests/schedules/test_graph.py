@@ -54,6 +54,7 @@ def test_backward_as_flags_or_as_an_index() -> None:
     assert by_index.fingerprint == by_flags.fingerprint
 
 
+@pytest.mark.slow
 @given(graphs())
 def test_the_fingerprint_sees_what_is_computed_and_not_what_it_costs(graph: Graph) -> None:
     dearer = dataclasses.replace(graph, ops=tuple(dataclasses.replace(op, seconds=op.seconds + 1) for op in graph.ops))

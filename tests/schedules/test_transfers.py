@@ -56,6 +56,7 @@ def test_infinite_rates_add_no_time(data: st.DataObject) -> None:
     assert simulate(graph, steps).seconds == math.fsum(graph.ops[i].seconds for i in steps if i < len(graph.ops))
 
 
+@pytest.mark.slow
 @examples(50)
 @given(st.data())
 def test_pools_that_nothing_uses_change_nothing(data: st.DataObject) -> None:

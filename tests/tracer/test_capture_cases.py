@@ -132,6 +132,7 @@ def test_lists_and_hooks_that_the_forward_grows_are_put_back():
     assert model.count == 3
 
 
+@pytest.mark.slow
 def test_mixtures_of_experts_multiply_in_groups():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

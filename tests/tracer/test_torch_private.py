@@ -328,6 +328,7 @@ def test_compiled_functions_say_so_under_a_trace():
         private.trace(torch.compile(torch.tanh, backend="eager"), private.to_fake(mode, torch.ones(2)))
 
 
+@pytest.mark.slow
 def test_inductor_says_what_it_has_code_for():
     aten = torch.ops.aten
     for operator in (aten.addmm.default, aten.tanh_backward.default, aten.native_layer_norm.default, aten.gelu.default):

@@ -127,6 +127,7 @@ _CALLS: dict[torch._ops.OpOverload, Callable[[], Calls]] = {
 _KWARGS = {aten.div.Tensor_mode: {"rounding_mode": "floor"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", [*ON_EVERY_DEVICE, *ON_A_CPU], ids=str)
 def test_fakes_lie_in_memory_as_the_results_of_kernels(operator: torch._ops.OpOverload):
     mode = private.new_fake_mode()

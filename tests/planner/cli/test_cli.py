@@ -13,6 +13,7 @@ from remat_planner.planner.cli.exit_codes import ExitCode
 from tests.planner.command_line import Call, written
 
 
+@pytest.mark.slow
 def test_the_verbatim_form(call: Call, folder: Path) -> None:
     run = call("--budget", "70%", "net.py")
     assert run.code == ExitCode.OK, run.err
@@ -35,6 +36,7 @@ def test_the_verbatim_form(call: Call, folder: Path) -> None:
     assert written(folder) == {"net.schedule.json"}
 
 
+@pytest.mark.slow
 def test_options_may_stand_after_the_model(call: Call, folder: Path) -> None:
     (folder / "plans").mkdir()
     run = call("net.py:build", "--budget=1GB", "-o", "plans/mine.json", "--optimizer", "adamw", "--solver", "ilp", "--quiet")
@@ -47,6 +49,7 @@ def test_options_may_stand_after_the_model(call: Call, folder: Path) -> None:
     assert written(folder) == {"plans"}
 
 
+@pytest.mark.slow
 def test_json_is_one_document_whatever_else_prints(call: Call, folder: Path) -> None:
     (folder / "loud.py").write_text(
         "from net import *\n_build = build\ndef build():\n    print('hello')\n    return _build()\n"
@@ -61,6 +64,7 @@ def test_json_is_one_document_whatever_else_prints(call: Call, folder: Path) -> 
     assert "hello" in run.err
 
 
+@pytest.mark.slow
 def test_verify_prints_predicted_and_measured(call: Call) -> None:
     run = call("--budget", "70%", "--verify", "net.py")
     assert run.code == ExitCode.OK, run.err
@@ -243,6 +247,7 @@ def test_code_that_raises_shows_its_own_traceback_only(call: Call, folder: Path)
     assert json.loads(run.out)["error"]["exit_code"] == ExitCode.MODEL
 
 
+@pytest.mark.slow
 def test_bad_schedule_files(call: Call, folder: Path) -> None:
     file = folder / "net.schedule.json"
     assert call("--budget", "70%", "-q", "net.py").code == ExitCode.OK
@@ -263,6 +268,7 @@ def test_bad_schedule_files(call: Call, folder: Path) -> None:
     assert "Traceback" not in truncated.err + other_version.err + other_model.err
 
 
+@pytest.mark.slow
 def test_what_fails_verification_is_not_written(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuted(*_: object, **__: object) -> remat_planner.Verification:
         return remat_planner.Verification(identical=True, measured_peak_bytes=200, predicted_peak_bytes=100, budget_bytes=100)
@@ -301,6 +307,7 @@ def test_what_nobody_expected_is_told_with_a_traceback(call: Call, folder: Path,
     assert written(folder) == set()
 
 
+@pytest.mark.slow
 def test_a_plan_to_stdout(call: Call, folder: Path) -> None:
     run = call("net.py", "-b", "100%", "--solver", "none", "--no-verify", "-o", "-")
     assert run.code == ExitCode.OK, run.err
@@ -309,6 +316,7 @@ def test_a_plan_to_stdout(call: Call, folder: Path) -> None:
     assert written(folder) == set()
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_saved_is_not_lost(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = remat_planner.Schedule.save
 

@@ -105,6 +105,7 @@ def test_a_mistyped_command(call: Call, folder: Path, arguments: tuple[str, ...]
     assert document["error"]["message"] == message
 
 
+@pytest.mark.slow
 def test_a_model_that_is_named_like_a_command(call: Call, folder: Path) -> None:
     (folder / "verif.py").write_text("from net import *\n")
     run = call("verif", "-b", "100%", "--solver", "none", "-q")
@@ -115,6 +116,7 @@ def test_a_model_that_is_named_like_a_command(call: Call, folder: Path) -> None:
     assert "no module named" in absent.err
 
 
+@pytest.mark.slow
 def test_defaults_out_of_pyproject(call: Call, folder: Path) -> None:
     (folder / "pyproject.toml").write_text(
         '[tool.remat-planner]\nbudget = "100%"\nsolver = "none"\nno-verify = true\n[tool.remat-planner.fit]\nsolver = "chen"\n'

@@ -97,6 +97,7 @@ def test_a_reader_that_leaves(folder: Path, arguments: tuple[str, ...]) -> None:
     assert (process.wait(timeout=120), err) == (ExitCode.OUTPUT_CLOSED, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_full_disk_leaves_the_report(
     call: Call,

@@ -190,6 +190,7 @@ def step(called: nn.Module, own: nn.Module, x: torch.Tensor, chosen: tuple[int, 
     return [*map(bits, found), sorted(ran)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_any_outputs_may_get_gradients(kind: type[nn.Module]):
     torch.manual_seed(0)
@@ -208,6 +209,7 @@ def test_any_outputs_may_get_gradients(kind: type[nn.Module]):
         assert len(planned_call(ours).programs) == 1
 
 
+@pytest.mark.slow
 def test_a_sum_that_lacks_its_first_term_does_not_change_the_next_one(monkeypatch: pytest.MonkeyPatch):
     def whole(joint: Joint, line: StraightLine) -> list[GradientParts]:
         return [GradientParts.whole(i, line, t) for i, t in zip(line.gradients, flow_of(joint).gradients, strict=True)]

@@ -59,6 +59,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[fx.GraphModule]:
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(
     "name", ["lstm", "in_place_and_views", "batch_norm_and_counter", "channels_last", "autocast", "own_checkpoint"]

@@ -101,6 +101,7 @@ def test_random_copies_have_eagers_bits_in_the_zoo(name: str, tmp_path: Path):
     case.model.zero_grad()
 
 
+@pytest.mark.slow
 def test_the_folder_shows_no_file_and_one_serves_all_steps(tmp_path: Path):
     net, planned, _ = _planned(tmp_path)
     pool: Any = planned._planned.programs[0].pools["disk"]
@@ -132,6 +133,7 @@ def test_hundreds_of_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: pyt
     assert tensors <= before[1]
 
 
+@pytest.mark.slow
 def test_two_forwards_before_their_backwards(tmp_path: Path):
     net, planned, _ = _planned(tmp_path)
 
@@ -146,6 +148,7 @@ def test_two_forwards_before_their_backwards(tmp_path: Path):
     assert _equal(step_of(planned), step_of(net))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evict", [0.0, 0.8])
 def test_a_second_backward_through_the_same_forward(evict: float, tmp_path: Path):
     net, planned, _ = _planned(tmp_path, seed=3, evict=evict)
@@ -153,6 +156,7 @@ def test_a_second_backward_through_the_same_forward(evict: float, tmp_path: Path
     assert _equal(_gradients(planned), _gradients(net))
 
 
+@pytest.mark.slow
 def test_copies_deepcopies_evaluation_and_forwards_without_a_backward(tmp_path: Path):
     net, planned, _ = _planned(tmp_path)
     expected = _gradients(net)
@@ -164,6 +168,7 @@ def test_copies_deepcopies_evaluation_and_forwards_without_a_backward(tmp_path: 
     assert _equal(_gradients(planned), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["pwrite", "preadv"])
 def test_a_copy_that_fails_is_an_error_and_the_next_step_is_right(
     function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +189,7 @@ def test_a_copy_that_fails_is_an_error_and_the_next_step_is_right(
     assert _equal(_gradients(planned), expected)
 
 
+@pytest.mark.slow
 def test_a_step_that_ends_in_the_middle_gives_its_file_back(tmp_path: Path):
     net, planned, _ = _planned(tmp_path)
     expected = _gradients(net)
@@ -204,6 +210,7 @@ def test_a_full_disk_is_found_before_the_step(tmp_path: Path, monkeypatch: pytes
     assert caught.value.available is not None
 
 
+@pytest.mark.slow
 def test_a_file_that_the_system_allows_no_room_is_found_before_the_step(tmp_path: Path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -216,11 +223,13 @@ def test_a_file_that_the_system_allows_no_room_is_found_before_the_step(tmp_path
     assert _equal(_gradients(planned), _gradients(net))
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(OffloadError, match=r"nowhere.*No such file or directory"):
         _planned(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_matters_only_for_a_new_file(tmp_path: Path):
     folder = tmp_path / "scratch"
     folder.mkdir()
@@ -233,6 +242,7 @@ def test_a_folder_that_vanishes_matters_only_for_a_new_file(tmp_path: Path):
     del first
 
 
+@pytest.mark.slow
 def test_a_schedule_with_copies_needs_a_folder_and_pytorchs_kernels(tmp_path: Path):
     net, _, schedule = _planned(tmp_path)
     with pytest.raises(OffloadError, match="disk_folder="):
@@ -261,6 +271,7 @@ class Heads(nn.Module):
         return self.one(h), self.other(h)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_backward_from_one_of_two_outputs(seed: int, tmp_path: Path):
     torch.manual_seed(0)

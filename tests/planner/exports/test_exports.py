@@ -173,6 +173,7 @@ def test_a_form_gives_eagers_bits_at_the_predicted_peak(name: str, form: str, bu
     assert schedule.peak_bytes <= found.schedule_peak_bytes <= schedule.budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_finer_forms_cost_less(name: str):
     case, schedule = planned(name, "70%")
@@ -286,6 +287,7 @@ def measured(model: nn.Module, x: torch.Tensor, step: EagerStep) -> int:
     return peak(model, Case(model, (x,), {}, _mean_square), step.graph.constant_bytes)
 
 
+@pytest.mark.slow
 def test_the_core_of_an_attention_is_predicted_as_it_runs():
     torch.manual_seed(0)
     model, x = Net(*(Attention() for _ in range(3))), torch.randn(4, 128, 64)
@@ -313,6 +315,7 @@ class Grouped(Net):
         return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 2, 3])
 def test_layers_recomputed_together_are_predicted_as_they_run(group: int):
     torch.manual_seed(0)
@@ -365,6 +368,7 @@ def test_what_must_run_once_is_not_wrapped(form: str):
     assert refused.value.names == ("layers.0",)
 
 
+@pytest.mark.slow
 def test_what_updates_statistics_is_saved():
     case, schedule = normalised(counting=False)
     found = remat_planner.export(case.model, schedule, to="sac")
@@ -391,6 +395,7 @@ class Twice(Net):
         return x
 
 
+@pytest.mark.slow
 def test_a_block_that_is_called_twice_is_not_told_apart():
     torch.manual_seed(0)
     case = Case(Twice(Block(), Block()), (torch.randn(512, 64),), {}, _mean_square)
@@ -409,6 +414,7 @@ class LossOnly(nn.Module):
         return self.model(**inputs).loss
 
 
+@pytest.mark.slow
 def test_a_cache_that_would_be_filled_twice_is_refused():
     torch.manual_seed(0)
     case = gpt2(use_cache=True)
@@ -442,6 +448,7 @@ def test_what_cannot_be_exported_says_why(monkeypatch: pytest.MonkeyPatch):
         remat_planner.export(case.model, schedule, to="transformers")
 
 
+@pytest.mark.slow
 def test_a_schedule_from_a_file_and_one_that_is_applied(tmp_path: Any):
     case, schedule = planned("plain", "70%")
     here = remat_planner.export(case.model, schedule, to="sac")

@@ -77,6 +77,7 @@ def test_blocks_handed_out_whole_count() -> None:
     assert solve_on_gpu(graph, tight.minimum, peak, solver="auto", time_limit=1).steps == order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_no_history_takes_more_than_whole_blocks_do(seed: int) -> None:
     """Whatever was cached before: holes between what stays, of every size."""
@@ -103,6 +104,7 @@ def test_every_plan_for_a_gpu_is_within_what_the_allocator_hands_out() -> None:
         assert schedule.peak_bytes <= found.allocated_bytes <= schedule.budget
 
 
+@pytest.mark.slow
 def test_expandable_segments_count_where_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     default = _planned("100%", solver="none", budget_on="reserved")
     monkeypatch.setenv(*EXPANDABLE.split("=", 1))

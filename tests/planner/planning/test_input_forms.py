@@ -276,6 +276,7 @@ def test_a_loaded_plan_knows_its_mode_and_autocast(tmp_path: Path, said: pytest.
     assert len(said.messages) == 1, "the loaded plan was not used for the step that it is for"
 
 
+@pytest.mark.slow
 def test_a_loaded_plan_for_evaluation_mode_is_used_in_it(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     plan(net().eval(), (tokens(8),), budget="10MB", solver="none").save(path)

@@ -81,6 +81,7 @@ def _page(schedule: Schedule | RegionSchedule) -> str:
     return page_html(page_of(summary, "a budget"))
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_schedule_does() -> None:
     schedule = layered_schedule(12, recomputed=7)
     parsed = _Parsed(_page(schedule))
@@ -137,6 +138,7 @@ def test_no_name_is_markup_and_nothing_is_loaded(by_regions: bool) -> None:
     assert json.loads(parsed.scripts[0])["ops"][0][0] == _HOSTILE
 
 
+@pytest.mark.slow
 def test_a_report_without_a_schedule_file_has_no_instructions(tmp_path: Path) -> None:
     report_file.report(RegionSchedule.load(_REGIONS), tmp_path / "a.html")
     assert "apply_schedule" not in (tmp_path / "a.html").read_text()

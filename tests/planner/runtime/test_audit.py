@@ -119,6 +119,7 @@ PLACES: dict[str, tuple[Callable[[Unwatched], Any], Callable[[Unwatched], Any]]]
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 @pytest.mark.parametrize("place", PLACES)
 def test_it_finds_what_nobody_watches(place: str, tmp_path: Path):
@@ -387,6 +388,7 @@ TENSORS: dict[str, tuple[Callable[[Net, torch.Tensor], Any], Callable[[], dict[s
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 @pytest.mark.parametrize("what", TENSORS)
 def test_tensors_in_python_state(what: str, audits: list[Any], said: list[str]):

@@ -41,6 +41,7 @@ def test_accumulation_and_optimizer_steps():
     assert same_state(ours, eager)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_two_forwards_before_their_backwards(order: tuple[int, int]):
     ours, eager, x = planned_net()
@@ -74,6 +75,7 @@ def test_retain_graph_and_a_second_backward():
         loss.backward()
 
 
+@pytest.mark.slow
 def test_gradients_of_inputs_and_of_some_parameters():
     model, x = build()
     eager = copy.deepcopy(model)
@@ -88,6 +90,7 @@ def test_gradients_of_inputs_and_of_some_parameters():
     assert equal(results[0], results[1])
 
 
+@pytest.mark.slow
 def test_an_input_with_a_history():
     model, x = build()
     eager = copy.deepcopy(model)
@@ -122,6 +125,7 @@ def test_what_only_an_output_without_a_gradient_needs_has_none():
     assert eager.b.weight.grad is None
 
 
+@pytest.mark.slow
 def test_a_parameter_changed_between_forward_and_backward_is_named():
     ours, _, x = planned_net()
     loss = ours(x)["loss"]

@@ -175,6 +175,7 @@ class Other(Graph):
     pass
 
 
+@pytest.mark.slow
 def test_an_object_of_another_class_with_the_same_content_is_another_input():
     class Asks(Net):
         def forward(self, data: Any) -> Any:
@@ -185,6 +186,7 @@ def test_an_object_of_another_class_with_the_same_content_is_another_input():
     assert_same_step(eager, model, ours, Other(x=batch(), scale=2.0), Other(x=batch(), scale=2.0))
 
 
+@pytest.mark.slow
 def test_a_captured_object_does_not_stay_allocated():
     data = Graph(x=batch(), scale=2.0)
     ours, _ = planned(Net(writes=True), data)

@@ -112,12 +112,14 @@ def test_bits_and_peak_are_as_promised(name: str):
         assert result.measured_peak_bytes == result.predicted_peak_bytes
 
 
+@pytest.mark.slow
 def test_none_reaches_a_backward_that_asks_for_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Several, "materialize", False)
     model, x = _model(lambda m, x: Tanh.apply(Several.apply(Scaled.apply(x))[0])), noise()
     assert verify(model, _least(model, x), (x,)).identical
 
 
+@pytest.mark.slow
 def test_a_pure_function_is_recomputed_with_eagers_bits():
     register_function(Scaled, pure=True)
     try:

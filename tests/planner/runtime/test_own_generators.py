@@ -69,6 +69,7 @@ def both(draw: Draw) -> tuple[Noisy, Any, torch.Tensor]:
     return eager, ours, x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWS)
 def test_draws_and_their_repetitions_are_eagers(name: str):
     eager, ours, x = both(DRAWS[name])
@@ -80,6 +81,7 @@ def test_a_generator_that_is_seeded_in_each_step():
     assert equal(steps(ours, x, ours.own, ours.own.manual_seed), steps(eager, x, eager.own, eager.own.manual_seed))
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_replaced_is_drawn_from():
     eager, ours, x = both(DRAWS["rand"])
     for module in (eager, ours):
@@ -87,6 +89,7 @@ def test_a_generator_that_is_replaced_is_drawn_from():
     assert equal(steps(ours, x, ours.own), steps(eager, x, eager.own))
 
 
+@pytest.mark.slow
 def test_a_copy_draws_from_its_own_generator():
     eager, ours, x = both(DRAWS["rand"])
     copied = copy.deepcopy(ours)
@@ -95,6 +98,7 @@ def test_a_copy_draws_from_its_own_generator():
     assert ours.own.get_state().equal(before)
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_an_argument():
     class Drawing(nn.Module):
         def __init__(self) -> None:
@@ -112,6 +116,7 @@ def test_a_generator_that_is_an_argument():
         assert torch.equal(*losses)
 
 
+@pytest.mark.slow
 def test_a_draw_under_checkpoint_is_made_again_as_in_eager():
     def draw(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
         return checkpoint(lambda h: h * torch.rand(h.shape, generator=g) * h, x, use_reentrant=False)

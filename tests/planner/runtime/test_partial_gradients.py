@@ -180,6 +180,7 @@ class Balanced(nn.Module):
         return x + torch.tanh(self.layer(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factors", [(0, 0), (0.1, 0), (0, 0.1), (0.1, 0.1)])
 def test_losses_that_the_forward_leaves_behind_may_be_added_or_not(factors: tuple[float, float]):
     torch.manual_seed(0)

@@ -350,6 +350,7 @@ def test_what_the_next_step_would_read_is_refused_by_name(name: str) -> None:
     assert contents(net.s) == before or isinstance(net.s, itertools.count)  # a first forward may take keys from one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", marked(name for name in CASES if name not in REFUSED))
 def test_each_step_reads_what_is_there(name: str) -> None:
     change = CASES[name][2]

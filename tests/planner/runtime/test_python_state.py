@@ -72,6 +72,7 @@ def hidden(m: Net, x: torch.Tensor) -> torch.Tensor:
     return torch.tanh(m.a(x))
 
 
+@pytest.mark.slow
 def test_an_auxiliary_loss_in_an_attribute() -> None:
     def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
         h = hidden(m, x)
@@ -107,6 +108,7 @@ def test_a_loss_that_reads_what_the_forward_left() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_auxiliary_losses_in_a_global_list() -> None:
     def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
         h = hidden(m, x)
@@ -151,6 +153,7 @@ def test_a_dictionary_of_the_callers_that_the_forward_fills() -> None:
     assert_trains_as_eager(lambda: Net(forward), lambda: ({"x": X},), step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attributes", "read", "change"),
     [
@@ -234,6 +237,7 @@ def test_nan_among_the_constants_is_no_difference() -> None:
     assert_trains_as_eager(lambda: Net(forward), lambda: (X,), lambda m, _: mean_square(m(X)))
 
 
+@pytest.mark.slow
 def test_a_number_in_an_object_that_is_an_argument() -> None:
     options = types.SimpleNamespace(gain=1.0)
 

@@ -119,6 +119,7 @@ def test_the_third_time_it_is_said_what_to_do(name: str, caplog: pytest.LogCaptu
     assert ADVICE[name] in caplog.records[-1].getMessage()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", [lambda: doubled, lambda: scaled_by(2.0)], ids=["function", "new lambda"])
 def test_a_hook_that_is_registered_anew_is_the_captured_one(hook: Callable[[], Any], caplog: pytest.LogCaptureFixture):
     calls: list[tuple[int, ...]] = []
@@ -133,6 +134,7 @@ def test_a_hook_that_is_registered_anew_is_the_captured_one(hook: Callable[[], A
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_a_step_of_other_operators_is_planned_and_counted(caplog: pytest.LogCaptureFixture):
     calls: list[tuple[int, ...]] = []
 
@@ -161,6 +163,7 @@ class Averaging(nn.Module):
         return h.square().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [0, 10**6 + 3])
 def test_batch_norms_that_average_over_all_batches_are_planned_once(batches: int, caplog: pytest.LogCaptureFixture):
     torch.manual_seed(0)
@@ -197,6 +200,7 @@ def test_such_batch_norms_in_blocks_that_are_planned_by_themselves():
         assert equal(list(ours.buffers()), list(eager.buffers()))
 
 
+@pytest.mark.slow
 def test_what_was_seen_apart_is_not_taken_together():
     class Branching(nn.Module):
         def __init__(self) -> None:

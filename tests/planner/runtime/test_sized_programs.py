@@ -148,6 +148,7 @@ def larger(planned: nn.Module) -> int:
     return sum(program.is_larger for program in planned_call(planned).programs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "for_all_sizes"),
     [
@@ -183,6 +184,7 @@ def test_two_sizes_change_independently():
     assert larger(planned) >= 6
 
 
+@pytest.mark.slow
 def test_smaller_sizes_run_a_larger_schedule_within_the_budget_and_a_larger_size_is_refused():
     eager, planned = planned_net(Branches, "min")
     call = planned_call(planned)
@@ -194,6 +196,7 @@ def test_smaller_sizes_run_a_larger_schedule_within_the_budget_and_a_larger_size
         planned(torch.randn(5, 60, WIDTH).requires_grad_())
 
 
+@pytest.mark.slow
 def test_a_changed_number_of_the_model_is_seen_for_every_size():
     class Scaled(Net):
         factor = 1.0
@@ -207,6 +210,7 @@ def test_a_changed_number_of_the_model_is_seen_for_every_size():
         assert is_same(step(eager, (5, length), length), step(planned, (5, length), length)), (length, factor)
 
 
+@pytest.mark.slow
 def test_a_copy_has_programs_of_its_own():
     eager, planned = planned_net(Branches)
     step(planned, (5, 20), 0)

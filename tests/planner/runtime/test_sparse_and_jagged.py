@@ -89,6 +89,7 @@ def _model(between: Between) -> Written:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow, id=name) for name in STEPS]
 )

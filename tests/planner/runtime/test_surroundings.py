@@ -178,6 +178,7 @@ def test_a_dispatch_mode_of_the_callers_is_told_once(caplog: pytest.LogCaptureFi
     assert "Looking" in caplog.text
 
 
+@pytest.mark.slow
 def test_dual_tensors_are_refused_wherever_they_are():
     eager, ours, x = both()
     with forward_ad.dual_level():

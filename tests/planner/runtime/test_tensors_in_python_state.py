@@ -289,6 +289,7 @@ def test_a_view_of_a_buffer_that_is_changed_is_refused() -> None:
         planned(model)
 
 
+@pytest.mark.slow
 def test_views_of_one_memory_are_read_wherever_it_lies() -> None:
     def counted(m: Any, h: torch.Tensor) -> torch.Tensor:
         m.count.add_(1)
@@ -306,6 +307,7 @@ def test_views_of_one_memory_are_read_wherever_it_lies() -> None:
     assert len(call_of(trained).programs) == 1
 
 
+@pytest.mark.slow
 def test_a_view_of_a_buffer_that_the_step_changes_comes_later() -> None:
     model = Net(lambda m, h: m.norm(h) * m.s, s=ones(), norm=nn.BatchNorm1d(4))
     trained = planned(model, budget="200%")
@@ -333,6 +335,7 @@ def test_two_tensors_that_become_one() -> None:
     assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_two_tensors_that_get_one_memory_of_which_one_is_changed() -> None:
     def counted(m: Any, h: torch.Tensor) -> torch.Tensor:
         m.s.add_(1)
@@ -346,6 +349,7 @@ def test_two_tensors_that_get_one_memory_of_which_one_is_changed() -> None:
         trained(X)
 
 
+@pytest.mark.slow
 def test_an_attribute_that_chooses_one_of_the_buffers() -> None:
     model = Net(lambda m, h: h * m.s)
     model.register_buffer("one", ones())
@@ -356,6 +360,7 @@ def test_an_attribute_that_chooses_one_of_the_buffers() -> None:
     assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_a_number_that_chooses_one_of_two_tensors() -> None:
     model = Net(lambda m, h: h * (m.s if m.first else m.t), s=ones(), t=twos(), first=True)
     trained = planned(model)
@@ -405,6 +410,7 @@ def test_a_model_by_regions() -> None:
         assert_equal(step(trained), step(eager))
 
 
+@pytest.mark.slow
 def test_a_tensor_that_comes_or_goes(caplog: pytest.LogCaptureFixture) -> None:
     model = Net(lambda m, h: h if m.s is None else h * m.s, s=ones())
     trained = planned(model)
@@ -425,6 +431,7 @@ def test_a_list_that_gets_longer() -> None:
         assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_a_list_in_two_places_of_which_one_gets_another() -> None:
     shared = [1.0, 2.0]
     model = Net(lambda m, h: h * m.s[0] + m.t[0], s=shared, t=shared)

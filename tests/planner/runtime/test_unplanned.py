@@ -84,6 +84,7 @@ def test_a_step_in_evaluation_mode_after_planned_ones(said):
     assert "evaluation mode" in message
 
 
+@pytest.mark.slow
 def test_what_is_no_training_step(said):
     net, planned = planned_net()
     with torch.no_grad():

@@ -39,6 +39,7 @@ def test_the_optimizer_steps_on_the_master_weights() -> None:
     assert both.update < ALL  # they are there
 
 
+@pytest.mark.slow
 def test_gradients_of_another_dtype() -> None:
     schedule = planned(gradient_dtype="float32")
     assert _gradient_bytes(schedule) == on_gpu(4, *BLOCKS, HEAD)
@@ -48,6 +49,7 @@ def test_gradients_of_another_dtype() -> None:
         remat_planner.verify(Net(), schedule, (x,))
 
 
+@pytest.mark.slow
 def test_shards_have_whole_rows() -> None:
     schedule = planned(shard=4, optimizer="adamw:fused=True")
     locals_ = (17 * 64, 16 * 65, 16 * 64, 3 * 64)  # ceil of a fourth of 65, 64, 64 and 10 rows
@@ -84,6 +86,7 @@ def test_a_sharded_plan_is_kept_in_its_file_and_put_on_the_model(tmp_path: Path)
         remat_planner.verify(model, loaded, (x,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"shard": 4}, {"gradient_dtype": "bfloat16"}, {}], ids=["shard", "dtype", "none"])
 def test_terms_of_a_sum_are_whole_whatever_is_retained_of_it(options: dict[str, object]) -> None:
     model, x = Wide(), torch.randn(8, 64)
@@ -143,6 +146,7 @@ def test_stages_of_zero() -> None:
     assert stages[3].constants[GATHERED] > stages[2].constants[GATHERED]
 
 
+@pytest.mark.slow
 def test_an_optimizer_on_the_host_takes_nothing() -> None:
     here = planned(optimizer="adamw", master_weights=True)
     away = planned(optimizer="adamw", master_weights=True, optimizer_offload=True)

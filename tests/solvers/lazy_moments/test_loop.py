@@ -49,6 +49,7 @@ def budgets(graph: Graph) -> list[int]:
     return [round(share * peak) for share in (1.0, 0.9, 0.75, 0.6, 0.45)]
 
 
+@pytest.mark.slow
 @examples(150)
 @given(training_steps(), st.integers(0, 4))
 def test_the_bound_holds_and_is_met(graph: Graph, which: int) -> None:
@@ -124,6 +125,7 @@ def test_the_optima_of_the_full_program_are_met(name: str) -> None:
             assert solution.cost == pytest.approx(reference["obj"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_program_outlasts_its_share_where_a_good_schedule_is_found_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, peak = instance("rlg1_n100")
     problem, budget = Problem.of(graph), round(0.9 * peak)

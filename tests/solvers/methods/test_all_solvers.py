@@ -31,7 +31,7 @@ def each_solver(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.parametrize("name", SOLVERS)(test)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(all_cases=True)
 @each_solver
 def test_answers_are_true_on_graphs_of_every_kind(name: str) -> None:
     @examples_for(name)
@@ -48,7 +48,7 @@ def test_answers_are_true_on_graphs_of_every_kind(name: str) -> None:
     holds()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(all_cases=True)
 @each_solver
 def test_answers_are_true_on_networks(name: str) -> None:
     @examples_for(name)
@@ -60,7 +60,7 @@ def test_answers_are_true_on_networks(name: str) -> None:
     holds()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(all_cases=True)
 @pytest.mark.parametrize("name", [name for name in SOLVERS if name not in ANYTIME])
 def test_the_same_question_has_the_same_answer(name: str) -> None:
     @examples_for(name)
@@ -86,6 +86,7 @@ def test_more_budget_is_never_slower(name: str) -> None:
     holds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_the_minimum_of_an_infeasible_answer_works(name: str) -> None:
     @examples(60)

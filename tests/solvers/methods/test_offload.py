@@ -18,7 +18,7 @@ COPYING = [name for name in SOLVERS if registry.get(name).copies]
 BASELINES = ["offload-all", "offload-inputs", "offload-greedy"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(all_cases=True)
 @pytest.mark.parametrize("name", COPYING)
 def test_answers_are_true_on_graphs_with_pools(name: str) -> None:
     @examples(40 if name in (*BASELINES, "pofo") else 8)

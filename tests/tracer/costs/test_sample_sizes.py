@@ -65,6 +65,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_results_are_as_large_as_in_the_step(name: str):
     joint = capture(Written(lambda m, x: mean_square(CALLS[name](m.a(x))), a=linear()), (torch.randn(6, 16),))

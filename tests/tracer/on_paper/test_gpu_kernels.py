@@ -47,6 +47,7 @@ def kinds(graph: Graph) -> list[str]:
     return [op.kind for op in graph.ops if "attention" in op.kind or "softmax" in op.kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "forward", "kernel"),
     [
@@ -78,6 +79,7 @@ def test_attention_that_no_gpu_fuses_stays_unfused() -> None:
         assert "_softmax" in "".join(kinds(traced(attention(keys=4, dropout_p=0.1), torch.bfloat16)))
 
 
+@pytest.mark.slow
 def test_dropout_retains_one_byte_per_element_wherever_it_is_called() -> None:
     layer = nn.TransformerEncoderLayer(256, 4, 512, dropout=0.1, batch_first=True)
     graph = traced(lambda m, x: mean_square(m.layer(m.a(x))), torch.bfloat16, layer=layer)

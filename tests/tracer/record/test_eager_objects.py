@@ -42,6 +42,7 @@ def net(shown: Shown) -> Written:
     return Written(forward, a=linear(), n=torch.tensor(2.5), k=torch.tensor([1, 2]), config={"t": torch.ones(2)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_forward_sees_what_eager_shows(name: str):
     model, x = net(SHOWN[name]), noise()

@@ -119,6 +119,7 @@ def test_one_that_no_stand_in_can_do_for_is_a_constant() -> None:
     assert constants(joint) == 1
 
 
+@pytest.mark.slow
 def test_an_error_of_the_model_keeps_its_cause() -> None:
     def failing(m: Any, h: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"no {m.s + 1}")

@@ -150,6 +150,7 @@ def test_inputs_that_do_not_fit_keep_the_cause(caplog: pytest.LogCaptureFixture)
         capture(linear())
 
 
+@pytest.mark.slow
 def test_sparse_gradients_are_refused():
     model = Written(lambda m, i: mean_square(m.e(i)), e=nn.Embedding(10, 4, sparse=True))
     with pytest.raises(UnsupportedOperatorError, match=r"[Ss]parse"):
