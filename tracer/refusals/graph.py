@@ -24,8 +24,8 @@ def refuse_python_state(names: Sequence[str]) -> None:
         raise PythonStateError(
             f"the forward changes Python state from step to step: {', '.join(names)}. A captured step would keep the values "
             "that they had when planned. Keep the state in a buffer that is updated in place (register_buffer, "
-            "`self.count.add_(1)`), or change it outside of the forward; where it is filled only once, run the model once "
-            "before planning",
+            "`self.count.add_(1)`), detach tensors where they are kept (`self.state = state.detach()`), or change it outside "
+            "of the forward; where it is filled only once, run the model once before planning",
             names=tuple(names),
         )
 

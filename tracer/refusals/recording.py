@@ -220,7 +220,8 @@ def reassigned_error(names: Sequence[str]) -> StateReassignedError:
     """For parameters, buffers or tensor attributes that the forward replaces instead of updating."""
     return StateReassignedError(
         f"the forward assigns a new tensor to {', '.join(names)}, and a captured step cannot carry a reassigned tensor to the "
-        "next step. Update it in place (`self.x.copy_(new)` on a registered buffer) instead",
+        "next step. Detach what is kept (`self.x = new.detach()`), or update it in place (`self.x.copy_(new)` on a registered "
+        "buffer)",
         names=tuple(names),
     )
 
