@@ -5,8 +5,8 @@ and each planned step compares: where the value is another one, it is done again
 
 What is followed are tensors that hold one number everywhere: ``isnan`` holds False, ``x == x`` True, and their negations,
 combinations and reductions hold what one element of each shows. In assertions and in the argument checks of
-``torch.distributions``, ``all`` holds True of whatever it is asked; observers of quantization find their minimum below their
-maximum.
+``torch.distributions``, ``all`` holds True of whatever it is asked; a branch that only raises is not taken; observers of
+quantization find their minimum below their maximum.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch.ao.quantization.utils import check_min_max_valid
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.record.raising_branches import condition_before_raise
 from remat_planner.tracer.torch_private import is_fake, without_modes
 
 aten = torch.ops.aten
@@ -72,7 +73,9 @@ class ExpectedChecks:
         if frame is not None and frame.f_code is check_min_max_valid.__code__:
             return False
         line = _asserting_line()
-        return not line.startswith("assert not ") if line else None
+        if line:
+            return not line.startswith("assert not ")
+        return None if frame is None else condition_before_raise(frame.f_code.co_filename, frame.f_lineno)
 
     def _combined(
         self, func: torch._ops.OpOverload, args: Any, kwargs: Any, tensors: list[torch.Tensor], result: torch.Tensor

@@ -106,6 +106,11 @@ def test_an_assertion_and_an_argument_check_are_eagers_errors():
             assert h.detach().square().mean() >= 0
             assert (h.square() >= 0).all()
             assert not (h > 1e6).any(), "large"
+            if torch.any(self.a.bias > 100).item():
+                raise OverflowError("bias")
+            elif not torch.all(self.a.weight < 100):
+                raise OverflowError("weight")
+            h = h + F.gaussian_nll_loss(h, h.detach(), F.softplus(h))  # which raises where a variance is negative
             normal = torch.distributions.Normal(h, F.softplus(h), validate_args=True)  # which TorchDynamo turns off
             return -normal.log_prob(h.detach().clamp(-1, 1)).mean()
 
@@ -118,6 +123,14 @@ def test_an_assertion_and_an_argument_check_are_eagers_errors():
         planned(x * float("nan"))
     with pytest.raises(AssertionError, match="large"):
         planned(x * 1e9)
+    for name in ("bias", "weight"):
+        parameter = getattr(planned.a, name)
+        with torch.no_grad():
+            parameter.add_(200)
+        with pytest.raises(OverflowError, match=name):
+            planned(x)
+        with torch.no_grad():
+            parameter.sub_(200)
     with torch.no_grad():
         planned.a.weight.zero_()
         planned.a.bias.fill_(-1e4)  # softplus gives zero
