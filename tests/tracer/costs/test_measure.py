@@ -81,6 +81,7 @@ def test_a_burst_of_other_work_in_one_round_is_no_cost_of_what_ran_then(monkeypa
         return seconds(stopwatch) + (0.5 if len(rounds) == 2 else 0.0)
 
     monkeypatch.setattr(Stopwatch, "seconds", disturbed)
+    monkeypatch.setattr("remat_planner.tracer.costs.rounds.ENOUGH", 1.0)
     calls = calls_of(lambda x: (x.tan(), x.sinh()), torch.randn(83, 7))
     with undisturbed([]) as samples:
         once = [(call, run_once(call, samples)) for call in calls]
@@ -98,6 +99,7 @@ def test_a_call_is_timed_apart_from_what_it_left_in_the_caches(monkeypatch):
         return other(tensor, *args)
 
     monkeypatch.setattr(torch.Tensor, "add_", note)
+    monkeypatch.setattr("remat_planner.tracer.costs.rounds.ENOUGH", 1.0)
     measured(torch.cosh, torch.randn(1000, 3))
     assert written == [OTHER_CALLS * 2 * 12_000] * ROUNDS
     written.clear()
