@@ -65,7 +65,9 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
     if summary.reserved is not None:
         facts["Allocator"] = _allocator(summary.reserved)
     if summary.pinned:
-        facts["Once"] = f"{len(summary.pinned):,} ops must never run twice (draws, updates, ...); `plan show` lists them"
+        count = len(summary.pinned)
+        ops, them = ("op", "it") if count == 1 else ("ops", "them")
+        facts["Once"] = f"{count:,} {ops} must never run twice (draws, updates, ...); `plan show` lists {them}"
     return facts
 
 
