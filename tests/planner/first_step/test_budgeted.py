@@ -85,6 +85,7 @@ def test_training_is_eagers_and_within_the_budget(step: Callable[[nn.Module], to
     assert schedule.origin.loss == loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "captures"), [(_own, 1), (_outside, 2)], ids=["the model's own", "of the loop"])
 def test_captures(step: Callable[[nn.Module], torch.Tensor], captures: int, monkeypatch: Any) -> None:
     """One for each loss that is planned with: the schedule of the first step is another of the same capture."""

@@ -107,6 +107,7 @@ def test_outputs_that_the_plan_retains_itself_are_no_alarm(caplog: Any) -> None:
     assert "drops its outputs" not in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_takes_it_and_says_it(folder: Path, call: Call) -> None:
     done = call("--budget", "100%", "--outputs", "dropped", "net.py")
     assert done.code == 0, done.err
