@@ -30,8 +30,9 @@ OTHER_CALLS = 8
 """Before a run, other memory is written, of so many times the bytes that the call reads and writes: a step does so between the
 making of a tensor and its use, as neighbours have similar sizes."""
 MOST_OTHER_BYTES = 12 << 20
-"""More than the caches of one core hold, less than those that cores share. With 8 to 16 MiB each kind of operator in four
-models took what it takes in real steps."""
+"""More than the caches of one core hold, less than those that cores share. Chosen on three models (gpt2, resnet and vit of
+``benchmarks.overhead``, 1 MiB of second-level cache): with 2 MiB their sums fell short of real steps, with 16 MiB those of gpt2
+and vit exceeded them."""
 _HOLES = 4
 """Holes left in the heap for each result, see ``_make_room``."""
 
