@@ -1,27 +1,64 @@
-"""What running a plan costs beside the recomputation itself: a planned model's step against eager's, in turn in one process.
+"""Is the predicted time of a plan the time that its step takes? Predicted and measured extra time of twelve models.
 
-    python -m benchmarks.overhead [--quick] [MODEL ...]
+    python -m benchmarks.overhead [--only gpt2,unet] [--budgets 100,80,60] [--busy] [--json FILE]
 
-Each model is planned with a budget of 100 %, so hardly anything is recomputed and what is left is the applier's own overhead.
-Times are the medians of steps run in turn (eager, planned, eager, ...); the ratio is the median of the ratios of neighbours,
-which other load on the machine disturbs least.
+Each model is planned at each budget (a share of its peak without recomputation). Then eager and the planned steps run in turn
+in one process, in an order that rotates. In each turn one step runs before those that are timed, since training runs steps of
+one kind, and finds the heap and the caches as they left them. The measured extra time is the lower quartile of a planned step's
+seconds by that of eager's, less 1: other work on the machine only adds. One thread computes, and the seconds are those for
+which it had the processor. "+-" is how far that may be off: half the distance of the quartiles of 200 such numbers, from rounds
+drawn anew.
+
+At 100 % next to nothing is recomputed: what is measured there is what a planned step costs beside the recomputation.
+
+``--busy`` plans and measures beside a process that multiplies matrices and copies memory all the time.
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
+import json
+import logging
+import random
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+import typer
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 import remat_planner
+from benchmarks.gpu_models import Built, Case
+from benchmarks.rivals_models import CASES
+from remat_planner import InfeasibleBudgetError
 
-Case = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Callable[[Any], torch.Tensor] | None]
+LEAST_ROUNDS = 8
+TURN = 0.05
+"""Seconds of the timed steps of a turn together, at least one step."""
+WARM_UP = 2
+"""Steps of each variant that are not timed."""
+_DRAWS = 200
+SECONDS = 6.0
+"""Processor seconds that all rounds of one model take together, at least ``LEAST_ROUNDS`` rounds."""
+_NEIGHBOUR = """
+import torch
+torch.set_num_threads(1)
+a, b = torch.randn(512, 512), torch.randn(1 << 22)
+while True:
+    a @ a
+    b.clone()
+"""
 
 
 class Block(nn.Module):
@@ -34,6 +71,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[batch, tokens, width] to the same."""
         batch, length, width = x.shape
         q, k, v = (t.view(batch, length, 4, -1).transpose(1, 2) for t in self.qkv(self.norm1(x)).chunk(3, -1))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -41,124 +79,191 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
-def tiny_blocks() -> Case:
-    """24 transformer layers of width 64 on 32 tokens: every op takes microseconds."""
-    model = nn.Sequential(*[Block(64) for _ in range(24)])
-    return model, (torch.randn(2, 16, 64),), {}, _mean_square
+def _tiny_blocks() -> Built:
+    return nn.Sequential(*[Block(64) for _ in range(24)]), {"input": torch.randn(2, 16, 64)}
 
 
-def tiny_mlp() -> Case:
-    """24 linear layers of width 64: a step of a millisecond, so what is done once per step shows."""
-    model = nn.Sequential(*[layer for _ in range(24) for layer in (nn.Linear(64, 64), nn.ReLU())])
-    return model, (torch.randn(8, 64),), {}, _mean_square
-
-
-def tiny_gpt2() -> Case:
-    """GPT-2 with 24 layers of width 64, dropout and loss."""
-    return _gpt2(layers=24, width=64, heads=4, batch=2, length=32)
-
-
-def gpt2() -> Case:
-    """GPT-2 with 6 layers of width 256 on 4 x 256 tokens."""
-    return _gpt2(layers=6, width=256, heads=8, batch=4, length=256)
-
-
-def resnet() -> Case:
-    """ResNet-18 on 8 images of 96 x 96."""
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
-    inputs = {"pixel_values": torch.randn(8, 3, 96, 96), "labels": torch.randint(0, 2, (8,))}
-    return ResNetForImageClassification(config).train(), (), inputs, None
-
-
-def unet() -> Case:
-    """A U-Net of diffusers on 4 images of 32 x 32."""
-    from diffusers import UNet2DModel
-
-    model = UNet2DModel(
-        sample_size=32,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=2,
-        block_out_channels=(32, 64, 64),
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    )
-    return model.train(), (torch.randn(4, 3, 32, 32), torch.tensor([3, 5, 7, 9])), {}, _mean_square_of_sample
-
-
-MODELS = (tiny_mlp, tiny_blocks, tiny_gpt2, gpt2, resnet, unet)
-
-
-def _gpt2(*, layers: int, width: int, heads: int, batch: int, length: int) -> Case:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        n_layer=layers,
-        n_embd=width,
-        n_head=heads,
-        n_positions=length,
-        vocab_size=1000,
-        bos_token_id=1,
-        eos_token_id=2,
-        use_cache=False,
-    )
-    tokens = torch.randint(0, 1000, (batch, length))
-    return GPT2LMHeadModel(config).train(), (), {"input_ids": tokens, "labels": tokens}, None
+def _tiny_mlp() -> Built:
+    return nn.Sequential(*[layer for _ in range(24) for layer in (nn.Linear(64, 64), nn.ReLU())]), {"input": torch.randn(8, 64)}
 
 
 def _mean_square(output: torch.Tensor) -> torch.Tensor:
     return output.pow(2).mean()
 
 
-def _mean_square_of_sample(output: Any) -> torch.Tensor:
-    return output.sample.pow(2).mean()
+MODELS = {
+    "tiny mlp": Case(_tiny_mlp, loss=_mean_square),  # a step of a millisecond: what is done once a step shows
+    "tiny blocks": Case(_tiny_blocks, loss=_mean_square),  # a thousand ops of microseconds: what is done once an op shows
+    **CASES,
+}
 
 
-def measure(case: Case, *, seconds: float) -> tuple[float, float, float, int]:
-    """Seconds of an eager step, of a planned one, the ratio, and how many ops the plan executes."""
-    model, args, kwargs, loss = case
-    schedule = remat_planner.plan(model, args, kwargs, budget="100%", loss=loss, verify=False)
-    planned = remat_planner.apply_schedule(model, schedule, audit=False)
+@dataclass(frozen=True)
+class Row:
+    """One model at one budget; extra times are shares of eager's step.
 
-    def step(called: nn.Module) -> float:
-        model.zero_grad()
-        started = time.perf_counter()
-        output = called(*args, **kwargs)
-        (loss(output) if loss is not None else output.loss).backward()
-        return time.perf_counter() - started
+    Attributes:
+        budget: percent of the peak without recomputation, or "least" where that is below what works.
+        spread: half the distance of the quartiles of the measured number, over rounds drawn anew.
+    """
 
-    for called in (planned, model, planned, model):  # the planned one first: a step without the plan before it is warned of
-        step(called)
-    eager_times: list[float] = []
-    planned_times: list[float] = []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(eager_times) < 5:
-        eager_times.append(step(model))
-        planned_times.append(step(planned))
-    ratio = statistics.median(p / e for e, p in zip(eager_times, planned_times, strict=True))
-    return statistics.median(eager_times), statistics.median(planned_times), ratio, len(schedule.steps)
+    model: str
+    budget: str
+    eager_seconds: float
+    predicted_eager_seconds: float
+    predicted: float
+    measured: float
+    spread: float
+    ops: int
+    steps: int
+
+    @property
+    def off(self) -> float:
+        """How much longer the step takes than predicted, as a share of eager's."""
+        return self.measured - self.predicted
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(build.__name__ for build in MODELS))
-    parser.add_argument("--quick", action="store_true", help="the tiny models only, a second each")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of a kernel")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    chosen = [build for build in MODELS if build.__name__ in options.models] or list(MODELS[:2] if options.quick else MODELS)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'model':12} {'eager ms':>10} {'planned ms':>11} {'ratio':>7} {'ops':>6} {'us more per op':>15}")
-    for build in chosen:
+class Trained:
+    """A model, its inputs and its loss."""
+
+    def __init__(self, case: Case) -> None:
         torch.manual_seed(0)
-        eager, planned, ratio, ops = measure(build(), seconds=1.0 if options.quick else 10.0)
-        extra = (ratio - 1) * eager / ops * 1e6
-        print(f"{build.__name__:12} {eager * 1e3:10.2f} {planned * 1e3:11.2f} {ratio:7.3f} {ops:6,} {extra:15.2f}", flush=True)
+        self.model, self.inputs = case.build()
+        self.loss = case.loss
+
+    def plan(self, budget: str, time_limit: float) -> remat_planner.Schedule:
+        """A plan of the whole model."""
+        named = {"loss": self.loss, "time_limit": time_limit, "verify": False}
+        plan = remat_planner.plan(self.model, (), self.inputs, budget=budget, whole=True, **named)
+        assert isinstance(plan, remat_planner.Schedule)
+        return plan
+
+    def turn(self, called: nn.Module) -> float:
+        """Processor seconds of a step, after one that is not timed."""
+        self.step(called)
+        spent = [self.step(called)]
+        while sum(spent) < TURN:
+            spent.append(self.step(called))
+        return statistics.median(spent)
+
+    def step(self, called: nn.Module) -> float:
+        """Processor seconds of a step."""
+        began = time.process_time()
+        output = called(**self.inputs)
+        loss = self.loss(output) if self.loss is not None else _own_loss(output)
+        loss.backward()
+        spent = time.process_time() - began
+        self.model.zero_grad(set_to_none=True)
+        return spent
+
+
+def _own_loss(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output.loss
+
+
+def rows(name: str, budgets: Sequence[str], time_limit: float) -> Iterator[Row]:
+    """Predicted and measured extra time of one model."""
+    trained = Trained(MODELS[name])
+    plans = {}
+    for budget in budgets:
+        try:
+            plans[budget] = trained.plan(budget, time_limit)
+        except InfeasibleBudgetError:
+            plans["least"] = trained.plan("min", time_limit)
+    called = [trained.model, *(remat_planner.apply_schedule(trained.model, plan, audit=False) for plan in plans.values())]
+    times = _times(trained, called)
+    draws = random.Random(0)
+    for k, (budget, plan) in enumerate(plans.items(), start=1):
+        eager, measured = _extra_time(times, k)
+        low, _, high = statistics.quantiles(_extra_time(draws.choices(times, k=len(times)), k)[1] for _ in range(_DRAWS))
+        sizes = {"ops": len(plan.graph.ops), "steps": len(plan.steps)}
+        yield Row(name, budget, eager, plan.baseline_seconds, plan.overhead, measured, (high - low) / 2, **sizes)
+
+
+def _extra_time(times: Sequence[Sequence[float]], which: int) -> tuple[float, float]:
+    """Eager's seconds, and the extra time of one of the others as a share of it."""
+    eager, planned = (statistics.quantiles(spent[k] for spent in times)[0] for k in (0, which))
+    return eager, planned / eager - 1
+
+
+def _times(trained: Trained, called: Sequence[nn.Module]) -> list[list[float]]:
+    """Seconds of a step of each, for each round."""
+    for which in called[::-1]:  # eager last: a step without the plan before the planned one is warned of
+        for _ in range(WARM_UP):
+            trained.step(which)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    times: list[list[float]] = []
+    began = time.process_time()
+    try:
+        while len(times) < LEAST_ROUNDS or time.process_time() - began < SECONDS:
+            spent = [0.0] * len(called)
+            for turn in range(len(called)):
+                which = (len(times) + turn) % len(called)
+                spent[which] = trained.turn(called[which])
+            times.append(spent)
+            gc.collect(0)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    return times
+
+
+@contextmanager
+def neighbour(*, busy: bool) -> Iterator[None]:
+    """A busy process beside this one."""
+    if not busy:
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", _NEIGHBOUR])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main(
+    only: Annotated[str, typer.Option(help="models, separated by commas")] = "",
+    budgets: Annotated[str, typer.Option(help="percent of the peak without recomputation, separated by commas")] = "100,80,60",
+    busy: Annotated[bool, typer.Option("--busy", help="beside a process that is busy all the time")] = False,
+    time_limit: Annotated[float, typer.Option(help="seconds for each solve")] = 2.0,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Print the table; see the top of the file."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in ("transformers", "remat_planner"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    table = Table("model", "budget", "eager ms", "ops' sum ms", "predicted +%", "measured +%", "+-", "off, points")
+    found: list[Row] = []
+    with neighbour(busy=busy):
+        for name in only.split(",") if only else MODELS:
+            for row in rows(name, [f"{share}%" for share in budgets.split(",")], time_limit):
+                found.append(row)
+                cells = (
+                    row.model,
+                    row.budget,
+                    f"{1e3 * row.eager_seconds:.2f}",
+                    f"{1e3 * row.predicted_eager_seconds:.2f}",
+                    f"{100 * row.predicted:.1f}",
+                    f"{100 * row.measured:.1f}",
+                    f"{100 * row.spread:.1f}",
+                    f"{100 * row.off:+.1f}",
+                )
+                table.add_row(*cells)
+                print(" | ".join(cells), file=sys.stderr, flush=True)
+            table.add_section()
+    Console(width=120).print(table)
+    off = [abs(row.off) for row in found]
+    near = sum(o <= 0.01 for o in off)
+    print(
+        f"{near} of {len(off)} within 1.0 point; on average {100 * statistics.mean(off):.1f}, at most {100 * max(off):.1f} off"
+    )
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(row) | {"off": row.off} for row in found], indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

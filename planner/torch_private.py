@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import Node
 from torch.fx import graph_module as graph_modules
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import optimizer as optimizers
 
 
@@ -179,6 +180,12 @@ def compiled_by_inductor(module: fx.GraphModule, inputs: Sequence[torch.Tensor])
         returned: Any = output.args[0]
         output.meta["user_visible_output_idxs"] = [k for k, node in enumerate(returned) if isinstance(node, fx.Node)]
         return compile_fx_inner(traced, list(inputs))
+
+
+def storage_of(tensor: torch.Tensor) -> Callable[[], bool]:
+    """Whether the memory of ``tensor`` is still allocated, as a function that does not keep it so."""
+    reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+    return lambda: not reference.expired()  # type: ignore[no-untyped-call]
 
 
 def inside_function_mode() -> bool:

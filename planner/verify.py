@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from remat_planner.planner.measurement import (
     one_step,
     run_backward,
     same_value,
+    seconds_of,
     state_restored,
     update_parameters,
 )
@@ -44,7 +44,7 @@ from remat_planner.planner.planning import planned_form, settings_of
 from remat_planner.planner.regions import planned_regions, without_regions
 from remat_planner.planner.runtime import is_planned_module, unplanned_on_purpose
 from remat_planner.planner.training_state import beyond_one_process
-from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingStateError
+from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError, TrainingState, TrainingStateError
 from remat_planner.tracer.costs import MEASURE
 from remat_planner.tracer.joint import tensor_inputs
 from remat_planner.tracer.python_state import Snapshot, argument_starts
@@ -59,7 +59,9 @@ _EXTRA_EAGER_RUNS = 8
 """Further runs of eager at most, once it is seen to be nondeterministic: a tensor may be equal in the first two by chance."""
 
 _TIMED_STEPS = 3
-"""Planned steps that are timed, where their time can be told beside a prediction; the quickest counts."""
+"""Planned steps, and eager's between them, that are timed where their time can be told beside a prediction."""
+_ENOUGH_SECONDS = 3.0
+"""After so long, no more of them are."""
 
 _MISSING = "not there"
 _Named = tuple[str, Any]
@@ -114,8 +116,8 @@ def verify(
         with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
             steps = _Steps(model, args, kwargs, loss, state)
             planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler, disk_folder))
-            peak = steps.peak(planned, accumulate=schedule.origin.training.accumulate)
-            seconds = steps.seconds(planned) if _is_predicted_here(form, planned) else None
+            peak = steps.peak(planned, schedule.origin.training)
+            times = steps.seconds(planned) if isinstance(form, Schedule) and form.origin.costs == MEASURE else None
     constant, predicted = _planned_bytes(form)
     return Verification(
         identical=not comparison.differences,
@@ -128,8 +130,10 @@ def verify(
         largest_difference=comparison.largest_difference,
         close=comparison.close,
         pool_bytes=_pool_bytes(planned),
-        measured_seconds=seconds,
-        predicted_seconds=None if seconds is None else form.seconds,
+        measured_seconds=None if times is None else times[0],
+        eager_seconds=None if times is None else times[1],
+        predicted_seconds=None if times is None else form.seconds,
+        predicted_eager_seconds=None if times is None else form.baseline_seconds,
     )
 
 
@@ -177,8 +181,9 @@ class _Steps:
                 yield name, value
         yield from missing.items()
 
-    def peak(self, called: nn.Module, *, accumulate: bool) -> int:
-        """Measured peak of one step, in bytes above the constant ones; with ``accumulate``, of one that adds to gradients."""
+    def peak(self, called: nn.Module, training: TrainingState) -> int:
+        """Measured peak of one step, in bytes above the constant ones, in a loop that does as ``training`` says."""
+        accumulate, drop = training.accumulate, training.outputs == "dropped"
         peaks = []
         for _ in range(runs_to_measure_peak(called)):
             self._restart()
@@ -186,23 +191,22 @@ class _Steps:
                 one_step(called, self.args, self.kwargs, self.loss)()
             if not accumulate:
                 self.model.zero_grad(set_to_none=True)
-            peaks.append(measure_peak(one_step(called, self.args, self.kwargs, self.loss), device_of(called)))
+            step = one_step(called, self.args, self.kwargs, self.loss, drop_outputs=drop)
+            peaks.append(measure_peak(step, device_of(called)))
         return min(peaks)
 
-    def seconds(self, called: nn.Module) -> float:
-        """Seconds of the quickest of a few steps."""
-        device = device_of(called)
-        spent = []
+    def seconds(self, called: nn.Module) -> tuple[float, float]:
+        """Seconds of the quickest of a few steps of ``called``, and of the model's own between them."""
+        spent: dict[nn.Module, list[float]] = {called: [], self.model: []}
+        copies = bool(_pool_bytes(called))
         for _ in range(_TIMED_STEPS):
-            self._restart()
-            self.model.zero_grad(set_to_none=True)
-            step = one_step(called, self.args, self.kwargs, self.loss)
-            _wait_for(device)
-            began = time.perf_counter()
-            step()
-            _wait_for(device)
-            spent.append(time.perf_counter() - began)
-        return min(spent)
+            for which, seconds in spent.items():
+                self._restart()
+                self.model.zero_grad(set_to_none=True)
+                seconds.append(seconds_of(one_step(which, self.args, self.kwargs, self.loss), device_of(which), copies=copies))
+            if sum(map(sum, spent.values())) > _ENOUGH_SECONDS:
+                break
+        return min(spent[called]), min(spent[self.model])
 
     def _restart(self) -> None:
         """Go back to the start, planned regions left on the model."""
@@ -309,17 +313,6 @@ def _planned_bytes(schedule: Schedule | RegionSchedule) -> tuple[int, int]:
         return schedule.constant_bytes, schedule.peak_bytes
     constant = schedule.graph.constant_bytes
     return constant, int(schedule.simulation.bytes.max(initial=constant))
-
-
-def _is_predicted_here(form: Schedule | RegionSchedule, planned: nn.Module) -> bool:
-    """Whether the time of a step is worth telling: on a GPU, or with copies, where the costs were measured on the device."""
-    measured = isinstance(form, Schedule) and form.origin.costs == MEASURE
-    return measured and (device_of(planned).type == "cuda" or bool(_pool_bytes(planned)))
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _pool_bytes(planned: nn.Module) -> dict[str, int]:

@@ -28,6 +28,8 @@ class Origin:
             is not laid out as the output.
         device: the device of the costs, "cpu" or the name of a GPU.
         costs: the source of the seconds, "measured on ..." or "roofline of ...".
+        scatter: by how much the median of the measured seconds lies above those that count, which are a low quantile, as a
+            fraction of the step: other work on the machine.
         optimizer: the optimizer whose state is in the constants, or None.
         training: how gradients, parameters and the optimizer are kept.
         allocation_block: granularity of the device's allocator in bytes: 512 on a GPU, 1 on a CPU.
@@ -44,6 +46,7 @@ class Origin:
     gradient_layouts: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     device: str = ""
     costs: str = ""
+    scatter: float = 0.0
     optimizer: str | None = None
     training: TrainingState = field(default_factory=TrainingState)
     allocation_block: int = 1

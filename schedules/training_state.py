@@ -33,6 +33,9 @@ class TrainingState:
             device.
         accumulate: the step adds its gradients to existing ones, as every step of an accumulation but the first does. The
             existing gradients are resident from the start, and each new one is beside them until it is added.
+        outputs: "held" where the training loop holds what the model returns until the step ends (``logits = model(x)``), or
+            "dropped" where nothing refers to it any more when the backward begins
+            (``criterion(model(x), y).backward()``).
         gradient_buckets: how ``DistributedDataParallel`` keeps its buckets: "copied" (gradients are copied into them), "views"
             (gradients live in them, ``gradient_as_bucket_view=True``), or None for no buckets.
 
@@ -46,6 +49,7 @@ class TrainingState:
     zero_stage: int = 3
     optimizer_offload: bool = False
     accumulate: bool = False
+    outputs: str = "held"
     gradient_buckets: str | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +59,10 @@ class TrainingState:
             raise TrainingStateError(f"{self.zero_stage!r} is not a stage of ZeRO: give 1, 2 or 3")
         if self.zero_stage != 3 and self.shard == 1:
             raise TrainingStateError(f"stage {self.zero_stage} of ZeRO needs more than one rank: give their number (shard=8)")
+        if self.outputs not in ("held", "dropped"):
+            raise TrainingStateError(
+                f"{self.outputs!r} is not what a loop does with the model's outputs: give held or dropped (before the backward)"
+            )
         if self.gradient_dtype is not None and self.gradient_dtype not in _FLOATING_DTYPES:
             raise TrainingStateError(
                 f"gradients cannot be kept in {self.gradient_dtype!r}: give a floating-point dtype such as float32 or bfloat16"

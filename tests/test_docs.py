@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.session import RECORDING, commands, headings
+
 _ROOT = Path(__file__).resolve().parent.parent
 _PAGES = sorted((_ROOT / "docs").glob("*.md"))
-_BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
@@ -36,21 +34,20 @@ def test_the_api_names_what_there_is() -> None:
         assert attribute == "errors" or hasattr(import_module(module), attribute), name
 
 
+def test_the_session_has_the_commands_of_the_tutorial() -> None:
+    tutorial = (_ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    typed = [text.strip() for text in re.findall(r"^```bash(?: title=\"\w+\")?\n(.*?)^```", tutorial, re.DOTALL | re.MULTILINE)]
+    assert re.findall(r"^\$ (.*)$", RECORDING.read_text(encoding="utf-8"), re.MULTILINE) == typed
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_tutorial(tmp_path: Path) -> None:
     """From out of memory to trained, in a shell. It takes longer than other tests: its model is one that does not fit."""
-    environment = os.environ | {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    plan = tmp_path / "plan"  # the command, as an installation would put it on the path
-    plan.write_text(f'#!/bin/sh\nexec {sys.executable} -m remat_planner "$@"\n')
-    plan.chmod(0o755)
-    environment["PATH"] = f"{tmp_path}:{Path(sys.executable).parent}:{environment['PATH']}"
-    for language, title, text in _BLOCK.findall((_ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")):
-        if language == "python":
-            (tmp_path / title).write_text(text)
-        elif language == "bash":
-            run = subprocess.run(["bash", "-ec", text], cwd=tmp_path, env=environment, capture_output=True, text=True)
-            assert (run.returncode != 0) == (title == "fails"), run.stdout + run.stderr
-            if title == "fails":
-                assert "can't allocate memory" in run.stderr
+    session = list(commands(tmp_path))
+    for command in session:
+        assert (command.code != 0) == command.fails, command.printed
+        if command.fails:
+            assert "can't allocate memory" in command.printed
     assert (tmp_path / "net.schedule.json").exists()
+    assert headings("\n".join(command.printed for command in session)) == headings(RECORDING.read_text(encoding="utf-8"))

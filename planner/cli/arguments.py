@@ -28,6 +28,7 @@ from remat_planner.planner.cli.options import (
     ModelSpec,
     OptimizerName,
     OptimizerOffload,
+    Outputs,
     Pools,
     Regions,
     ScheduleFile,
@@ -47,6 +48,7 @@ class TrainingArguments:
     zero_stage: ZeroStage = 3
     optimizer_offload: OptimizerOffload = False
     accumulate: Accumulate = False
+    outputs: Outputs = "held"
     gradient_buckets: GradientBuckets = None
 
     def training_options(self) -> dict[str, Any]:

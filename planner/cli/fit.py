@@ -7,42 +7,30 @@ from typing import Any
 from rich.table import Table
 
 from remat_planner.planner.cli.arguments import FitArguments
-from remat_planner.planner.cli.checks import check_solver, costs_for
 from remat_planner.planner.cli.interruptible import interruptibly
-from remat_planner.planner.cli.offload_options import offload_from
 from remat_planner.planner.cli.output import SafeConsole, print_document
+from remat_planner.planner.cli.plan_options import plan_options
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.formatting import format_bytes, format_percent, format_seconds
-from remat_planner.planner.model_loading import built_for, load_model
+from remat_planner.planner.model_loading import load_model
 from remat_planner.planner.planning import LARGEST_BATCH, Fit, Try, fit
 from remat_planner.planner.reports import plain_table
-from remat_planner.schedules import TrainingState
 
 
 def fit_command(result: SafeConsole, asked: FitArguments) -> None:
     """Find the largest batch whose training step fits a budget; the batch is the first dimension of the inputs."""
-    check_solver(asked.solver, asked.time_limit)
-    costs = costs_for(asked.device, asked.costs)
-    training = TrainingState(**asked.training_options())
-    copies = offload_from(asked)
+    options = plan_options(asked)
     with Stages(quiet=False, time_limit=asked.time_limit) as stages:
         stages.stage(f"Loading {asked.model}")
-        with built_for(asked.device):
-            loaded = load_model(asked.model)
+        loaded = load_model(asked.model, asked.device)
         fitted = interruptibly(
             lambda: fit(
                 loaded.model,
                 loaded.args,
                 loaded.kwargs,
                 budget=asked.budget,
-                solver=asked.solver,
-                time_limit=asked.time_limit,
                 loss=loaded.loss,
-                costs=costs,
-                optimizer=asked.optimizer,
-                training=training,
-                budget_on=asked.budget_on,
-                offload=copies,
+                **options,
                 trying=lambda batch: stages.stage(f"Planning a batch of {batch:,}"),
             )
         )

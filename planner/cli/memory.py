@@ -15,7 +15,7 @@ from remat_planner.planner.cli.output import SafeConsole, print_document
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.formatting import format_bytes
 from remat_planner.planner.memory_table import MemoryRow, MemoryTable, memory_table
-from remat_planner.planner.model_loading import built_for, load_model
+from remat_planner.planner.model_loading import load_model
 from remat_planner.planner.reports import plain_table
 
 _COLUMNS = {
@@ -39,8 +39,7 @@ def memory_command(result: SafeConsole, asked: MemoryArguments) -> None:
     costs = costs_for(asked.device, asked.costs)
     with Stages(quiet=False) as stages:
         stages.stage(f"Loading {asked.model}")
-        with built_for(asked.device):
-            loaded = load_model(asked.model)
+        loaded = load_model(asked.model, asked.device)
         table = interruptibly(
             lambda: memory_table(
                 loaded.model,

@@ -130,6 +130,13 @@ Accumulate = Annotated[
         rich_help_panel=_MEMORY,
     ),
 ]
+Outputs = Annotated[
+    Literal["held", "dropped"],
+    typer.Option(
+        help="whether the training loop holds what the model returns through the backward, or has dropped it by then",
+        rich_help_panel=_MEMORY,
+    ),
+]
 GradientBuckets = Annotated[
     str | None,
     typer.Option(

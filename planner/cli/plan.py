@@ -8,15 +8,14 @@ from pathlib import Path
 import typer
 
 from remat_planner.planner.cli.arguments import PlanArguments
-from remat_planner.planner.cli.checks import check_solver, costs_for
 from remat_planner.planner.cli.exit_codes import ExitCode, UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
-from remat_planner.planner.cli.offload_options import offload_from
 from remat_planner.planner.cli.outcome import tell_error
 from remat_planner.planner.cli.output import SafeConsole, print_document
+from remat_planner.planner.cli.plan_options import plan_options
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.cli.target import Target
-from remat_planner.planner.model_loading import LoadedModel, built_for, load_model
+from remat_planner.planner.model_loading import LoadedModel, load_model
 from remat_planner.planner.plan import plan_whole_or_regions, trace_whole
 from remat_planner.planner.planning import (
     AUTO,
@@ -47,19 +46,18 @@ from remat_planner.planner.reports import (
 )
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.planner.verified_plan import Verdict, is_to_verify, verdict_on
-from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
+from remat_planner.schedules import RegionSchedule, Schedule
 
 
 def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
     """Keep a model's training step within a number of bytes at the least extra time, and prove how near to the best that is."""
     if asked.budget != AUTO:
         parse_budget(asked.budget)  # a bad budget is refused before the model is loaded
-    check_solver(asked.solver, asked.time_limit)
+    options = plan_options(asked)
     if asked.device is not None and asked.verify_it:
         raise UsageError(
             f"--verify runs the step, which a plan for {asked.device} on paper cannot: verify on the device itself"
         )
-    costs = costs_for(asked.device, asked.costs)
     if asked.regions is not None and (asked.require_optimal or asked.whole):
         raise UsageError(
             "a plan by regions proves no bound: leave out --require-optimal"
@@ -67,11 +65,9 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
             else "--whole and --regions contradict each other: give one"
         )
     whole = asked.whole or asked.require_optimal
-    copies = offload_from(asked)
-    if copies is not None and asked.regions is not None:
+    if options["offload"] is not None and asked.regions is not None:
         raise UsageError("a plan by regions copies no activations beside the device: leave --offload or --regions out")
-    training = TrainingState(**asked.training_options())
-    if asked.verify_it and beyond_one_process(training) is not None:
+    if asked.verify_it and beyond_one_process(options["training"]) is not None:
         raise UsageError(
             "--verify runs the step in one process as PyTorch does: leave out --shard, --gradient-dtype and "
             "--gradient-buckets views"
@@ -79,21 +75,10 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
     target = Target.of(asked)
     with Stages(quiet=asked.quiet, time_limit=asked.time_limit) as stages:
         stages.stage(f"Loading {asked.model}")
-        with built_for(asked.device):
-            loaded = load_model(asked.model)
-        limit = budget_on_device(asked.budget, loaded.model, costs)
+        loaded = load_model(asked.model, asked.device)
+        limit = budget_on_device(asked.budget, loaded.model, options["costs"])
         stages.stage("Capturing the training step and its costs")
-        settings = settings_for(
-            loaded.model,
-            solver=asked.solver,
-            time_limit=asked.time_limit,
-            loss=loaded.loss,
-            costs=costs,
-            optimizer=asked.optimizer,
-            training=training,
-            budget_on=asked.budget_on,
-            offload=copies,
-        )
+        settings = settings_for(loaded.model, loss=loaded.loss, **options)
         form = InputForm(loaded.args, loaded.kwargs)
         schedule = _planned(loaded, form, limit, settings, stages, regions=asked.regions, whole=whole)
         comparison: list[PolicyCost] = []
@@ -101,7 +86,7 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
         if isinstance(schedule, Schedule):
             stages.stage("Comparing with the usual policies")
             comparison = interruptibly(partial(compare, schedule))
-            if (channels := link_on_paper(costs)) is not None:
+            if (channels := link_on_paper(settings.costs)) is not None:
                 stages.stage("Trying copies on the host")
                 instead = interruptibly(partial(copies_instead, schedule, *channels))
         verdict = Verdict(None, "as asked")

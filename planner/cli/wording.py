@@ -34,6 +34,7 @@ _OPTIONS = {
     "optimizer_offload": "--offload-optimizer",
     "accumulate": "--accumulate",
     "gradient_buckets": "--gradient-buckets",
+    "outputs": "--outputs",
 }
 _CALL = re.compile(r"(?:remat_planner\.)?plan\((?:model, )?(?:\.\.\., )?(?P<inside>\w+=[^()]*)\)")
 _OFFLOAD = re.compile(r"(?:offload=)?(?:remat_planner\.)?Offload\((?P<inside>[^()]*)\)")

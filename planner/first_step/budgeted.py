@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,9 @@ from remat_planner.planner.errors import NotAppliedError
 from remat_planner.planner.first_step.seen_loss import LossNotSeenError, SeenLoss, watch_loss
 from remat_planner.planner.formatting import format_bytes, format_percent
 from remat_planner.planner.plan import plan, refuse_applied
-from remat_planner.planner.planning import parse_budget, remembered_capture
+from remat_planner.planner.planning import costed_step, parse_budget, remembered_capture, schedule_step, settings_of
 from remat_planner.planner.runtime import call_of, first_call_module, is_planned_module, let_become
-from remat_planner.schedules import RegionSchedule, Schedule
+from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
 from remat_planner.tracer import CaptureError, Joint
 
 _log = logging.getLogger("remat_planner")
@@ -117,12 +118,22 @@ class _FirstCalls:
         return self._second(args, kwargs)
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        schedule = self._plan(args, kwargs, self._loss)
+        drops = self._loss is None and self._training.outputs == "dropped"  # which a plan without the loss cannot count on
+        schedule = self._plan(
+            args, kwargs, self._loss, **({"training": replace(self._training, outputs="held")} if drops else {})
+        )
         joint = remembered_capture(schedule) if isinstance(schedule, Schedule) else None
-        if self._loss is not None or joint is None or _starts_at_numbers(joint):
+        if not isinstance(schedule, Schedule) or joint is None or self._loss is not None or _starts_at_numbers(joint):
+            schedule = self._plan(args, kwargs, None) if drops else schedule
             return self._for_good(schedule)(*args, **kwargs)
-        self._provisional = apply_schedule(self.model, self._plan(args, kwargs, None, budget="min"))
+        origin = schedule.origin
+        step = costed_step(joint, origin.parameters, origin.inputs, settings_of(schedule))
+        self._provisional = apply_schedule(self.model, schedule_step(step, "min"))
         return self._watched(args, kwargs)
+
+    @property
+    def _training(self) -> TrainingState:
+        return self._options.get("training") or TrainingState()
 
     def _second(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self._provisional is not None
@@ -160,17 +171,16 @@ class _FirstCalls:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         loss: Callable[..., torch.Tensor] | None,
-        *,
-        budget: int | str | None = None,
+        **others: Any,
     ) -> Schedule | RegionSchedule:
-        """Plan for these inputs; within ``budget`` where that is not the one of the user's."""
+        """Plan for these inputs; ``others`` are options that differ from the user's."""
         # The step before this model, whose outputs are its inputs, is no part of the plan.
         args, kwargs = pytree.tree_map_only(torch.Tensor, _cut_off, (args, kwargs))
-        options = dict(self._options)
+        options = self._options | others
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if budget is not None or (distributed and torch.distributed.get_world_size() > 1):
+        if distributed and torch.distributed.get_world_size() > 1:
             options["verify"] = False
-        return plan(self.model, args, kwargs, budget=self._budget if budget is None else budget, loss=loss, **options)
+        return plan(self.model, args, kwargs, budget=self._budget, loss=loss, **options)
 
     def _for_good(self, schedule: Schedule | RegionSchedule) -> nn.Module:
         _log.warning(

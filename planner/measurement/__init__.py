@@ -8,7 +8,7 @@ from remat_planner.planner.measurement.kept_tensors import kept_copy
 from remat_planner.planner.measurement.parameter_update import update_parameters
 from remat_planner.planner.measurement.peak import measure_intervals, measure_peak
 from remat_planner.planner.measurement.random_generators import KeptGenerators
-from remat_planner.planner.measurement.real_step import Loss, detached, device_of, one_step, run_backward
+from remat_planner.planner.measurement.real_step import Loss, detached, device_of, one_step, run_backward, seconds_of
 from remat_planner.planner.measurement.state_restored import state_restored
 from remat_planner.planner.measurement.storage_meter import StorageMeter
 from remat_planner.planner.measurement.tensor_parts import parts_of
@@ -33,6 +33,7 @@ __all__ = [
     "run_backward",
     "same_bits",
     "same_value",
+    "seconds_of",
     "state_restored",
     "update_parameters",
 ]

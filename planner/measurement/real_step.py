@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.costs import Stopwatch
 from remat_planner.tracer.joint import flatten, map_tensors, tensors_inside
 from remat_planner.tracer.record import loss_of_output, loss_of_step, without_autocast
 
@@ -16,16 +18,43 @@ Loss = Callable[..., torch.Tensor]
 """output -> scalar, or (output, batch) -> scalar."""
 
 
-def one_step(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None) -> Callable[[], Any]:
-    """A function that runs forward, loss and backward of ``called`` once, and returns the output and the loss."""
+def one_step(
+    called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None, *, drop_outputs: bool = False
+) -> Callable[[], Any]:
+    """A function that runs forward, loss and backward of ``called`` once, and returns the output and the loss.
+
+    With ``drop_outputs`` it drops the output once the loss is computed, and returns the loss alone.
+    """
     args, kwargs = detached(args, kwargs)
     loss = loss_of_step(loss, args, kwargs)
 
     def step() -> Any:
+        if drop_outputs:
+            value = _loss_value(called(*args, **kwargs), loss)
+            assert value is not None  # without a loss no plan drops its outputs
+            with without_autocast():
+                value.backward()  # type: ignore[no-untyped-call]
+            return value
         output = called(*args, **kwargs)
         return output, run_backward(output, loss)
 
     return step
+
+
+def seconds_of(step: Callable[[], Any], device: torch.device, *, copies: bool) -> float:
+    """Seconds of ``step``; on a CPU without those in which other processes had it, but where it waits for ``copies``."""
+    if device.type == "cpu" and not copies:
+        stopwatch = Stopwatch()
+        step()
+        return stopwatch.seconds()
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    step()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
 
 
 def run_backward(output: Any, loss: Loss | None, *, at_first_only: bool = False) -> torch.Tensor | None:
@@ -34,7 +63,7 @@ def run_backward(output: Any, loss: Loss | None, *, at_first_only: bool = False)
     Without a loss, a gradient arrives at every differentiable output, or ``at_first_only`` of them, as where a step trains one
     of several heads. Returns the loss, or None.
     """
-    value = loss(output) if loss is not None else loss_of_output(output)
+    value = _loss_value(output, loss)
     if value is not None:
         with without_autocast():
             value.backward()  # type: ignore[no-untyped-call]
@@ -44,6 +73,10 @@ def run_backward(output: Any, loss: Loss | None, *, at_first_only: bool = False)
     with without_autocast():
         torch.autograd.backward(outputs, [torch.empty_like(leaf).fill_(1 / (k + 1)) for k, leaf in enumerate(outputs)])
     return None
+
+
+def _loss_value(output: Any, loss: Loss | None) -> torch.Tensor | None:
+    return loss(output) if loss is not None else loss_of_output(output)
 
 
 def detached(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

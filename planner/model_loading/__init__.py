@@ -1,6 +1,6 @@
 """Loading the model that the command is given, and building it without memory to plan for a device that is not here."""
 
-from remat_planner.planner.model_loading.fake_build import built_for, built_without_memory
+from remat_planner.planner.model_loading.fake_build import built_without_memory
 from remat_planner.planner.model_loading.load import DEFAULT_NAME, LoadedModel, ModelCodeError, ModelNotLoadedError, load_model
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "LoadedModel",
     "ModelCodeError",
     "ModelNotLoadedError",
-    "built_for",
     "built_without_memory",
     "load_model",
 ]

@@ -9,7 +9,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,6 @@ def built_without_memory() -> Iterator[None]:
             )
     finally:
         nn.Module._apply = original  # type: ignore[method-assign]
-
-
-def built_for(device: str | None) -> AbstractContextManager[None]:
-    """``built_without_memory`` if ``device`` names a device to plan for on paper; else a context that changes nothing."""
-    return nullcontext() if device is None else built_without_memory()
 
 
 def _apply_with_new_tensors(

@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from remat_planner.planner.model_loading.fake_build import built_without_memory
 
 DEFAULT_NAME = "build"
 _EXPECTED = "return (model, inputs) or (model, inputs, loss): inputs a tensor, a tuple or a dict, loss a function of the output"
@@ -58,8 +61,10 @@ class ModelCodeError(Exception):
         self.traceback = traceback
 
 
-def load_model(spec: str) -> LoadedModel:
+def load_model(spec: str, device: str | None = None) -> LoadedModel:
     """Import the file or module that ``spec`` names, and call its function.
+
+    Where ``device`` names a device to plan for on paper, its tensors take no memory (``built_without_memory``).
 
     The folder of the file (for a module, the current folder) goes to the front of ``sys.path`` and stays there.
 
@@ -70,9 +75,10 @@ def load_model(spec: str) -> LoadedModel:
     place, separator, name = spec.rpartition(":")
     if not separator:
         place, name = spec, DEFAULT_NAME
-    module = _import_file(Path(place)) if _is_path(place) else _import_module(place)
-    target = _find(module, place, name)
-    returned = _run(target, f"{name}()") if callable(target) else target
+    with nullcontext() if device is None else built_without_memory():
+        module = _import_file(Path(place)) if _is_path(place) else _import_module(place)
+        target = _find(module, place, name)
+        returned = _run(target, f"{name}()") if callable(target) else target
     return _checked(returned, f"{place}:{name}")
 
 

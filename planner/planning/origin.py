@@ -22,6 +22,8 @@ def new_origin(
     loss: str,
     settings: Settings,
     block: int,
+    *,
+    scatter: float = 0.0,
 ) -> Origin:
     """The origin of a schedule that is planned now.
 
@@ -33,6 +35,7 @@ def new_origin(
         loss: what the backward starts from, in words.
         settings: what the schedule is planned with.
         block: granularity of the device's allocator in bytes.
+        scatter: of the measured seconds, as in ``Origin``.
     """
     return Origin(
         model=type(model).__qualname__,
@@ -43,6 +46,7 @@ def new_origin(
         loss=loss,
         device=_device_names(model),
         costs=settings.costs,
+        scatter=scatter,
         optimizer=settings.optimizer,
         training=settings.training,
         allocation_block=block,

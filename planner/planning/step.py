@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from remat_planner.planner.codegen import copyable_storages
 from remat_planner.planner.planning.origin import new_origin
@@ -19,8 +19,8 @@ from remat_planner.planner.planning.signatures import input_signature, state_sig
 from remat_planner.planner.training_state import with_training_state
 from remat_planner.schedules import Graph, Origin, simulate
 from remat_planner.tracer import Joint, capture, lower, op_costs
-from remat_planner.tracer.costs import MEASURE, Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import has_variant, in_less_memory
+from remat_planner.tracer.costs import MEASURE, OpCost, Profile, allocation_block, is_for_gpu, save_profile
+from remat_planner.tracer.lower import Lowering, has_variant, in_less_memory
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
@@ -77,9 +77,13 @@ def costed_step(
     progress: Progress | None = None,
 ) -> Step:
     """The step of an existing capture; ``parameters`` and ``inputs`` are the signatures of its call. See ``trace_step``."""
-    graph, block = _costed_graph(joint, settings, progress)
+    lowering = lower(joint)
+    costs = op_costs(lowering.costed, costs=settings.costs, progress=progress)
+    graph, block = _with_costs(lowering, costs, settings)
     loss = _loss_description(joint, settings.loss)
-    origin = new_origin(joint.model, parameters, inputs, joint.autocast, loss, settings, block)
+    origin = new_origin(
+        joint.model, parameters, inputs, joint.autocast, loss, settings, block, scatter=_scatter(costs.values())
+    )
     return Step(graph=graph, joint=joint, origin=origin, settings=settings)
 
 
@@ -94,7 +98,8 @@ def leaner(step: Step, whole: Collection[str] = ()) -> Step:
     ``whole`` names ops that stay in one.
     """
     joint = in_less_memory(step.joint, at_hand=step.settings.costs == MEASURE, whole=whole)
-    graph = _costed_graph(joint, step.settings)[0]
+    lowering = lower(joint)
+    graph, _ = _with_costs(lowering, op_costs(lowering.costed, costs=step.settings.costs), step.settings)
     in_eager, here = (simulate(g, range(len(g.ops))).bytes.tolist() for g in (step.graph.eager, graph))
     wholes = {node.meta["name"]: node.meta.get("wholes", ()) for node in joint.ops}
     ops = []
@@ -105,13 +110,17 @@ def leaner(step: Step, whole: Collection[str] = ()) -> Step:
     return replace(step, graph=replace(graph, ops=tuple(ops)))
 
 
-def _costed_graph(joint: Joint, settings: Settings, progress: Progress | None = None) -> tuple[Graph, int]:
-    """The graph of ``joint`` with costs and settings, and the allocation block of its device."""
-    lowering = lower(joint)
-    nodes = lowering.costed
-    costs = op_costs(nodes, costs=settings.costs, progress=progress)
-    block = allocation_block(nodes, settings.costs)
-    return with_settings(lowering.with_costs(costs, block=block), joint, settings, block=block), block
+def _with_costs(lowering: Lowering, costs: Mapping[fx.Node, OpCost], settings: Settings) -> tuple[Graph, int]:
+    """The lowered graph with costs and settings, and the allocation block of its device."""
+    block = allocation_block(lowering.costed, settings.costs)
+    return with_settings(lowering.with_costs(costs, block=block), lowering.joint, settings, block=block), block
+
+
+def _scatter(costs: Iterable[OpCost]) -> float:
+    """By how much the ops' seconds scatter, as a fraction of their sum."""
+    of_ops = list(costs)
+    seconds = sum(cost.seconds for cost in of_ops)
+    return sum(cost.scatter for cost in of_ops) / seconds if seconds else 0.0
 
 
 def with_settings(graph: Graph, joint: Joint, settings: Settings, *, block: int) -> Graph:

@@ -99,8 +99,8 @@ def _refuse_imagined_training(settings: Settings) -> None:
     if changed != TrainingState() or settings.budget_on != "allocated":
         raise RegionError(
             "a plan by regions runs the step as it is and measures the allocated bytes: leave gradient_dtype, "
-            "gradient_buckets, shard and budget_on out. To count what DistributedDataParallel or fully_shard take, wrap the "
-            "model with them first, and plan it on every rank",
+            "gradient_buckets, outputs, shard and budget_on out. To count what DistributedDataParallel or fully_shard take, "
+            "wrap the model with them first, and plan it on every rank",
             names=(),
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,9 @@ class _OneRegion:
         self._in_flight.append(weakref.ref(flight))
         self._watch.forwards(self._name, len(self._in_flight))
         return flight
+
+    def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
+        """Nothing: no plan by regions counts on a loop that drops its outputs."""
 
     def backward_begins(self, schedule: Schedule, joint: Joint) -> None:  # noqa: ARG002 - as that of ``StepWatch``
         """As ``StepWatch.backward_begins``."""

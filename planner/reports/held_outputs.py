@@ -15,7 +15,7 @@ class HeldOutputs:
     Attributes:
         bytes: of the outputs that the loop holds.
         dropped_peak_bytes: peak of the same schedule for a loop that drops them before its backward, as
-            ``criterion(model(x), y).backward()`` does; a plan counts on no such loop.
+            ``criterion(model(x), y).backward()`` does; ``TrainingState(outputs="dropped")`` plans for such a loop.
     """
 
     bytes: int

@@ -77,7 +77,9 @@ class VerificationSummary:
     part: str = ""
     pool_bytes: Mapping[str, int] = field(default_factory=dict)
     measured_seconds: float | None = None
+    eager_seconds: float | None = None
     predicted_seconds: float | None = None
+    predicted_eager_seconds: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -97,7 +99,9 @@ def summarize_verification(verification: Verification) -> VerificationSummary:
         part=verification.part,
         pool_bytes=verification.pool_bytes,
         measured_seconds=verification.measured_seconds,
+        eager_seconds=verification.eager_seconds,
         predicted_seconds=verification.predicted_seconds,
+        predicted_eager_seconds=verification.predicted_eager_seconds,
     )
 
 

@@ -58,14 +58,25 @@ def verification_report(verification: VerificationSummary | None, why_not: str =
             verification.identical, "loss, gradients and state equal eager's, bit for bit", f"not those of eager: {differing}"
         ),
     }
-    if verification.measured_seconds is not None and verification.predicted_seconds is not None:
-        took, foreseen = format_seconds(verification.measured_seconds), format_seconds(verification.predicted_seconds)
-        facts["Time"] = f"{took} a step, the quickest of a few; predicted {foreseen}"
+    if times := _times(verification):
+        facts["Time"] = times
     if verification.nondeterministic:
         facts["Left out"] = f"what eager does not repeat itself: {len(verification.nondeterministic):,} values"
     if verification.part:
         facts["Run on"] = verification.part
     return section("Verified by running it", fact_table(facts))
+
+
+def _times(verification: VerificationSummary) -> str:
+    """Measured and predicted extra time; "" where it was not measured."""
+    measured, eager = verification.measured_seconds, verification.eager_seconds
+    if measured is None or eager is None or verification.predicted_seconds is None or not verification.predicted_eager_seconds:
+        return ""
+    predicted = verification.predicted_seconds / verification.predicted_eager_seconds - 1
+    return (
+        f"{format_percent(measured / eager - 1)} more than eager when run: {format_seconds(measured)} a step, and "
+        f"{format_seconds(eager)}, the quickest of a few; predicted {format_percent(predicted)}"
+    )
 
 
 def usage_hint(summary: Summary, *, disk_folder: Path | None = None) -> RenderableType:

@@ -25,6 +25,8 @@ from remat_planner.planner.reports.terminal_widgets import (
 from remat_planner.planner.reports.whole_summary import ReservedMemory, WholeSummary
 from remat_planner.solvers import ORDER_GIVEN
 
+_MUCH_SCATTER = 0.1
+"""Of the step; where the ops' seconds scatter more, the report says so."""
 _LEAST_SHARE = 0.001  # of the peak; smaller shares are one line together
 
 
@@ -40,10 +42,18 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         f"{format_seconds(summary.baseline_seconds)}",
         "Proof": proof_in_words(summary),
     }
-    if (held := summary.outputs) is not None:
+    if summary.scatter > _MUCH_SCATTER:
+        facts["Times"] = (
+            f"scatter by {format_percent(summary.scatter)}: the machine was busy while ops were measured, so the extra time "
+            "may be off by points; plan on a quiet machine, or see what a real step takes (`--verify`)"
+        )
+    if summary.training.outputs == "dropped":
+        facts["Outputs"] = "dropped by the training loop before its backward: one that holds them takes more than the peak"
+    elif (held := summary.outputs) is not None:
         facts["Outputs"] = (
             f"{format_bytes(held.bytes)} of the peak's {format_bytes(summary.peak_bytes)} are held by the loop through the "
-            f"backward; dropped before it, as in criterion(model(x), y).backward(): {format_bytes(held.dropped_peak_bytes)}"
+            f"backward; dropped before it, as in criterion(model(x), y).backward(), with a plan for that (--outputs dropped): "
+            f"{format_bytes(held.dropped_peak_bytes)}"
         )
     if summary.offload is not None:
         facts |= _offload(summary.offload, summary.seconds)
@@ -55,7 +65,9 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
     if summary.reserved is not None:
         facts["Allocator"] = _allocator(summary.reserved)
     if summary.pinned:
-        facts["Once"] = f"{len(summary.pinned):,} ops must never run twice (draws, updates, ...); `plan show` lists them"
+        count = len(summary.pinned)
+        ops, them = ("op", "it") if count == 1 else ("ops", "them")
+        facts["Once"] = f"{count:,} {ops} must never run twice (draws, updates, ...); `plan show` lists {them}"
     return facts
 
 

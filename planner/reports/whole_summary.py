@@ -43,6 +43,7 @@ class WholeSummary:
         seconds: of the step, recomputation included.
         baseline_seconds: of the step without recomputation.
         bound_seconds: no schedule within the budget takes less, under ``assumption``.
+        scatter: by how much the measured seconds of the ops scatter, as a fraction of the step.
         overhead: extra time as a fraction of ``baseline_seconds``.
         bound_overhead: the least ``overhead`` that the bound allows.
         gap: the difference of the two.
@@ -83,6 +84,7 @@ class WholeSummary:
     seconds: float
     baseline_seconds: float
     bound_seconds: float
+    scatter: float
     overhead: float
     bound_overhead: float
     gap: float
@@ -177,6 +179,7 @@ def summarize(
         seconds=schedule.seconds,
         baseline_seconds=schedule.baseline_seconds,
         bound_seconds=schedule.bound_seconds,
+        scatter=origin.scatter,
         overhead=schedule.overhead,
         bound_overhead=schedule.bound_overhead,
         gap=schedule.overhead - schedule.bound_overhead,

@@ -21,6 +21,7 @@ from remat_planner.planner.runtime.autograd import run_program
 from remat_planner.planner.runtime.outside_casts import LookUps, OutsideCasts
 from remat_planner.planner.runtime.step_watch import Watch
 from remat_planner.planner.runtime.wiring import Wiring, wire
+from remat_planner.planner.training_state import retained_outputs
 from remat_planner.schedules import Schedule
 from remat_planner.tracer.joint import Joint, OutputLeaf
 from remat_planner.tracer.lower import variant_as
@@ -105,10 +106,11 @@ class PlannedProgram:
         arguments = [*state, *inputs]
         owners = list(map(arguments.__getitem__, self._owners))
         on_backward = self._refusal_of_shared_casts(state)
-        if watch is not None:
-            on_backward = watch.flight(self.schedule, joint, on_backward)
+        flight = None if watch is None else watch.flight(self.schedule, joint, on_backward)
         pools = {name: pool.for_step() for name, pool in self.pools.items()} or None
-        tensors = run_program(wiring, arguments, owners, on_backward, pools)
+        tensors = run_program(wiring, arguments, owners, flight or on_backward, pools)
+        if flight is not None and self.schedule.origin.training.outputs == "dropped":
+            flight.returns(*self._to_be_dropped(tensors))
         results = [
             tensors[position] if position is not None else self._value(leaf, leaves, roots)
             for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)
@@ -116,6 +118,20 @@ class PlannedProgram:
         if joint.effects.made:
             joint.effects.apply(roots, results[joint.returned :])
         return joint.output(results)
+
+    def _to_be_dropped(self, tensors: Sequence[torch.Tensor]) -> tuple[dict[str, torch.Tensor], set[str]]:
+        """The outputs that the loop is to drop, by name, and the names of those whose memory the schedule retains."""
+        names = self.wiring.output_names
+        starts = () if self.joint.loss is not None else self.joint.tangent_outputs
+        positions = {k: at for k, at in enumerate(self.wiring.program.outputs) if at is not None and k not in starts}
+        return (
+            {names[position]: tensors[position] for position in positions.values()},
+            {names[position] for leaf, position in positions.items() if leaf in self._retained_outputs},
+        )
+
+    @cached_property
+    def _retained_outputs(self) -> frozenset[int]:
+        return retained_outputs(self.schedule.graph, self.joint, self.schedule.steps)
 
     def _value(self, leaf: OutputLeaf, leaves: Sequence[Any], roots: Roots) -> Any:
         """A leaf of the output that the program does not compute: an input, an object among the arguments, or a constant."""

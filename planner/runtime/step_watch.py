@@ -1,18 +1,22 @@
 """Says once when training takes more bytes than its schedule counts, for a reason that lies outside of the planned step.
 
-Such reasons are a second forward before the backward of the first, gradients that are there before the backward begins, and a
-backward that keeps the graph. It speaks only of what would exceed the budget.
+Such reasons are a second forward before the backward of the first, gradients that are there before the backward begins, a
+backward that keeps the graph, and outputs that the loop holds although the plan is for one that drops them. It speaks only of
+what would exceed the budget.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from remat_planner.planner.torch_private import graph_is_kept
-from remat_planner.schedules import Schedule
+import torch
+
+from remat_planner.planner.torch_private import graph_is_kept, storage_of
+from remat_planner.planner.training_state import with_held_outputs
+from remat_planner.schedules import Schedule, simulate
 from remat_planner.tracer.joint import Joint
 
 _log = logging.getLogger("remat_planner")
@@ -27,6 +31,9 @@ class Watch(Protocol):
     def backward_begins(self, schedule: Schedule, joint: Joint) -> None:
         """The backward of a forward begins."""
 
+    def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
+        """The plan is for a loop that drops its outputs, and these are there when the backward begins."""
+
 
 class StepWatch:
     """Watches the steps of one planned module."""
@@ -35,7 +42,7 @@ class StepWatch:
         self._in_flight: list[weakref.ref[Flight]] = []
         self._most_in_flight = 1
         self._backwards = 0
-        self._told_of_flights = self._told_of_gradients = self._told_of_kept_graph = False
+        self._told_of_flights = self._told_of_gradients = self._told_of_kept_graph = self._told_of_outputs = False
 
     def flight(self, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> Flight:
         """What to call when the backward of a forward that now begins begins; it calls ``on_backward``.
@@ -84,6 +91,22 @@ class StepWatch:
             f"{schedule.budget:,}",
         )
 
+    def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
+        """These outputs are still there when the backward begins, in a plan for a loop that drops them."""
+        peak = simulate(with_held_outputs(schedule.graph, joint), schedule.steps).peak_bytes
+        if self._told_of_outputs or peak <= schedule.budget:
+            return
+        self._told_of_outputs = True
+        _log.warning(
+            "the training loop holds %s of the planned %s when the backward begins, and the plan is for one that drops its "
+            "outputs: the step takes up to %s bytes, and its budget is %s. Drop them before the backward, as in "
+            "criterion(model(x), y).backward(), or with del; or plan without TrainingState(outputs='dropped')",
+            ", ".join(names),
+            schedule.origin.model,
+            f"{peak:,}",
+            f"{schedule.budget:,}",
+        )
+
     def backward_begins(self, schedule: Schedule, joint: Joint) -> None:
         """See whether gradients are there already; now and then, because that takes time in a model of many parameters."""
         if graph_is_kept():
@@ -114,7 +137,7 @@ class Flight:
         backward_began: whether it has been called.
     """
 
-    __slots__ = ("__weakref__", "_joint", "_on_backward", "_schedule", "_watch", "backward_began")
+    __slots__ = ("__weakref__", "_joint", "_on_backward", "_outputs", "_schedule", "_watch", "backward_began")
 
     def __init__(self, watch: Watch, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> None:
         self._watch = watch
@@ -122,8 +145,18 @@ class Flight:
         self._joint = joint
         self._on_backward = on_backward
         self.backward_began = False
+        self._outputs: list[tuple[str, weakref.ref[torch.Tensor], Callable[[], bool]]] = []
+
+    def returns(self, outputs: Mapping[str, torch.Tensor], retained: Collection[str]) -> None:
+        """The forward returns these, by name; the plan itself retains the memory of some of them."""
+        self._outputs = [
+            (name, weakref.ref(tensor), (lambda: False) if name in retained else storage_of(tensor))
+            for name, tensor in outputs.items()
+        ]
 
     def __call__(self) -> None:
+        if held := [name for name, tensor, is_there in self._outputs if tensor() is not None or is_there()]:
+            self._watch.outputs_are_held(self._schedule, self._joint, held)
         if self._on_backward is not None:
             self._on_backward()
         self.backward_began = True

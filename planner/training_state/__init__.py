@@ -6,6 +6,7 @@ plans by regions, which have no graph of the whole step.
 
 from remat_planner.planner.training_state.constants import ACCUMULATED, BUCKETS, GATHERED, MASTER
 from remat_planner.planner.training_state.counted_graph import rewired, with_training_state
+from remat_planner.planner.training_state.dropped_outputs import retained_outputs, with_held_outputs
 from remat_planner.planner.training_state.one_process import beyond_one_process
 from remat_planner.planner.training_state.optimizer import EIGHT_BIT, NO_OPTIMIZER, OptimizerNeeds, optimizer_needs
 from remat_planner.planner.training_state.per_parameter import bucket_bytes, gradient_bytes, master_weight_bytes
@@ -25,6 +26,8 @@ __all__ = [
     "master_weight_bytes",
     "optimizer_needs",
     "released_gradients",
+    "retained_outputs",
     "rewired",
+    "with_held_outputs",
     "with_training_state",
 ]

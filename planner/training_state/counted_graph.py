@@ -20,6 +20,7 @@ from dataclasses import replace
 import torch
 
 from remat_planner.planner.training_state.constants import ACCUMULATED, BUCKETS, GATHERED, MASTER
+from remat_planner.planner.training_state.dropped_outputs import with_dropped_outputs
 from remat_planner.planner.training_state.gathered_blocks import gathered_bytes
 from remat_planner.planner.training_state.per_parameter import (
     bucket_bytes,
@@ -47,7 +48,9 @@ def with_training_state(graph: Graph, joint: Joint, training: TrainingState, *, 
 
 
 def rewired(graph: Graph, joint: Joint, training: TrainingState) -> Graph:
-    """``graph`` with the lifetimes and storages that gradients have under ``training``; it changes no bytes."""
+    """``graph`` with the lifetimes and storages that outputs and gradients have under ``training``; it changes no bytes."""
+    if training.outputs == "dropped":
+        graph = with_dropped_outputs(graph, joint)
     if training.releases_gradients:
         graph = with_released_gradients(graph, joint)
         if not training.gradients_in_shards:

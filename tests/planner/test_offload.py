@@ -82,8 +82,9 @@ def test_the_plan_copies_and_is_verified(case: Case) -> None:
     assert found.identical
     assert found.measured_peak_bytes == pytest.approx(found.predicted_peak_bytes, rel=0.01)
     assert found.pool_bytes == simulate(schedule.graph, schedule.steps).pool_peaks
-    assert found.predicted_seconds == schedule.seconds
+    assert (found.predicted_seconds, found.predicted_eager_seconds) == (schedule.seconds, schedule.baseline_seconds)
     assert found.measured_seconds is not None
+    assert found.eager_seconds is not None
     assert "the quickest of a few; predicted" in printed(verification_report(summarize_verification(found)))
 
 

@@ -22,6 +22,7 @@ from remat_planner.planner.torch_private import (
     inside_function_mode,
     is_run_by_backward,
     runs_hooks,
+    storage_of,
 )
 
 
@@ -149,3 +150,12 @@ def test_function_modes_are_seen():
     with torch.device("cpu"):
         assert inside_function_mode()
     assert not inside_function_mode()
+
+
+def test_a_storage_is_there_as_long_as_a_view_of_it():
+    tensor = torch.zeros(3)
+    view, is_there = tensor[1:], storage_of(tensor)
+    del tensor
+    assert is_there()
+    del view
+    assert not is_there()

@@ -22,12 +22,14 @@ from remat_planner.tracer.costs.same_bits import same_bits_in_parts
 from remat_planner.tracer.costs.sources import (
     MEASURE,
     PROFILE_SUFFIX,
+    OpCost,
     allocation_block,
     host_channels,
     is_for_gpu,
     op_costs,
     save_profile,
 )
+from remat_planner.tracer.costs.timing import Stopwatch
 
 __all__ = [
     "BLOCK",
@@ -41,9 +43,11 @@ __all__ = [
     "LinkError",
     "MeasurementError",
     "MeasurementWarning",
+    "OpCost",
     "Profile",
     "ProfileError",
     "ProfileWarning",
+    "Stopwatch",
     "UnknownDeviceError",
     "allocation_block",
     "device_named",

@@ -1,16 +1,15 @@
 """Seconds and workspace bytes of operator calls, measured on the device that they run on.
 
-Each distinct call runs alone on sample arguments: first recorded (its memory, and a warm-up), then timed. One difference from a
-training step remains: the arguments may be warmer in the caches than the step would leave them.
+Each distinct call runs alone on sample arguments: once with its memory recorded, which also warms it up, then for its seconds.
 """
 
 from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,14 +18,10 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.costs.conditions import Conditions, conditions
 from remat_planner.tracer.costs.cpu_allocations import record_memory
 from remat_planner.tracer.costs.devices import allocated_on_gpu
+from remat_planner.tracer.costs.rounds import CallToTime, time_in_rounds
 from remat_planner.tracer.costs.sample_inputs import SampleArguments
-from remat_planner.tracer.costs.timing import Stopwatch, seconds_on_cpu, seconds_on_cuda
+from remat_planner.tracer.costs.timing import Stopwatch, seconds_on_cuda
 from remat_planner.tracer.operators import OpCall, SampleInputs, facts_of, is_collective
-
-ONE_RUN = 0.1
-"""Seconds; a longer call is timed once, since what it does only the first time is a small part of it."""
-HOLES = 4
-"""Number of holes left in the heap for each result, see ``_make_room``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +39,30 @@ class Measured:
     """The measured cost of one call.
 
     Attributes:
-        seconds: median over batches.
+        seconds: on a CPU the lower quartile of runs, on a GPU the median of batches.
         workspace: highest bytes that the call allocates beyond its results and frees before it returns.
         allocates: bytes that the allocator takes for each storage of its results, in their order.
         results: the form of the real results, flattened; None where a result is no tensor.
+        scatter: seconds by which the median of the runs lies above ``seconds``; on a GPU 0.
     """
 
     seconds: float
     workspace: int
     allocates: tuple[int, ...]
     results: tuple[TensorForm | None, ...]
+    scatter: float = 0.0
 
 
-_measured: dict[tuple[Conditions, str, SampleInputs | None], Measured] = {}
+_Key = tuple[Conditions, str, SampleInputs | None]
+_remembered: dict[_Key, Measured] = {}
 
 
-def measure(call: OpCall, samples: SampleArguments) -> Measured:
-    """Measure ``call`` under the present conditions; the answer is remembered within the process.
+def run_once(call: OpCall, samples: SampleArguments) -> Measured:
+    """The memory and the results of ``call`` under the present conditions; on a CPU, its seconds are those of one run.
 
-    To be called inside ``undisturbed()``, which gives the ``samples``. A collective is not run: the ranks would run it for
-    different times and wait for one another. It counts 0 seconds and the bytes of its fake results: every schedule runs it
-    once.
+    To be called inside ``undisturbed()``, which gives the ``samples``. What is remembered within the process is returned as it
+    is. A collective is not run: the ranks would run it for different times and wait for one another. It counts 0 seconds and
+    the bytes of its fake results: every schedule runs it once.
 
     Raises:
         DeviceNotAtHandError: nothing can be measured on the call's device.
@@ -72,11 +70,40 @@ def measure(call: OpCall, samples: SampleArguments) -> Measured:
     """
     if is_collective(call.target):
         return Measured(seconds=0.0, workspace=0, allocates=call.allocates, results=forms_of(call.outputs))
-    key = (conditions(call.device), call.key, facts_of(call.target).sample_inputs)
-    if key not in _measured:
-        on_device = _measure_on_cuda if call.device.type == "cuda" else _measure_on_cpu
-        _measured[key] = on_device(call, samples)
-    return _measured[key]
+    key = _key(call)
+    if key in _remembered:
+        return _remembered[key]
+    if call.device.type != "cuda":
+        return _run_on_cpu(call, samples)
+    _remembered[key] = _measure_on_cuda(call, samples)
+    return _remembered[key]
+
+
+def with_seconds(
+    runs: Sequence[tuple[OpCall, Measured]],
+    samples: SampleArguments,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Measured]:
+    """The results of ``run_once``, with seconds to plan with; those are remembered within the process.
+
+    Args:
+        runs: calls in the order of a step, and the result of ``run_once`` for each.
+        samples: makes their arguments.
+        progress: called with the number of rounds done, out of ``ROUNDS``.
+    """
+    new: dict[_Key, tuple[OpCall, Measured]] = {}
+    for call, measured in runs:
+        if not is_collective(call.target) and (key := _key(call)) not in _remembered:
+            new.setdefault(key, (call, measured))
+    to_time = [CallToTime(call, (*once.allocates, once.workspace), once.seconds) for call, once in new.values()]
+    timed = time_in_rounds(to_time, samples, progress)
+    for (key, (_, once)), found in zip(new.items(), timed, strict=True):
+        _remembered[key] = replace(once, seconds=found.seconds, scatter=found.scatter)
+    return [once if is_collective(call.target) else _remembered[_key(call)] for call, once in runs]
+
+
+def _key(call: OpCall) -> _Key:
+    return conditions(call.device), call.key, facts_of(call.target).sample_inputs
 
 
 @contextmanager
@@ -103,7 +130,7 @@ def undisturbed(devices: Iterable[torch.device]) -> Iterator[SampleArguments]:
                 gc.enable()
 
 
-def _measure_on_cpu(call: OpCall, samples: SampleArguments) -> Measured:
+def _run_on_cpu(call: OpCall, samples: SampleArguments) -> Measured:
     args, kwargs = samples.make(call)
     target = call.target
     stopwatch = Stopwatch()
@@ -117,20 +144,7 @@ def _measure_on_cpu(call: OpCall, samples: SampleArguments) -> Measured:
     results = forms_of(result)
     del result
     workspace = max(0, memory.peak - sum(allocates))  # results may come from elsewhere: NumPy has an allocator of its own
-    if seconds < ONE_RUN:
-        _make_room([*allocates, workspace])
-        seconds = seconds_on_cpu(target, args, kwargs, writes=call.writes)
     return Measured(seconds=seconds, workspace=workspace, allocates=allocates, results=results)
-
-
-def _make_room(sizes: list[int]) -> None:
-    """Leave holes of these bytes in the heap.
-
-    The C library gives aligned memory only from a hole somewhat larger than the request. A lone result would come from new
-    pages every time, and touching new pages costs more than many kernels. A training step has the holes from its second round
-    on.
-    """
-    _ = [torch.empty(size, dtype=torch.uint8) for size in sizes for _ in range(HOLES)]
 
 
 def _measure_on_cuda(call: OpCall, samples: SampleArguments) -> Measured:

@@ -17,8 +17,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.costs.errors import CostError, MeasurementError, MeasurementWarning
-from remat_planner.tracer.costs.measure import Measured, TensorForm, forms_of, measure, undisturbed
+from remat_planner.tracer.costs.measure import Measured, TensorForm, forms_of, run_once, undisturbed, with_seconds
 from remat_planner.tracer.costs.roofline import bytes_moved
+from remat_planner.tracer.costs.rounds import ROUNDS
 from remat_planner.tracer.errors import UnsupportedOperatorError
 from remat_planner.tracer.operators import OpCall, op_call
 from remat_planner.tracer.torch_private import fake_mode_of
@@ -38,6 +39,11 @@ def measured_calls(
     done: dict[fx.Node, tuple[OpCall, Measured | None]] = {}
     failed: dict[str, str] = {}
     unmeasured: dict[fx.Node, OpCall] = {}
+
+    def report(nodes_done: int) -> None:
+        if progress is not None:
+            progress(nodes_done, (1 + ROUNDS) * len(nodes))
+
     with undisturbed({op_call(node).device for node in nodes}) as samples:
         for i, node in enumerate(nodes):
             call = op_call(node, corrected)
@@ -49,7 +55,7 @@ def measured_calls(
                 unmeasured[node] = call
             else:
                 try:
-                    measured = measure(call, samples)
+                    measured = run_once(call, samples)
                 except CostError:
                     raise
                 except Exception as error:  # whatever an operator raises on arguments that it does not accept
@@ -59,8 +65,15 @@ def measured_calls(
                     done[node] = (call, measured)
                     if _differs(call, measured):
                         corrected[node] = _as_measured(node.meta["val"], measured.results)
-            if progress is not None:
-                progress(i + 1, len(nodes))
+            report(i + 1)
+        measured_nodes = [(node, (call, once)) for node, (call, once) in done.items() if once is not None]
+        seconds = with_seconds(
+            [run for _, run in measured_nodes],
+            samples,
+            lambda rounds: report((1 + rounds) * len(nodes)),
+        )
+        for (node, (call, _)), measured in zip(measured_nodes, seconds, strict=True):
+            done[node] = (call, measured)
     if not failed:
         return done
     rate = _bytes_per_second([(call, measured) for call, measured in done.values() if measured is not None])

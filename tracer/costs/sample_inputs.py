@@ -17,7 +17,9 @@ from remat_planner.tracer.operators import OpCall, TensorSpec, Values, facts_of
 from remat_planner.tracer.torch_private import negated
 
 _DRAWN = 1 << 20
-"""Elements drawn at random; longer storages repeat them, since drawing is far slower than copying."""
+"""Elements drawn at random; longer storages repeat them."""
+_SHIFTS = 61
+"""At how many places a storage may begin among the drawn elements."""
 
 
 class SampleArguments:
@@ -29,6 +31,7 @@ class SampleArguments:
 
     def __init__(self) -> None:
         self._storages_at_hand: dict[_Content, list[torch.UntypedStorage]] = {}
+        self._drawn = _DrawnValues()
 
     def make(self, call: OpCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Tensors for every tensor argument of ``call``, as positional and named arguments; drop them before the next call.
@@ -56,7 +59,9 @@ class SampleArguments:
         at_hand = self._storages_at_hand
         reused = [at_hand[content].pop() if at_hand.get(content) else None for content in contents]
         at_hand.clear()  # frees what this call cannot use before anything is allocated
-        storages = [content.make() if storage is None else storage for content, storage in zip(contents, reused, strict=True)]
+        storages = [
+            content.make(self._drawn) if storage is None else storage for content, storage in zip(contents, reused, strict=True)
+        ]
         for content, storage in zip(contents, storages, strict=True):
             at_hand.setdefault(content, []).append(storage)
         return storages
@@ -72,12 +77,13 @@ class _Content:
     values: Values | None
     normal: bool
 
-    def make(self) -> torch.UntypedStorage:
+    def make(self, drawn: _DrawnValues) -> torch.UntypedStorage:
+        """A storage with this content."""
         flat = torch.empty(-(-self.bytes // self.dtype.itemsize), dtype=self.dtype, device=self.device)
         if callable(self.values):
             self.values(flat)
         else:
-            _draw(flat, self.values, normal=self.normal)
+            drawn.fill(flat, self.values, normal=self.normal)
         return flat.untyped_storage()
 
 
@@ -110,23 +116,41 @@ def _is_product(target: Callable[..., Any]) -> bool:
     return any(part in name for part in ("mm", "conv", "attention", "linear", "matmul"))
 
 
-def _draw(flat: torch.Tensor, limit: int | None, *, normal: bool) -> None:
-    """Fill a one-dimensional tensor; integers from ``[0, limit)``, or from ``[1, 8)`` where nothing limits them."""
-    size = flat.numel()
-    filled = min(size, _DRAWN)
-    block = flat[:filled]
-    if flat.dtype == torch.bool:
+class _DrawnValues:
+    """Random values, drawn once for each kind: copying them is far faster."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[torch.dtype, torch.device, int | None, bool], torch.Tensor] = {}
+        self._filled = 0
+
+    def fill(self, flat: torch.Tensor, limit: int | None, *, normal: bool) -> None:
+        """Fill a one-dimensional tensor; integers from ``[0, limit)``, or from ``[1, 8)`` where nothing limits them."""
+        size = flat.numel()
+        filled = min(size, _DRAWN)
+        kind = (flat.dtype, flat.device, limit, normal)
+        block = self._blocks.get(kind)
+        if block is None or len(block) < filled + _SHIFTS:
+            block = torch.empty(filled + _SHIFTS, dtype=flat.dtype, device=flat.device)
+            _draw(block, limit, normal=normal)
+            self._blocks[kind] = block
+        shift = self._filled % _SHIFTS  # so that two arguments of a call are not the same numbers
+        self._filled += 1
+        flat[:filled].copy_(block[shift : shift + filled])
+        while filled < size:
+            more = min(filled, size - filled)
+            flat[filled : filled + more].copy_(flat[:more])
+            filled += more
+
+
+def _draw(block: torch.Tensor, limit: int | None, *, normal: bool) -> None:
+    if block.dtype == torch.bool:
         block.random_(0, 2)
-    elif flat.dtype.is_floating_point or flat.dtype.is_complex:
-        _draw_floating(torch.view_as_real(block) if flat.dtype.is_complex else block, normal=normal)
+    elif block.dtype.is_floating_point or block.dtype.is_complex:
+        _draw_floating(torch.view_as_real(block) if block.dtype.is_complex else block, normal=normal)
     elif limit is None:
         block.random_(1, 8)
     else:
-        block.random_(0, max(1, min(limit, torch.iinfo(flat.dtype).max)))
-    while filled < size:
-        more = min(filled, size - filled)
-        flat[filled : filled + more].copy_(flat[:more])
-        filled += more
+        block.random_(0, max(1, min(limit, torch.iinfo(block.dtype).max)))
 
 
 def _draw_floating(block: torch.Tensor, *, normal: bool) -> None:

@@ -42,12 +42,14 @@ class OpCost:
         workspace: bytes allocated beyond its arguments and results, only while it runs.
         flops: floating point operations; 0 for elementwise operators and reductions.
         allocates: bytes of each storage that its results allocate, in their order; fake tensors get a few wrong.
+        scatter: seconds by which the median of the measured runs lies above ``seconds``, which is their lower quartile.
     """
 
     seconds: float
     workspace: int
     flops: int
     allocates: tuple[int, ...]
+    scatter: float = 0.0
 
 
 def op_costs(
@@ -73,7 +75,7 @@ def op_costs(
     calls = [node for node in nodes if node.op == "call_function"]
     if costs == MEASURE:
         return {
-            node: _FREE if cost is None else OpCost(cost.seconds, cost.workspace, flops(call), cost.allocates)
+            node: _FREE if cost is None else OpCost(cost.seconds, cost.workspace, flops(call), cost.allocates, cost.scatter)
             for node, (call, cost) in measured_calls(calls, progress).items()
         }
     if str(costs).endswith(PROFILE_SUFFIX):

@@ -12,6 +12,7 @@ from remat_planner.planner.formatting import format_bytes, format_percent, forma
 from remat_planner.planner.reports.curve.data import CurveData, CurvePoint
 from remat_planner.planner.reports.curve.drawing import highest_overhead
 from remat_planner.planner.reports.terminal_widgets import fact_table, plain_table, section
+from remat_planner.solvers import ORDER_GIVEN
 
 _HEIGHT, _WIDTH = 12, 72
 _LABELS = 9  # columns of the scale
@@ -43,8 +44,9 @@ def curve_report(curve: CurveData) -> RenderableType:
 
 def _covered(points: Sequence[CurvePoint]) -> str:
     """What the bounds cover, in words."""
-    classes = ", ".join(dict.fromkeys(point.assumption for point in points if point.assumption))
-    return f"The bounds cover: {classes}." if classes else ""
+    in_words = {ORDER_GIVEN: "schedules that run each op first in eager's order"}
+    classes = dict.fromkeys(in_words.get(point.assumption, point.assumption) for point in points if point.assumption)
+    return f"Bounds and proofs cover {', or '.join(classes)}." if classes else ""
 
 
 def _points(curve: CurveData, points: Sequence[CurvePoint]) -> Table:

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 import remat_planner
 from remat_planner.planner.measurement import StorageMeter
 from remat_planner.planner.runtime import call_of
+from remat_planner.tracer import capture
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 X = torch.randn(96, 16, generator=torch.Generator().manual_seed(0))
@@ -82,6 +83,24 @@ def test_training_is_eagers_and_within_the_budget(step: Callable[[nn.Module], to
     assert line.startswith("planned Net at its first training call: ")
     loss = "the model's own loss" if step is _own else "the caller's SeenLoss"
     assert schedule.origin.loss == loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "captures"), [(_own, 1), (_outside, 2)], ids=["the model's own", "of the loop"])
+def test_captures(step: Callable[[nn.Module], torch.Tensor], captures: int, monkeypatch: Any) -> None:
+    """One for each loss that is planned with: the schedule of the first step is another of the same capture."""
+    counted: list[nn.Module] = []
+    monkeypatch.setattr("remat_planner.planner.planning.step.capture", lambda *a, **k: counted.append(a[0]) or capture(*a, **k))
+    model = remat_planner.budgeted(
+        Net(),
+        "80%",
+        time_limit=2,
+        verify=False,
+        training=remat_planner.TrainingState(outputs="dropped" if captures > 1 else "held"),
+    )
+    _train(model, step, steps=3)
+    assert len(counted) == captures
+    assert call_of(model).schedule.origin.training.outputs == ("dropped" if captures > 1 else "held")
 
 
 def test_a_loss_that_cannot_be_seen(caplog: Any) -> None:

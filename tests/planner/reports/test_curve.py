@@ -104,7 +104,7 @@ def test_the_terminal(encoding: str, width: int) -> None:
     assert "+40.0 %" in plot[1]
     assert highest_overhead(_CURVE) == 0.4
     assert "+200.0 %" in text
-    assert "The bounds cover: any schedule." in text
+    assert "Bounds and proofs cover any schedule." in text
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -19,12 +20,14 @@ from tests.planner.layered_step import layered_schedule
 _POLICIES = [PolicyCost("none", 29_000, 0.0, False), PolicyCost("every-n", 20_000, 0.25, True)]
 
 
-def rendered(width: int, *, encoding: str = "utf-8", color: bool = False) -> str:
+def rendered(width: int, *, encoding: str = "utf-8", color: bool = False, scatter: float = 0.0) -> str:
     """The whole report of a schedule as it comes out of a terminal of that width."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
     console = Console(file=file, width=width, force_terminal=color, color_system="standard" if color else None, highlight=False)
-    summary = summarize(layered_schedule(12, recomputed=7), comparison=_POLICIES, path="net.schedule.json")
+    schedule = layered_schedule(12, recomputed=7)
+    schedule = replace(schedule, origin=replace(schedule.origin, scatter=scatter))
+    summary = summarize(schedule, comparison=_POLICIES, path="net.schedule.json")
     console.print(plan_report(summary, understood="24.00 kB (23.44 KiB)"))
     console.print(pinned_report(summary))
     console.print(usage_hint(summary))
@@ -56,6 +59,12 @@ def test_the_report_fits_the_terminal(width: int) -> None:
     ):
         assert needed in text
     assert ("float32[4, 250]" in text) == (width >= 100)
+
+
+def test_times_that_scatter_are_told() -> None:
+    assert "scatter" not in rendered(100, scatter=0.05)
+    assert "Times" in rendered(100, scatter=0.34)
+    assert "34.0 %" in rendered(100, scatter=0.34)
 
 
 def test_without_color_there_are_no_escapes() -> None:

@@ -9,9 +9,11 @@ import torch.nn.functional as F  # noqa: N812
 
 from remat_planner.tracer.costs.cpu_allocations import record_memory
 from remat_planner.tracer.costs.errors import DeviceNotAtHandError
-from remat_planner.tracer.costs.measure import Measured, measure, undisturbed
+from remat_planner.tracer.costs.measure import Measured, run_once, undisturbed, with_seconds
+from remat_planner.tracer.costs.rounds import MOST_OTHER_BYTES, OTHER_CALLS, ROUNDS
 from remat_planner.tracer.costs.sources import op_costs
-from tests.tracer.fake_calls import call_of, nodes_of
+from remat_planner.tracer.costs.timing import Stopwatch
+from tests.tracer.fake_calls import call_of, calls_of, nodes_of
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,8 @@ def _one_thread():
 
 def measured(function, *tensors, operator="") -> Measured:
     with undisturbed([]) as samples:
-        return measure(call_of(function, *tensors, operator=operator), samples)
+        call = call_of(function, *tensors, operator=operator)
+        return with_seconds([(call, run_once(call, samples))], samples)[0]
 
 
 def test_a_recording_leaves_the_environment_as_it_was(capfd: pytest.CaptureFixture[str]):
@@ -64,11 +67,44 @@ def test_equal_calls_are_measured_once_in_a_process(monkeypatch):
     calls = []
     nodes = nodes_of(lambda x: torch.tanh(torch.tanh(x) + x), torch.randn(77, 13))
     first = op_costs(nodes)
-    monkeypatch.setattr("remat_planner.tracer.costs.measure._measure_on_cpu", lambda *_: calls.append(1))
+    monkeypatch.setattr("remat_planner.tracer.costs.measure._run_on_cpu", lambda *_: calls.append(1))
     assert op_costs(nodes) == first
     assert calls == []
     seconds = [cost.seconds for cost in first.values()]
     assert seconds[0] == seconds[2]
+
+
+def test_a_burst_of_other_work_in_one_round_is_no_cost_of_what_ran_then(monkeypatch):
+    rounds, seconds = [], Stopwatch.seconds
+
+    def disturbed(stopwatch: Stopwatch) -> float:
+        return seconds(stopwatch) + (0.5 if len(rounds) == 2 else 0.0)
+
+    monkeypatch.setattr(Stopwatch, "seconds", disturbed)
+    monkeypatch.setattr("remat_planner.tracer.costs.rounds.ENOUGH", 1.0)
+    calls = calls_of(lambda x: (x.tan(), x.sinh()), torch.randn(83, 7))
+    with undisturbed([]) as samples:
+        once = [(call, run_once(call, samples)) for call in calls]
+        found = with_seconds(once, samples, rounds.append)
+    assert len(rounds) == ROUNDS
+    assert all(cost.seconds + cost.scatter < 0.5 for cost in found)
+
+
+def test_a_call_is_timed_apart_from_what_it_left_in_the_caches(monkeypatch):
+    """The memory that is written in between is a multiple of the call's own, within limits."""
+    written, other = [], torch.Tensor.add_
+
+    def note(tensor, *args):
+        written.append(tensor.nbytes)
+        return other(tensor, *args)
+
+    monkeypatch.setattr(torch.Tensor, "add_", note)
+    monkeypatch.setattr("remat_planner.tracer.costs.rounds.ENOUGH", 1.0)
+    measured(torch.cosh, torch.randn(1000, 3))
+    assert written == [OTHER_CALLS * 2 * 12_000] * ROUNDS
+    written.clear()
+    measured(torch.cosh, torch.randn(1000, 1000))
+    assert set(written) == {MOST_OTHER_BYTES}
 
 
 def test_other_conditions_are_measured_anew():

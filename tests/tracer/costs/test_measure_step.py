@@ -11,6 +11,7 @@ from remat_planner.schedules import simulate
 from remat_planner.tracer import capture, lower
 from remat_planner.tracer.costs.cpu_allocations import record_memory
 from remat_planner.tracer.costs.errors import MeasurementError, MeasurementWarning
+from remat_planner.tracer.costs.rounds import ROUNDS
 from remat_planner.tracer.costs.sources import op_costs
 from remat_planner.tracer.errors import UnsupportedOperatorError
 from tests.tracer.cases import Written, linear, mean_square, noise
@@ -55,7 +56,8 @@ def test_progress_counts_every_node():
     nodes = nodes_of(lambda x: (x + 1).view(-1) * 2, torch.randn(4, 4))
     seen = []
     op_costs(nodes, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    total = 3 * (1 + ROUNDS)
+    assert seen == [*((done, total) for done in (1, 2, 3)), *((3 * (2 + k), total) for k in range(ROUNDS))]
 
 
 def test_what_cannot_be_run_alone_is_named_and_the_rest_is_known(monkeypatch):
@@ -70,7 +72,7 @@ def test_what_cannot_be_run_alone_is_named_and_the_rest_is_known(monkeypatch):
     assert estimated.seconds == pytest.approx(measured.seconds)
     assert estimated.workspace == 2 * 6 * 61 * 4
     assert estimated.allocates == measured.allocates
-    monkeypatch.setattr("remat_planner.tracer.costs.measure._measure_on_cpu", None)
+    monkeypatch.setattr("remat_planner.tracer.costs.measure._run_on_cpu", None)
     assert op_costs(nodes[1:])
 
 

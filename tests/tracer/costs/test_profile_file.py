@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_the_same_costs_come_back_without_a_warning(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = op_costs(nodes, costs=str(path))
-    assert found == op_costs(nodes)
+    assert found == {node: replace(cost, scatter=0.0) for node, cost in op_costs(nodes).items()}
 
 
 def test_other_conditions_are_said(path):

@@ -8,8 +8,9 @@ import torch
 import remat_planner
 from remat_planner.tracer.costs.devices import device_named
 from remat_planner.tracer.costs.flops import flops
-from remat_planner.tracer.costs.measure import Measured, measure, undisturbed
+from remat_planner.tracer.costs.measure import Measured, run_once, undisturbed, with_seconds
 from remat_planner.tracer.costs.roofline import bytes_moved, roofline_seconds, roofline_workspace
+from remat_planner.tracer.costs.rounds import LONG
 from remat_planner.tracer.operators.behaviour import is_pure, pin_reason
 from remat_planner.tracer.operators.facts import Roofline
 from remat_planner.tracer.operators.op_call import OpCall
@@ -131,15 +132,15 @@ def test_a_call_is_measured_anew_on_new_sample_inputs(monkeypatch):
     def largest_index(call, samples):
         (_, index, _), _ = samples.make(call)
         indices.append(index.max().item())
-        return Measured(seconds=1.0, workspace=0, allocates=(), results=())
+        return Measured(seconds=LONG, workspace=0, allocates=(), results=())
 
-    monkeypatch.setattr("remat_planner.tracer.costs.measure._measure_on_cpu", largest_index)
+    monkeypatch.setattr("remat_planner.tracer.costs.measure._run_on_cpu", largest_index)
     with undisturbed([]) as samples:
         for _ in range(2):
-            measure(call(), samples)
+            with_seconds([(call(), run_once(call(), samples))], samples)
         register_operator(NAME, sample_inputs=lambda _: {"index": lambda flat: flat.fill_(49)})
         for _ in range(2):
-            measure(call(), samples)
+            with_seconds([(call(), run_once(call(), samples))], samples)
     assert indices == [0, 49]
 
 

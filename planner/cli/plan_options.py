@@ -1,13 +1,37 @@
-"""What the options of copies to the host or a disk mean together."""
+"""What the options that `plan`, `plan curve` and `plan fit` share mean together."""
 
 from __future__ import annotations
 
-from remat_planner.planner.cli.arguments import CopiesArguments
+from typing import Any
+
+from remat_planner.planner.cli.arguments import CopiesArguments, CurveArguments, FitArguments, PlanArguments
+from remat_planner.planner.cli.checks import check_solver, costs_for
 from remat_planner.planner.cli.exit_codes import UsageError
 from remat_planner.planner.planning import Offload
+from remat_planner.schedules import TrainingState
 
 
-def offload_from(asked: CopiesArguments) -> Offload | None:
+def plan_options(asked: PlanArguments | CurveArguments | FitArguments) -> dict[str, Any]:
+    """The arguments of ``remat_planner.plan`` that these options stand for, but model, budget and loss.
+
+    Raises:
+        UsageError: options contradict each other.
+        UnknownSolverError, SolverMissingError, UnknownDeviceError: a name is not known.
+        TrainingStateError: options of the training state contradict each other.
+    """
+    check_solver(asked.solver, asked.time_limit)
+    return {
+        "solver": asked.solver,
+        "time_limit": asked.time_limit,
+        "costs": costs_for(asked.device, asked.costs),
+        "optimizer": asked.optimizer,
+        "training": TrainingState(**asked.training_options()),
+        "budget_on": asked.budget_on,
+        "offload": _offload(asked),
+    }
+
+
+def _offload(asked: CopiesArguments) -> Offload | None:
     """What these options mean together; None where they ask for no copies.
 
     Raises:
