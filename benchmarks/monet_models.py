@@ -1,22 +1,21 @@
 """The five networks of MONeT (Shah et al. 2021, "Memory optimization for deep networks") at the sizes that it was measured at.
 
-Rebuilt from the shapes of torchvision's (VGG-16, ResNet-50, MobileNet-V2, GoogLeNet) and milesial's (U-Net); the names of modules
-are theirs where they matter for nobody else.
+Rebuilt from the shapes of torchvision's (VGG-16, ResNet-50, MobileNet-V2, GoogLeNet) and milesial's (U-Net): their operators in
+their order, in place where theirs are, and as many parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-CLASSES = 1000
+_CLASSES = 1000
 
-VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
+_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Channels of the convolutions; 0 is a pooling."""
 
 
@@ -24,11 +23,11 @@ def vgg16() -> nn.Module:
     """VGG-16 without normalisation, its classifier with dropout."""
     layers: list[nn.Module] = []
     channels = 3
-    for width in VGG16:
+    for width in _VGG16:
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)] if width else [nn.MaxPool2d(2, 2)]
         channels = width or channels
     classifier = [nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)]
-    classifier += [nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(4096, CLASSES)]
+    classifier += [nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(4096, _CLASSES)]
     return nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Sequential(*classifier))
 
 
@@ -49,7 +48,9 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _normalised(inputs, width, 1), _normalised(width, width, 3, stride), _normalised(width, 4 * width, 1, activation=None)
+            _normalised(inputs, width, 1),
+            _normalised(width, width, 3, stride),
+            _normalised(width, 4 * width, 1, activation=None),
         )
         fits = stride == 1 and inputs == 4 * width
         self.shortcut = nn.Identity() if fits else _normalised(inputs, 4 * width, 1, stride, activation=None)
@@ -69,7 +70,7 @@ def resnet50() -> nn.Module:
         for k in range(depth):
             layers.append(Bottleneck(inputs, width, 1 if k else stride))
             inputs = 4 * width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, CLASSES))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, _CLASSES))
 
 
 class InvertedResidual(nn.Module):
@@ -98,7 +99,7 @@ def mobilenet_v2() -> nn.Module:
             layers.append(InvertedResidual(inputs, outputs, 1 if k else stride, factor))
             inputs = outputs
     layers += [_normalised(inputs, 1280, 1, activation=nn.ReLU6), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(1280, CLASSES))
+    return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(1280, _CLASSES))
 
 
 class Inception(nn.Module):
@@ -127,7 +128,7 @@ class Auxiliary(nn.Module):
     def __init__(self, inputs: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(4), _normalised(inputs, 128, 1), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(2048, 1024), nn.ReLU(inplace=True), nn.Dropout(0.7), nn.Linear(1024, CLASSES))
+        self.head = nn.Sequential(nn.Linear(2048, 1024), nn.ReLU(inplace=True), nn.Dropout(0.7), nn.Linear(1024, _CLASSES))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float[batch, inputs, h, w] to float[batch, classes]."""
@@ -156,7 +157,7 @@ class GoogLeNet(nn.Module):
         self.third = nn.Sequential(
             *(Inception(528, (256, 160, 320, 32, 128, 128)), pool(2, 2)),
             *(Inception(832, (256, 160, 320, 32, 128, 128)), Inception(832, (384, 192, 384, 48, 128, 128))),
-            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1024, CLASSES)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1024, _CLASSES)),
         )
         self.auxiliary = nn.ModuleList([Auxiliary(512), Auxiliary(528)])
 
@@ -197,7 +198,9 @@ def _twice(inputs: int, outputs: int, middle: int = 0) -> nn.Sequential:
     return nn.Sequential(_normalised(inputs, middle or outputs, 3), _normalised(middle or outputs, outputs, 3))
 
 
-def _loss(labels: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def class_loss(labels: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+    """Cross entropy with ``labels``, int64[batch] or int64[batch, h, w]; GoogLeNet's auxiliary scores count 0.3 each."""
+
     def loss(output: Any) -> torch.Tensor:
         scores, *auxiliary = output if isinstance(output, tuple) else (output,)
         total = F.cross_entropy(scores, labels)

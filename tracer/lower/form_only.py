@@ -72,7 +72,7 @@ def has_same_bits_by_form(node: fx.Node) -> bool:
 
 
 def with_forms(joint: Joint, names: Collection[str]) -> Joint:
-    """``joint`` with these of its ``form_readers`` without the tensor. Their ``meta["wholes"]`` is the node that they replace."""
+    """``joint`` with these of its ``form_readers`` without the tensor. Their ``meta["wholes"]`` are the nodes in eager."""
     if not names:
         return joint
     graph = fx.Graph()
