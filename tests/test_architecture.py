@@ -105,7 +105,7 @@ planner.partition       compile errors formatting measurement planning torch_ind
                         tracer.joint tracer.refusals
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
-                        solvers.registry tracer
+                        solvers.problem solvers.registry tracer
                         tracer.costs tracer.errors tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
                         tracer.sizes tracer.torch_private tracer.torch_script tracer.torch_sparse
 planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state

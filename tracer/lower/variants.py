@@ -23,20 +23,22 @@ def has_variant(joint: Joint) -> bool:
     return any(found(joint) for found in (splittable, form_readers, overwriters, chains))
 
 
-def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = ()) -> Joint:
+def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = (), overwriting: bool = True) -> Joint:
     """``joint`` in the form that takes the least memory.
 
     Args:
         joint: as captured.
         at_hand: its device is here; only what has the same bits there is changed.
         whole: names of ops that stay in one.
+        overwriting: operators of the backward write over the gradient that they read, which must then be computed once.
     """
     joint = with_exchanged(joint, [p.name for p in pooled_relus(joint) if not at_hand or has_same_bits_exchanged(p)])
     joint = with_forms(joint, [n.meta["name"] for n in form_readers(joint) if not at_hand or has_same_bits_by_form(n)])
     split = [node for node in splittable(joint) if node.meta["name"] not in whole]
     joint = with_split_gradients(joint, [n.meta["name"] for n in split if not at_hand or has_same_bits_in_parts(n)])
-    over = {n: place for n, place in overwriters(joint).items() if not at_hand or has_same_bits_written_over(n, place)}
-    joint = with_overwriting(joint, over)
+    if overwriting:
+        over = {n: place for n, place in overwriters(joint).items() if not at_hand or has_same_bits_written_over(n, place)}
+        joint = with_overwriting(joint, over)
     return with_chains(joint, [c.name for c in chains(joint) if not at_hand or has_same_bits_in_place(c)])
 
 
