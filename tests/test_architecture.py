@@ -41,9 +41,10 @@ solvers.deadline        -
 solvers.errors          -
 solvers.interface       deadline problem schedules
 solvers.lazy_moments    deadline interface milp problem schedules
-solvers.methods         annealing candidates chain compiling copies deadline interface lazy_moments milp problem registry
+solvers.methods         annealing candidates chain compiling copies deadline interface lazy_moments milp polish problem registry
                         two_level schedules
 solvers.milp            -
+solvers.polish          deadline interface problem schedules
 solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules

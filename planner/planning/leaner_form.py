@@ -52,7 +52,7 @@ def better_in_leaner_form(
         feasible = found.status != "infeasible"
         if feasible and (deadline.remaining < _LEAST_SHARE * deadline.seconds or is_free(step.graph, found.cost)):
             break
-        start = in_form(lean, _names(best, found.steps or found.minimum_steps))
+        start = in_form(lean, eager_names(best, found.steps or found.minimum_steps))
         other = solved(lean, () if start is None else (start,), deadline.remaining * _SHARE_OF_FORM)
         if other.status == "infeasible":
             if not feasible and other.minimum < found.minimum:
@@ -62,7 +62,7 @@ def better_in_leaner_form(
     return best, found
 
 
-def _names(step: Step, steps: Sequence[int]) -> list[str]:
+def eager_names(step: Step, steps: Sequence[int]) -> list[str]:
     """The names of eager's ops in the order in which a schedule of ``step``, in any form, runs them or what replaces them."""
     replaced = step.replaced if isinstance(step, LeanerStep) else {}
     names = (step.graph.actions[i].name for i in steps)
@@ -104,12 +104,12 @@ def in_form(lean: LeanerStep, names: Sequence[str]) -> Steps | None:
     if not sequence:
         return None
     problem = Problem.of(lean.graph)
+    nodes = problem.nodes_of(sequence)
     try:
-        steps = problem.expand(problem.nodes_of(sequence))  # views of what runs earlier now are made earlier too
-        simulate(lean.graph, steps)
+        problem.simulate(nodes)
     except InvalidScheduleError:
         return None
-    return steps
+    return problem.expand(nodes)  # views of what runs earlier now are made earlier too
 
 
 def _made_whole(

@@ -124,6 +124,7 @@ def leaner(step: Step, *, whole: Collection[str] = (), overwriting: bool = True)
         more = max(0, max(bytes_in_eager, default=0) - bytes_here)
         ops.append(replace(op, eager_workspace=max(op.eager_workspace, more)))
     graph = replace(graph, ops=tuple(ops))
+    graph = graph if step.graph.pools else graph.without_transfers
     return LeanerStep(graph=graph, joint=step.joint, origin=step.origin, settings=step.settings, replaced=replaced)
 
 
