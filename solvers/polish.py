@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from remat_planner.schedules import InvalidScheduleError, Simulation
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import Answer, Solver, Task
@@ -41,6 +44,44 @@ def polished(problem: Problem, budget: int, nodes: Sequence[int], deadline: Dead
     best = problem.simulate(kept)
     if best.peak_bytes > budget:
         return kept
+    while not deadline.expired:
+        shorter = _without_unread(problem, _with_results_kept(problem, kept, budget - best.bytes))
+        run = _simulated(problem, shorter)
+        if run is None or run.peak_bytes > budget or run.seconds >= best.seconds:
+            break
+        kept, best = shorter, run
+    return _one_by_one(problem, budget, kept, best, deadline)
+
+
+def _with_results_kept(problem: Problem, nodes: Sequence[int], room: npt.NDArray[np.int64]) -> list[int]:
+    """``nodes`` without the recomputations whose results fit into ``room`` (bytes at each place) since they were last read.
+
+    What the left out ones no longer read is not counted, so more may fit than is found here.
+    """
+    last_use = [0] * problem.m
+    latest: dict[int, int] = {}  # a node that ran, and its last place
+    gaps = []
+    for place, node in enumerate(nodes):
+        for item in problem.reads[node]:
+            last_use[item] = place
+        written = problem.writes[node]
+        if node in latest and all(problem.base[item] == item for item in written):
+            gaps.append((place, [(last_use[item], int(problem.bytes[item])) for item in written]))
+        latest[node] = place
+        for item in written:
+            last_use[item] = place
+    left, dropped = room.copy(), set()
+    for place, items in sorted(gaps, key=lambda gap: -problem.cost[nodes[gap[0]]]):
+        begin = min((used for used, _ in items), default=place) + 1
+        if sum(size for _, size in items) <= left[begin:place].min(initial=np.iinfo(np.int64).max):
+            dropped.add(place)
+            for used, size in items:
+                left[used + 1 : place] -= size
+    return [node for place, node in enumerate(nodes) if place not in dropped]
+
+
+def _one_by_one(problem: Problem, budget: int, kept: list[int], best: Simulation, deadline: Deadline) -> list[int]:
+    """``kept`` without each recomputation that a simulation without it shows not to be needed, the longest first."""
     refused: set[tuple[int, int]] = set()  # a node and which of its executions, counted from the end
     while not deadline.expired:
         again = [entry for entry in _recomputations(problem, kept) if entry[:2] not in refused]
