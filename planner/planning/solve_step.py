@@ -20,7 +20,7 @@ from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
 
 Steps = tuple[int, ...]
 
-_SHARE_OF_EAGER = 0.4
+_SHARE_OF_EAGER = 0.6
 """Share of the time for eager's form of a step that has leaner ones; these start from what was found."""
 
 
