@@ -110,7 +110,7 @@ def curve_for(
     plain = replace(step, graph=step.graph.without_transfers)
     stage(f"Solving for {points} budgets")
     solutions = run(lambda: solve_budgets(plain, points, reporter=reporter))
-    with_copies: Mapping[int, Solution] = {}
+    with_copies: Mapping[int, tuple[Step, Solution]] = {}
     if step.graph.pools:
         stage(f"Solving for {points} budgets, with copies")
         with_copies = run(lambda: solve_budgets(step, points, reporter=reporter))
@@ -129,8 +129,8 @@ def curve_for(
     )
 
 
-def _points(step: Step, solutions: Mapping[int, Solution]) -> tuple[CurvePoint, ...]:
-    seconds, peak = step.graph.seconds, peak_function(step, step.graph)
+def _points(step: Step, solutions: Mapping[int, tuple[Step, Solution]]) -> tuple[CurvePoint, ...]:
+    seconds = step.graph.seconds
 
     def overhead(taken: float) -> float:
         return max(0.0, taken / seconds - 1) if seconds else 0.0
@@ -138,13 +138,12 @@ def _points(step: Step, solutions: Mapping[int, Solution]) -> tuple[CurvePoint, 
     return tuple(
         CurvePoint(
             budget_bytes=budget,
-            peak_bytes=peak(solution.steps),
+            peak_bytes=peak_function(form, form.graph)(solution.steps),
             overhead=overhead(solution.cost),
             bound_overhead=overhead(solution.bound),
             status=solution.status,
             solver=solution.solver,
             assumption=solution.assumption,
         )
-        for budget, solution in solutions.items()
-        if solution.status != "infeasible"
+        for budget, (form, solution) in solutions.items()
     )

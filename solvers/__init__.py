@@ -6,10 +6,11 @@ one file each; the other folders hold the machinery they share. Nothing here imp
 For a solver of your own, derive from ``Solver``, turn a ``Task`` into an ``Answer``, and pass an instance to ``solve``.
 """
 
-from remat_planner.solvers.budget_curve import SolveOne, curve
+from remat_planner.solvers.budget_curve import SolveOne, curve, with_bound
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
 from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Reporter, Solution, Solver, Task
+from remat_planner.solvers.polish import Polished
 from remat_planner.solvers.registry import available
 from remat_planner.solvers.solve import solve
 
@@ -17,6 +18,7 @@ __all__ = [
     "ORDER_GIVEN",
     "Answer",
     "Deadline",
+    "Polished",
     "Reporter",
     "Solution",
     "SolveOne",
@@ -27,4 +29,5 @@ __all__ = [
     "available",
     "curve",
     "solve",
+    "with_bound",
 ]

@@ -64,18 +64,16 @@ def curve(
     return [solutions[budget] for budget in limits]
 
 
+def with_bound(solution: Solution, bound: float, seconds: float) -> Solution:
+    """A feasible ``solution`` of a step of ``seconds`` with another bound."""
+    bound = min(bound, solution.cost)
+    proven = solution.cost - bound <= OPTIMAL_TOLERANCE * solution.cost
+    return replace(solution, bound=bound, gap=(solution.cost - bound) / seconds, status="optimal" if proven else "feasible")
+
+
 def _with_bound_of(solution: Solution, other: Solution, seconds: float) -> Solution:
     """``solution`` with the bound of ``other``, which had more memory, if that bound is higher."""
     if other.bound <= solution.bound or other.bound > solution.cost * (1 + OPTIMAL_TOLERANCE):
         return solution
-    if solution.status == "infeasible":
-        return replace(solution, bound=other.bound, assumption=other.assumption)
-    bound = min(other.bound, solution.cost)
-    proven = solution.cost - bound <= OPTIMAL_TOLERANCE * solution.cost
-    return replace(
-        solution,
-        bound=bound,
-        assumption=other.assumption,
-        gap=(solution.cost - bound) / seconds,
-        status="optimal" if proven else "feasible",
-    )
+    assumed = replace(solution, bound=other.bound, assumption=other.assumption)
+    return assumed if solution.status == "infeasible" else with_bound(assumed, other.bound, seconds)

@@ -41,9 +41,10 @@ solvers.deadline        -
 solvers.errors          -
 solvers.interface       deadline problem schedules
 solvers.lazy_moments    deadline interface milp problem schedules
-solvers.methods         annealing candidates chain compiling copies deadline interface lazy_moments milp problem registry
+solvers.methods         annealing candidates chain compiling copies deadline interface lazy_moments milp polish problem registry
                         two_level schedules
 solvers.milp            -
+solvers.polish          deadline interface problem schedules
 solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline interface problem registry schedules
@@ -105,7 +106,7 @@ planner.partition       compile errors formatting measurement planning torch_ind
                         tracer.joint tracer.refusals
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
-                        solvers.registry tracer
+                        solvers.problem solvers.registry tracer
                         tracer.costs tracer.errors tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
                         tracer.sizes tracer.torch_private tracer.torch_script tracer.torch_sparse
 planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from remat_planner.planner.gpu_allocator import AllocatorPeak
-from remat_planner.planner.planning.step import Step, leaner
-from remat_planner.schedules import Graph, simulate
-from remat_planner.solvers import Solution
+from remat_planner.planner.planning.free_savings import is_free
+from remat_planner.planner.planning.step import LeanerStep, Step, forms, leaner
+from remat_planner.schedules import Graph, InvalidScheduleError, simulate
+from remat_planner.solvers import Deadline, Solution
+from remat_planner.solvers.problem import Problem
 from remat_planner.tracer.lower import pairs
+
+Steps = tuple[int, ...]
 
 _LEAST_GAIN = 0.001
 """As a fraction of the step: what the leaner form has to save, so that it is not taken for noise in its costs."""
+
+_SHARE_OF_FORM = 0.6
+"""Share of the remaining time for each form."""
+
+_LEAST_SHARE = 0.1
+"""Share of the whole time below which a form is not tried."""
 
 
 def better_in_leaner_form(
@@ -20,8 +31,9 @@ def better_in_leaner_form(
     solution: Solution,
     limit: int,
     *,
-    solved: Callable[[Step], Solution],
+    solved: Callable[[Step, tuple[Steps, ...], float], Solution],
     peak_of: Callable[[Step], AllocatorPeak],
+    deadline: Deadline,
 ) -> tuple[Step, Solution]:
     """``step`` and ``solution``, or the same step in a leaner form and its solution, where that takes less time or memory.
 
@@ -31,17 +43,73 @@ def better_in_leaner_form(
         step: the step.
         solution: of it, feasible or not.
         limit: bytes.
-        solved: solves another form of the step within ``limit``.
+        solved: solves another form of the step within ``limit``, from these schedules of it, in so many seconds.
         peak_of: gives the peak of a form's schedules.
+        deadline: of all forms together; once a schedule is known, a form with little time left is not tried.
     """
-    lean = leaner(step)
-    other = solved(lean)
-    if other.status == "infeasible":
-        lower = solution.status == "infeasible" and other.minimum < solution.minimum
-        return (lean, other) if lower else (step, solution)
-    if solution.status != "infeasible" and other.cost > solution.cost - _LEAST_GAIN * step.graph.seconds:
-        return step, solution
-    return _made_whole(step, lean, other, limit, peak_of)
+    best, found = step, solution
+    for lean in forms(step):
+        feasible = found.status != "infeasible"
+        if feasible and (deadline.remaining < _LEAST_SHARE * deadline.seconds or is_free(step.graph, found.cost)):
+            break
+        start = in_form(lean, eager_names(best, found.steps or found.minimum_steps))
+        other = solved(lean, () if start is None else (start,), deadline.remaining * _SHARE_OF_FORM)
+        if other.status == "infeasible":
+            if not feasible and other.minimum < found.minimum:
+                best, found = lean, other
+        elif not feasible or other.cost < found.cost - _LEAST_GAIN * step.graph.seconds:
+            best, found = _made_whole(step, lean, other, limit, peak_of)
+    return best, found
+
+
+def eager_names(step: Step, steps: Sequence[int]) -> list[str]:
+    """The names of eager's ops in the order in which a schedule of ``step``, in any form, runs them or what replaces them."""
+    replaced = step.replaced if isinstance(step, LeanerStep) else {}
+    names = (step.graph.actions[i].name for i in steps)
+    return [eager for name in names for eager in replaced.get(name, (name,))]
+
+
+def in_form(lean: LeanerStep, names: Sequence[str]) -> Steps | None:
+    """Steps of ``lean`` that run eager's ops of these ``names`` in their order; None where there are none.
+
+    An op in the place of several runs when the first of them would, or before its first reader; it is recomputed when the last
+    of them would be. Copies are left out.
+    """
+    in_place_of = {i: lean.replaced.get(op.name, (op.name,)) for i, op in enumerate(lean.graph.ops)}
+    standing_for: dict[str, list[int]] = defaultdict(list)
+    for i, replaced in in_place_of.items():
+        for name in replaced:
+            standing_for[name].append(i)
+    stood_for: set[tuple[int, str]] = set()
+    ran: set[int] = set()
+    sequence: list[int] = []
+
+    def run(i: int) -> None:
+        for value in lean.graph.ops[i].reads:
+            first = lean.graph.producer[value]
+            if first is not None and first not in ran:
+                run(first)
+        sequence.append(i)
+        if i not in ran:
+            ran.add(i)
+            stood_for.update((i, name) for name in in_place_of[i])
+
+    for name in names:
+        for i in standing_for[name]:
+            if (i, name) in stood_for:
+                stood_for.remove((i, name))
+            elif i not in ran or name == in_place_of[i][-1]:
+                run(i)
+                stood_for.discard((i, name))
+    if not sequence:
+        return None
+    problem = Problem.of(lean.graph)
+    nodes = problem.nodes_of(sequence)
+    try:
+        problem.simulate(nodes)
+    except InvalidScheduleError:
+        return None
+    return problem.expand(nodes)  # views of what runs earlier now are made earlier too
 
 
 def _made_whole(
@@ -49,7 +117,7 @@ def _made_whole(
 ) -> tuple[Step, Solution]:
     """``parts`` and ``solution`` with those ops whole whose parts run one after the other and have room beside each other."""
     whole = _with_room(parts.graph, solution.steps, limit)
-    changed = leaner(step, whole)
+    changed = leaner(step, whole=whole)
     steps = _renamed(parts.graph, solution.steps, changed.graph, whole)
     if not whole or steps is None:
         return parts, solution

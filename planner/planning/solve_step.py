@@ -18,8 +18,10 @@ from remat_planner.planner.planning.step import Step, has_leaner_form
 from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
 
-_TIME_FOR_LEANER_FORM = 0.25
-"""Of the time for solving: with less left, a step for which a schedule was found is not solved in its leaner form too."""
+Steps = tuple[int, ...]
+
+_SHARE_OF_EAGER = 0.6
+"""Share of the time for eager's form of a step that has leaner ones; these start from what was found."""
 
 
 def schedule_step(
@@ -52,8 +54,8 @@ def schedule_step(
     automatic = settings.solver == "auto"
     deadline = Deadline(settings.time_limit)
 
-    def solution_of(step: Step, solver: str | Solver, seconds: float) -> Solution:
-        start = known_schedules(step.graph) if automatic else ()
+    def solution_of(step: Step, solver: str | Solver, seconds: float, start: tuple[Steps, ...] = ()) -> Solution:
+        start = (*start, *known_schedules(step.graph)) if automatic else ()
         if automatic and enough is not None:
             start = (*start, *schedules_of_other_sizes(step.graph))
         peak = allocator_peak_of(step, step.graph)
@@ -64,17 +66,17 @@ def schedule_step(
         known = solution_of(step, "none", deadline.remaining)
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
             return _schedule(step, limit, replace(known, solver="auto"), asked.share)
-    solution = solution_of(step, settings.solver, settings.time_limit)
-    is_infeasible = solution.status == "infeasible"
-    is_saving = automatic and not is_infeasible and is_free(graph, solution.cost)
-    has_time = is_infeasible or deadline.remaining > _TIME_FOR_LEANER_FORM * settings.time_limit
-    if automatic and not is_saving and has_time and has_leaner_form(step):
+    has_forms = automatic and has_leaner_form(step)
+    solution = solution_of(step, settings.solver, deadline.remaining * (_SHARE_OF_EAGER if has_forms else 1))
+    is_saving = automatic and solution.status != "infeasible" and is_free(graph, solution.cost)
+    if has_forms and not is_saving:
         step, solution = better_in_leaner_form(
             step,
             solution,
             limit,
-            solved=lambda lean: solution_of(lean, settings.solver, deadline.remaining),
+            solved=lambda lean, start, seconds: solution_of(lean, settings.solver, seconds, start),
             peak_of=lambda other: peak_function(other, other.graph),
+            deadline=deadline,
         )
     if solution.status == "infeasible":
         remember_schedule(step.graph, solution.minimum_steps)

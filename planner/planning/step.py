@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from remat_planner.planner.training_state import with_training_state
 from remat_planner.schedules import Graph, Origin, simulate
 from remat_planner.tracer import Joint, capture, lower, op_costs
 from remat_planner.tracer.costs import MEASURE, OpCost, Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import Lowering, has_variant, in_less_memory
+from remat_planner.tracer.lower import Lowering, has_variant, in_less_memory, splittable
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
@@ -43,6 +43,17 @@ class Step:
     joint: Joint
     origin: Origin
     settings: Settings
+
+
+@dataclass(frozen=True)
+class LeanerStep(Step):
+    """A step in a form that takes less memory.
+
+    Attributes:
+        replaced: for each op that stands in the place of others, the names of those, which are ops of the step in eager's form.
+    """
+
+    replaced: Mapping[str, tuple[str, ...]]
 
 
 def trace_step(
@@ -92,22 +103,34 @@ def has_leaner_form(step: Step) -> bool:
     return has_variant(step.joint)
 
 
-def leaner(step: Step, whole: Collection[str] = ()) -> Step:
-    """The same step in less memory and perhaps in a little more time; see ``tracer.lower.variants``.
+def forms(step: Step) -> Iterator[LeanerStep]:
+    """The leaner forms of the step: one whose ops take no more time and run as often as they may, then the leanest."""
+    in_two = [node.meta["name"] for node in splittable(step.joint)]
+    plain = leaner(step, whole=in_two, overwriting=False)
+    if plain.replaced:
+        yield plain
+    leanest = leaner(step)
+    if leanest.replaced != plain.replaced:
+        yield leanest
 
-    ``whole`` names ops that stay in one.
-    """
-    joint = in_less_memory(step.joint, at_hand=step.settings.costs == MEASURE, whole=whole)
+
+def leaner(step: Step, *, whole: Collection[str] = (), overwriting: bool = True) -> LeanerStep:
+    """The same step in less memory and perhaps in a little more time; see ``tracer.lower.in_less_memory`` for the arguments."""
+    at_hand = step.settings.costs == MEASURE
+    joint = in_less_memory(step.joint, at_hand=at_hand, whole=whole, overwriting=overwriting)
     lowering = lower(joint)
     graph, _ = _with_costs(lowering, op_costs(lowering.costed, costs=step.settings.costs), step.settings)
     in_eager, here = (simulate(g, range(len(g.ops))).bytes.tolist() for g in (step.graph.eager, graph))
-    wholes = {node.meta["name"]: node.meta.get("wholes", ()) for node in joint.ops}
+    wholes = {node.meta["name"]: node.meta["wholes"] for node in joint.ops if "wholes" in node.meta}
+    replaced = {name: tuple(whole.meta["name"] for whole in nodes) for name, nodes in wholes.items()}
     ops = []
     for op, bytes_here in zip(graph.ops, here, strict=True):
-        bytes_in_eager = [in_eager[step.graph.by_name[node.meta["name"]]] for node in wholes.get(op.name, ())]
+        bytes_in_eager = [in_eager[step.graph.by_name[name]] for name in replaced.get(op.name, ())]
         more = max(0, max(bytes_in_eager, default=0) - bytes_here)
         ops.append(replace(op, eager_workspace=max(op.eager_workspace, more)))
-    return replace(step, graph=replace(graph, ops=tuple(ops)))
+    graph = replace(graph, ops=tuple(ops))
+    graph = graph if step.graph.pools else graph.without_transfers
+    return LeanerStep(graph=graph, joint=step.joint, origin=step.origin, settings=step.settings, replaced=replaced)
 
 
 def _with_costs(lowering: Lowering, costs: Mapping[fx.Node, OpCost], settings: Settings) -> tuple[Graph, int]:

@@ -28,6 +28,8 @@ from remat_planner.solvers import ORDER_GIVEN
 _MUCH_SCATTER = 0.1
 """Of the step; where the ops' seconds scatter more, the report says so."""
 _LEAST_SHARE = 0.001  # of the peak; smaller shares are one line together
+_UNUSED_SHARE = 0.05  # of the budget; a plan that recomputes and leaves more than this free may not be the best
+_SAVED_FOR_FREE = 0.005  # of the step; so much time is given for memory that the budget does not ask for
 
 
 def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]:
@@ -42,6 +44,10 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         f"{format_seconds(summary.baseline_seconds)}",
         "Proof": proof_in_words(summary),
     }
+    unused = 1 - summary.peak_bytes / summary.budget_bytes
+    if unused > _UNUSED_SHARE and summary.overhead > _SAVED_FOR_FREE and summary.status != "optimal":
+        share = format_percent(unused)
+        facts["Unused"] = f"{share} of the budget, while it recomputes: a longer --time-limit may find a faster plan"
     if summary.scatter > _MUCH_SCATTER:
         facts["Times"] = (
             f"scatter by {format_percent(summary.scatter)}: the machine was busy while ops were measured, so the extra time "

@@ -27,6 +27,7 @@ from remat_planner.solvers.copies import NO_TIME_TO_COMPILE, CopySearch
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, WITHOUT_COPIES, Answer, Reporter, Solver, Task
 from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, bound_note, solve_windows
+from remat_planner.solvers.polish import polished
 
 # Share of the time in which lazy moments run alone: threads share caches, so a second one makes a program up to twice as slow.
 _ALONE_SHARE = 0.1
@@ -50,6 +51,8 @@ _WINDOWS_SHARE = 0.2
 _IDLE_TURNS = 2
 # Seconds below which a turn finds nothing.
 _LEAST_TURN = 0.2
+# Share of the whole time for the last pass over a schedule.
+_POLISH_SHARE = 0.05
 # If no schedule fits: share of the time for the search for the least budget that has one.
 _LEAST_SHARE = 0.4
 # Share of what is left of that for one method on one budget.
@@ -181,8 +184,9 @@ class _Search:
     def answer(self) -> Answer:
         """The best schedule with the best bound."""
         run, solver = self._cheapest or self._lowest
+        limit = Deadline(_POLISH_SHARE * self._task.deadline.seconds)
         return Answer(
-            steps=self._problem.expand(run.nodes),
+            steps=self._problem.expand(polished(self._problem, self._task.budget, run.nodes, limit)),
             bound=self._lazy.bound,
             assumption=ORDER_GIVEN,
             note=bound_note(self._lazy),
@@ -244,7 +248,8 @@ class _Search:
     def _ask(self, name: str, deadline: Deadline) -> None:
         if not self._lazy.closed and not self._stopped:
             answer = registry.get(name).solve(self._task.derive(deadline=deadline, reporter=Reporter()))
-            self.offer(self._problem.nodes_of(answer.steps), answer.solver or name)
+            nodes = self._problem.nodes_of(answer.steps)
+            self.offer(polished(self._problem, self._task.budget, nodes, deadline), answer.solver or name)
 
     def _anneal(self, share: float, *, seed: int) -> bool:
         """Anneal for a share of the remaining time; return whether a better schedule came of it.

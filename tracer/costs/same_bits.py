@@ -12,20 +12,20 @@ from remat_planner.tracer.costs.conditions import Conditions, conditions
 from remat_planner.tracer.costs.measure import undisturbed
 from remat_planner.tracer.operators import op_call
 
-_known: dict[tuple[Conditions, str], bool] = {}
+_known: dict[tuple[Conditions, str, str], bool] = {}
 
 
-def same_bits_in_parts(node: fx.Node, parts: Callable[..., Sequence[torch.Tensor | None]]) -> bool:
+def same_bits_in_parts(node: fx.Node, way: str, parts: Callable[..., Sequence[torch.Tensor | None]]) -> bool:
     """Whether ``parts``, given the arguments of the call ``node``, returns the results of the call.
 
     A call that does not repeat its own results has none to compare with: forms and strides decide. The answer is remembered
-    within the process.
+    within the process, for each call and ``way``, the name of what ``parts`` does.
 
     Raises:
         DeviceNotAtHandError: nothing can run on the device of its tensors.
     """
     call = op_call(node)
-    key = (conditions(call.device), call.key)
+    key = (conditions(call.device), call.key, way)
     if key not in _known:
         with undisturbed([call.device]) as samples:
             args, kwargs = samples.make(call)

@@ -2,8 +2,8 @@
 
 from remat_planner.tracer.lower.build import lower
 from remat_planner.tracer.lower.lowering import LOSS, Lowering
-from remat_planner.tracer.lower.split_gradients import pairs
+from remat_planner.tracer.lower.split_gradients import pairs, splittable
 from remat_planner.tracer.lower.sums_in_place import SUM_IN_PLACE
 from remat_planner.tracer.lower.variants import has_variant, in_less_memory, variant_as
 
-__all__ = ["LOSS", "SUM_IN_PLACE", "Lowering", "has_variant", "in_less_memory", "lower", "pairs", "variant_as"]
+__all__ = ["LOSS", "SUM_IN_PLACE", "Lowering", "has_variant", "in_less_memory", "lower", "pairs", "splittable", "variant_as"]

@@ -21,6 +21,7 @@ from remat_planner.tracer.costs import flops
 from remat_planner.tracer.joint import Joint, operator_name, rewritten
 from remat_planner.tracer.lower.write_over import (
     PREVIOUS,
+    TOGETHER,
     Step,
     adds_gradients,
     has_same_bits_written_over,
@@ -40,9 +41,6 @@ from remat_planner.tracer.operators import (
     with_facts,
 )
 
-_TOGETHER = "+"
-"""Between the names of the ops of a chain in its name."""
-
 
 @dataclass(frozen=True)
 class Chain:
@@ -61,7 +59,7 @@ class Chain:
     @property
     def name(self) -> str:
         """The name of the one op."""
-        return _TOGETHER.join(node.meta["name"] for node in self._computing)
+        return TOGETHER.join(node.meta["name"] for node in self._computing)
 
     @property
     def replaced(self) -> tuple[fx.Node, ...]:
@@ -131,7 +129,7 @@ def with_chains(joint: Joint, names: Collection[str]) -> Joint:
 
 def chains_as(joint: Joint, graph: Graph) -> Joint:
     """``joint`` with those chains as one op that are one in ``graph``."""
-    if not any(_TOGETHER in name for name in graph.by_name):
+    if not any(TOGETHER in name for name in graph.by_name):
         return joint
     return with_chains(joint, [chain.name for chain in chains(joint) if chain.name in graph.by_name])
 
@@ -227,7 +225,7 @@ def _chained(first: Any, rest: tuple[Any, ...], returns_several: bool) -> Callab
             roofline=replace(facts_of(first).roofline, workspace=workspace, bytes_moved=None),
         )
     )
-    @graph_function(f"tracer.in_place_chains.{_TOGETHER.join(names)}")
+    @graph_function(f"tracer.in_place_chains.{TOGETHER.join(names)}")
     def run(*args: Any, **kwargs: Any) -> Any:
         *of_first, tail = args
         result = first(*of_first, **kwargs)
@@ -236,7 +234,7 @@ def _chained(first: Any, rest: tuple[Any, ...], returns_several: bool) -> Callab
             value = step(value, more, named)
         return (value, *result[1:]) if returns_several else value
 
-    run.__name__ = run.__qualname__ = _TOGETHER.join(names)
+    run.__name__ = run.__qualname__ = TOGETHER.join(names)
     return run
 
 

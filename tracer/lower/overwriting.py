@@ -61,7 +61,7 @@ def with_overwriting(joint: Joint, places: Mapping[fx.Node, int]) -> Joint:
         copied = node_of[node] = graph.node_copy(node, node_of.__getitem__)
         if node in places:
             copied.target = _over(node.target, places[node])
-            copied.meta |= {"over": places[node], "pinned": RESULT_IN_PLACE, "wholes": (node,)}
+            copied.meta |= {"over": places[node], "pinned": RESULT_IN_PLACE, "wholes": node.meta.get("wholes", (node,))}
     return rewritten(joint, fx.GraphModule(joint.graph, graph), node_of, [node_of[node] for node in joint.ops])
 
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from remat_planner.schedules import Graph
 from remat_planner.tracer.costs import same_bits_in_parts
 from remat_planner.tracer.joint import Joint, rewritten
+from remat_planner.tracer.lower.form_only import layout_of, without_memory
 from remat_planner.tracer.operators import OpCall, OperatorFacts, graph_function, with_facts
 from remat_planner.tracer.torch_convolution import gradient_needs_no_input
 
@@ -24,7 +25,8 @@ _OF_WEIGHT, _OF_INPUT = ":weight", ":input"
 """What follows the name of the whole op in those of its parts."""
 _INPUT, _WEIGHT, _GROUPS, _MASK = 1, 2, 9, 10
 """Positions among the arguments of ``convolution_backward``; the mask is (input, weight, bias)."""
-_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+_ONE_DIMENSIONAL = 3
+"""Dimensions of the input of a one-dimensional convolution."""
 
 
 def splittable(joint: Joint) -> tuple[fx.Node, ...]:
@@ -48,7 +50,7 @@ def has_same_bits_in_parts(node: fx.Node) -> bool:
         of_parameters = torch.ops.aten.convolution_backward.default(gradient, source, *rest, [False, *kept[1:]])[1:]
         return (gradient_of_input(gradient, tuple(source.shape), layout, *rest)[0], *of_parameters)
 
-    return same_bits_in_parts(node, parts)
+    return same_bits_in_parts(node, "two ops", parts)
 
 
 def _flops(call: OpCall) -> int:
@@ -68,7 +70,7 @@ def gradient_of_input(
     """
     source = torch.empty(size, dtype=weight.dtype, device=weight.device, memory_format=layout)
     if gradient_needs_no_input(source, weight, *rest):
-        source.untyped_storage().resize_(0)
+        without_memory(source)
     return torch.ops.aten.convolution_backward.default(gradient, source, weight, *rest, [True, False, False])[0], None, None
 
 
@@ -134,9 +136,8 @@ def _layout_of_input(node: fx.Node) -> torch.memory_format | None:
 
     None for one-dimensional convolutions too: PyTorch makes two-dimensional ones of them, and that reads the input's memory.
     """
-    tensor = _source(node)
-    formats = (torch.contiguous_format, _LAYOUTS[tensor.dim()]) if tensor.dim() in _LAYOUTS else ()
-    return next((layout for layout in formats if tensor.is_contiguous(memory_format=layout)), None)
+    source = _source(node)
+    return layout_of(source) if source.dim() > _ONE_DIMENSIONAL else None
 
 
 def _weight_part(graph: fx.Graph, whole: fx.Node, node_of: dict[fx.Node, fx.Node]) -> fx.Node:

@@ -1,4 +1,8 @@
-"""Forms of a step that compute the same bits in less memory: gradients of convolutions in two parts, results in place."""
+"""Forms of a step that compute the same bits in less memory.
+
+Gradients of convolutions are computed in two parts, operators read forms in the place of tensors, a ReLU's gradient is computed
+before that of the pooling that follows it, and results take the place of what is read last.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,40 @@ from collections.abc import Collection
 
 from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.lower.form_only import form_readers, forms_as, has_same_bits_by_form, with_forms
 from remat_planner.tracer.lower.in_place_chains import chains, chains_as, has_same_bits_in_place, with_chains
 from remat_planner.tracer.lower.overwriting import overwriters, overwriting_as, with_overwriting
+from remat_planner.tracer.lower.pooled_relu import exchanged_as, has_same_bits_exchanged, pooled_relus, with_exchanged
 from remat_planner.tracer.lower.split_gradients import has_same_bits_in_parts, split_as, splittable, with_split_gradients
 from remat_planner.tracer.lower.write_over import has_same_bits_written_over
 
 
 def has_variant(joint: Joint) -> bool:
     """Whether ``in_less_memory`` has anything to change."""
-    return bool(splittable(joint) or overwriters(joint) or chains(joint))
+    return any(found(joint) for found in (splittable, form_readers, overwriters, chains))
 
 
-def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = ()) -> Joint:
+def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = (), overwriting: bool = True) -> Joint:
     """``joint`` in the form that takes the least memory.
 
     Args:
         joint: as captured.
         at_hand: its device is here; only what has the same bits there is changed.
         whole: names of ops that stay in one.
+        overwriting: operators of the backward write over the gradient that they read, which must then be computed once.
     """
+    joint = with_exchanged(joint, [p.name for p in pooled_relus(joint) if not at_hand or has_same_bits_exchanged(p)])
+    joint = with_forms(joint, [n.meta["name"] for n in form_readers(joint) if not at_hand or has_same_bits_by_form(n)])
     split = [node for node in splittable(joint) if node.meta["name"] not in whole]
     joint = with_split_gradients(joint, [n.meta["name"] for n in split if not at_hand or has_same_bits_in_parts(n)])
-    over = {n: place for n, place in overwriters(joint).items() if not at_hand or has_same_bits_written_over(n, place)}
-    joint = with_overwriting(joint, over)
+    if overwriting:
+        over = {n: place for n, place in overwriters(joint).items() if not at_hand or has_same_bits_written_over(n, place)}
+        joint = with_overwriting(joint, over)
     return with_chains(joint, [c.name for c in chains(joint) if not at_hand or has_same_bits_in_place(c)])
 
 
 def variant_as(joint: Joint, graph: Graph) -> Joint:
     """``joint`` in the form of ``graph``."""
-    return chains_as(overwriting_as(split_as(joint, graph), graph), graph)
+    for as_in in (exchanged_as, forms_as, split_as, overwriting_as, chains_as):
+        joint = as_in(joint, graph)
+    return joint

@@ -18,6 +18,9 @@ from remat_planner.tracer.torch_private import storage_key
 PREVIOUS = ...
 """Stands among the arguments of an operator for the tensor that it writes over."""
 
+TOGETHER = "+"
+"""Between the names of ops that run as one, in the name of that one."""
+
 _ROW_BY_ROW = {
     "_softmax",
     "_log_softmax",
@@ -103,7 +106,7 @@ def has_same_bits_written_over(node: fx.Node, place: int) -> bool:
         rest = [PREVIOUS if k == place else argument for k, argument in enumerate(args)]
         return (step(args[place].clone(), rest, kwargs),)
 
-    return same_bits_in_parts(node, in_place)
+    return same_bits_in_parts(node, f"over argument {place}", in_place)
 
 
 def is_fresh(first: fx.Node, made: fx.Node) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -76,3 +77,12 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     text = rendered(100, encoding="ascii")
     assert "x7  recomputed" in text
     assert "####" in text
+
+
+@pytest.mark.parametrize(("status", "says"), [("feasible", True), ("optimal", False)])
+def test_memory_left_unused_while_it_recomputes_is_said(status: Literal["feasible", "optimal"], says: bool) -> None:
+    schedule = layered_schedule(12, recomputed=7)
+    schedule = replace(schedule, budget=int(1.1 * schedule.peak_bytes), status=status)
+    file = io.StringIO()
+    Console(file=file, width=120).print(plan_report(summarize(schedule), understood=""))
+    assert ("9.09 % of the budget, while it recomputes" in file.getvalue()) == says
