@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -73,9 +74,10 @@ class KeptState:
 
     def observed(self) -> AbstractContextManager[None]:
         """Include, before it runs, what the code that runs inside may read or write: globals, variables around functions."""
+        caller = sys._getframe(1)
 
         def first_call(code: Any, frame: Any) -> None:
-            self._python.add_names_of(code, frame)
+            self._python.add_names_of(code, frame, caller)
             self._add_what_objects_hold()
 
         return ExecutedCode(first_call).observed()

@@ -17,6 +17,7 @@ Draws from torch's generators need no watch: random operators are recorded. A ne
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -113,6 +114,7 @@ class WatchedForward:
             for change in self._left_behind:
                 start.add(change.holder)
 
+            caller = sys._getframe(2)  # of this context; between them is contextlib's own frame
             looked_at = 0
 
             def replace_used_up() -> None:
@@ -123,7 +125,7 @@ class WatchedForward:
 
             def first_call(code: Any, frame: Any) -> None:
                 for snapshot in dict.fromkeys((self._before, start)):
-                    snapshot.add_names_of(code, frame)
+                    snapshot.add_names_of(code, frame, caller)
                 replace_used_up()
 
             self.executed = ExecutedCode(first_call, {"type": EagerType})

@@ -50,10 +50,12 @@ from remat_planner.tracer.refusals.recording import (
     without_fake_error,
 )
 from remat_planner.tracer.refusals.surroundings import (
+    cached_parametrizations_error,
     dual_tensor_error,
     function_mode_error,
     global_hook_error,
     saved_tensor_hook_error,
+    second_forward_error,
 )
 from remat_planner.tracer.refusals.torch_state import (
     converted_error,
@@ -68,6 +70,7 @@ __all__ = [
     "absent_gpu_error",
     "address_error",
     "backward_raised_error",
+    "cached_parametrizations_error",
     "changed_constant_error",
     "changed_view_error",
     "collective_error",
@@ -114,6 +117,7 @@ __all__ = [
     "refuse_without_backward",
     "refuse_written_activations",
     "saved_tensor_hook_error",
+    "second_forward_error",
     "sparse_operator_error",
     "storage_changed_error",
     "storage_view_error",

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.tracer.errors import DataDependentError, LostHookError, StateReassignedError
+from remat_planner.tracer import capture
+from remat_planner.tracer.errors import DataDependentError, LostHookError, PythonStateError, StateReassignedError
 from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
 
 
@@ -68,3 +69,32 @@ def test_a_draw_of_python_or_numpy_is_refused(draw: object):
 def test_a_draw_of_torch_is_not():
     with WatchedForward(nn.Linear(1, 1), (), {}).watching():
         torch.rand(1)
+
+
+def test_a_variable_around_a_hook_belongs_to_the_caller_that_defines_it():
+    model, calls = nn.Sequential(nn.Linear(2, 2), nn.Tanh()), {"number": 0}
+
+    def scale(_module: nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
+        calls["number"] += 1
+        return args[0] * 2
+
+    model[1].register_forward_pre_hook(scale)
+    with pytest.raises(PythonStateError, match=r"calls \(variable of scale\)\['number'\]"):
+        capture(model, (torch.ones(1, 2),))
+    assert calls == {"number": 0}
+
+
+class Remembering(nn.Module):
+    """Makes a global."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global FRESH
+        FRESH = x.detach().mean()  # type: ignore[name-defined]
+        return x * 2
+
+
+def test_a_global_that_the_forward_makes_is_left_behind_by_each_call():
+    assert "FRESH" not in globals()
+    joint = capture(Remembering(), (torch.ones(2, requires_grad=True),))
+    assert "FRESH" not in globals()
+    assert joint.effects.keys == joint.reads.written == {__name__: frozenset({"FRESH"})}
