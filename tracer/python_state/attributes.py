@@ -262,7 +262,7 @@ class Function(Holder):
 
 
 @cache
-def has_data_in_c(kind: type) -> bool:
+def has_data_in_c(kind: Any) -> bool:
     """Whether instances of ``kind`` have memory besides their attributes and slots: their class, or a base, is written in C."""
     own = kind.__basicsize__ - object.__basicsize__ - _POINTER * len(slots_of(kind))
     # A negative offset is one before the object, which does not count in its size.

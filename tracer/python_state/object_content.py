@@ -34,7 +34,10 @@ class ObjectContent:
         if values is None:
             raise LookupError("it changes while it is read")
         described = {id(holder.target) for holder in holders if holder.has_own_description}
-        tensors, plain, by_text, others = [], [], [], []
+        tensors: list[int] = []
+        plain: list[int] = []
+        by_text: list[int] = []
+        others: list[int] = []
         for position, *_ in entries:
             value = values[position]
             if isinstance(value, torch.Tensor):
