@@ -61,6 +61,7 @@ from remat_planner.tracer.record import (
     random_state_kept,
     record,
     refuse_surroundings,
+    refuse_tensor_keys,
     shown_warnings_kept,
     switches,
     without_autocast,
@@ -203,6 +204,7 @@ def record_step(
         recording, effects, functions = outside.recorded(recorded_twice)
         refuse_constants(outside.constants)
         call, reads = outside.call, outside.reads(recording.executed)
+        refuse_tensor_keys(reads.holders(model), call.state.registered)
         reads = reads.found_in(model, effects.written, call.state.unregistered, outside.constants, outside.has_constant())
         forward = planned_forward(recording, effects, functions, outside.places)
     return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads, forward)

@@ -17,7 +17,7 @@ from remat_planner.planner.measurement.kept_tensors import KeptTensor
 from remat_planner.planner.measurement.random_generators import KeptGenerators
 from remat_planner.planner.torch_private import runs_hooks
 from remat_planner.tracer.joint import tensor_inputs
-from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, starts_of
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, is_plain, starts_of
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 _INTERNALS = frozenset(vars(nn.Module())) - {"training"}
@@ -183,7 +183,7 @@ def _same_items(one: Any, other: Any) -> bool:
         return bool(one == other)
     pairs: Iterable[tuple[Any, Any]] = zip(one, other, strict=True)
     if isinstance(one, dict):
-        return all(a == b and one[a] is other[b] for a, b in pairs)
+        return all((a is b or (is_plain(a) and a == b)) and one[a] is other[b] for a, b in pairs)
     return all(a is b for a, b in pairs)
 
 

@@ -6,6 +6,7 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 """
 
 from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, slots_of
+from remat_planner.tracer.python_state.cached_function import CachedFunction
 from remat_planner.tracer.python_state.containers import (
     Array,
     ContextVariable,
@@ -38,6 +39,7 @@ __all__ = [
     "ABSENT",
     "Array",
     "Attributes",
+    "CachedFunction",
     "Change",
     "ContextVariable",
     "Environment",

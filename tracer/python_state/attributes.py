@@ -261,12 +261,17 @@ class Function(Holder):
         vars(function).update(attributes)
 
 
+def has_data_in_c(thing: Any) -> bool:
+    """Whether ``thing`` has memory besides its attributes and slots: its class, or a base of it, is written in C."""
+    kind: Any = type(thing)
+    return _has_data_in_c(kind)
+
+
 @cache
-def has_data_in_c(kind: Any) -> bool:
-    """Whether instances of ``kind`` have memory besides their attributes and slots: their class, or a base, is written in C."""
+def _has_data_in_c(kind: Any) -> bool:
     own = kind.__basicsize__ - object.__basicsize__ - _POINTER * len(slots_of(kind))
     # A negative offset is one before the object, which does not count in its size.
-    return own > _POINTER * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)) or kind.__itemsize__ > 0
+    return bool(own > _POINTER * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)) or kind.__itemsize__ > 0)
 
 
 _POINTER = struct.calcsize("P")

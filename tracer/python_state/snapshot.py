@@ -129,7 +129,7 @@ class Snapshot:
         """Make everything what it was."""
         for holder, before in reversed(self._kept):  # a global may be among what was included early, and again later
             now = holder.entries()
-            if not same_entries(before, now) or Change(holder, before, now).is_reordered:
+            if holder.is_view or not same_entries(before, now) or Change(holder, before, now).is_reordered:
                 holder.put_back(before)
 
     def _add(self, starts: Iterable[tuple[Place, Any]], names: Names) -> None:

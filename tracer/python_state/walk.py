@@ -35,6 +35,8 @@ from remat_planner.tracer.python_state.attributes import (
     ThreadLocal,
     slots_of,
 )
+from remat_planner.tracer.python_state.cached_function import KIND as CACHED_FUNCTION
+from remat_planner.tracer.python_state.cached_function import CachedFunction
 from remat_planner.tracer.python_state.containers import (
     ContextVariable,
     Fixed,
@@ -70,6 +72,8 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
         return holder_of(place.attribute(_ITEMS_IN[type(value)]), getattr(value, _ITEMS_IN[type(value)]), names)
     if type(value) in _ALL_ATTRIBUTES:
         return Attributes(place, value, None)
+    if type(value) is CACHED_FUNCTION:
+        return CachedFunction(place, value, names)
     for kinds, holder in _BY_KIND:
         if isinstance(value, kinds):
             return holder(place, value, names)

@@ -24,6 +24,7 @@ from remat_planner.tracer.python_state.library_functions import library_function
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.same_objects import SameObjects
 from remat_planner.tracer.python_state.tensor_entries import SeenTensor, version_of
+from remat_planner.tracer.python_state.tensor_places import attributes_of_tensors
 from remat_planner.tracer.python_state.walk import holder_of, walk
 from remat_planner.tracer.torch_nested import JaggedForm, is_jagged
 
@@ -99,7 +100,8 @@ class PythonReads:
     def holders(self, model: nn.Module) -> Iterator[Holder]:
         """The objects that the forward of ``model`` can read, each once."""
         modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
-        return walk([*modules, *self.outside, *library_functions(model, self.names)], self.names)
+        attributes = attributes_of_tensors(model, self.names)
+        return walk([*modules, *self.outside, *library_functions(model, self.names), *attributes], self.names)
 
     def argument_state(self, leaf: Any) -> dict[str, dict[Any, Any]] | None:
         """What an object that is an argument holds; None where it holds nothing that can change."""
@@ -362,6 +364,6 @@ def _token(value: Any, labels: Mapping[int, str], *, is_constant: bool, of_input
     holder = holder_of(Place("", value, "object"), value, None)
     if holder is None or not holder.has_own_description:
         return _Same(value)
-    if not of_input and isinstance(holder, Attributes) and has_data_in_c(type(value)):
+    if not of_input and isinstance(holder, Attributes) and has_data_in_c(value):
         return _Same(value)  # what it holds in C is not seen. Of an argument, which is another one in each step, audits tell
     return type(value), labels.get(id(value))  # what it holds is described there, once

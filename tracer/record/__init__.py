@@ -30,6 +30,7 @@ from remat_planner.tracer.record.surroundings import (
     refuse_surroundings,
     switches,
 )
+from remat_planner.tracer.record.tensor_keys import refuse_tensor_keys
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "record",
     "refuse_checkpoint_around",
     "refuse_surroundings",
+    "refuse_tensor_keys",
     "same_graph",
     "same_hooks",
     "shown_warnings_kept",
