@@ -134,7 +134,7 @@ class WatchedForward:
                     snapshot.add_names_of(code, frame, caller)
                 replace_used_up()
 
-            self.executed = ExecutedCode(first_call, {"type": EagerType, "id": self._identity})
+            self.executed = ExecutedCode(first_call, {"type": EagerType, "id": _id_of_original(self._identities)})
             self._used_up.refuse_inputs()
             replace_used_up()
             with self.executed.observed():
@@ -151,10 +151,6 @@ class WatchedForward:
         if python_random_state() != drawn:
             self.put_back()
             raise python_draw_error()
-
-    def _identity(self, thing: Any) -> int:
-        """``id``, for the code of the forward."""
-        return self._identities.get(id(thing), id(thing))
 
     @property
     def found(self) -> set[int]:
@@ -175,6 +171,11 @@ class WatchedForward:
         """Make the Python state what it was before the forward."""
         self._before.put_back()
         self._own_tensors()
+
+
+def _id_of_original(identities: Mapping[int, int]) -> Callable[[Any], int]:
+    """``id`` for the code of the forward; no method of what refers to that code, which would make a cycle."""
+    return lambda thing: identities.get(id(thing), id(thing))
 
 
 def _snapshot(starts: list[tuple[Place, Any]]) -> Snapshot:
