@@ -22,6 +22,7 @@ from remat_planner.planner.torch_private import (
     inside_function_mode,
     is_run_by_backward,
     runs_hooks,
+    stands_for_many,
 )
 
 
@@ -149,3 +150,14 @@ def test_function_modes_are_seen():
     with torch.device("cpu"):
         assert inside_function_mode()
     assert not inside_function_mode()
+
+
+def test_a_batch_of_tensors_is_told_from_a_tensor():
+    told = []
+    torch.func.vmap(lambda x: (told.append(stands_for_many(x)), x)[1])(torch.ones(2, 2))
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda gradient: told.append(stands_for_many(gradient)))
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True)
+    assert told == [True, True]
+    assert not stands_for_many(x)
