@@ -41,6 +41,11 @@ def inside_transform() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def stands_for_many(tensor: torch.Tensor) -> bool:
+    """Whether ``tensor`` is a batch of tensors to code inside of ``vmap``, or of ``torch.autograd.grad`` for many gradients."""
+    return torch._C._functorch.is_batchedtensor(tensor) or torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 def coordinates_and_values(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The entries of a sparse COO tensor as they are, those of one place not yet summed."""
     return tensor._indices(), tensor._values()

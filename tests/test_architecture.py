@@ -61,7 +61,7 @@ tracer.lower            costs joint operators torch_convolution torch_kernel_tab
 tracer.on_paper         record refusals torch_higher_order torch_kernels torch_private
 tracer.operators        -
 tracer.passes           functions joint operators record refusals torch_functions torch_private torch_values
-tracer.python_state     torch_higher_order torch_nested torch_sparse
+tracer.python_state     torch_higher_order torch_nested torch_private torch_sparse
 tracer.record           errors functions joint operators python_state refusals torch_functions torch_higher_order torch_kernels
                         torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse

@@ -38,6 +38,7 @@ from remat_planner.tracer.passes import (
     returned_by,
     simplify,
     undo_of,
+    updated_placeholders,
 )
 from remat_planner.tracer.python_state import PythonReads, Roots, observation_suspended
 from remat_planner.tracer.record import (
@@ -60,6 +61,7 @@ from remat_planner.tracer.record import (
     random_state_kept,
     record,
     refuse_surroundings,
+    refuse_tensor_keys,
     shown_warnings_kept,
     switches,
     without_autocast,
@@ -80,6 +82,7 @@ from remat_planner.tracer.torch_private import (
     errors_not_logged,
     fake_mode_of,
     fakes_by_example,
+    forget_originals,
     grouped_products_of_any_dtype,
     new_fake_mode,
     storage_key,
@@ -124,7 +127,11 @@ def capture(
     """
     try:
         with _CAPTURING, observation_suspended():
-            return assemble(record_step(model, args, kwargs, loss, mode, once=once))
+            recorded = record_step(model, args, kwargs, loss, mode, once=once)
+            joint = assemble(recorded)
+            if fake_mode_of(recorded.call.tensors) is None:
+                forget_originals(recorded.mode)
+            return joint
     except BaseException:
         # An ambient autocast caches the casts of parameters, and an aborted recording leaves casts that are fakes there.
         torch.clear_autocast_cache()
@@ -197,6 +204,7 @@ def record_step(
         recording, effects, functions = outside.recorded(recorded_twice)
         refuse_constants(outside.constants)
         call, reads = outside.call, outside.reads(recording.executed)
+        refuse_tensor_keys(reads.holders(model), call.state.registered)
         reads = reads.found_in(model, effects.written, call.state.unregistered, outside.constants, outside.has_constant())
         forward = planned_forward(recording, effects, functions, outside.places)
     return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads, forward)
@@ -220,8 +228,11 @@ def record_forward(joint: Joint, like: RecordedForward, args: tuple[Any, ...], k
         functions = OpaqueFunctions(call, mode, like.functions)
         return functions.recorded(lambda: record(call, mode, None, outside, empty))
 
-    with shown_warnings_kept(), _capturing(mode):
-        recording = outside.recorded_as(like.places, roots, recorded)
+    try:
+        with shown_warnings_kept(), _capturing(mode):
+            recording = outside.recorded_as(like.places, roots, recorded)
+    finally:
+        forget_originals(mode)
     return forward_now(recording, joint.effects.keys | dict(joint.reads.written))
 
 
@@ -245,7 +256,8 @@ def assemble(recorded: RecordedStep) -> Joint:
     simplify(graph, keep=[*outputs, *sums])  # autograd makes one gradient for each owner, equal ones too
     outputs, gradients = returned_by(graph)
     refuse_graph(module, call.state, recorded.effects.reassigned)
-    annotate(graph, placeholders.tangents, outputs, placeholders.in_words(call.state))
+    in_words = placeholders.in_words(call.state)
+    annotate(graph, placeholders.tangents, outputs, in_words)
     module.recompile()
     node_of_leaf = dict(zip(recording.tensor_outputs, outputs, strict=True))
     kept = _kept_leaves(recording, recorded.effects)
@@ -288,6 +300,7 @@ def assemble(recorded: RecordedStep) -> Joint:
         hooks=hooks_of(call.model),
         reads=recorded.reads,
         effects=recorded.effects.effects,
+        updated=tuple(in_words[node] for node in updated_placeholders(graph.nodes)),
         returned=recording.returned,
         same_inputs=call.same_inputs,
         forward=recorded.forward,

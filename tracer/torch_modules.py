@@ -20,7 +20,10 @@ __all__ = ["conversions_watched", "stands_for"]
 
 
 def stands_for(stand_in: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """``stand_in``, a parameter or a buffer for ``isinstance`` where ``original`` is one."""
+    """``stand_in``, with the attributes of ``original``, and a parameter or a buffer for ``isinstance`` where that is one."""
+    if not isinstance(original, FakeTensor):
+        for name, value in vars(original).items():
+            vars(stand_in).setdefault(name, value)
     for kind, flag in ((nn.Parameter, "_is_param"), (nn.Buffer, "_is_buffer")):
         if isinstance(original, kind):
             setattr(stand_in, flag, True)

@@ -43,6 +43,7 @@ __all__ = [
     "errors_not_logged",
     "fake_mode_of",
     "fakes_by_example",
+    "forget_originals",
     "form_check",
     "forward_sequence_number",
     "generator_key",
@@ -200,6 +201,11 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     if tensor._base is not None and tensor._base.layout is not torch.strided:
         tensor = tensor.data  # the indices and values of a sparse tensor are views of it, which a fake would repeat
     return mode.from_tensor(tensor, static_shapes=True)
+
+
+def forget_originals(mode: FakeTensorMode) -> None:
+    """Forget of which tensors fakes were made: ``torch.utils.swap_tensors`` refuses tensors with weak references."""
+    mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
 
 
 def trace(function: Callable[..., Any], *args: Any) -> fx.GraphModule:

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
+from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
+from torch.nn.utils import parametrize
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
@@ -21,6 +24,8 @@ __all__ = [
     "dispatch_modes",
     "function_modes",
     "global_module_hooks",
+    "has_cached_parametrizations",
+    "in_checkpoint_of_caller",
     "is_dual",
     "is_profiled",
     "is_surrounded",
@@ -59,6 +64,7 @@ def is_surrounded() -> bool:
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         or forward_ad._current_level >= 0
         or bool(nn_module._has_any_global_hook())  # type: ignore[no-untyped-call]
+        or parametrize._cache_enabled > 0
     )
 
 
@@ -86,6 +92,17 @@ def saved_tensor_hooks() -> tuple[Callable[..., Any], Callable[..., Any]] | None
     """The hooks that are in force for what autograd saves; None where there are none."""
     hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks
+
+
+def in_checkpoint_of_caller() -> bool:
+    """Whether the caller is inside of ``torch.utils.checkpoint``, which keeps what autograd saves by running it again."""
+    hooks = saved_tensor_hooks()
+    return hooks is not None and hooks[0].__module__ == torch.utils.checkpoint.__name__
+
+
+def has_cached_parametrizations(model: nn.Module) -> bool:
+    """Whether the caller is inside of ``torch.nn.utils.parametrize.cached``, and ``model`` has what that caches."""
+    return parametrize._cache_enabled > 0 and any(isinstance(m, parametrize.ParametrizationList) for m in model.modules())
 
 
 def global_module_hooks() -> list[Callable[..., Any]]:

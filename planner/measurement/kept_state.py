@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from remat_planner.planner.measurement.kept_tensors import KeptTensor
 from remat_planner.planner.measurement.random_generators import KeptGenerators
 from remat_planner.planner.torch_private import runs_hooks
 from remat_planner.tracer.joint import tensor_inputs
-from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, starts_of
+from remat_planner.tracer.python_state import Change, ExecutedCode, Place, Snapshot, is_plain, starts_of
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 _INTERNALS = frozenset(vars(nn.Module())) - {"training"}
@@ -73,9 +74,10 @@ class KeptState:
 
     def observed(self) -> AbstractContextManager[None]:
         """Include, before it runs, what the code that runs inside may read or write: globals, variables around functions."""
+        caller = sys._getframe(1)
 
         def first_call(code: Any, frame: Any) -> None:
-            self._python.add_names_of(code, frame)
+            self._python.add_names_of(code, frame, caller)
             self._add_what_objects_hold()
 
         return ExecutedCode(first_call).observed()
@@ -181,7 +183,7 @@ def _same_items(one: Any, other: Any) -> bool:
         return bool(one == other)
     pairs: Iterable[tuple[Any, Any]] = zip(one, other, strict=True)
     if isinstance(one, dict):
-        return all(a == b and one[a] is other[b] for a, b in pairs)
+        return all((a is b or (is_plain(a) and a == b)) and one[a] is other[b] for a, b in pairs)
     return all(a is b for a, b in pairs)
 
 

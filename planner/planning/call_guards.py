@@ -18,7 +18,15 @@ from torch import fx, nn
 from remat_planner.planner.planning.module_structure import ModuleStructure
 from remat_planner.planner.planning.state_slots import StateSlots
 from remat_planner.tracer.joint import Guards, InputTree, Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
-from remat_planner.tracer.python_state import ObjectContent, Roots, Watch, changed_in_value, described_value
+from remat_planner.tracer.python_state import (
+    ObjectContent,
+    Roots,
+    Watch,
+    changed_in_value,
+    described_value,
+    is_plain,
+    plain_form,
+)
 from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import storage_key
 from remat_planner.tracer.torch_script import readable
@@ -157,13 +165,10 @@ class BoundSignature:
         return tensors if self._are_apart(tensors) else None
 
     def _are_apart(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether tensors in Python state are as many as they were, and share no memory that the step changes."""
-        if not self._in_places:
-            return True
-        buffers = tensors[len(self.joint.parameters) :]
-        if len(set(map(id, buffers))) != len(buffers):
+        """Whether no two tensors became one, as tied weights do, and those in Python state share no memory that is changed."""
+        if len(set(map(id, tensors))) != len(tensors):
             return False
-        if not self._written:
+        if not self._in_places or not self._written:
             return True
         memory = {k: storage_key(tensors[k]) for k in {*self._in_places, *self._written}}
         uses = Counter(memory.values())
@@ -309,6 +314,8 @@ def _form(tensor: torch.Tensor | None) -> _TensorForm:
 def _equal(one: Any, other: Any) -> bool:
     if type(one) is not type(other) or isinstance(one, torch.Tensor):
         return False
+    if is_plain(one):
+        return plain_form(one) == plain_form(other)
     try:
         return bool(one == other)
     except Exception:  # objects that cannot be compared count as different

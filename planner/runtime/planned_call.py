@@ -39,7 +39,14 @@ from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
 from remat_planner.tracer.joint import InputReader, InputTree, RecordedForward
 from remat_planner.tracer.python_state import Roots
-from remat_planner.tracer.record import Switches, ambient_autocast, hooks_of, refuse_surroundings, switches
+from remat_planner.tracer.record import (
+    Switches,
+    ambient_autocast,
+    hooks_of,
+    refuse_checkpoint_around,
+    refuse_surroundings,
+    switches,
+)
 
 _log = logging.getLogger("remat_planner")
 
@@ -250,6 +257,7 @@ class PlannedCall:
         leaves: list[Any],
         roots: Roots,
     ) -> Any:
+        refuse_checkpoint_around(program.joint.updated)
         if program.joint.undo is None:
             return program.run(state, inputs, leaves, roots, self._watch)
         return self._checked(program, state, inputs, leaves, roots, self._watch)

@@ -15,21 +15,24 @@ import torch
 
 from remat_planner.planner.codegen import Backward, Code, Handover, UndecidedError
 from remat_planner.planner.copies import StepPools
+from remat_planner.planner.distributed import in_process_group
 from remat_planner.planner.errors import (
     BackwardTwiceError,
     ChangedInBetweenError,
     DoubleBackwardError,
     MissingGradientError,
+    TransformError,
     UnexpectedGradientError,
 )
 from remat_planner.planner.runtime.shared_memory import SharedMemory
 from remat_planner.planner.runtime.wiring import Wiring
-from remat_planner.planner.torch_private import below_autograd, current_backward, graph_is_kept
+from remat_planner.planner.torch_private import below_autograd, current_backward, graph_is_kept, stands_for_many
 
 Gradients = tuple[torch.Tensor | None, ...]
 
 
 _version = attrgetter("_version")
+_address = torch.Tensor.data_ptr
 
 
 class StepState:
@@ -42,13 +45,26 @@ class StepState:
         outputs: what the forward returned, until autograd knows it.
         store: what the forward retains for the backward; None once it is freed.
         versions: version counters, after the forward, of what must not change until the backward.
+        memory: where that lies; to assign to ``x.data`` is no change of version.
         shared: outputs that lie in one storage.
         running: the backward that runs, or the last one that ran.
         not_taken: gradients of a backward that keeps the graph and did not want them, by handover.
         pools: where the step copies to, until the last backward begins; None where it copies nothing.
     """
 
-    __slots__ = ("not_taken", "on_backward", "outputs", "pools", "running", "shared", "store", "token", "versions", "wiring")
+    __slots__ = (
+        "memory",
+        "not_taken",
+        "on_backward",
+        "outputs",
+        "pools",
+        "running",
+        "shared",
+        "store",
+        "token",
+        "versions",
+        "wiring",
+    )
 
     def __init__(self, wiring: Wiring, on_backward: Callable[[], None] | None = None, pools: StepPools | None = None) -> None:
         self.wiring = wiring
@@ -58,6 +74,7 @@ class StepState:
         self.outputs: list[torch.Tensor] = []
         self.store: list[Any] | None = None
         self.versions: list[int] = []
+        self.memory: list[int] = []
         self.shared: tuple[SharedMemory, ...] = ()
         self.running: _RunningBackward | None = None
         self.not_taken: dict[int, Gradients] = {}
@@ -73,20 +90,31 @@ class StepState:
             store[place] = value
         self.store = store
         self.versions = self._versions_in(store)
+        self.memory = self._memory_in(store)
         self.outputs = list(outputs)
         self.shared = tuple(SharedMemory(outputs, sharing) for sharing in program.sharing)
 
     def _versions_in(self, store: list[Any]) -> list[int]:
         return list(map(_version, map(store.__getitem__, self.wiring.unchanged_places)))
 
+    def _memory_in(self, store: list[Any]) -> list[int]:
+        # In a process group parameters may be gathered anew, elsewhere (``fully_shard``).
+        return [] if in_process_group() else list(map(_address, map(store.__getitem__, self.wiring.unchanged_places)))
+
     def receive(self, positions: Sequence[int], gradients: Gradients) -> None:
         """Take the gradients that arrive at the outputs at ``positions``.
 
         Raises:
+            TransformError: the backward is called inside of ``vmap``.
             DoubleBackwardError: the backward is to be differentiated.
             BackwardTwiceError: the activations are freed.
             UnexpectedGradientError: the plan expects no gradient at an output, or none any more in this backward.
         """
+        if any(gradient is not None and stands_for_many(gradient) for gradient in gradients):
+            raise TransformError(
+                "the backward of a planned module is called for many gradients at once (is_grads_batched=True, vmap), which "
+                "cannot pass through it: call it for each, or take the plan off with remat_planner.remove_schedule"
+            )
         if torch.is_grad_enabled():
             raise DoubleBackwardError(
                 "create_graph=True asks for gradients of gradients, but a planned module covers one forward and one backward: "
@@ -156,7 +184,7 @@ class StepState:
                 "the backward of a planned module was entered again after a failure: run the forward again"
             )
         backward = self._backward_for(running.arrived)
-        if self._versions_in(store) != self.versions:
+        if self._versions_in(store) != self.versions or self._memory_in(store) != self.memory:
             self._check_unchanged(backward.unchanged, "between the forward and the backward, which reads it")
         for memory in self.shared:
             memory.refuse_changes(running.arrived, wiring.output_names, self)
@@ -227,7 +255,13 @@ class StepState:
         store = self.store if store is None else store
         assert store is not None
         unchanged, versions = self.wiring.program.unchanged, self.versions
-        changed = [k for k in indices if store[unchanged[k][0]]._version != versions[k]]
+        memory = self.memory or None
+        changed = [
+            k
+            for k in indices
+            if (tensor := store[unchanged[k][0]])._version != versions[k]
+            or (memory is not None and _address(tensor) != memory[k])
+        ]
         if not changed:
             return
         names = tuple(dict.fromkeys(self.wiring.unchanged_names[k] for k in changed))

@@ -53,7 +53,7 @@ class UnplannedTraining:
         self._told = False
         self._returned: weakref.ref[nn.Module] | None = None
         self._applied_at = ""
-        self._hooks: list[tuple[weakref.ref[torch.Tensor], RemovableHandle]] = []
+        self._hooks: list[tuple[str, RemovableHandle]] = []
         self.watch_parameters()
         _watches.add(self)
 
@@ -63,7 +63,7 @@ class UnplannedTraining:
         for name, parameter in () if model is None else model.named_parameters():
             if parameter.requires_grad and parameter.is_leaf:
                 handle = parameter.register_hook(self._hook(name))  # type: ignore[no-untyped-call]
-                self._hooks.append((weakref.ref(parameter), handle))
+                self._hooks.append((name, handle))
 
     def returned(self, planned: nn.Module) -> None:
         """``apply_schedule``, called in the user's line that runs now, returns ``planned``."""
@@ -123,8 +123,10 @@ class UnplannedTraining:
 
     def _remove_hooks(self) -> None:
         hooks, self._hooks = self._hooks, []
-        for reference, hook in hooks:
+        model = self._model()
+        # A weak reference to a parameter would keep ``torch.utils.swap_tensors`` from exchanging it.
+        parameters = {} if model is None else dict(model.named_parameters())
+        for name, hook in hooks:
             hook.remove()
-            parameter = reference()
-            if parameter is not None:
-                forget_removed_hooks(parameter)
+            if name in parameters:
+                forget_removed_hooks(parameters[name])

@@ -23,6 +23,7 @@ from remat_planner.planner.torch_private import (
     is_run_by_backward,
     runs_hooks,
     storage_of,
+    stands_for_many,
 )
 
 
@@ -159,3 +160,14 @@ def test_a_storage_is_there_as_long_as_a_view_of_it():
     assert is_there()
     del view
     assert not is_there()
+
+
+def test_a_batch_of_tensors_is_told_from_a_tensor():
+    told = []
+    torch.func.vmap(lambda x: (told.append(stands_for_many(x)), x)[1])(torch.ones(2, 2))
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda gradient: told.append(stands_for_many(gradient)))
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True)
+    assert told == [True, True]
+    assert not stands_for_many(x)

@@ -351,3 +351,12 @@ def test_forms_are_compared_in_one_call_and_no_tensor_is_kept_alive() -> None:
     tensors.clear()
     assert memory() is None
     assert private.form_check(())([])
+
+
+def test_fakes_forget_their_originals():
+    mode, original = private.new_fake_mode(), torch.ones(2)
+    fake = private.to_fake(mode, original)
+    assert weakref.getweakrefs(original)
+    private.forget_originals(mode)
+    assert not weakref.getweakrefs(original)
+    assert private.is_fake(fake + 1)

@@ -14,8 +14,10 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from remat_planner.tracer import torch_surroundings as private
 from remat_planner.tracer.torch_private import new_fake_mode
@@ -141,3 +143,19 @@ def test_a_profiler_is_seen():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
         assert private.is_profiled()
     assert not private.is_profiled()
+
+
+def test_checkpoint_around_a_call_is_seen():
+    seen = []
+    checkpoint(lambda x: (seen.append(private.in_checkpoint_of_caller()), x * 2)[1], torch.ones(2), use_reentrant=False)
+    assert seen == [True]
+    assert not private.in_checkpoint_of_caller()
+
+
+def test_a_cache_of_parametrizations_is_seen():
+    layer = parametrizations.weight_norm(nn.Linear(2, 2))
+    with parametrize.cached():
+        assert private.has_cached_parametrizations(layer)
+        assert not private.has_cached_parametrizations(nn.Linear(2, 2))
+        assert private.is_surrounded()
+    assert not private.has_cached_parametrizations(layer)

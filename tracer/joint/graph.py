@@ -148,6 +148,7 @@ class Joint:
         hooks: hooks on the model's modules at capture.
         reads: the Python state that the forward can read.
         effects: what the forward leaves behind in Python state.
+        updated: what the forward writes to in place (buffers, inputs), in words.
         returned: number of ``outputs`` that form the output; those after them are what ``effects`` sets.
         same_inputs: for each tensor input where the same tensor comes first, as ``first_places`` says.
         undo: what to put back where a check ends the forward; None where it has no checks.
@@ -185,6 +186,7 @@ class Joint:
     hooks: tuple[Hook, ...] = ()
     reads: PythonReads = field(default_factory=PythonReads)
     effects: Effects = field(default_factory=Effects)
+    updated: tuple[str, ...] = ()
     returned: int = 0
     same_inputs: tuple[int, ...] = ()
     argument_states: tuple[Any, ...] = ()

@@ -5,6 +5,7 @@ In order: ``make_functional``, ``return_as_autograd``, ``keep_apart``, ``mark_su
 """
 
 from remat_planner.tracer.passes.annotate import annotate
+from remat_planner.tracer.passes.effects import updated_placeholders
 from remat_planner.tracer.passes.functionalize import make_functional
 from remat_planner.tracer.passes.gradient_sums import contributions, copy_small_first_terms, mark_sums_of_views
 from remat_planner.tracer.passes.keep_apart import keep_apart
@@ -24,4 +25,5 @@ __all__ = [
     "returned_by",
     "simplify",
     "undo_of",
+    "updated_placeholders",
 ]

@@ -1,4 +1,4 @@
-"""Exact simplifications of a functional graph: identity views, repeated pure ops, dead work."""
+"""Exact simplifications of a functional graph: identity views, copies to no end, repeated pure ops, dead work."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def simplify(graph: fx.Graph, keep: Iterable[fx.Node]) -> None:
     """Remove nodes without changing a bit of the results; the nodes of ``keep`` (outputs, each distinct to the caller) stay."""
     kept = set(keep)
     _drop_identity_views(graph, kept)
+    _drop_copies_before_scatters(graph, kept)
     _merge_repeated(graph, kept)
     _drop_dead(graph)
 
@@ -45,6 +46,32 @@ def _drop_identity_views(graph: fx.Graph, kept: set[fx.Node]) -> None:
             above = base.get(above)
         if above is not None:
             node.replace_all_uses_with(above)
+
+
+def _drop_copies_before_scatters(graph: fx.Graph, kept: set[fx.Node]) -> None:
+    """Scatter what ``base[..., k:] = x`` writes from ``x`` itself.
+
+    A functional copy is laid out as the slice that it replaces, and its kernel allocates the memory of the whole base for it.
+    """
+    for node in graph.nodes:
+        if node.target is not torch.ops.aten.copy.default or node in kept:
+            continue
+        source = node.args[1]
+        if not all(user.target in _SCATTERS and user.args[0] is not node and node in user.args for user in node.users):
+            continue
+        value, written = source.meta["val"], node.meta["val"]
+        if (
+            value.dtype == written.dtype
+            and value.dim() == written.dim()
+            and same_sizes(tuple(value.shape), tuple(written.shape))
+        ):
+            node.replace_all_uses_with(source)
+
+
+_SCATTERS = tuple(
+    getattr(torch.ops.aten, name).default
+    for name in ("slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter")
+)
 
 
 def _is_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

@@ -6,6 +6,7 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 """
 
 from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, slots_of
+from remat_planner.tracer.python_state.cached_function import CachedFunction
 from remat_planner.tracer.python_state.containers import (
     Array,
     ContextVariable,
@@ -23,7 +24,7 @@ from remat_planner.tracer.python_state.executed_code import (
     sizes_seen_as_numbers,
     unobserved,
 )
-from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, same
+from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, plain_form, same
 from remat_planner.tracer.python_state.object_content import ObjectContent
 from remat_planner.tracer.python_state.object_tensors import ObjectTensors, may_hold_tensors, tensors_of_object
 from remat_planner.tracer.python_state.places import Place, Roots, Step, tensor_label
@@ -38,6 +39,7 @@ __all__ = [
     "ABSENT",
     "Array",
     "Attributes",
+    "CachedFunction",
     "Change",
     "ContextVariable",
     "Environment",
@@ -67,6 +69,7 @@ __all__ = [
     "may_hold_tensors",
     "objects_in_arguments",
     "observation_suspended",
+    "plain_form",
     "same",
     "same_function",
     "sizes_seen_as_numbers",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
 import types
 import typing
 from collections.abc import Callable, Container, Iterable, Iterator
+from functools import cache
 from typing import Any, Literal
 
 from torch import nn
@@ -89,6 +91,24 @@ class Slots(Holder):
             object.__setattr__(self.target, key, value)
 
 
+class AttributesAndSlots(Attributes):
+    """An instance with a ``__dict__`` whose class, or a base of it, declares ``__slots__`` too."""
+
+    def entries(self) -> dict[Any, Any]:
+        return super().entries() | self._in_slots()
+
+    def _in_slots(self) -> dict[str, Any]:
+        return Slots(self.place, self.target, self.names).entries()
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:  # noqa: ARG002
+        return None  # no one mapping has them all
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        slots = frozenset(slots_of(type(self.target)))
+        super().put_back({key: value for key, value in entries.items() if key not in slots})
+        Slots(self.place, self.target, self.names).put_back({key: entries[key] for key in slots if key in entries})
+
+
 class Namespace(Holder):
     """The globals of a file, as far as its code names them."""
 
@@ -132,6 +152,8 @@ class Namespace(Holder):
                         yield inner
 
     def put_back(self, entries: dict[Any, Any]) -> None:
+        for name in [name for name in self.entries() if name not in entries]:
+            del self.target[name]
         self.target.update(entries)
 
 
@@ -237,6 +259,22 @@ class Function(Holder):
         attributes = {name: value for (kind, name), value in entries.items() if kind == "attribute"}
         vars(function).clear()
         vars(function).update(attributes)
+
+
+def has_data_in_c(thing: Any) -> bool:
+    """Whether ``thing`` has memory besides its attributes and slots: its class, or a base of it, is written in C."""
+    kind: Any = type(thing)
+    return _has_data_in_c(kind)
+
+
+@cache
+def _has_data_in_c(kind: Any) -> bool:
+    own = kind.__basicsize__ - object.__basicsize__ - _POINTER * len(slots_of(kind))
+    # A negative offset is one before the object, which does not count in its size.
+    return bool(own > _POINTER * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)) or kind.__itemsize__ > 0)
+
+
+_POINTER = struct.calcsize("P")
 
 
 def slots_of(kind: type) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import array
 import random
 import types
 import typing
+from array import array as array_of_numbers
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from remat_planner.tracer.python_state.holders import Holder
+from remat_planner.tracer.python_state.holders import Holder, Names
 from remat_planner.tracer.python_state.places import Place, referent_of
 from remat_planner.tracer.python_state.tensor_entries import has_form, same_forms
 
 _MOST_ITEMS = 10_000  # of one container that are looked at; of a longer one its length only
-_MOST_BYTES = 8 * _MOST_ITEMS
+_MOST_BYTES = 2**20  # of numbers in memory; to compare so many takes a tenth of a millisecond
 
 
 class Mapping(Holder):
@@ -78,7 +78,7 @@ class Sequence(Holder):
 
     def entries(self) -> dict[Any, Any]:
         long = len(self.target) > _MOST_ITEMS
-        return {"number of items": len(self.target)} if long else dict(enumerate(self.target))
+        return {"number of items": len(self.target)} if long else dict(enumerate(self._kind.__iter__(self.target)))
 
     def place_of(self, key: Any) -> Place:
         return self.place.item(key)
@@ -86,9 +86,13 @@ class Sequence(Holder):
     def put_back(self, entries: dict[Any, Any]) -> None:
         if len(self.target) > _MOST_ITEMS:
             return
-        kind: Any = deque if isinstance(self.target, deque) else list
-        kind.clear(self.target)
-        kind.extend(self.target, entries.values())
+        self._kind.clear(self.target)
+        self._kind.extend(self.target, entries.values())
+
+    @property
+    def _kind(self) -> Any:
+        """The class whose methods to call: those of a subclass may do other things."""
+        return deque if isinstance(self.target, deque) else list
 
     def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
         target, size = self.target, len(self.target)
@@ -148,20 +152,42 @@ class SetOfItems(Holder):
 
 
 class Array(Holder):
-    """A NumPy array, by its content where that is not long."""
+    """A NumPy array of numbers, by its content where that is not long."""
 
     has_places = False
 
     def entries(self) -> dict[Any, Any]:
-        short = self.target.size <= _MOST_ITEMS and self.target.dtype != object
-        return {"content": self.target.tobytes() if short else None}
+        return {"content": self._content() if self.target.nbytes <= _MOST_BYTES else None}
+
+    def _content(self) -> bytes:
+        return np.ndarray.tobytes(self.target)  # that of a subclass may do other things
 
     def place_of(self, key: Any) -> Place:  # noqa: ARG002 - the elements of an array have no places of their own
         return self.place
 
     def put_back(self, entries: dict[Any, Any]) -> None:
-        if entries["content"] is not None and self.target.flags.writeable and self.target.tobytes() != entries["content"]:
-            self.target[...] = np.frombuffer(entries["content"], dtype=self.target.dtype).reshape(self.target.shape)
+        if entries["content"] is not None and self.target.flags.writeable and self._content() != entries["content"]:
+            np.asarray(self.target)[...] = np.frombuffer(entries["content"], self.target.dtype).reshape(self.target.shape)
+
+
+class ArrayOfObjects(Holder):
+    """A NumPy array of Python objects."""
+
+    def entries(self) -> dict[Any, Any]:
+        size = self.target.size
+        return {"number of items": size} if size > _MOST_ITEMS else dict(np.ndenumerate(np.asarray(self.target)))
+
+    def place_of(self, key: Any) -> Place:
+        return self.place.item(key)
+
+    def put_back(self, entries: dict[Any, Any]) -> None:
+        for index, item in entries.items() if self.target.size <= _MOST_ITEMS else ():
+            self.target[index] = item
+
+
+def holder_of_array(place: Place, target: np.ndarray[Any, Any], names: Names) -> Array | ArrayOfObjects:
+    """The holder of a NumPy array."""
+    return (ArrayOfObjects if target.dtype == object else Array)(place, target, names)
 
 
 class Memory(Holder):
@@ -185,8 +211,8 @@ class Memory(Holder):
             return
         if isinstance(self.target, bytearray):
             self.target[:] = content
-        elif isinstance(self.target, array.array):
-            self.target[:] = array.array(self.target.typecode, content)
+        elif isinstance(self.target, array_of_numbers):
+            self.target[:] = array_of_numbers(self.target.typecode, content)
         else:
             with memoryview(self.target) as view:
                 if view.c_contiguous and not view.readonly:

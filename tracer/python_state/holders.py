@@ -102,7 +102,15 @@ def same(one: Any, other: Any) -> bool:
     """Whether two entries are the same object, plain and equal, the items of equal sets, or tensors seen as the same."""
     if isinstance(one, (frozenset, SeenTensor)) and isinstance(other, (frozenset, SeenTensor)):
         return one == other
-    return one is other or (is_plain(one) and type(one) is type(other) and bool(one == other))
+    return one is other or (is_plain(one) and is_plain(other) and plain_form(one) == plain_form(other))
+
+
+def plain_form(value: Any) -> tuple[type, Any]:
+    """Something that is equal for plain values that nothing tells apart: 0.0 equals -0.0, and (1,) equals (True,)."""
+    return type(value), repr(value) if isinstance(value, _TOLD_BY_TEXT) else value
+
+
+_TOLD_BY_TEXT = (float, complex, tuple)
 
 
 def is_plain(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from remat_planner.tracer.python_state.holders import Names, is_plain
+from remat_planner.tracer.python_state.holders import Names, is_plain, plain_form
 from remat_planner.tracer.python_state.object_form import ObjectForm, picked
 from remat_planner.tracer.python_state.tensor_entries import form_of, has_form
 from remat_planner.tracer.python_state.watch import holders_in, same_thing
@@ -34,7 +34,10 @@ class ObjectContent:
         if values is None:
             raise LookupError("it changes while it is read")
         described = {id(holder.target) for holder in holders if holder.has_own_description}
-        tensors, plain, others = [], [], []
+        tensors: list[int] = []
+        plain: list[int] = []
+        by_text: list[int] = []
+        others: list[int] = []
         for position, *_ in entries:
             value = values[position]
             if isinstance(value, torch.Tensor):
@@ -42,12 +45,13 @@ class ObjectContent:
                     raise LookupError("a nested tensor is not compared in bulk")
                 tensors.append(position)
             elif is_plain(value):
-                plain.append(position)
+                (plain if plain_form(value)[1] is value else by_text).append(position)
             elif id(value) not in described or isinstance(value, (FunctionType, type)):
                 others.append(position)
-        self._tensors, self._plain, self._others = picked(tensors), picked(plain), picked(others)
+        self._tensors, self._plain, self._by_text, self._others = map(picked, (tensors, plain, by_text, others))
         self._tensor_forms = list(map(form_of, self._tensors(values)))
         self._plain_values = self._plain(values)
+        self._texts = list(map(repr, self._by_text(values)))
         self._same_things = list(map(same_thing, self._others(values)))
 
     def holds(self, thing: Any) -> bool:
@@ -56,6 +60,7 @@ class ObjectContent:
         return (
             values is not None
             and self._plain(values) == self._plain_values
+            and list(map(repr, self._by_text(values))) == self._texts
             and list(map(form_of, self._tensors(values))) == self._tensor_forms
             and list(map(same_thing, self._others(values))) == self._same_things
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from remat_planner.tracer.python_state.attributes import Namespace
 from remat_planner.tracer.python_state.containers import Sequence
+from remat_planner.tracer.python_state.global_names import global_names
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, Names, same, same_entries
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.walk import walk
@@ -58,25 +59,34 @@ class Snapshot:
 
     def __init__(self, starts: Iterable[tuple[Place, Any]]) -> None:
         self._seen: set[int] = set()
+        self._labels: dict[str, int] = {}
         self._kept: list[tuple[Holder, dict[Any, Any]]] = []
         self._namespaces: dict[int, set[str]] = {}
         self._add(starts, None)
 
-    def add_names_of(self, code: CodeType, frame: FrameType) -> None:
-        """Include the globals that ``code`` names, also in modules, and the variables around it, as they are now."""
-        self._add_globals(frame.f_globals, code)
+    def add_names_of(self, code: CodeType, frame: FrameType, caller: FrameType) -> None:
+        """Include the globals that ``code`` names, also in modules, and the variables around it, as they are now.
+
+        Args:
+            code: code that is about to run.
+            frame: in which it will run.
+            caller: of the forward. What a call below it has as a variable was made by the forward, and is left out.
+        """
+        self._add_globals(frame.f_globals, global_names(code))
         for module in Namespace.named(frame.f_globals, frozenset(code.co_names))[1].modules():
-            self._add_globals(module.target, code)
+            self._add_globals(module.target, frozenset(name for name in code.co_names if name in module.target))
         if code.co_freevars:
             variables = frame.f_locals
-            names = [name for name in code.co_freevars if name in variables and not _is_local(name, variables[name], frame)]
+            names = [
+                name for name in code.co_freevars if name in variables and not _is_local(name, variables[name], frame, caller)
+            ]
             around = [(name, variables[name]) for name in names]
             label = f"variable of {code.co_name}"
             self._add(((Place(f"{name} ({label})", value, "object"), value) for name, value in around), None)
 
-    def _add_globals(self, namespace: dict[str, Any], code: CodeType) -> None:
+    def _add_globals(self, namespace: dict[str, Any], wanted: frozenset[str]) -> None:
         known = self._namespaces.setdefault(id(namespace), set())
-        names = [name for name in code.co_names if name in namespace and name not in known]
+        names = wanted - known
         known.update(names)
         if names:
             _, holder = Namespace.named(namespace, frozenset(names))
@@ -88,6 +98,8 @@ class Snapshot:
         """Include one object as it is now, unless it is there."""
         if id(holder.target) not in self._seen:
             self._seen.add(id(holder.target))
+            if isinstance(holder, Namespace):
+                self._namespaces.setdefault(id(holder.target), set()).update(holder.names or ())
             self._kept.append((holder, holder.entries()))
 
     @property
@@ -115,20 +127,20 @@ class Snapshot:
 
     def put_back(self) -> None:
         """Make everything what it was."""
-        for holder, before in self._kept:
+        for holder, before in reversed(self._kept):  # a global may be among what was included early, and again later
             now = holder.entries()
-            if not same_entries(before, now) or Change(holder, before, now).is_reordered:
+            if holder.is_view or not same_entries(before, now) or Change(holder, before, now).is_reordered:
                 holder.put_back(before)
 
     def _add(self, starts: Iterable[tuple[Place, Any]], names: Names) -> None:
-        for holder in walk(starts, names, self._seen):
+        for holder in walk(starts, names, self._seen, self._labels):
             self._kept.append((holder, holder.entries()))
 
 
-def _is_local(name: str, value: Any, frame: FrameType) -> bool:
-    """Whether a variable around the code of ``frame`` belongs to a call that is under way, so that the forward made it."""
+def _is_local(name: str, value: Any, frame: FrameType, caller: FrameType) -> bool:
+    """Whether a variable around the code of ``frame`` belongs to a call below ``caller``, so that the forward made it."""
     above = frame.f_back
-    while above is not None:
+    while above is not None and above is not caller:
         if name in above.f_code.co_cellvars and above.f_locals.get(name) is value:
             return True
         above = above.f_back

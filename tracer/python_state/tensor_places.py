@@ -1,16 +1,26 @@
-"""Where in Python state some tensors are: the places in which others can be put for the forward to find."""
+"""Where in Python state some tensors are: the places in which others can be put for the forward to find, and attributes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
+from typing import Any
 
 import torch
+from torch import nn
 
 from remat_planner.tracer.python_state.attributes import Function
 from remat_planner.tracer.python_state.executed_code import ExecutedCode
-from remat_planner.tracer.python_state.holders import Holder
+from remat_planner.tracer.python_state.holders import Holder, Names
 from remat_planner.tracer.python_state.places import Place, Roots
+
+
+def attributes_of_tensors(model: nn.Module, names: Names) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The attributes of parameters and buffers, where some are, of ``names`` (None: any), and their places."""
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and vars(tensor) and (names is None or not names.isdisjoint(vars(tensor))):
+                yield Place(path, path, "module").attribute(name).attribute("__dict__"), vars(tensor)
 
 
 def tensor_places(

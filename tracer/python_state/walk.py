@@ -16,6 +16,7 @@ import typing
 import weakref
 from collections import ChainMap, UserDict, UserList, UserString, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
@@ -25,6 +26,7 @@ from torch import nn
 
 from remat_planner.tracer.python_state.attributes import (
     Attributes,
+    AttributesAndSlots,
     ClassAttributes,
     Function,
     ModuleAttributes,
@@ -33,8 +35,9 @@ from remat_planner.tracer.python_state.attributes import (
     ThreadLocal,
     slots_of,
 )
+from remat_planner.tracer.python_state.cached_function import KIND as CACHED_FUNCTION
+from remat_planner.tracer.python_state.cached_function import CachedFunction
 from remat_planner.tracer.python_state.containers import (
-    Array,
     ContextVariable,
     Fixed,
     Mapping,
@@ -46,6 +49,7 @@ from remat_planner.tracer.python_state.containers import (
     TextInMemory,
     WeakProxy,
     WeakReference,
+    holder_of_array,
 )
 from remat_planner.tracer.python_state.executed_code import is_installed, is_users_code, is_users_module
 from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
@@ -68,6 +72,8 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
         return holder_of(place.attribute(_ITEMS_IN[type(value)]), getattr(value, _ITEMS_IN[type(value)]), names)
     if type(value) in _ALL_ATTRIBUTES:
         return Attributes(place, value, None)
+    if type(value) is CACHED_FUNCTION:
+        return CachedFunction(place, value, names)
     for kinds, holder in _BY_KIND:
         if isinstance(value, kinds):
             return holder(place, value, names)
@@ -84,7 +90,7 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     kind = type(value)
     if _is_users_class(kind) or f"{kind.__module__}.{kind.__qualname__}" in _NAMESPACES:
         if hasattr(value, "__dict__"):
-            return Attributes(place, value, names)
+            return (AttributesAndSlots if slots_of(kind) else Attributes)(place, value, names)
         if slots_of(kind):
             return Slots(place, value, names)
     return None
@@ -124,12 +130,29 @@ _BY_KIND: tuple[tuple[Any, Any], ...] = (
     ((io.StringIO, io.BytesIO), TextInMemory),
     ((tuple, types.MethodType, functools.partial), Fixed),
     ((set, frozenset), SetOfItems),
-    (np.ndarray, Array),
+    (np.ndarray, holder_of_array),
     ((random.Random, np.random.RandomState, np.random.Generator), RandomGenerator),
 )
 
 
-def walk(starts: Iterable[tuple[Place, Any]], names: Names, seen: set[int] | None = None) -> Iterator[Holder]:
+def _has_attributes_beside(value: Any, holder: Holder | None) -> bool:
+    """Whether ``value``, of a subclass of a number, text or container, has attributes, which are no part of its content."""
+    if not type(value).__dictoffset__ or isinstance(holder, _WITH_ALL_ATTRIBUTES) or isinstance(value, Holder):
+        return False
+    if isinstance(value, np.ndarray):  # the mask of a masked one
+        return True
+    return _is_users_class(type(value)) and (holder is not None or isinstance(value, PLAIN))
+
+
+_WITH_ALL_ATTRIBUTES = (Attributes, ClassAttributes, Function, Namespace, RandomGenerator)
+
+
+def walk(
+    starts: Iterable[tuple[Place, Any]],
+    names: Names,
+    seen: set[int] | None = None,
+    labels: dict[str, int] | None = None,
+) -> Iterator[Holder]:
     """The holders that can be reached from ``starts``, nearest first, each once.
 
     Where names are given, the contents of what an installed package holds in its globals (registries, caches) are left out:
@@ -139,7 +162,10 @@ def walk(starts: Iterable[tuple[Place, Any]], names: Names, seen: set[int] | Non
         starts: objects, and where they are.
         names: the names that matter of attributes and globals; None for all.
         seen: identities of objects that are left out; those that are met are added.
+        labels: how many objects were met under each label; variables of two functions with one name have one. Theirs are
+            numbered.
     """
+    labels = {} if labels is None else labels
     seen = set() if seen is None else seen
     queue = deque(starts)
     left = _MOST_HOLDERS
@@ -148,10 +174,16 @@ def walk(starts: Iterable[tuple[Place, Any]], names: Names, seen: set[int] | Non
         if id(value) in seen:
             continue
         holder = value if isinstance(value, Holder) else holder_of(place, value, names)
+        if _has_attributes_beside(value, holder):
+            queue.append((place.attribute("__dict__"), vars(value)))
         if holder is None or id(holder.target) in seen:
             continue
         value = holder.target
         seen.add(id(value))
+        label = holder.place.label
+        labels[label] = labels.get(label, 0) + 1
+        if labels[label] > 1:
+            holder.place = replace(holder.place, label=f"{label} ({labels[label]})")
         left -= 1
         yield holder
         if holder.has_places and not (names is not None and isinstance(holder, Namespace) and holder.is_of_package):

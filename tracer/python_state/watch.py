@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace
+from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, has_data_in_c
 from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_module
-from remat_planner.tracer.python_state.holders import Holder, Names, is_plain
+from remat_planner.tracer.python_state.global_names import global_names
+from remat_planner.tracer.python_state.holders import Holder, Names, is_plain, plain_form
 from remat_planner.tracer.python_state.library_functions import library_functions
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.same_objects import SameObjects
 from remat_planner.tracer.python_state.tensor_entries import SeenTensor, version_of
+from remat_planner.tracer.python_state.tensor_places import attributes_of_tensors
 from remat_planner.tracer.python_state.walk import holder_of, walk
 from remat_planner.tracer.torch_nested import JaggedForm, is_jagged
 
@@ -98,7 +100,8 @@ class PythonReads:
     def holders(self, model: nn.Module) -> Iterator[Holder]:
         """The objects that the forward of ``model`` can read, each once."""
         modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
-        return walk([*modules, *self.outside, *library_functions(model, self.names)], self.names)
+        attributes = attributes_of_tensors(model, self.names)
+        return walk([*modules, *self.outside, *library_functions(model, self.names), *attributes], self.names)
 
     def argument_state(self, leaf: Any) -> dict[str, dict[Any, Any]] | None:
         """What an object that is an argument holds; None where it holds nothing that can change."""
@@ -171,6 +174,9 @@ class Watch:
             if isinstance(holder, Attributes) and is_users_module(type(holder.target).__module__):
                 values = vars(holder.target)
                 absent.append((frozenset(name for name in self._reads.names or () if name not in values), values))
+            if isinstance(holder, Namespace):
+                missing = (name for name in holder.names or () if name not in holder.target and name not in ignored)
+                absent.append((frozenset(missing), holder.target))
             if (objects := holder.named_objects(ignored)) is not None:
                 compared = self._reads.inputs.get(holder.place.label, ())
                 named.append((objects[0], [key for key in objects[1] if key not in compared]))
@@ -269,7 +275,7 @@ def differences(before: Described, after: Described, holders: Iterable[Holder]) 
 def _outside(executed: ExecutedCode) -> tuple[tuple[Place, Any], ...]:
     files: dict[int, tuple[dict[str, Any], set[str]]] = {}
     for code, namespace in executed.calls:
-        files.setdefault(id(namespace), (namespace, set()))[1].update(name for name in code.co_names if name in namespace)
+        files.setdefault(id(namespace), (namespace, set()))[1].update(global_names(code))
     namespaces = [Namespace.named(namespace, frozenset(names)) for namespace, names in files.values()]
     found: list[tuple[Place, Any]] = [*namespaces]
     if executed.names is None:  # else they are found by the names, whatever holds them
@@ -348,7 +354,7 @@ def same_thing(thing: Any) -> object:
 
 def _token(value: Any, labels: Mapping[int, str], *, is_constant: bool, of_input: bool) -> Any:
     if is_plain(value):
-        return type(value), value
+        return plain_form(value)
     if of_input and isinstance(value, torch.Tensor) and is_jagged(value):
         return JaggedForm.of(value)
     if isinstance(value, torch.Tensor):
@@ -358,4 +364,6 @@ def _token(value: Any, labels: Mapping[int, str], *, is_constant: bool, of_input
     holder = holder_of(Place("", value, "object"), value, None)
     if holder is None or not holder.has_own_description:
         return _Same(value)
+    if not of_input and isinstance(holder, Attributes) and has_data_in_c(value):
+        return _Same(value)  # what it holds in C is not seen. Of an argument, which is another one in each step, audits tell
     return type(value), labels.get(id(value))  # what it holds is described there, once

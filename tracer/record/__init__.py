@@ -22,7 +22,15 @@ from remat_planner.tracer.record.recorded_forward import forward_now, planned_fo
 from remat_planner.tracer.record.recording import CapturedCall, Recording
 from remat_planner.tracer.record.shown_warnings import shown_warnings_kept
 from remat_planner.tracer.record.step_to_step import effects_from_step_to_step
-from remat_planner.tracer.record.surroundings import Switches, changed_switches, is_observed, refuse_surroundings, switches
+from remat_planner.tracer.record.surroundings import (
+    Switches,
+    changed_switches,
+    is_observed,
+    refuse_checkpoint_around,
+    refuse_surroundings,
+    switches,
+)
+from remat_planner.tracer.record.tensor_keys import refuse_tensor_keys
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 
 __all__ = [
@@ -51,7 +59,9 @@ __all__ = [
     "planned_forward",
     "random_state_kept",
     "record",
+    "refuse_checkpoint_around",
     "refuse_surroundings",
+    "refuse_tensor_keys",
     "same_graph",
     "same_hooks",
     "shown_warnings_kept",

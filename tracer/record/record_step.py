@@ -26,6 +26,7 @@ from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import Provenance
 from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import CapturedCall, Recording, Tangent
+from remat_planner.tracer.record.returned_objects import refuse_tensors_inside
 from remat_planner.tracer.record.sparse_tensors import stand_in
 from remat_planner.tracer.record.user_code import run_backward, run_user_code
 from remat_planner.tracer.record.value_guards import KnownValues
@@ -104,6 +105,11 @@ class _StandIns:
         slots = (*state.parameter_slots, *state.buffer_slots)
         named = {id(t): f"{slot.kind} {slot.name}" for t, slot in zip((*self.parameters, *self.buffers), slots, strict=True)}
         return {**{id(t): f"tensor input {i}" for i, t in enumerate(self.inputs)}, **named}
+
+    def identities(self, call: CapturedCall) -> dict[int, int]:
+        """The id of what each stands for, by its own."""
+        originals = (*call.state.parameters, *call.state.buffers, *call.inputs)
+        return {id(stand_in): id(original) for stand_in, original in zip(self.all, originals, strict=True)}
 
     def places(self) -> dict[int, tuple[str, int]]:
         """Kind and index of each stand-in, by its id."""
@@ -188,7 +194,9 @@ def record(
         ):
             args, kwargs, own_tensors = call.arguments(stand_ins.inputs, lambda parts: stand_in(mode, parts))
             objects.callback(own_tensors)
-            forward = WatchedForward(call.model, args, kwargs, left_behind, outside.is_carried, own_tensors)
+            forward = WatchedForward(
+                call.model, args, kwargs, left_behind, outside.is_carried, own_tensors, stand_ins.identities(call)
+            )
             outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
             below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
             with (
@@ -210,6 +218,7 @@ def record(
                 leaves += effects.leaves
                 outside.note(leaves)
                 outside.end(forward.changes, stand_ins.outside(state))
+                refuse_tensors_inside(leaves[:returned], forward.found)
                 refuse_outputs(leaves)
                 refuse_output_layouts(leaves)
                 below.refuse_moved_state(recorder.moves)

@@ -17,12 +17,21 @@ import torch
 from torch import nn
 
 from remat_planner.tracer.python_state import is_users_module
-from remat_planner.tracer.refusals import dual_tensor_error, function_mode_error, global_hook_error, saved_tensor_hook_error
+from remat_planner.tracer.refusals import (
+    cached_parametrizations_error,
+    dual_tensor_error,
+    function_mode_error,
+    global_hook_error,
+    saved_tensor_hook_error,
+    second_forward_error,
+)
 from remat_planner.tracer.torch_surroundings import (
     SWITCHES,
     dispatch_modes,
     function_modes,
     global_module_hooks,
+    has_cached_parametrizations,
+    in_checkpoint_of_caller,
     is_dual,
     is_profiled,
     is_surrounded,
@@ -72,7 +81,8 @@ def refuse_surroundings(model: nn.Module, leaves: Sequence[Any]) -> None:
     What belongs to PyTorch is let through: it leaves values as they are.
 
     Raises:
-        SurroundingsError: there is a function mode, hooks of saved tensors, a hook on all modules, or a dual tensor.
+        SurroundingsError: there is a function mode, hooks of saved tensors, a hook on all modules, a dual tensor, or a cache
+            of parametrized weights.
     """
     if not is_surrounded():
         return
@@ -88,8 +98,20 @@ def refuse_surroundings(model: nn.Module, leaves: Sequence[Any]) -> None:
     for hook in global_module_hooks():
         if is_users_module(getattr(hook, "__module__", None) or type(hook).__module__):
             raise global_hook_error(hook)
+    if has_cached_parametrizations(model):
+        raise cached_parametrizations_error()
     # Parameters are made dual by plain attributes in their places.
     attributes = (value for module in model.modules() for value in vars(module).values())
     tensors: Iterable[Any] = (*model.parameters(), *model.buffers(), *attributes, *leaves)
     if any(isinstance(tensor, torch.Tensor) and is_dual(tensor) for tensor in tensors):
         raise dual_tensor_error()
+
+
+def refuse_checkpoint_around(updated: Sequence[str]) -> None:
+    """Refuse ``torch.utils.checkpoint`` around a planned call whose forward writes to ``updated``.
+
+    Raises:
+        SurroundingsError: the caller is inside of it.
+    """
+    if updated and in_checkpoint_of_caller():
+        raise second_forward_error(updated)

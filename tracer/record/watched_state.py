@@ -17,14 +17,17 @@ Draws from torch's generators need no watch: random operators are recorded. A ne
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from remat_planner.tracer.python_state import (
+    CachedFunction,
     Change,
     Environment,
     ExecutedCode,
@@ -39,7 +42,7 @@ from remat_planner.tracer.record.hooks import watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
 from remat_planner.tracer.record.used_up import UsedUp
-from remat_planner.tracer.refusals import python_draw_error
+from remat_planner.tracer.refusals import cached_function_error, python_draw_error
 from remat_planner.tracer.torch_private import generator_key
 
 
@@ -67,6 +70,7 @@ class WatchedForward:
         left_behind: changes of an earlier forward, from which this one starts; None for the first.
         is_carried: whether what such a change left under a key has a stand-in, which is there.
         own_tensors: puts the tensors of objects among the inputs back into them, in whose places stand-ins are.
+        identities: what ``id`` says of each stand-in: the id of the tensor that it stands for.
 
     Attributes:
         executed: the code that has run.
@@ -82,6 +86,7 @@ class WatchedForward:
         left_behind: Sequence[Change] | None = None,
         is_carried: Callable[[Change, Any], bool] = lambda *_: False,
         own_tensors: Callable[[], None] = lambda: None,
+        identities: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self._starts = starts_of(model, args, kwargs)
         self._used_up = UsedUp(Roots.of(model, args, kwargs), may_count=left_behind is None)
@@ -89,6 +94,7 @@ class WatchedForward:
         self._own_tensors = own_tensors
         self._left_behind = left_behind or ()
         self._is_carried = is_carried
+        self._identities = identities
         self.executed = ExecutedCode()
         self.changes: list[Change] = []
         self.argument_objects = objects_in_arguments(self._before.holders)
@@ -99,7 +105,8 @@ class WatchedForward:
 
         Raises:
             DataDependentError: the forward drew from the generator of Python or NumPy.
-            PythonStateError: it took items from an iterator or a queue, or one is among its arguments.
+            PythonStateError: it took items from an iterator or a queue, or one is among its arguments; or a function under
+                ``functools.lru_cache`` has made tensors in it.
         """
         drawn = python_random_state()
         try:
@@ -113,6 +120,7 @@ class WatchedForward:
             for change in self._left_behind:
                 start.add(change.holder)
 
+            caller = sys._getframe(2)  # of this context; between them is contextlib's own frame
             looked_at = 0
 
             def replace_used_up() -> None:
@@ -123,16 +131,19 @@ class WatchedForward:
 
             def first_call(code: Any, frame: Any) -> None:
                 for snapshot in dict.fromkeys((self._before, start)):
-                    snapshot.add_names_of(code, frame)
+                    snapshot.add_names_of(code, frame, caller)
                 replace_used_up()
 
-            self.executed = ExecutedCode(first_call, {"type": EagerType})
+            self.executed = ExecutedCode(first_call, {"type": EagerType, "id": _id_of_original(self._identities)})
             self._used_up.refuse_inputs()
             replace_used_up()
             with self.executed.observed():
                 yield
             self._used_up.put_back()
             self.changes = start.changes()
+            for holder in start.holders:
+                if isinstance(holder, CachedFunction) and holder.was_recorded:
+                    raise cached_function_error(holder.target)
         except BaseException:
             self._used_up.put_back()
             self.put_back()
@@ -141,6 +152,11 @@ class WatchedForward:
             self.put_back()
             raise python_draw_error()
 
+    @property
+    def found(self) -> set[int]:
+        """The identities of the objects that the forward found."""
+        return {id(holder.target) for holder in self._before.holders}
+
     def found_generator(self, key: int) -> bool:
         """Whether the forward could reach the random generator with this key before it ran."""
         return self._before.holds(lambda value: isinstance(value, torch.Generator) and generator_key(value) == key)
@@ -148,13 +164,18 @@ class WatchedForward:
     @property
     def was_there(self) -> Callable[[Any], bool]:
         """Whether the forward found an object, so that it did not make it."""
-        found = {id(holder.target) for holder in self._before.holders}
+        found = self.found
         return lambda thing: id(thing) in found
 
     def put_back(self) -> None:
         """Make the Python state what it was before the forward."""
         self._before.put_back()
         self._own_tensors()
+
+
+def _id_of_original(identities: Mapping[int, int]) -> Callable[[Any], int]:
+    """``id`` for the code of the forward; no method of what refers to that code, which would make a cycle."""
+    return lambda thing: identities.get(id(thing), id(thing))
 
 
 def _snapshot(starts: list[tuple[Place, Any]]) -> Snapshot:

@@ -241,6 +241,35 @@ def refuse_outputs(leaves: Sequence[Any]) -> None:
     )
 
 
+def cached_function_error(function: Any) -> PythonStateError:
+    """For a function under ``functools.lru_cache`` whose first call with some arguments was recorded."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    return PythonStateError(
+        f"the forward calls {name} for the first time with these arguments, which keeps its results (functools.lru_cache): "
+        "eager makes the tensors once, and a captured step would make them in each call. Call the model once on these inputs "
+        "before, under torch.no_grad() or in a step without the plan, so that they are there",
+        names=(name,),
+    )
+
+
+def tensor_keys_error(name: str) -> PythonStateError:
+    """For the dictionary ``name``, whose keys are parameters or buffers."""
+    return PythonStateError(
+        f"the forward can look up parameters or buffers in {name}, whose keys they are: while a step is captured, other "
+        "tensors stand for them, and are not found. Use their names as keys, or id(tensor)",
+        names=(name,),
+    )
+
+
+def tensors_inside_error(kind: type, name: str) -> PythonStateError:
+    """For an output of this kind that holds tensors, the first of them under ``name``."""
+    return PythonStateError(
+        f"the forward returns a {kind.__name__} that holds tensors which it has computed ({name}): a captured step cannot give "
+        "it those of each call. Return the tensors, and make what uses them outside of the forward",
+        names=(name,),
+    )
+
+
 def refuse_no_gradients(gradients: Sequence[torch.Tensor | None]) -> None:
     """Refuse a step whose backward runs and reaches no parameter and no input.
 

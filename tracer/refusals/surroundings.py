@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from remat_planner.tracer.errors import SurroundingsError
@@ -45,6 +46,25 @@ def dual_tensor_error() -> SurroundingsError:
         "a parameter, buffer or input is a dual tensor (torch.autograd.forward_ad). A planned step computes a forward and its "
         "backward, and no tangents: call the model without its plan there, remat_planner.remove_schedule(model)",
         what="torch.autograd.forward_ad",
+    )
+
+
+def second_forward_error(updated: Sequence[str]) -> SurroundingsError:
+    """For ``torch.utils.checkpoint`` around a planned call whose forward writes to ``updated``."""
+    return SurroundingsError(
+        f"the call is inside of torch.utils.checkpoint, which runs the forward once more in the backward, and the forward "
+        f"writes to {', '.join(updated)}: eager would do so twice, and a planned step does it once. Call the planned model "
+        "without checkpoint: its schedule says what is recomputed",
+        what="torch.utils.checkpoint",
+    )
+
+
+def cached_parametrizations_error() -> SurroundingsError:
+    """For ``torch.nn.utils.parametrize.cached`` around the call."""
+    return SurroundingsError(
+        "the call is inside of torch.nn.utils.parametrize.cached, where eager computes a parametrized weight once for all that "
+        "read it, and a planned step computes its own. Use cached in the forward, or call the planned model outside of it",
+        what="torch.nn.utils.parametrize.cached",
     )
 
 

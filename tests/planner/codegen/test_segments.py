@@ -27,8 +27,6 @@ from tests.zoo import ZOO, loss_of
 _LARGE = ("unet", "t5", "whisper", "bert", "mamba")  # ``test_promise`` runs these, too
 # Fake tensors have other sizes than real ones in a few operators; measured costs put that right.
 _WRONG_FAKES = ("autocast", "lstm", "lstm_loop")
-# With this sequence two storages of 4 bytes live longer than in the simulator: not explained yet.
-_TAKES_MORE = {"whisper": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +73,10 @@ def test_the_storages_that_live_are_the_simulators_in_the_zoo(name: str, tmp_pat
         ops=tuple(dataclasses.replace(op, replay_bytes=0, workspace=op.workspace if op.outside else 0) for op in graph.ops),
     )
     variants = [(3, 0.3, 0.5)]
-    if name not in _LARGE or name in _TAKES_MORE:
+    if name not in _LARGE:
         variants += [(1, 0.5, 0.0), (2, 1.0, 0.0)]
     plain_graph = graph
     for seed, evict, copied in variants:
-        if _TAKES_MORE.get(name) == seed:
-            continue
         graph = plain_graph
         steps = random_steps(graph, seed, evict=evict)
         if copied:

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -202,3 +203,21 @@ def test_a_planned_module_in_a_checkpoint_of_the_callers():
         losses.append(loss)
     assert torch.equal(*losses)
     assert equal(gradients(eager), gradients(ours))
+
+
+def test_a_checkpoint_that_would_write_a_buffer_twice_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    x = torch.randn(3, 4)
+    ours = planned(model, (x,))
+    with pytest.raises(SurroundingsError, match=r"writes to .*buffer 1\.running_mean"):
+        checkpoint(ours, x, use_reentrant=False)
+    assert not model[1].num_batches_tracked
+
+
+def test_a_cache_of_parametrized_weights_around_the_call_is_refused():
+    model = parametrizations.weight_norm(nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    ours = planned(model, (x,))
+    with parametrize.cached(), pytest.raises(SurroundingsError, match=r"parametrize\.cached"):
+        ours(x)
+    ours(x).sum().backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import random
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +69,8 @@ def test_a_change_is_named_and_put_back(what: str) -> None:
     model = Holder()
     before = rendered(model)
     snapshot = Snapshot([(Place("", "", "module"), model)])
-    executed = ExecutedCode(snapshot.add_names_of)
+    here = sys._getframe()
+    executed = ExecutedCode(lambda code, frame: snapshot.add_names_of(code, frame, here))
     with executed.observed():
         change(model)
     names = [label for found in snapshot.changes() for label in found.names]
@@ -100,7 +102,7 @@ def test_attributes_of_modules_and_classes_are_included():
     namespace = {"__name__": "user", "settings": settings, "Counted": counted}
     code = compile("settings.calls += 1\nCounted.calls += 1", "user.py", "exec")
     snapshot = Snapshot([])
-    snapshot.add_names_of(code, types.SimpleNamespace(f_globals=namespace, f_locals={}))  # type: ignore[arg-type]
+    snapshot.add_names_of(code, types.SimpleNamespace(f_globals=namespace, f_locals={}), sys._getframe())  # type: ignore[arg-type]
     exec(code, namespace)
     names = {name for change in snapshot.changes() for name in change.names}
     assert names == {"calls (global of settings_of_a_user)", "Counted (global of user).calls"}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -59,6 +60,34 @@ class Slotted:
         self.gain = 1.0
 
 
+class Derived(Slotted):
+    """With attributes beside the slot."""
+
+
+class Rate(float):
+    bonus: float
+
+
+class Row(tuple[float, ...]):
+    bonus: float
+
+
+class Fired(Exception):  # noqa: N818 - an object with data in C
+    rate = 1.0
+
+
+def with_bonus(value: Any) -> Any:
+    value.bonus = 1.0
+    return value
+
+
+def scaled_by(settings: dict[str, float]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def scale(x: torch.Tensor) -> torch.Tensor:
+        return x * settings["rate"]
+
+    return scale
+
+
 def counted() -> Callable[[torch.Tensor], torch.Tensor]:
     factor = 1.0
 
@@ -89,10 +118,18 @@ class Model(nn.Module):
         self.closure = counted()
         self.unused = 0
         self.stored: Any = None
+        self.derived, self.rate, self.row, self.fired = Derived(), with_bonus(Rate(1)), with_bonus(Row((1.0,))), Fired()
+        self.scales = (scaled_by({"rate": 1.0}), scaled_by({"rate": 1.0}))
+        self.shift = 0.0
+        self.masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+        self.things = np.array([1.0, None], dtype=object)
+        self.long = np.zeros(20_000)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.closure(helper(self.act(self.a(x)))) * self.config.scale * self.options.rate * self.options.steps[0]
         h = h * self.slotted.gain * self.weights["kl"]["start"] * len(self.queue) * len(self.names) * self.coefficient
+        h = self.scales[1](self.scales[0](h)) * self.derived.gain * self.rate.bonus * self.row.bonus * self.fired.rate
+        h = (h + self.shift) * float(self.masked.sum()) * self.things[0] + self.long[-1]
         h = GATE(h) * CONTEXT.get() * THREAD.value * PROXY.gain
         return self.drop(self.b(self.partial(h, h))) * WEIGHT * self.namespace.depth
 
@@ -126,6 +163,18 @@ CHANGES: dict[str, tuple[Callable[[Model], Any], str]] = {
     "a dataclass": (lambda m: setattr(m.options, "rate", 2.0), "options.rate"),
     "a list": (lambda m: m.options.steps.__setitem__(0, 5), "options.steps[0]"),
     "a slot": (lambda m: setattr(m.slotted, "gain", 2.0), "slotted.gain"),
+    "a slot beside attributes": (lambda m: setattr(m.derived, "gain", 2.0), "derived.gain"),
+    "an attribute of a number": (lambda m: setattr(m.rate, "bonus", 2.0), "rate.__dict__['bonus']"),
+    "an attribute of a tuple": (lambda m: setattr(m.row, "bonus", 2.0), "row.__dict__['bonus']"),
+    "an object with data in C": (lambda m: setattr(m, "fired", Fired()), "fired"),
+    "a variable of one of two functions": (
+        lambda m: m.scales[0].__closure__[0].cell_contents.update(rate=2.0),
+        "settings (variable of scaled_by.<locals>.scale)['rate']",
+    ),
+    "the sign of a zero": (lambda m: setattr(m, "shift", -0.0), "shift"),
+    "the mask of an array": (lambda m: m.masked.mask.__setitem__(0, True), "masked.__dict__['_mask']"),
+    "an array of objects": (lambda m: m.things.__setitem__(0, 2.0), "things[(0,)]"),
+    "a long array": (lambda m: m.long.__setitem__(-1, 2.0), "long"),
     "a nested dictionary": (lambda m: m.weights["kl"].__setitem__("start", 0.5), "weights['kl']['start']"),
     "a deque": (lambda m: m.queue.append(3), "queue[2]"),
     "a set": (lambda m: m.names.add("y"), "names"),
@@ -233,6 +282,5 @@ def test_a_thread_has_values_of_its_own(watched: tuple[Model, Watch]) -> None:
 
 def test_classes_are_watched_where_code_may_read_any_name() -> None:
     model = Model()
-    holders = [holder.target for holder in PythonReads(None).holders(model)]
-    assert Config in holders
-    assert Model in holders
+    holders = {id(holder.target) for holder in PythonReads(None).holders(model)}
+    assert {id(Config), id(Model)} <= holders

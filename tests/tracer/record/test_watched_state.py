@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from remat_planner.tracer.errors import DataDependentError, LostHookError, StateReassignedError
+from remat_planner.tracer import capture
+from remat_planner.tracer.errors import DataDependentError, LostHookError, PythonStateError, StateReassignedError
 from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
 
 
@@ -68,3 +71,84 @@ def test_a_draw_of_python_or_numpy_is_refused(draw: object):
 def test_a_draw_of_torch_is_not():
     with WatchedForward(nn.Linear(1, 1), (), {}).watching():
         torch.rand(1)
+
+
+def test_a_variable_around_a_hook_belongs_to_the_caller_that_defines_it():
+    model, calls = nn.Sequential(nn.Linear(2, 2), nn.Tanh()), {"number": 0}
+
+    def scale(_module: nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
+        calls["number"] += 1
+        return args[0] * 2
+
+    model[1].register_forward_pre_hook(scale)
+    with pytest.raises(PythonStateError, match=r"calls \(variable of scale\)\['number'\]"):
+        capture(model, (torch.ones(1, 2),))
+    assert calls == {"number": 0}
+
+
+class Remembering(nn.Module):
+    """Makes a global."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global FRESH
+        FRESH = x.detach().mean()  # type: ignore[name-defined]
+        return x * 2
+
+
+def test_a_global_that_the_forward_makes_is_left_behind_by_each_call():
+    assert "FRESH" not in globals()
+    joint = capture(Remembering(), (torch.ones(2, requires_grad=True),))
+    assert "FRESH" not in globals()
+    assert joint.effects.keys == joint.reads.written == {__name__: frozenset({"FRESH"})}
+
+
+class WithTensors(nn.Module):
+    """A function that the test gives, of the model and a tensor; a table in which parameters can be looked up."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.layer, self.function, self.table = nn.Linear(2, 2), function, dict[Any, float]()
+        self.layer.weight.rate = 3.0  # type: ignore[assignment]
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(self, self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda _, h: (h, lambda: h * 2), "returns a function that holds tensors"),
+        (lambda _, h: (h, (h * k for k in (1, 2))), "returns a generator that holds tensors"),
+        (lambda m, h: h * m.table.get(m.layer.weight, 1.0), "look up parameters or buffers in table"),
+    ],
+)
+def test_tensors_where_a_captured_step_could_not_put_them_are_refused(function: Any, message: str):
+    model = WithTensors(function)
+    model.table[model.layer.weight] = 2.0
+    with pytest.raises(PythonStateError, match=message):
+        capture(model, (torch.ones(1, 2),))
+
+
+def test_a_stand_in_has_the_attributes_and_the_identity_of_its_parameter():
+    model = WithTensors(lambda m, h: h * m.layer.weight.rate * m.table[id(m.layer.weight)])
+    model.table[id(model.layer.weight)] = 2.0
+    joint = capture(model, (torch.ones(1, 2),))
+    assert [node.args[1] for node in joint.ops if node.target is torch.ops.aten.mul.Tensor][:2] == [3.0, 2.0]
+    assert "layer.weight.__dict__" in joint.reads.seen
+
+
+@functools.lru_cache
+def triangle(size: int) -> torch.Tensor:
+    return torch.ones(size, size).tril()
+
+
+def test_a_cached_function_keeps_no_fakes_and_is_a_constant_once_it_is_filled():
+    triangle.cache_clear()
+    model = WithTensors(lambda _, h: h @ triangle(2))
+    with pytest.raises(PythonStateError, match=r"triangle for the first time.*lru_cache"):
+        capture(model, (torch.ones(1, 2),))
+    assert type(triangle(2)) is torch.Tensor
+    assert triangle.cache_info().misses == 1
+    joint = capture(model, (torch.ones(1, 2),))
+    assert triangle(2).equal(torch.ones(2, 2).tril())
+    assert torch.ops.aten.tril.default not in [node.target for node in joint.ops]
