@@ -49,6 +49,7 @@ def test_a_sample_is_right_or_refused_by_name(part: str, size: int):
     assert table(found)
 
 
+@pytest.mark.slow
 def test_a_right_case_is_right():
     assert check(CASE) == Outcome("right")
 

@@ -78,6 +78,7 @@ def test_every_row_is_what_plan_predicts() -> None:
     assert stages[2].parameters > stages[3].parameters
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was() -> None:
     model, args = build()
     before = {name: (tensor, tensor.dtype, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}

@@ -74,6 +74,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Net, Schedule, Path]
 Case = tuple[Net, Schedule, Path]
 
 
+@pytest.mark.slow
 def test_the_plan_copies_and_is_verified(case: Case) -> None:
     net, schedule, _ = case
     assert schedule.graph.pools[0].budget == 10**8
@@ -88,6 +89,7 @@ def test_the_plan_copies_and_is_verified(case: Case) -> None:
     assert "the quickest of a few; predicted" in printed(verification_report(summarize_verification(found)))
 
 
+@pytest.mark.slow
 def test_a_loaded_plan_asks_for_the_folder_and_other_forms_keep_the_pools(case: Case, tmp_path: Path) -> None:
     net, schedule, folder = case
     schedule.save(tmp_path / "net.json")
@@ -145,6 +147,7 @@ def test_without_copies_the_report_has_no_word_of_them(case: Case) -> None:
     assert plain.fingerprint == schedule.fingerprint
 
 
+@pytest.mark.slow
 def test_a_saving_that_is_free_takes_nothing_from_plans_with_pools(tmp_path: Path) -> None:
     """Steps with copies are no steps of the graph without pools."""
     net, schedule = _planned(tmp_path, solver="auto", time_limit=0.3, verify=False)
@@ -153,6 +156,7 @@ def test_a_saving_that_is_free_takes_nothing_from_plans_with_pools(tmp_path: Pat
     assert max(schedule.steps) < len(schedule.graph.actions)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*measured under other conditions")
 def test_a_plan_by_a_gpus_profile_takes_its_link_and_is_not_run_on_the_cpu(case: Case, tmp_path: Path) -> None:
     net, path = case[0], tmp_path / "gpu.json"

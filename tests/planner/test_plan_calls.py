@@ -16,6 +16,7 @@ def _network() -> nn.Module:
     return nn.Sequential(*(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)) for _ in range(3)))
 
 
+@pytest.mark.slow
 def test_a_model_that_has_a_schedule_is_refused_by_name():
     model, x = _network(), torch.randn(8, 16)
     planned = remat_planner.apply_schedule(model, remat_planner.plan(model, (x,), budget="100%", verify=False))

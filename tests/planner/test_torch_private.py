@@ -6,6 +6,7 @@ import gc
 import linecache
 from typing import Any
 
+import pytest
 import torch
 from torch import fx, nn
 from torch.fx import graph_module
@@ -22,8 +23,8 @@ from remat_planner.planner.torch_private import (
     inside_function_mode,
     is_run_by_backward,
     runs_hooks,
-    storage_of,
     stands_for_many,
+    storage_of,
 )
 
 
@@ -133,6 +134,7 @@ def test_nodes_that_the_running_backward_goes_through_are_told_from_others():
     assert seen == [True, False]
 
 
+@pytest.mark.slow
 def test_the_source_of_generated_code_is_freed_with_it():
     module = fx.symbolic_trace(nn.Identity())
     key = module.forward.__code__.co_filename

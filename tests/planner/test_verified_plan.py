@@ -54,6 +54,7 @@ def plan(model: nn.Module, x: torch.Tensor, **options: Any) -> Any:
     return remat_planner.plan(model, (x,), **({"budget": "100%", "loss": mean_square} | options))
 
 
+@pytest.mark.slow
 def test_the_step_is_run_for_real(caplog: pytest.LogCaptureFixture):
     model, x = net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -84,6 +85,7 @@ def test_another_step_than_eagers_is_refused(calls: Calls):
     assert isinstance(caught.value.schedule, remat_planner.Schedule)
 
 
+@pytest.mark.slow
 def test_a_peak_above_the_budget_is_refused_and_a_little_more_is_told(calls: Calls, caplog: pytest.LogCaptureFixture):
     calls.found = {"measured_peak_bytes": 1020, "budget_bytes": 1000}
     with pytest.raises(VerificationError, match=r"1.020 kB when it runs.*budget of 1.000 kB.*20 B lower") as caught:

@@ -16,6 +16,7 @@ from remat_planner.planner.cli.exit_codes import ExitCode
 from tests.planner.command_line import Call, written
 
 
+@pytest.mark.slow
 def test_interrupted_while_solving(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

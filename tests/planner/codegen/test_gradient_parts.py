@@ -78,6 +78,7 @@ def planned(budget: str, **parts: int) -> tuple[Recurrent, nn.Module, Schedule, 
     return copy.deepcopy(model), remat_planner.apply_schedule(model, schedule), schedule, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["100%", "70%"])
 def test_what_others_send_comes_first_as_in_eager(budget):
     eager, model, _, tokens = planned(budget)
@@ -85,6 +86,7 @@ def test_what_others_send_comes_first_as_in_eager(budget):
         assert all(map(torch.equal, gradients(model, step, tokens), gradients(eager, step, tokens))), step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["100%", "70%"])
 def test_parts_that_wait_do_not_raise_the_peak(budget):
     _, model, schedule, tokens = planned(budget, steps=12)
@@ -93,6 +95,7 @@ def test_parts_that_wait_do_not_raise_the_peak(budget):
     assert 0.95 * found.predicted_peak_bytes < found.measured_peak_bytes <= found.predicted_peak_bytes
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_a_sum_leaves_in_as_many_parts_as_it_has():
     _, model, schedule, tokens = planned("100%")
     joint = capture(remat_planner.remove_schedule(model), (tokens,), loss=settings_of(schedule).loss)
@@ -105,6 +108,7 @@ def test_a_gradient_that_is_a_sum_leaves_in_as_many_parts_as_it_has():
     assert not additions
 
 
+@pytest.mark.slow
 def test_sums_that_the_program_makes_itself_stay_within_the_peak(monkeypatch):
     """As in a process group, where a gradient that waits for its turn goes over in one piece."""
 

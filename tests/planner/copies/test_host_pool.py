@@ -124,6 +124,7 @@ def _equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     return len(ones) == len(others) > 0 and all(map(torch.equal, ones, others))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evict", [0.0, 0.7])
 @pytest.mark.parametrize("seed", range(3))
 def test_bits_when_copies_are_late(seed: int, evict: float, compute: Stream) -> None:
@@ -141,6 +142,7 @@ def test_a_missing_wait_would_be_seen(compute: Stream, monkeypatch: pytest.Monke
     assert not _equal(_gradients(planned), _gradients(net))
 
 
+@pytest.mark.slow
 def test_two_forwards_and_steps_that_end_in_the_middle(compute: Stream) -> None:
     net, planned, _ = _planned(1)
 

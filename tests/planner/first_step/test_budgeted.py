@@ -70,6 +70,7 @@ def _own(model: nn.Module) -> torch.Tensor:
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [_own, _outside], ids=["the model's own", "of the loop"])
 def test_training_is_eagers_and_within_the_budget(step: Callable[[nn.Module], torch.Tensor], caplog: Any) -> None:
     eager = _train(Net(), step)
@@ -103,6 +104,7 @@ def test_captures(step: Callable[[nn.Module], torch.Tensor], captures: int, monk
     assert call_of(model).schedule.origin.training.outputs == ("dropped" if captures > 1 else "held")
 
 
+@pytest.mark.slow
 def test_a_loss_that_cannot_be_seen(caplog: Any) -> None:
     """The loop's loss takes its gradient by hand: the schedule with the lowest peak stays, and the logger says so."""
 
@@ -129,6 +131,7 @@ def test_evaluation_plans_nothing() -> None:
     assert isinstance(remat_planner.remove_schedule(model), Net)
 
 
+@pytest.mark.slow
 def test_copies_and_pickles() -> None:
     model = remat_planner.budgeted(Net(), "80%", loss=_square, time_limit=2, verify=False)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -157,11 +160,13 @@ def test_mistakes_are_told_at_once(arguments: tuple[Any, ...], error: type[Excep
         remat_planner.budgeted(Net(), budget, **(options[0] if options else {}))
 
 
+@pytest.mark.slow
 def test_the_first_call_says_what_budget_works() -> None:
     with pytest.raises(remat_planner.InfeasibleBudgetError):
         _own(remat_planner.budgeted(Net(), 1000, time_limit=2))
 
 
+@pytest.mark.slow
 def test_a_model_that_is_planned_by_regions(caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from remat_planner.planner.gpu_allocator.reserved import EXPANDABLE, Reserved, r
 from remat_planner.planner.model_loading.fake_build import built_without_memory
 
 
+@pytest.mark.slow
 def test_what_a_schedule_reserves() -> None:
     with built_without_memory():
         model = nn.Sequential(*(nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024)) for _ in range(4)))

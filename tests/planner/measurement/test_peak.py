@@ -60,6 +60,7 @@ def test_kernel_workspace_is_seen():
     assert measure_peak(fn) >= outputs + MB * 4
 
 
+@pytest.mark.slow
 def test_peak_of_a_whole_step_is_the_one_of_its_storages():
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64))
     x = torch.randn(32, 64)

@@ -42,6 +42,7 @@ def test_without_a_named_device_the_error_says_what_to_do(net: str, capsys: pyte
     assert "--device" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_with_a_named_device_it_is_planned_and_all_bytes_are_the_allocators(net: str, tmp_path: Path) -> None:
     assert run("--budget", "100%", "--device", "h100", "--time-limit", "5", net) == ExitCode.OK
     graph = Schedule.load(tmp_path / "absent_gpu_net.schedule.json").graph

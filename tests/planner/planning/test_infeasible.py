@@ -22,6 +22,7 @@ def _refusal(model: nn.Module, x: torch.Tensor, budget: int | str, **options: ob
     return caught.value
 
 
+@pytest.mark.slow
 def test_the_floor_in_percent_and_what_it_consists_of():
     error = _refusal(_blocks(), torch.randn(256, 16), "40%")
     message = str(error)
@@ -52,6 +53,7 @@ def test_a_loss_that_sets_the_floor_can_be_computed_in_chunks():
     assert "compute the loss in chunks" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regions", [None, pytest.param("*", marks=pytest.mark.slow)])
 def test_the_least_budget_holds_and_one_byte_less_does_not(regions: str | None):
     model, x = _blocks(), torch.randn(256, 16)

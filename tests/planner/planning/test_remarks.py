@@ -38,6 +38,7 @@ def test_checkpointing_of_the_models_own(said, reentrant):
     assert "torch.utils.checkpoint is on (layers.1-3)" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_the_plan_of_a_checkpointed_model_starts_from_the_step_without_checkpointing(reentrant):
     net = Net(reentrant)
@@ -48,6 +49,7 @@ def test_the_plan_of_a_checkpointed_model_starts_from_the_step_without_checkpoin
     assert remat_planner.verify(net, schedule, (X,)).identical
 
 
+@pytest.mark.slow
 def test_a_batch_norm_that_checkpointing_runs_again_updates_its_statistics_twice():
     class Normalized(nn.Module):
         def __init__(self) -> None:
@@ -68,12 +70,14 @@ def test_a_model_without_checkpointing(said):
     assert not said
 
 
+@pytest.mark.slow
 def test_a_model_in_evaluation_mode(said):
     plan_twice(Net(None).eval())
     (message,) = said
     assert "planned in evaluation mode" in message
 
 
+@pytest.mark.slow
 def test_a_step_in_another_mode_than_the_planned_one(said):
     net = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 8)).eval()
     least = remat_planner.plan(net, (X,), budget="100%", time_limit=1, verify=False).budget

@@ -63,6 +63,7 @@ def test_structures_of_a_step_are_equal_for_all_sizes():
     assert changed.graph.structure != other.graph.structure
 
 
+@pytest.mark.slow
 def test_the_latest_schedules_of_other_sizes_are_kept():
     _, _, schedule = planned("100%", 40)
     _, _, other = planned("100%", 24)

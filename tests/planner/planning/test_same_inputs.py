@@ -26,6 +26,7 @@ class Distance(nn.Module):
         return (y * 2 if self.asks and x is target else y - target).square().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(  # each pair of values once
     ("first", "asks", "trained"), [("xt", False, False), ("xt", True, True), ("xx", True, False), ("xx", False, True)]
 )
@@ -50,6 +51,7 @@ def test_a_step_for_one_tensor_is_not_one_for_two(asks: bool, trained: bool, fir
     assert len(calls) == (0 if same_step else 1)
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_given_twice_counts_twice():
     """Other steps of this form may have two tensors, in the same budget."""
     x = torch.randn(3, 4)
@@ -59,6 +61,7 @@ def test_a_batch_that_is_given_twice_counts_twice():
     assert sum(capture(Distance(False), (activation, activation)).constants["inputs"]) == x.nbytes
 
 
+@pytest.mark.slow
 def test_attention_that_asks_whether_its_inputs_are_one():
     torch.manual_seed(0)
     model, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(2, 3, 8)

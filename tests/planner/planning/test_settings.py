@@ -58,6 +58,7 @@ def test_a_solver_of_ones_own_fits_batches_and_survives_a_file(tmp_path: Any) ->
     assert remat_planner.Schedule.load(tmp_path / "s.json").solver == "keep-all"
 
 
+@pytest.mark.slow
 def test_anything_but_a_solver_is_refused() -> None:
     model, inputs = model_and_inputs()
     with pytest.raises(TypeError, match="subclass of Solver"):

@@ -71,6 +71,7 @@ class _Sized(nn.Module):
         return x.square().mean(), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regions", [None, "blocks.*"])
 def test_sizes_that_are_arguments_or_outputs_stay_sizes(regions: str | None):
     torch.manual_seed(0)
@@ -80,6 +81,7 @@ def test_sizes_that_are_arguments_or_outputs_stay_sizes(regions: str | None):
     assert type(planned(x)[1]) is torch.Size
 
 
+@pytest.mark.slow
 def test_a_block_called_with_too_many_forms_or_not_at_all_is_refused():
     torch.manual_seed(0)
     model, x = Recurrent(tuple(range(1, 10))), torch.randn(64, 32)

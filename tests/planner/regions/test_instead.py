@@ -155,6 +155,7 @@ def test_where_no_part_can_be_planned_either_both_reasons_are_given():
         remat_planner.plan(model, (_x(),), budget="100%")
 
 
+@pytest.mark.slow
 def test_whole_refuses_and_contradicts_regions():
     model = Stacked(Block(), Block())
     with pytest.raises(DataDependentError, match=r"layers\.0-1 can be captured"):

@@ -42,6 +42,7 @@ def planned_net() -> tuple[nn.Module, RegionSchedule]:
     return remat_planner.apply_schedule(net, dataclasses.replace(schedule, budget=schedule.peak_bytes)), schedule
 
 
+@pytest.mark.slow
 def test_two_forwards_before_one_backward_and_gradients_of_an_earlier_step(said):
     planned, schedule = planned_net()
     for _ in range(3):

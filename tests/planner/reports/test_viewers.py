@@ -145,6 +145,7 @@ def test_regions_are_told_apart() -> None:
     assert len(pickle.loads(viewer_file(schedule, "memory-viz"))["device_traces"]) == 4
 
 
+@pytest.mark.slow
 def test_transfers_are_shown_beside_the_ops() -> None:
     graph = layered_graph(3).with_transfers([Pool("host", 10**6, Channel(1e6), Channel(1e6))])
     copy = graph.copy_steps(graph.allocated[graph.by_name["layers.0.mlp.gelu"]][0])

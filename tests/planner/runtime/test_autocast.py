@@ -53,6 +53,7 @@ def built(forward: Callable[..., torch.Tensor], *, inside: bool) -> tuple[nn.Mod
     return Written(within if inside else forward, a=linear(), b=linear()), noise(2, 8, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forward", "inside", "cached"),
     [
@@ -87,6 +88,7 @@ def test_the_casts_are_eagers(forward: Callable[..., torch.Tensor], inside: bool
         torch.set_autocast_cache_enabled(True)
 
 
+@pytest.mark.slow
 def test_an_autocast_without_its_cache_is_another_form(caplog: pytest.LogCaptureFixture):
     model, x = built(weight_read_several_times, inside=False)
     eager = copy.deepcopy(model)
@@ -100,6 +102,7 @@ def test_an_autocast_without_its_cache_is_another_form(caplog: pytest.LogCapture
     assert torch.equal(planned.a.weight.grad, eager.a.weight.grad)
 
 
+@pytest.mark.slow
 def test_a_refused_capture_leaves_no_fakes_in_the_cache():
     hidden = linear()
     model = Written(lambda m, x: mean_square(m.a(x) @ hidden.weight), a=linear())

@@ -80,6 +80,7 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forward", "begun"),
     [
@@ -124,6 +125,7 @@ def test_verify_begins_and_carries_on_a_state() -> None:
     assert verified.measured_peak_bytes <= schedule.peak_bytes
 
 
+@pytest.mark.slow
 def test_a_state_that_differs_in_each_step_is_refused() -> None:
     def counts(m: Any, h: torch.Tensor) -> torch.Tensor:
         m.state = 1 if m.state is None else m.state + 1

@@ -75,6 +75,7 @@ def _steps(model: nn.Module, inputs: list[torch.Tensor]) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_a_step_in_which_a_check_fires_is_eagers(check: Check, caplog: pytest.LogCaptureFixture):
     torch.manual_seed(0)
@@ -94,6 +95,7 @@ def test_a_step_in_which_a_check_fires_is_eagers(check: Check, caplog: pytest.Lo
     assert "test_checked_step.py" in told[0]
 
 
+@pytest.mark.slow
 def test_an_assertion_and_an_argument_check_are_eagers_errors():
     class Checked(nn.Module):
         def __init__(self) -> None:

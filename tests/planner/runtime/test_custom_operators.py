@@ -125,6 +125,7 @@ def test_bits_and_peak_are_as_promised(between: Between):
     assert result.within_budget
 
 
+@pytest.mark.slow
 def test_an_operator_that_repeats_may_be_recomputed_and_one_that_draws_may_not():
     def pins(between: Between) -> list[str | None]:
         graph = remat_planner.trace(Net(between), (torch.randn(4, 16),))
@@ -134,6 +135,7 @@ def test_an_operator_that_repeats_may_be_recomputed_and_one_that_draws_may_not()
     assert all("may run twice" in (pinned or "") for pinned in pins(noisy))
 
 
+@pytest.mark.slow
 def test_random_generators_stay_where_they_were():
     model, args = Net(noisy), (torch.randn(4, 16),)
     before = torch.get_rng_state()
@@ -141,6 +143,7 @@ def test_random_generators_stay_where_they_were():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_results_of_another_form_than_the_example_are_an_error():
     model = Net(lambda x: x * counted(x.detach()).sum())
     args = (torch.randn(4, 16),)

@@ -23,6 +23,7 @@ from tests.planner.runtime.planned_net import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "after"), [("forward", 1), ("forward", 9), ("backward", 3), ("backward", 16)])
 def test_a_failure_in_the_middle_leaves_nothing_behind(where: str, after: int):
     ours, eager, x = planned_net()
@@ -46,6 +47,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(where: str, after: int):
     assert same_state(ours, eager)
 
 
+@pytest.mark.slow
 def test_a_failed_replay_leaves_the_generator_as_it_was():
     ours, _, x = planned_net()
     torch.manual_seed(5)
@@ -75,6 +77,7 @@ def test_dropped_outputs_leave_nothing_alive():
         gc.enable()
 
 
+@pytest.mark.slow
 def test_the_planned_module_is_freed_with_its_last_reference():
     ours, _, x = planned_net()
     ours(x)["loss"].backward()
@@ -84,6 +87,7 @@ def test_the_planned_module_is_freed_with_its_last_reference():
     assert parameter() is None
 
 
+@pytest.mark.slow
 def test_nothing_of_the_applier_runs_in_a_dispatch_mode():
     ours, _, x = planned_net()
 

@@ -53,6 +53,7 @@ def test_gradients_are_handed_over_as_soon_as_they_are_final(monkeypatch: pytest
     assert "aten::clone" not in log.events, "a gradient was copied on its way"
 
 
+@pytest.mark.slow
 def test_hooks_on_the_planned_module_run_and_do_not_reach_the_model():
     ours, _, x = planned_net()
     calls: list[str] = []
@@ -64,6 +65,7 @@ def test_hooks_on_the_planned_module_run_and_do_not_reach_the_model():
     assert calls == ["before", "after"]
 
 
+@pytest.mark.slow
 def test_hooks_of_parameters_run_in_every_step():
     ours, eager, x = planned_net()
     calls: dict[str, list[str]] = {"ours": [], "eager": []}

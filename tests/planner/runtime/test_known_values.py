@@ -70,6 +70,7 @@ def test_each_size_has_a_program():
     assert len(planned_call(ours).programs) == 2
 
 
+@pytest.mark.slow
 def test_a_value_on_which_nothing_depends_needs_no_program():
     model = built(checked)
     ours = apply_schedule(model, scheduled(model, first(4)))
@@ -77,6 +78,7 @@ def test_a_value_on_which_nothing_depends_needs_no_program():
     assert len(planned_call(ours).programs) == 1
 
 
+@pytest.mark.slow
 def test_a_value_that_is_a_number_of_the_step_keeps_the_schedule():
     model = built(scaled)
     schedule = scheduled(model, first(4))
@@ -94,6 +96,7 @@ def test_a_loaded_schedule_is_planned_anew_for_another_size(tmp_path: Path):
     assert len(planned_call(ours).programs) == 2
 
 
+@pytest.mark.slow
 def test_verify_refuses_inputs_of_another_size():
     model = built(rows)
     schedule = scheduled(model, first(4))

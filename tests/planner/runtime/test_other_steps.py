@@ -28,6 +28,7 @@ def _gradients(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> list[
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.slow
 def test_a_shorter_batch_than_the_targets_of_the_loss_trains(caplog: pytest.LogCaptureFixture):
     model = _network()
     eager = _gradients(model, _X[64:], _LABELS[64:])
@@ -42,6 +43,7 @@ def test_a_shorter_batch_than_the_targets_of_the_loss_trains(caplog: pytest.LogC
     assert any("lambda output, batch" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_the_loss_counts_in_proportion_to_the_outputs():
     model = _network()
     whole = remat_planner.plan(model, (_X[:64],), loss=lambda o: F.cross_entropy(o, _LABELS[:64]), budget="100%", verify=False)
@@ -53,6 +55,7 @@ def test_the_loss_counts_in_proportion_to_the_outputs():
     assert of_loss[0] >= of_loss[1] // 2
 
 
+@pytest.mark.slow
 def test_a_loss_that_takes_the_batch_follows_it():
     class Labelled(nn.Module):
         def __init__(self) -> None:
@@ -94,6 +97,7 @@ def test_another_mode_gets_the_same_share_and_is_named(caplog: pytest.LogCapture
         planned(_X).sum().backward()
 
 
+@pytest.mark.slow
 def test_a_planned_module_with_a_local_loss_can_be_pickled():
     model = _network()
     schedule = remat_planner.plan(model, (_X,), loss=lambda o: F.cross_entropy(o, _LABELS), budget="100%", verify=False)

@@ -118,6 +118,7 @@ def test_a_read_under_the_same_autocast_in_the_same_loss_is_refused(loop: Loop, 
         gradients(ours, loop, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [another_autocast, no_autocast, cast_by_hand, another_backward, without_gradient])
 def test_any_other_read_is_not(loop: Loop):
     eager, ours, x = both()

@@ -42,6 +42,7 @@ def test_another_form_of_input_is_planned_once(caplog: pytest.LogCaptureFixture)
     assert "[2, 3, 6, 6]" in caplog.text
 
 
+@pytest.mark.slow
 def test_python_values_that_change_are_planned_with(caplog: pytest.LogCaptureFixture):
     calls: list[tuple[int, ...]] = []
     ours, eager, x = planned_net(replan=replanning(calls))
@@ -121,6 +122,7 @@ def test_schedules_of_other_models_are_refused(tmp_path: Any):
     assert equal(gradients(ours), gradients(eager))
 
 
+@pytest.mark.slow
 def test_a_forward_with_all_frozen_is_eager():
     calls: list[tuple[int, ...]] = []
     ours, eager, x = planned_net(replan=replanning(calls))
@@ -143,6 +145,7 @@ class Mixed(nn.Module):
         return (self.layer(x) * scale + shift).square().sum()
 
 
+@pytest.mark.slow
 def test_arguments_are_told_apart_by_their_names():
     torch.manual_seed(0)
     model = Mixed()
@@ -153,6 +156,7 @@ def test_arguments_are_told_apart_by_their_names():
         assert torch.equal(ours(x, **kwargs), eager(x, **kwargs))
 
 
+@pytest.mark.slow
 def test_ambient_autocast_is_part_of_the_plan():
     model, x = build()
     eager = copy.deepcopy(model)

@@ -25,6 +25,7 @@ from tests.planner.runtime.planned_net import (
 )
 
 
+@pytest.mark.slow
 def test_the_planned_module_is_the_model_in_all_but_forward():
     ours, eager, x = planned_net()
     model = remove_schedule(ours)
@@ -51,6 +52,7 @@ def test_the_planned_module_is_the_model_in_all_but_forward():
     assert equal(gradients(ours), gradients(eager))
 
 
+@pytest.mark.slow
 def test_the_model_itself_stays_eager():
     ours, eager, _ = planned_net()
     model, other = remove_schedule(ours), torch.randn(2, 3, 5, 5)
@@ -63,6 +65,7 @@ def test_the_model_itself_stays_eager():
         remove_schedule(model)
 
 
+@pytest.mark.slow
 def test_applying_twice_is_an_error_and_again_after_removal_is_not():
     ours, _, x = planned_net()
     schedule = planned_call(ours).schedule
@@ -88,6 +91,7 @@ def test_copies_train_on_their_own():
     assert not is_applied(copy.deepcopy(remove_schedule(ours)))
 
 
+@pytest.mark.slow
 def test_the_planned_module_can_be_pickled():
     ours, eager, x = planned_net()
     copied = pickle.loads(pickle.dumps(ours))
@@ -98,6 +102,7 @@ def test_the_planned_module_can_be_pickled():
     assert equal(gradients(copied), gradients(eager))
 
 
+@pytest.mark.slow
 def test_a_replaced_forward_is_called():
     ours, _, x = planned_net()
     before = ours.forward
@@ -113,6 +118,7 @@ def test_unwrapping_ends_at_the_planned_forward():
     assert inspect.unwrap(ours.forward) == ours.forward, "who takes wrappers off takes the plan off"
 
 
+@pytest.mark.slow
 def test_evaluation_and_no_grad_run_the_models_own_forward():
     ours, eager, x = planned_net()
     other = torch.randn(2, 3, 5, 5)  # a form that nobody planned
@@ -133,6 +139,7 @@ def test_evaluation_and_no_grad_run_the_models_own_forward():
     assert same_state(ours, eager)
 
 
+@pytest.mark.slow
 def test_a_tensor_that_the_forward_stores_is_stored_by_the_planned_module_too():
     class Remembers(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,7 @@ def changed(output: dict[str, torch.Tensor], name: str, *read: str) -> torch.Ten
     return torch.stack([output[one].square().sum() for one in read]).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "read"), [("all", "flat"), ("flat", "all"), ("some", "all"), ("all", "some")])
 def test_a_change_that_reaches_another_output_is_refused(name: str, read: str):
     ours, _, x = built()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from torch import nn
 
@@ -31,6 +32,7 @@ def planned_net(budget: str, **options: object) -> tuple[nn.Module, Schedule]:
     return remat_planner.apply_schedule(net, schedule), schedule
 
 
+@pytest.mark.slow
 def test_two_forwards_before_one_backward(said):
     planned, schedule = planned_net("70%")
 
@@ -47,6 +49,7 @@ def test_two_forwards_before_one_backward(said):
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_a_backward_that_keeps_the_graph(said):
     planned, schedule = planned_net("70%")
 
@@ -64,6 +67,7 @@ def test_a_backward_that_keeps_the_graph(said):
     assert f"{schedule.peak_in_flight(2):,}" in message
 
 
+@pytest.mark.slow
 def test_two_forwards_within_the_budget(said):
     planned, schedule = planned_net("100%")
     planned, schedule = planned_net(str(schedule.peak_in_flight(2)))
@@ -82,6 +86,7 @@ def test_forwards_one_after_another(said):
     assert not said
 
 
+@pytest.mark.slow
 def test_three_forwards_of_a_pipeline_where_two_fit(said):
     _, schedule = planned_net("100%")
     planned, schedule = planned_net(str(schedule.peak_in_flight(2)))
@@ -91,6 +96,7 @@ def test_three_forwards_of_a_pipeline_where_two_fit(said):
     assert ["3 forwards" in message for message in said] == [True]
 
 
+@pytest.mark.slow
 def test_gradients_that_are_set_to_zero_stay_allocated(said):
     net, schedule = net_and_schedule("70%")
     # A plan found on a busy machine may lie so far below its budget that the gradients fit beside it.
@@ -105,6 +111,7 @@ def test_gradients_that_are_set_to_zero_stay_allocated(said):
     assert f"{schedule.peak_bytes + existing:,}" in message
 
 
+@pytest.mark.slow
 def test_gradients_that_a_plan_for_accumulation_counts(said):
     planned, _ = planned_net("70%", training=remat_planner.TrainingState(accumulate=True))
     for _ in range(4):

@@ -37,6 +37,7 @@ def built(calls_between_cuts: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Any
     return planned(model, (x.clone().requires_grad_(),)), model, eager, x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls_between_cuts", [3, 400])
 def test_a_zero_bubble_stage_gets_eagers_gradients(calls_between_cuts: int, monkeypatch: pytest.MonkeyPatch):
     from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight

@@ -26,6 +26,7 @@ def test_buckets_are_resident_throughout_and_views_hold_the_gradients() -> None:
     assert (copied.origin.training.gradient_buckets, views.origin.training.gradient_buckets) == ("copied", "views")
 
 
+@pytest.mark.slow
 def test_frozen_parameters_have_no_place_in_a_bucket() -> None:
     model = Wide()
     schedule = remat_planner.plan(
@@ -34,6 +35,7 @@ def test_frozen_parameters_have_no_place_in_a_bucket() -> None:
     assert schedule.graph.constants[BUCKETS] == sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 def test_gradients_accumulate_in_the_buckets_where_they_are_kept_in_them() -> None:
     copied, views = (planned(gradient_buckets=kind, accumulate=True).graph for kind in ("copied", "views"))
     assert copied.constants[ACCUMULATED] == on_gpu(2, *BLOCKS, HEAD)
@@ -41,12 +43,14 @@ def test_gradients_accumulate_in_the_buckets_where_they_are_kept_in_them() -> No
     assert copied.lasting_bytes == views.lasting_bytes
 
 
+@pytest.mark.slow
 def test_buckets_and_an_optimizer_in_shards() -> None:
     graph = planned(gradient_buckets="copied", shard=4, zero_stage=1, optimizer="adamw").graph
     assert graph.constants[BUCKETS] == 2 * ALL
     assert graph.constants["optimizer"] < planned(optimizer="adamw").graph.constants["optimizer"] / 3
 
 
+@pytest.mark.slow
 def test_gradients_in_buckets_are_not_those_of_one_process(tmp_path: Path) -> None:
     model, x = Wide(), torch.randn(8, 64)
     remat_planner.plan(model, (x,), budget="100%", solver="none", training=TrainingState(gradient_buckets="views")).save(

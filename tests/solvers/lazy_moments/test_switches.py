@@ -124,6 +124,7 @@ def test_the_relaxation_gives_a_bound_where_no_program_is_solved(monkeypatch: py
     assert bounds[False] == problem.seconds
 
 
+@pytest.mark.slow
 def test_a_warm_start_saves_work() -> None:
     problem, budget = question("rlg1_n100", 0.8)
     solved = worked_off(problem, budget)
@@ -210,6 +211,7 @@ def test_margins_save_programs() -> None:
     assert with_margins.iterations < without.iterations
 
 
+@pytest.mark.slow
 def test_a_second_try_of_a_window_pays() -> None:
     graph, peak = instance("checkmate_unet")
     problem, budget = Problem.of(graph), math.floor(0.6 * peak)

@@ -76,6 +76,7 @@ def test_annealing_is_left_out_where_it_cannot_be_compiled_in_time(monkeypatch: 
         assert (solution.status == "infeasible") is (share == 0.1)
 
 
+@pytest.mark.slow
 def test_enough_ends_the_search() -> None:
     """It is known that a schedule takes at most so long, or that none does; nothing more is asked for."""
     graph, peak = instance("checkmate_resnet50")
@@ -87,6 +88,7 @@ def test_enough_ends_the_search() -> None:
     assert little.bound > best.cost * 0.999
 
 
+@pytest.mark.slow
 def test_more_budget_is_never_slower() -> None:
     graph, peak = instance("checkmate_unet")
     costs = [solve(graph, math.floor(share * peak), time_limit=5).cost for share in (0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)]

@@ -51,6 +51,7 @@ def test_checkmate_on_its_own_graphs(name: str, share: float, cost: int) -> None
     assert (solution.cost, solution.status) == (cost, "optimal")
 
 
+@pytest.mark.slow
 def test_checkmate_refuses_what_is_too_large() -> None:
     graph, peak = instance("checkmate_resnet50")
     assert "too many" in solve(graph, peak // 2, solver="checkmate").note

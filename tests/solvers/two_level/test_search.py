@@ -146,6 +146,7 @@ def test_dominated_pairs_are_dropped() -> None:
     assert undominated(saved, seconds).tolist() == [4, 2, 0]
 
 
+@pytest.mark.slow
 def test_more_budget_is_never_slower() -> None:
     graph = layers(8)
     peak = simulate(graph, range(len(graph.ops))).peak_bytes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.problem.reduced_graph import Problem
 from remat_planner.solvers.two_level.options import TwoLevelOptions
@@ -26,17 +28,20 @@ def made(options: TwoLevelOptions) -> TwoLevels:
     return TwoLevels(Problem.of(layers(8)), Deadline(60.0), options)
 
 
+@pytest.mark.slow
 def test_equal_blocks_share_their_options() -> None:
     shared, apart = (made(replace(ALL, share_blocks=share)) for share in (True, False))
     assert shared.fronts <= 0.6 * apart.fronts
     assert costs(shared) == costs(apart)
 
 
+@pytest.mark.slow
 def test_blocks_of_whole_layers_are_equal_more_often() -> None:
     aligned, not_aligned = (made(replace(ALL, align_layers=align)) for align in (True, False))
     assert aligned.fronts < not_aligned.fronts
 
 
+@pytest.mark.slow
 def test_dominated_prefixes_are_dropped_without_loss() -> None:
     few, many = (made(replace(ALL, prune_prefixes=prune)) for prune in (True, False))
     assert costs(few) == costs(many)

@@ -10,6 +10,7 @@ from tests.tracer.cases import Written, linear, mean_square, noise
 from tests.zoo import ZOO
 
 
+@pytest.mark.slow
 def test_constants_are_counted_once_per_storage():
     model = ZOO["tied_and_shared"]()
     graph = lower(capture(model.model, model.args)).graph
@@ -53,6 +54,7 @@ def test_a_models_own_loss_starts_the_backward_with_one_number():
     assert (op.workspace, joint.loss) == (0, None)
 
 
+@pytest.mark.slow
 def test_outputs_without_a_gradient_from_the_loss_get_none():
     model = Written(lambda m, x: {"loss": mean_square(m.a(x)), "logits": m.a(x)}, a=linear())
     assert capture(model, (noise(),)).tangent_outputs == (0,)
@@ -61,6 +63,7 @@ def test_outputs_without_a_gradient_from_the_loss_get_none():
     assert capture(without_loss, (noise(),)).tangent_outputs == (0, 1)
 
 
+@pytest.mark.slow
 def test_random_ops_hold_the_generators_state_when_repeated():
     case = ZOO["plain_sequential"]()
     graph = lower(capture(case.model, case.args, loss=case.loss)).graph

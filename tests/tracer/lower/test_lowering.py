@@ -49,6 +49,7 @@ def test_a_loss_may_keep_more_bytes_than_one_number():
     assert (written["loss"], written["loss gradient"]) == (128, 4)
 
 
+@pytest.mark.slow
 def test_measured_bytes_replace_wrong_ones():
     case = ZOO["lstm"]()
     lowering = lower(capture(case.model, case.args))

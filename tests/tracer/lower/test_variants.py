@@ -49,6 +49,7 @@ def _in_order(step: Step) -> Schedule:
     return schedule
 
 
+@pytest.mark.slow
 def test_what_one_operator_reads_alone_is_written_over():
     model, x, _ = _step()
     joint = capture(model, (x,), loss=_loss)
@@ -73,6 +74,7 @@ def test_what_is_read_twice_or_returned_is_left_alone():
     assert not [chain.name for chain in chains(joint) if not chain.first.meta["in_backward"]]
 
 
+@pytest.mark.slow
 def test_the_leaner_form_has_eagers_bits_and_the_predicted_peak():
     model, x, step = _step()
     lean = leaner(step)
@@ -85,6 +87,7 @@ def test_the_leaner_form_has_eagers_bits_and_the_predicted_peak():
     assert in_eager == simulate(step.graph.eager, range(len(step.graph.ops))).peak_bytes
 
 
+@pytest.mark.slow
 def test_a_capture_takes_the_form_of_a_planned_graph():
     model, x, step = _step()
     joint = capture(model, (x,), loss=_loss)
@@ -94,6 +97,7 @@ def test_a_capture_takes_the_form_of_a_planned_graph():
     assert variant_as(joint, step.graph) is joint
 
 
+@pytest.mark.slow
 def test_a_second_backward_reads_what_the_first_has_not_written_over():
     model, x, step = _step()
     planned = remat_planner.apply_schedule(model, _in_order(leaner(step)), loss=_loss)

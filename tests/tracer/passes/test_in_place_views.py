@@ -34,6 +34,7 @@ def _complex(m: Written, x: torch.Tensor) -> torch.Tensor:
     return mean_square(torch.view_as_real(z)[..., 0].sin())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward", [_views, _spectrogram, _complex])
 def test_the_step_has_eagers_bits(forward: _Forward):
     torch.manual_seed(0)

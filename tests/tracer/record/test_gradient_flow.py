@@ -34,6 +34,7 @@ class Heads(nn.Module):
         return self.first(h), self.second(h), h
 
 
+@pytest.mark.slow
 def test_each_gradient_depends_on_the_outputs_that_its_parameter_reaches():
     joint, flow = flow_of(Heads(), torch.randn(3, 4))
     by_name = {joint.parameters[g.index].name: of for g, of in zip(joint.gradients, flow.gradients, strict=True)}

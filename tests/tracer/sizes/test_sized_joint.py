@@ -37,6 +37,7 @@ def captured(model: nn.Module, batch: int, length: int) -> SizedJoint:
     return capture_sized(model, inputs(batch, length), {}, dims=[(0, 0), (0, 1), (1, 0), (1, 1)])
 
 
+@pytest.mark.slow
 def test_it_is_the_capture_of_each_size():
     model = Encoder()
     sized = captured(model, 3, 11)
@@ -49,6 +50,7 @@ def test_it_is_the_capture_of_each_size():
         assert joint.forward.differences(expected.forward) == expected.forward.differences(joint.forward) == ()
 
 
+@pytest.mark.slow
 def test_its_conditions_are_those_of_the_operators():
     sized = captured(Encoder(), 3, 11)
     assert not sized.holds((3, 11, 3, 12))  # the loss needs a label for each token
@@ -56,6 +58,7 @@ def test_its_conditions_are_those_of_the_operators():
     assert not sized.holds((3, 1, 3, 1))
 
 
+@pytest.mark.slow
 def test_smaller_sizes_take_no_more_bytes():
     sized = captured(Encoder(), 3, 11)
     small, large = (sized.storage_bytes(sized.numbers((batch, 9, batch, 9))) for batch in (2, 5))
