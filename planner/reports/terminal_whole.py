@@ -55,7 +55,7 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         )
     if summary.training.outputs == "dropped":
         facts["Outputs"] = "dropped by the training loop before its backward: one that holds them takes more than the peak"
-    elif (held := summary.outputs) is not None:
+    elif (held := summary.held_outputs) is not None:
         facts["Outputs"] = (
             f"{format_bytes(held.bytes)} of the peak's {format_bytes(summary.peak_bytes)} are held by the loop through the "
             f"backward; dropped before it, as in criterion(model(x), y).backward(), with a plan for that (--outputs dropped): "

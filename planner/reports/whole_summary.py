@@ -54,7 +54,7 @@ class WholeSummary:
         comparison: the usual policies at the same budget.
         neighbours: what a little more memory would give and a little less would cost; empty where nobody asked.
         memory_at_peak: bytes of each kind of memory at the peak.
-        outputs: what it costs that the loop holds the outputs; None where the peak would be the same without it.
+        held_outputs: what it costs that the loop holds the outputs; None where the peak would be the same without it.
         reserved: what the GPU's allocator reserves; None for a plan for a CPU.
         offload: what the schedule copies beside the device; None where it was planned without.
         copies_instead: what copies on the host would give, on paper; None where that is not known.
@@ -95,7 +95,7 @@ class WholeSummary:
     comparison: tuple[PolicyCost, ...]
     neighbours: tuple[Neighbour, ...]
     memory_at_peak: Mapping[str, int]
-    outputs: HeldOutputs | None
+    held_outputs: HeldOutputs | None
     reserved: ReservedMemory | None
     offload: OffloadSummary | None
     copies_instead: CopiesInstead | None
@@ -190,7 +190,7 @@ def summarize(
         comparison=tuple(comparison),
         neighbours=tuple(neighbours),
         memory_at_peak=memory_at_peak(schedule),
-        outputs=held_outputs(schedule),
+        held_outputs=held_outputs(schedule),
         reserved=_reserved(schedule),
         offload=summarize_offload(schedule),
         copies_instead=instead,

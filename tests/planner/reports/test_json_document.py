@@ -31,12 +31,30 @@ def test_the_keys_of_a_whole_schedule() -> None:
     document = plan_document(summarize(layered_schedule(2, recomputed=1)))
     assert list(document) == [
         *("report_version", "model", "device", "costs", "optimizer", "gradient_dtype", "master_weights", "shard", "zero_stage"),
-        *("optimizer_offload", "accumulate", "gradient_buckets", "fingerprint", "ops", "steps", "budget_bytes", "budget_on"),
-        *("peak_bytes", "optimizer_step_peak_bytes", "baseline_peak_bytes", "seconds", "baseline_seconds", "bound_seconds"),
+        *(
+            "optimizer_offload",
+            "accumulate",
+            "outputs",
+            "gradient_buckets",
+            "fingerprint",
+            "ops",
+            "steps",
+            "budget_bytes",
+            "budget_on",
+        ),
+        *(
+            "peak_bytes",
+            "optimizer_step_peak_bytes",
+            "baseline_peak_bytes",
+            "seconds",
+            "baseline_seconds",
+            "bound_seconds",
+            "scatter",
+        ),
         *("overhead", "bound_overhead", "gap", "status", "solver", "assumption", "forms", "comparison", "neighbours"),
         *(
             "memory_at_peak",
-            "outputs",
+            "held_outputs",
             "reserved",
             "offload",
             "copies_instead",
