@@ -92,7 +92,7 @@ planner.curve           plan planning reports schedules solvers
 planner.distributed     tracer.lazy_types
 planner.errors          formatting
 planner.exports         apply errors gpu_allocator module_paths planning runtime schedules tracer tracer.functions
-                        tracer.joint tracer.lower tracer.operators tracer.torch_private
+                        tracer.joint tracer.operators tracer.torch_private
 planner.first_step      apply errors formatting plan planning runtime torch_private schedules tracer
 planner.formatting      -
 planner.gpu_allocator   schedules solvers

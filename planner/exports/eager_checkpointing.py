@@ -16,10 +16,10 @@ import torch
 from torch import fx
 
 from remat_planner.planner.gpu_allocator import allocator_peak
+from remat_planner.planner.planning import eager_graph, settings_of
 from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.tracer import Joint
 from remat_planner.tracer.joint import EagerOperator
-from remat_planner.tracer.lower import variant_as
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EagerStep:
     """A captured step, to be simulated with checkpointed regions.
 
     Attributes:
-        graph: the schedule's graph, whose seconds and bytes count.
+        graph: the step as eager runs it, whose seconds and bytes count.
         joint: the capture that it was lowered from.
         on_gpu: whether the bytes are a GPU's.
         budget_on: which of them the budget limits, "allocated" or "reserved".
@@ -59,9 +59,9 @@ class EagerStep:
     """
 
     def __init__(self, schedule: Schedule, joint: Joint) -> None:
-        graph = schedule.graph.eager
+        graph = eager_graph(schedule, joint, settings_of(schedule))
         self.graph = graph
-        self.joint = joint = variant_as(joint, graph)
+        self.joint = joint
         self.on_gpu = schedule.origin.allocation_block > 1
         self.budget_on = schedule.origin.budget_on
         self.loss = next(i for i, op in enumerate(graph.ops) if op.outside)

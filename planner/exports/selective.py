@@ -102,13 +102,13 @@ def _trial(request: Request, calls: OperatorCalls, modules: Iterable[str], saved
 
 def _kept(request: Request) -> set[int]:
     """The forward ops whose results the schedule retains, at least one of each, from the forward to the backward."""
-    schedule = request.schedule
-    graph, steps = schedule.graph, schedule.steps
-    loss = steps.index(request.step.loss)
+    graph, steps = request.schedule.graph, request.schedule.steps  # perhaps in a leaner form, with ops of its own
+    loss = steps.index(next(i for i, op in enumerate(graph.ops) if op.outside))
     pieces = lifetimes(graph, steps)
     retained = (pieces.birth < loss) & (pieces.death > loss) & (pieces.storage >= 0)
     storages = set(pieces.storage[retained].tolist())
-    return {i for i in range(request.step.loss) if storages.intersection(graph.allocated[i])}
+    names = {op.name for op, allocated in zip(graph.ops, graph.allocated, strict=True) if storages.intersection(allocated)}
+    return {i for i in range(request.step.loss) if request.step.graph.ops[i].name in names}
 
 
 def _seconds_for_a_byte(step: EagerStep, op: int) -> float:

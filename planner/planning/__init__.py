@@ -28,7 +28,7 @@ from remat_planner.planner.planning.signatures import input_signature, mode_sign
 from remat_planner.planner.planning.sized_steps import OneSizeError, SizedStep, capture_sized_step
 from remat_planner.planner.planning.solve_budgets import solve_budgets
 from remat_planner.planner.planning.solve_step import least_budget, peak_function, peak_without_recomputation, schedule_step
-from remat_planner.planner.planning.step import Step, costed_step, profile_step, trace_step, with_settings
+from remat_planner.planner.planning.step import Step, costed_step, eager_graph, profile_step, trace_step, with_settings
 
 __all__ = [
     "AUTO",
@@ -57,6 +57,7 @@ __all__ = [
     "costed_step",
     "describe_call",
     "differences_of",
+    "eager_graph",
     "fit",
     "has_forward",
     "input_forms",

@@ -17,10 +17,10 @@ from remat_planner.planner.planning.remarks import remark_on
 from remat_planner.planner.planning.settings import Loss, Progress, Settings
 from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.training_state import with_training_state
-from remat_planner.schedules import Graph, Origin, simulate
+from remat_planner.schedules import Graph, Origin, Schedule, simulate
 from remat_planner.tracer import Joint, capture, lower, op_costs
 from remat_planner.tracer.costs import MEASURE, OpCost, Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import Lowering, has_variant, in_less_memory, splittable
+from remat_planner.tracer.lower import Lowering, has_variant, in_less_memory, splittable, variant_as
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
@@ -96,6 +96,14 @@ def costed_step(
         joint.model, parameters, inputs, joint.autocast, loss, settings, block, scatter=_scatter(costs.values())
     )
     return Step(graph=graph, joint=joint, origin=origin, settings=settings)
+
+
+def eager_graph(schedule: Schedule, joint: Joint, settings: Settings) -> Graph:
+    """The step of ``schedule``, captured as ``joint``, as eager runs it; costed anew where the schedule is in a leaner form."""
+    graph = schedule.graph
+    if variant_as(joint, graph) is not joint:
+        graph = costed_step(joint, schedule.origin.parameters, schedule.origin.inputs, settings).graph
+    return graph.eager
 
 
 def has_leaner_form(step: Step) -> bool:
