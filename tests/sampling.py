@@ -11,7 +11,7 @@ from hypothesis import settings
 
 _ALL = os.environ.get("TESTS") == "all"
 _FEWER = 5
-_MOST_SLOW_CASES = 5
+_MOST_SLOW_CASES = 3
 
 
 def examples(number: int) -> settings:

@@ -51,6 +51,7 @@ class TwoBlocks(nn.Module):
         return mean_square(x)
 
 
+@pytest.mark.slow
 def test_every_call_is_found_in_an_old_profile() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", remat_planner.ProfileWarning)

@@ -73,6 +73,7 @@ def test_a_peak_over_the_budget_is_seen(monkeypatch: pytest.MonkeyPatch):
     assert check(CASE).verdict == "over budget"
 
 
+@pytest.mark.slow
 def test_errors_are_ours_or_foreign(monkeypatch: pytest.MonkeyPatch):
     def fail(error: Exception, *_args: Any, **_kwargs: Any) -> None:
         raise error

@@ -177,6 +177,7 @@ def test_the_options_of_plan_make_the_rows(model_file: str, capsys: pytest.Captu
     assert document["memory_at_peak"]["accumulated gradients"] > 0
 
 
+@pytest.mark.slow
 def test_gradient_buckets(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--budget", "110%", "--device", "h100", "--solver", "none", "--gradient-buckets")
     document = json.loads(run(capsys, *given, "views", "--json", model_file))

@@ -111,6 +111,7 @@ def test_a_loaded_plan_asks_for_the_folder_and_other_forms_keep_the_pools(case: 
     assert [program.schedule.graph.pools for program in programs] == [schedule.graph.pools] * 2
 
 
+@pytest.mark.slow
 def test_the_report_says_what_is_copied_where_and_when(case: Case) -> None:
     _, schedule, _ = case
     summary = summarize(schedule)

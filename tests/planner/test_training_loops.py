@@ -71,6 +71,7 @@ def test_it_ends_where_eager_does(name: str, load: Any, caplog: pytest.LogCaptur
     assert not [record for record in caplog.records if record.name == "planner"], "the loop's call is not the planned one"
 
 
+@pytest.mark.slow
 def test_the_check_finds_what_differs_and_what_is_over_the_budget(load: Any):
     check = load("_checked").check
     torch.manual_seed(0)

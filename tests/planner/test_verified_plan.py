@@ -72,11 +72,13 @@ def test_every_form_is_verified_and_regions_are(calls: Calls):
     assert calls.rows == [64, 48, 64]
 
 
+@pytest.mark.slow
 def test_it_can_be_left_out(calls: Calls):
     plan(*net(), verify=False)
     assert calls.rows == []
 
 
+@pytest.mark.slow
 def test_another_step_than_eagers_is_refused(calls: Calls):
     calls.found = {"identical": False, "differences": tuple(f"step 1: output {k}" for k in range(6))}
     with pytest.raises(VerificationError, match=r"step 1: output 0, .* and 2 more.*verify=False") as caught:

@@ -68,6 +68,7 @@ def test_a_plan_holds_when_run(name: str):
     assert abs(verification.measured_peak_bytes / verification.predicted_peak_bytes - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_a_planned_model_can_be_verified_too():
     case = case_of("batch_norm_and_counter")
     joint = capture(case.model, case.args)
@@ -112,6 +113,7 @@ def test_a_loss_that_cannot_be_found_has_to_be_given(tmp_path: Any):
     assert verify(model, loaded, (x,), loss=lambda output: mixed(output)[None]).identical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True])
 def test_the_loss_of_a_schedule_from_a_file_may_leave_its_result_in_a_large_buffer(given: bool, tmp_path: Any):
     def loss(output: torch.Tensor) -> torch.Tensor:
@@ -143,6 +145,7 @@ def test_a_peak_over_the_budget_is_reported():
     assert verification.measured_peak_bytes > verification.budget_bytes == tight.budget
 
 
+@pytest.mark.slow
 def test_differing_tensors_are_named(monkeypatch: pytest.MonkeyPatch):
     case = case_of("plain_sequential")
     joint = capture(case.model, case.args, loss=case.loss)
@@ -189,6 +192,7 @@ class Unsteady(nn.Module):
         return unsteady(self.a(x), True), unsteady(self.b(x), False), self.c(x)
 
 
+@pytest.mark.slow
 def test_tensors_that_eager_does_not_repeat_are_told_apart(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     model, x = Unsteady(), torch.randn(2, 4)
@@ -230,6 +234,7 @@ def test_a_nan_is_the_same_nan():
     assert verification.nondeterministic == ()
 
 
+@pytest.mark.slow
 def test_the_model_may_be_copied_afterwards():
     case = case_of("plain_sequential")
     schedule = schedule_of(capture(case.model, case.args, loss=case.loss))
@@ -410,6 +415,7 @@ def test_inputs_and_outputs_may_be_views_of_any_kind():
     assert verification.nondeterministic == ()
 
 
+@pytest.mark.slow
 def test_another_form_than_the_planned_ones_is_refused():
     torch.manual_seed(0)
     model, small, large = nn.Linear(8, 8), torch.randn(4, 8), torch.randn(6, 8)
@@ -428,6 +434,7 @@ def test_another_form_than_the_planned_ones_is_refused():
         verify(model, schedule, (small,))
 
 
+@pytest.mark.slow
 def test_a_head_without_a_gradient_is_compared(monkeypatch: pytest.MonkeyPatch):
     class Heads(nn.Module):
         def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ _SOLVERS: Any = st.one_of(
 )
 
 
+@pytest.mark.slow
 @examples(60)
 @given(st.one_of(training_steps(max_ops=7), networks(max_stages=3)), _SOLVERS, st.sampled_from([0.9, 0.75, 0.6, 0.45]))
 def test_any_combination_of_switches_is_valid(graph: Graph, solver: Solver, share: float) -> None:

@@ -223,6 +223,7 @@ BAD_MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD_MODELS)
 def test_bad_models(call: Call, folder: Path, kind: str) -> None:
     content, message = BAD_MODELS[kind]

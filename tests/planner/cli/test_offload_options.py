@@ -42,6 +42,7 @@ def test_an_error_of_a_pool_has_its_numbers_in_the_document(call: Call) -> None:
     assert 0 < error["available_bytes"] < 10**16
 
 
+@pytest.mark.slow
 def test_the_schedule_file_has_the_pools(call: Call, folder: Path) -> None:
     options = "--offload disk:. --disk-budget 100MB --disk-link out=1GB/s,in=2GB/s --solver none --json"
     run = call("--budget", "100%", *options.split(), "net.py")

@@ -32,6 +32,7 @@ def test_each_form_is_written(call: Call, folder: Path) -> None:
     assert "Schedule.load(&#39;net.schedule.json&#39;)" in page
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(_DATA / "region_schedule_format_1.json", folder / "net.schedule.json")
     assert "cannot be written" in call("report", "net.schedule.json", "-o", "absent/net.html").err

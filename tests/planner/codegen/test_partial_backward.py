@@ -271,6 +271,7 @@ def test_what_is_not_known_is_refused_by_name():
     assert caught.value.outputs == ("['variance']",)
 
 
+@pytest.mark.slow
 def test_without_a_record_of_the_flow_every_gradient_has_to_arrive():
     model, x = Heads(), torch.randn(4, 8)
     joint = replace(capture(model, (x,)), flow=None)

@@ -95,6 +95,7 @@ def test_pieces_have_eagers_bits_and_recompute_what_the_schedule_does(name: str)
     assert all(count <= executed[node] for node, count in in_pieces.items())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_changes_in_between_are_detected_in_pieces_too():
     case, joint, graph = captured("tied_and_shared")
@@ -108,6 +109,7 @@ def test_changes_in_between_are_detected_in_pieces_too():
         (case.loss(output) if case.loss else output).backward()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_copies_are_compiled_too():
     case, joint, graph = captured("plain_sequential")

@@ -84,6 +84,7 @@ _MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _MODELS)
 def test_random_copies_have_eagers_bits_in_the_zoo(name: str, tmp_path: Path):
     case, joint, graph = captured(name)
@@ -200,6 +201,7 @@ def test_a_step_that_ends_in_the_middle_gives_its_file_back(tmp_path: Path):
     assert _equal(_gradients(planned), expected)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_found_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -251,6 +253,7 @@ def test_a_schedule_with_copies_needs_a_folder_and_pytorchs_kernels(tmp_path: Pa
         apply_schedule(net, schedule, compiler="inductor", disk_folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_host_copies_are_refused_on_a_cpu():
     net = Net()
     joint = capture(net, (torch.randn(16, 32),), loss=_loss)

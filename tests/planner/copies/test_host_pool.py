@@ -136,6 +136,7 @@ def test_bits_when_copies_are_late(seed: int, evict: float, compute: Stream) -> 
     assert compute.done > 0
 
 
+@pytest.mark.slow
 def test_a_missing_wait_would_be_seen(compute: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     net, planned, _ = _planned(0)
     monkeypatch.setattr(compute, "wait_event", lambda _: None)

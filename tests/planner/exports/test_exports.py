@@ -236,6 +236,7 @@ def megatron_arguments(line: str) -> dict[str, Any]:
     return vars(parser.parse_args(line.split()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["70%", "60%"])
 @pytest.mark.parametrize("name", ["plain", "gpt2", "llama"])
 @pytest.mark.filterwarnings("ignore")
@@ -429,6 +430,7 @@ def test_the_command_offers_every_form():
     assert get_args(FormName) == tuple(FORMS)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_says_why(monkeypatch: pytest.MonkeyPatch):
     case, schedule = planned("plain", "70%")
     with pytest.raises(remat_planner.ExportError, match="sac, modules, transformers, megatron"):

@@ -119,6 +119,7 @@ def test_tensors_for_an_absent_gpu_are_fake_and_on_the_cpu() -> None:
         torch.zeros(1, device="cuda")  # outside nothing is redirected
 
 
+@pytest.mark.slow
 def test_real_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_build, "EXPECTED_GROWTH", 10**7)
     said: list[str] = []

@@ -16,6 +16,7 @@ from tests.planner.layered_step import layered_graph, layered_schedule
 FAST = Channel(math.inf)
 
 
+@pytest.mark.slow
 def test_a_fast_link_gives_all_the_time_back_and_a_slow_one_nothing() -> None:
     solve(layered_graph(2).with_transfers([Pool("host", 10**6, FAST, FAST)]), 10**4, solver="offload")  # compiles the search
     schedule = layered_schedule(6, recomputed=6)

@@ -43,6 +43,7 @@ _CURVE = BudgetCurve(
 )
 
 
+@pytest.mark.slow
 def test_a_second_line_with_copies_is_shown_drawn_and_read_again(tmp_path: Path) -> None:
     with_copies = replace(_CURVE, with_copies=_points(0.07, 0.01, 0.0))
     console = Console(file=io.StringIO(), width=120)

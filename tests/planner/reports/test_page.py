@@ -98,6 +98,7 @@ def test_the_page_says_what_the_schedule_does() -> None:
     assert data["plan"]["seconds"] == pytest.approx(schedule.seconds)
 
 
+@pytest.mark.slow
 def test_the_page_of_regions() -> None:
     schedule = RegionSchedule.load(_REGIONS)
     parsed = _Parsed(_page(schedule))

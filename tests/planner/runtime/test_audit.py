@@ -174,6 +174,7 @@ def _branch(net: Net, h: torch.Tensor) -> Any:
     return {"loss": output} if kind == "the structure" else output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -295,6 +296,7 @@ def test_warnings_that_were_shown_stay_shown(monkeypatch: pytest.MonkeyPatch):
     assert [text for text in shown if text] == ["once"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 def test_casts_that_other_code_shares_stay_in_the_cache(audits: list[Any]):
     torch.manual_seed(0)
@@ -317,6 +319,7 @@ def test_casts_that_other_code_shares_stay_in_the_cache(audits: list[Any]):
     assert len(audits) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 @pytest.mark.parametrize("table", [2.0, torch.full((8,), 2.0)])
 def test_a_cache_that_evaluation_fills_is_no_difference(table: Any, audits: list[Any]):
@@ -428,6 +431,7 @@ def test_values_that_come_again_are_no_difference(audits: list[Any]):
     assert len(planned_call(ours).programs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 def test_a_value_that_was_seen_to_be_harmless_is_no_difference(audits: list[Any]):
     net = Net(lambda net, h: (h.detach(), h * 2)[1] if net.mode == "one" else h * 2, mode="one")
@@ -439,6 +443,7 @@ def test_a_value_that_was_seen_to_be_harmless_is_no_difference(audits: list[Any]
     assert len(planned_call(ours).programs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 def test_a_function_that_runs_as_it_is_does_not_run_for_an_audit(monkeypatch: pytest.MonkeyPatch, audits: list[Any]):
     runs: list[bool] = []
@@ -452,6 +457,7 @@ def test_a_function_that_runs_as_it_is_does_not_run_for_an_audit(monkeypatch: py
     assert len(runs) == 3  # those of the steps
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_step")
 def test_it_waits_where_it_would_be_seen(audits: list[Any]):
     ours = planned(Net(lambda _, h: h * 2))

@@ -60,6 +60,7 @@ def under_one_each(cached: bool, x: torch.Tensor) -> Callable[[nn.Module], list[
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [under_one, under_one_each])
 @pytest.mark.parametrize("together", [True, False], ids=["one_backward", "two_backwards"])
 def test_bits_are_eagers_or_the_backward_says_why_not(calls, together, cached):

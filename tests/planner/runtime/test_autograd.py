@@ -54,6 +54,7 @@ def test_two_forwards_before_their_backwards(order: tuple[int, int]):
     assert same_state(ours, eager)
 
 
+@pytest.mark.slow
 def test_two_forwards_in_one_loss():
     ours, eager, x = planned_net()
     for model in (eager, ours):
@@ -62,6 +63,7 @@ def test_two_forwards_in_one_loss():
     assert equal(gradients(ours), gradients(eager))
 
 
+@pytest.mark.slow
 def test_retain_graph_and_a_second_backward():
     ours, eager, x = planned_net()
     for model in (eager, ours):
@@ -162,12 +164,14 @@ def test_an_output_that_nothing_keeps_may_be_changed():
     assert equal(gradients(ours), gradients(eager))
 
 
+@pytest.mark.slow
 def test_gradients_of_gradients_are_refused():
     ours, _, x = planned_net()
     with pytest.raises(DoubleBackwardError, match="create_graph"):
         torch.autograd.grad(ours(x)["loss"], [ours.head.weight], create_graph=True)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_the_plan_did_not_expect_is_refused():
     ours, _, x = planned_net()
     output = ours(x)

@@ -32,6 +32,7 @@ class _Log(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_gradients_are_handed_over_as_soon_as_they_are_final(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuts, "CALLS_BETWEEN_CUTS", 1)
     torch.manual_seed(0)

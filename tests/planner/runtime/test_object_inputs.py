@@ -128,6 +128,7 @@ KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tensors_of_an_object_are_inputs(kind: str):
     eager, model = Net(), Net()
@@ -138,6 +139,7 @@ def test_the_tensors_of_an_object_are_inputs(kind: str):
         assert_same_step(eager, model, ours, *(KINDS[kind](x=batch(seed), scale=2.0) for _ in range(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Graph, Slotted])
 def test_what_a_forward_writes_to_an_object_is_there_after_a_planned_call(kind: Callable[..., Any]):
     eager, model = Net(writes=True, returns=True), Net(writes=True, returns=True)

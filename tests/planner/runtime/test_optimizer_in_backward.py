@@ -107,6 +107,7 @@ def test_a_gradient_waits_for_the_last_reader_of_its_parameter(monkeypatch: pyte
     assert leaves < read
 
 
+@pytest.mark.slow
 def test_a_hook_that_changes_what_is_still_read_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuts, "CALLS_BETWEEN_CUTS", 2)
     torch.manual_seed(0)

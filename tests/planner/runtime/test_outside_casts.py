@@ -108,6 +108,7 @@ def gradients(model: Any, loop: Loop, x: torch.Tensor) -> list[torch.Tensor]:
     return [p.grad for p in model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loop", "names"),
     [(weight_after, "head.weight"), (weight_before, "head.weight"), (backward_inside, "head.weight"), (child, "conv.weight")],
@@ -126,11 +127,13 @@ def test_any_other_read_is_not(loop: Loop):
         assert all(map(torch.equal, gradients(ours, loop, x), gradients(eager, loop, x)))
 
 
+@pytest.mark.slow
 def test_the_refusal_is_needed():
     eager, _, x = both()
     assert not all(map(torch.equal, gradients(eager, weight_after, x), gradients(eager, another_autocast, x)))
 
 
+@pytest.mark.slow
 def test_nothing_of_torch_stays_replaced():
     _, ours, x = both()
     original = torch.clear_autocast_cache

@@ -76,6 +76,7 @@ def test_draws_and_their_repetitions_are_eagers(name: str):
     assert equal(steps(ours, x, ours.own), steps(eager, x, eager.own))
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_seeded_in_each_step():
     eager, ours, x = both(DRAWS["rand"])
     assert equal(steps(ours, x, ours.own, ours.own.manual_seed), steps(eager, x, eager.own, eager.own.manual_seed))
@@ -125,6 +126,7 @@ def test_a_draw_under_checkpoint_is_made_again_as_in_eager():
     assert equal(steps(ours, x, ours.own), steps(eager, x, eager.own))
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_exported_around_such_a_draw():
     torch.manual_seed(0)
     model, x = Noisy(DRAWS["rand"]), torch.randn(4, 8)

@@ -153,6 +153,7 @@ def test_parameters_that_other_outputs_reach_have_another_chain():
     assert leaves(nodes["first"]) == {"trunk.weight", "trunk.bias", "first.weight", "first.bias"}
 
 
+@pytest.mark.slow
 def test_a_gradient_that_comes_when_the_backward_has_begun_is_refused():
     model, x = Heads(), torch.randn(3, 6)
     output = planned(model, (x,))(x)

@@ -75,6 +75,7 @@ def test_applying_twice_is_an_error_and_again_after_removal_is_not():
     again(x)["loss"].backward()
 
 
+@pytest.mark.slow
 def test_copies_train_on_their_own():
     ours, eager, x = planned_net()
     copied = copy.deepcopy(ours)
@@ -112,6 +113,7 @@ def test_a_replaced_forward_is_called():
     assert "loss" in ours(x)
 
 
+@pytest.mark.slow
 def test_unwrapping_ends_at_the_planned_forward():
     ours, eager, _ = planned_net()
     assert inspect.signature(ours.forward) == inspect.signature(eager.forward)

@@ -82,6 +82,7 @@ def test_an_auxiliary_loss_in_an_attribute() -> None:
     assert_trains_as_eager(lambda: Net(forward, aux=0.0), lambda: (X,), lambda m, _: mean_square(m(X)) + m.aux)
 
 
+@pytest.mark.slow
 def test_an_auxiliary_loss_that_only_some_steps_use() -> None:
     def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
         h = hidden(m, x)
@@ -93,6 +94,7 @@ def test_an_auxiliary_loss_that_only_some_steps_use() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_loss_that_reads_what_the_forward_left() -> None:
     def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
         h = hidden(m, x)
@@ -126,6 +128,7 @@ def test_auxiliary_losses_in_a_global_list() -> None:
     assert COLLECTED == []
 
 
+@pytest.mark.slow
 def test_auxiliary_losses_in_a_list_of_the_callers() -> None:
     def forward(m: Net, x: torch.Tensor, losses: list[torch.Tensor]) -> torch.Tensor:
         h = hidden(m, x)
@@ -194,6 +197,7 @@ def _replace_global(_: Net, table: torch.Tensor) -> None:
     TABLES["table"] = table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attributes", "read", "replace"),
     [
@@ -211,6 +215,7 @@ def test_a_tensor_that_is_no_buffer_is_replaced(attributes: dict[str, Any], read
     assert_trains_as_eager(lambda: Net(lambda m, x: m.b(hidden(m, x)) * read(m), **attributes), lambda: (X,), step)
 
 
+@pytest.mark.slow
 def test_a_tensor_that_is_replaced_by_an_equal_one_and_then_changed() -> None:
     def step(m: Net, k: int) -> torch.Tensor:
         if k == 0:
@@ -294,6 +299,7 @@ def _reads_the_last(m: Net, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forward", "attributes", "name"),
     [
@@ -324,6 +330,7 @@ def test_a_forward_that_varies_by_itself_is_refused() -> None:
         plan(model, (X,), budget="100%", solver="none", loss=mean_square)
 
 
+@pytest.mark.slow
 def test_caches_that_the_first_forward_fills() -> None:
     def forward(self: Net, x: torch.Tensor) -> torch.Tensor:
         if self.scale is None:
@@ -339,6 +346,7 @@ def test_caches_that_the_first_forward_fills() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_table_by_types_gets_no_entry_for_the_captures_tensors() -> None:
     """As einops finds the backend of each type of tensor, and einx, which copies its table first."""
     table: dict[object, str] = {torch.Tensor: "torch"}
@@ -360,6 +368,7 @@ def test_a_table_by_types_gets_no_entry_for_the_captures_tensors() -> None:
 INSTALLED = itertools.count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eager_is_first", [False, True])
 def test_what_a_first_forward_installs_is_installed_once(eager_is_first: bool) -> None:
     """As libraries install hooks, whose keys are never given twice."""

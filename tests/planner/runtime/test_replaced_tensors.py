@@ -32,6 +32,7 @@ def test_tensors_are_exchanged_as_in_eager(both: tuple[nn.Sequential, nn.Sequent
     assert equal(gradients(model), gradients(ours))
 
 
+@pytest.mark.slow
 def test_weights_that_are_tied_later_are_one(both: tuple[nn.Sequential, nn.Sequential, torch.Tensor]):
     model, ours, x = both
     for trained in (model, ours):

@@ -27,6 +27,7 @@ def scaled(factor: float, note: Any = None) -> Forward:
     return lambda m, x: (m.a(x) * factor, note)
 
 
+@pytest.mark.slow
 def test_the_same_step():
     one, other = captured(scaled(2.0)), captured(scaled(2.0))
     assert same_step(one, other)
@@ -42,6 +43,7 @@ NUMBERS: dict[str, tuple[Forward, Forward]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUMBERS)
 def test_steps_that_differ_in_numbers(name: str):
     one, other = map(captured, NUMBERS[name])
@@ -58,6 +60,7 @@ OTHERS: dict[str, tuple[Forward, Forward]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_steps(name: str):
     one, other = map(captured, OTHERS[name])

@@ -146,6 +146,7 @@ def test_another_jagged_tensor_in_an_object_is_another_input_of_the_same_step(ca
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_values_changed_in_place_are_read():
     model = _model(STEPS["buffer"][0])
     eager = copy.deepcopy(model)

@@ -75,6 +75,7 @@ def test_two_forwards_within_the_budget(said):
     assert not said
 
 
+@pytest.mark.slow
 def test_forwards_one_after_another(said):
     planned, _ = planned_net("70%")
     for _ in range(4):
@@ -119,6 +120,7 @@ def test_gradients_that_a_plan_for_accumulation_counts(said):
     assert not said
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_gpu_on_a_cpu(said):
     planned_net("100%", costs="h100")
     assert ["planned for a GPU" in message for message in said] == [True]

@@ -119,6 +119,7 @@ def test_a_setting_is_planned_for_once(name: str, programs: int, caplog: pytest.
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_a_setting_that_changes_no_operator_is_named(caplog: pytest.LogCaptureFixture):
     _, ours, x = both()
     with caplog.at_level(logging.WARNING, logger="remat_planner"):
@@ -194,6 +195,7 @@ def test_dual_tensors_are_refused_wherever_they_are():
             ours(x)
 
 
+@pytest.mark.slow
 def test_a_planned_module_in_a_checkpoint_of_the_callers():
     eager, ours, x = both()
     losses = []

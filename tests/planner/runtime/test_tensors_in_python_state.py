@@ -112,6 +112,7 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.SCALE", ones())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PLACES)
 def test_another_tensor_in_its_place_is_read_without_another_capture(what: str) -> None:
     read, attributes, put = PLACES[what]
@@ -138,6 +139,7 @@ def moved(m: Any, h: torch.Tensor) -> torch.Tensor:
     return h * average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [ones(), [ones()], (ones(),)], ids=["attribute", "list", "tuple"])
 def test_a_forward_updates_it_in_place(held: Any) -> None:
     model = Net(moved, s=held)
@@ -166,6 +168,7 @@ def moved_on(m: Any, h: torch.Tensor) -> torch.Tensor:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forward", "held"),
     [(replaced_attribute, ones()), (replaced_item, [ones(), None]), (moved_on, deque([ones(), twos()], maxlen=2))],
@@ -180,6 +183,7 @@ def test_a_forward_leaves_another_one_for_the_next(forward: Callable[[Any, torch
     assert len(call_of(trained).programs) == 1
 
 
+@pytest.mark.slow
 def test_a_variable_of_a_function_that_each_call_sets_anew() -> None:
     def counting() -> Any:
         count = ones()
@@ -210,6 +214,7 @@ def test_one_that_is_left_with_a_gradient_is_refused() -> None:
         planned(Net(attached, s=ones()))
 
 
+@pytest.mark.slow
 def test_a_global_that_is_counted_up() -> None:
     def counted(_: Any, h: torch.Tensor) -> torch.Tensor:
         global SCALE
@@ -226,6 +231,7 @@ def test_a_global_that_is_counted_up() -> None:
     assert_equal(first, step(model))
 
 
+@pytest.mark.slow
 def test_verify_compares_and_puts_it_back() -> None:
     model = Net(moved, s=ones())
     result = verify(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square, verify=False), (X,))
@@ -233,6 +239,7 @@ def test_verify_compares_and_puts_it_back() -> None:
     assert torch.equal(model.s, ones())
 
 
+@pytest.mark.slow
 def test_a_copy_reads_and_updates_its_own() -> None:
     model = Net(moved, s=ones())
     trained = planned(model)
@@ -255,6 +262,7 @@ def test_an_update_with_a_gradient_is_refused_by_name() -> None:
     assert not model.s.requires_grad
 
 
+@pytest.mark.slow
 def test_an_update_of_memory_that_another_one_has_is_refused() -> None:
     def updated(m: Any, h: torch.Tensor) -> torch.Tensor:
         m.s.add_(1)
@@ -267,6 +275,7 @@ def test_an_update_of_memory_that_another_one_has_is_refused() -> None:
     assert torch.equal(whole, torch.ones(2, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [lambda t: t.data, lambda t: t.detach()[0] * torch.ones(4)])
 def test_what_has_its_memory_is_read_for_it(read: Callable[[torch.Tensor], torch.Tensor]) -> None:
     model = Net(lambda m, h: h * read(m.s), s=ones())
@@ -369,6 +378,7 @@ def test_a_number_that_chooses_one_of_two_tensors() -> None:
         assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_a_tensor_that_is_an_input_too() -> None:
     model = Net(lambda m, h: h * m.s, s=X.mean(0))
     trained = apply_schedule(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square, verify=False))
@@ -388,6 +398,7 @@ def test_a_subclass_is_a_constant_that_is_watched() -> None:
         assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_a_hook_that_only_updates_it_has_a_part_in_the_step() -> None:
     model = Net(lambda m, h: h * m.s, s=ones())
     eager = copy.deepcopy(model)
@@ -450,6 +461,7 @@ def test_a_branch_on_its_value(read: Callable[[torch.Tensor], bool]) -> None:
         assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_a_name_that_is_put_together() -> None:
     model = Net(lambda m, h: h * getattr(m, f"s{len('12')}"), s2=ones())
     trained = planned(model)
@@ -458,6 +470,7 @@ def test_a_name_that_is_put_together() -> None:
     assert len(call_of(trained).programs) == 1
 
 
+@pytest.mark.slow
 def test_a_size_that_alone_is_read() -> None:
     model = Net(lambda m, h: h * m.s.shape[0], s=torch.ones(2))
     trained = planned(model)
@@ -465,6 +478,7 @@ def test_a_size_that_alone_is_read() -> None:
     assert_equal(step(trained), step(model))
 
 
+@pytest.mark.slow
 def test_the_message_names_it(caplog: pytest.LogCaptureFixture) -> None:
     model = Net(lambda m, h: (m.s[0], h)[1], s=[None])
     trained = planned(model)

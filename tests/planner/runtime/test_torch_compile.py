@@ -128,6 +128,7 @@ def test_a_compiled_function_in_the_forward_is_refused_at_its_line():
     assert f"test_torch_compile.py:{Calls.forward.__code__.co_firstlineno + 1}" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_disabled_forward_is_no_compiled_one():
     model, x = build()
     model.forward = torch.compiler.disable(model.forward)  # type: ignore[method-assign]

@@ -56,6 +56,7 @@ def test_a_zero_bubble_stage_gets_eagers_gradients(calls_between_cuts: int, monk
     assert equal(found[1], found[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls_between_cuts", [3, 400])
 def test_the_input_first_and_then_a_whole_backward(calls_between_cuts: int, monkeypatch: pytest.MonkeyPatch):
     ours, model, eager, x = built(calls_between_cuts, monkeypatch)
@@ -69,6 +70,7 @@ def test_the_input_first_and_then_a_whole_backward(calls_between_cuts: int, monk
     assert equal(found[1], found[0])
 
 
+@pytest.mark.slow
 def test_a_backward_that_begins_in_the_middle_is_refused(monkeypatch: pytest.MonkeyPatch):
     ours, model, _, x = built(3, monkeypatch)
     output = ours(x.clone().requires_grad_())

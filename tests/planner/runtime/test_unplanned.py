@@ -38,6 +38,7 @@ def planned_net() -> tuple[nn.Module, nn.Module]:
     return net, remat_planner.apply_schedule(net, schedule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "output",
     [

@@ -60,6 +60,7 @@ def test_an_accumulating_step_takes_what_is_predicted(budget: str, loaded: bool,
     assert found.measured_peak_bytes == pytest.approx(found.predicted_peak_bytes, rel=0.005)
 
 
+@pytest.mark.slow
 def test_what_eager_takes_when_it_accumulates() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.LayerNorm(64)) for _ in range(4)))

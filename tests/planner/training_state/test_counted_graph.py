@@ -21,6 +21,7 @@ def _gradient_bytes(schedule: Schedule) -> int:
     return schedule.graph.lasting_bytes - planned().graph.lasting_bytes + on_gpu(2, *BLOCKS, HEAD)
 
 
+@pytest.mark.slow
 def test_master_weights_are_float32_copies() -> None:
     schedule = planned(master_weights=True)
     assert schedule.graph.constants[MASTER] == on_gpu(4, *BLOCKS, HEAD)

@@ -73,6 +73,7 @@ def _own_holding(model: nn.Module) -> None:
     output["loss"].backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "drops", "holds"), [(False, _dropping, _holding), (True, _own_dropping, _own_holding)], ids=["outside", "own"]
 )

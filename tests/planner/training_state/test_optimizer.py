@@ -118,6 +118,7 @@ def test_eight_bit_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         optimizer_needs("adamw8bit", _layers().parameters())
 
 
+@pytest.mark.slow
 def test_the_whole_step_peaks_where_it_is_highest() -> None:
     model = _layers()
     inputs = torch.randn(2, 256)

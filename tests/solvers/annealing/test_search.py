@@ -152,6 +152,7 @@ def test_a_start_is_never_made_worse() -> None:
     assert again.cost == good.cost
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_the_lowest_peak_is_told() -> None:
     graph, _ = instance("rlg1_n100", 0.5)
     solution = solve(graph, 20_000, solver="anneal", time_limit=0.5)

@@ -203,6 +203,7 @@ def test_exhaustive_search_decides_on_tiny_graphs() -> None:
     assert without.bound < complete.bound
 
 
+@pytest.mark.slow
 def test_margins_save_programs() -> None:
     problem, budget = chain_with_skips(30)
     with_margins, without = (worked_off(problem, budget, replace(ALL, tightenings=tries)) for tries in (3, 0))

@@ -45,6 +45,7 @@ def _market_split() -> MixedIntegerProgram:
     return program
 
 
+@pytest.mark.slow
 def test_a_solve_is_watched_and_ended() -> None:
     told: list[float] = []
 

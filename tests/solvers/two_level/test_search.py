@@ -126,6 +126,7 @@ def test_close_to_what_is_proven(share: float) -> None:
     assert found.cost <= proven.bound + 0.02 * graph.seconds
 
 
+@pytest.mark.slow
 def test_a_front_goes_down_to_nothing_and_no_option_is_beaten() -> None:
     problem = Problem.of(layers(6))
     pattern = max(patterns(problem, partitions(problem)[0]), key=lambda pattern: len(pattern.items))

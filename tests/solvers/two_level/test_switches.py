@@ -48,6 +48,7 @@ def test_dominated_prefixes_are_dropped_without_loss() -> None:
     assert sum(chain.prefixes for chain in few.chains) < 0.75 * sum(chain.prefixes for chain in many.chains)
 
 
+@pytest.mark.slow
 def test_coarser_partitions_find_cheaper_schedules() -> None:
     several, finest = (made(replace(ALL, levels=levels)) for levels in (4, 1))
     assert all(cost <= other for cost, other in zip(costs(several), costs(finest), strict=True))

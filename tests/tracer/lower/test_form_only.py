@@ -78,6 +78,7 @@ def test_a_relus_backward_comes_first_where_only_the_pooling_read_it() -> None:
     assert [graph.values[value].shape for value in relu.writes] == [(4, 8, 16, 16)]
 
 
+@pytest.mark.slow
 def test_the_step_has_eagers_bits_and_the_predicted_peak() -> None:
     torch.manual_seed(0)
     model, x = Stem(), torch.randn(4, 3, 32, 32)

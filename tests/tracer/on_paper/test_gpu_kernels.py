@@ -90,6 +90,7 @@ def test_dropout_retains_one_byte_per_element_wherever_it_is_called() -> None:
     assert len(masks) == 3
 
 
+@pytest.mark.slow
 def test_real_tensors_and_later_calls_are_untouched() -> None:
     kept: list[torch.Tensor] = []
 

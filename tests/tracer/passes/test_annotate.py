@@ -33,6 +33,7 @@ def test_routing_and_unknown_operators_are_pinned_with_a_reason():
     assert "routing" in (graph.ops[graph.by_name["topk.0"]].pinned or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choose", "name"),
     [
@@ -75,6 +76,7 @@ def test_unknown_operators_that_do_not_repeat_are_pinned_until_they_are_declared
         unregister_operator("planner_test::sine")
 
 
+@pytest.mark.slow
 def test_readers_of_what_the_forward_updates_are_pinned_by_its_name():
     case = ZOO["batch_norm_and_counter"]()
     joint = capture(case.model, case.args)

@@ -218,6 +218,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Watch]:
     return model, watch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_is_named_until_it_is_accepted(watched: tuple[Model, Watch], what: str) -> None:
     model, watch = watched

@@ -19,6 +19,7 @@ def averaging(batches: int = 0) -> nn.BatchNorm1d:
     return norm
 
 
+@pytest.mark.slow
 def test_the_factor_is_a_node_and_nothing_is_guarded():
     joint = capture(Written(lambda m, x: mean_square(m.n(m.n(x))), n=averaging()), (torch.randn(4, 16),))
     assert joint.guards.all == []

@@ -52,6 +52,7 @@ def test_a_forward_sees_what_eager_shows(name: str):
     assert constants == (list(shown) if isinstance(shown, tuple) else [shown])
 
 
+@pytest.mark.slow
 def test_a_text_is_guarded_by_the_values_in_it():
     joint = capture(net(lambda m, x, h: f"{m.n}"), (noise(),))
     (group,) = joint.guards.groups

@@ -43,6 +43,7 @@ def test_each_gradient_depends_on_the_outputs_that_its_parameter_reaches():
     assert by_name["second.weight"] == tangents(1)
 
 
+@pytest.mark.slow
 def test_the_additions_of_autograd_are_known_with_what_each_term_depends_on():
     joint, flow = flow_of(Heads(), torch.randn(3, 4))
     assert sorted(map(sorted, (of for terms in flow.sums.values() for of in terms))) == [[0], [1], [1, 2], [2]]

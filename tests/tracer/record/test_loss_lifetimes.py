@@ -46,6 +46,7 @@ LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_peak_includes_what_the_loss_retains(name: str):
     torch.manual_seed(0)

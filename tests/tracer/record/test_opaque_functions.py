@@ -31,6 +31,7 @@ def _named(joint: Joint, name: str) -> list[Any]:
     return [node for node in joint.ops if node.target.__name__ == name]
 
 
+@pytest.mark.slow
 def test_a_function_by_address_is_one_operator_each_way():
     joint = _captured(lambda x: Tanh.apply(Scaled.apply(x, 3.0)))
     (forward,) = _named(joint, "Scaled")

@@ -51,6 +51,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return begun
 
 
+@pytest.mark.slow
 def test_it_is_recorded_once_more_for_them(recordings: list[Any]) -> None:
     model = Net(lambda m, h: h * m.s[0] + m.t, s=[torch.ones(4)], t=torch.ones(4))
     joint = capture(model, (X,))
@@ -65,6 +66,7 @@ def test_without_them_it_is_recorded_as_often_as_ever(recordings: list[Any]) -> 
     assert len(recordings) == 2
 
 
+@pytest.mark.slow
 def test_one_in_two_places_has_one_slot() -> None:
     shared = torch.ones(4)
     joint = capture(Net(lambda m, h: h * m.s * m.t[0], s=shared, t=[shared]), (X,))
@@ -73,6 +75,7 @@ def test_one_in_two_places_has_one_slot() -> None:
     assert [tie.label for tie in slot.ties] == ["t[0]"]
 
 
+@pytest.mark.slow
 def test_a_parameter_that_is_reached_through_a_closure_is_that_parameter() -> None:
     model = Net(lambda m, h: h * m.scale(1.0))
     weight = model.layer.bias
@@ -86,6 +89,7 @@ def test_a_parameter_that_is_reached_through_a_closure_is_that_parameter() -> No
     assert len(joint.parameters) == len(joint.gradients) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -108,6 +112,7 @@ def test_tensors_that_each_forward_makes_outside_of_fakes_are_constants() -> Non
     assert constants(joint) == 1
 
 
+@pytest.mark.slow
 def test_one_that_no_stand_in_can_do_for_is_a_constant() -> None:
     def checked(m: Any, h: torch.Tensor) -> torch.Tensor:
         if m.s.__class__ is not torch.Tensor:

@@ -142,6 +142,7 @@ def triangle(size: int) -> torch.Tensor:
     return torch.ones(size, size).tril()
 
 
+@pytest.mark.slow
 def test_a_cached_function_keeps_no_fakes_and_is_a_constant_once_it_is_filled():
     triangle.cache_clear()
     model = WithTensors(lambda _, h: h @ triangle(2))

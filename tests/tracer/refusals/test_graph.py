@@ -94,6 +94,7 @@ def test_a_list_that_grows_with_every_step_grows_with_every_planned_step_too():
     assert model.seen == []
 
 
+@pytest.mark.slow
 def test_a_parameter_reached_through_a_closure_is_refused():
     other = linear()
     with pytest.raises(ModelNotSupportedError, match="closure"):

@@ -19,6 +19,7 @@ def test_a_model_that_is_no_module_is_refused():
     assert caught.value.kind == "type"
 
 
+@pytest.mark.slow
 def test_compiled_models_are_refused():
     with pytest.raises(ModelNotSupportedError, match="_orig_mod") as caught:
         capture(torch.compile(linear()), (noise(),))
