@@ -90,7 +90,7 @@ def test_another_mode_gets_the_same_share_and_is_named(caplog: pytest.LogCapture
         planned(_X).sum().backward()
     assert any("another mode than the planned one, so 100.0 %" in record.getMessage() for record in caplog.records)
     model.eval()
-    in_bytes = remat_planner.plan(model, (_X,), budget=schedule.budget, time_limit=1, verify=False)
+    in_bytes = remat_planner.plan(model, (_X,), budget="min", time_limit=1, verify=False)
     planned = remat_planner.apply_schedule(model, in_bytes)
     planned.train()
     with pytest.raises(InfeasibleBudgetError, match="The model is in training mode, and the plan is for evaluation mode"):
