@@ -11,7 +11,7 @@ from hypothesis import settings
 
 _ALL = os.environ.get("TESTS") == "all"
 _FEWER = 5
-_MOST_SLOW_CASES = 3
+_MOST_SLOW_CASES = 2
 
 
 def examples(number: int) -> settings:
@@ -20,13 +20,20 @@ def examples(number: int) -> settings:
 
 
 def sampled(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """What runs and what is left out: of each slow test with many cases a few run, evenly spread."""
+    """What runs and what is left out: of each slow test with many cases a few run, evenly spread.
+
+    ``slow(all_cases=True)`` runs them all, and ``slow(on_request=True)`` none: they take longest, and others test most of it.
+    """
     families: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    left_out: set[pytest.Item] = set()
     for item in items:
         slow = item.get_closest_marker("slow")
-        if slow and not (_ALL or slow.kwargs.get("all_cases")):
+        if slow is None or _ALL:
+            continue
+        if slow.kwargs.get("on_request"):
+            left_out.add(item)
+        elif not slow.kwargs.get("all_cases"):
             families[item.nodeid.partition("[")[0]].append(item)
-    left_out: set[pytest.Item] = set()
     for cases in families.values():
         if (number := len(cases)) > _MOST_SLOW_CASES:
             run = {cases[k * (number - 1) // (_MOST_SLOW_CASES - 1)] for k in range(_MOST_SLOW_CASES)}

@@ -40,7 +40,7 @@ def test_the_session_has_the_commands_of_the_tutorial() -> None:
     assert re.findall(r"^\$ (.*)$", RECORDING.read_text(encoding="utf-8"), re.MULTILINE) == typed
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 @pytest.mark.timeout(900)
 def test_the_tutorial(tmp_path: Path) -> None:
     """From out of memory to trained, in a shell. It takes longer than other tests: its model is one that does not fit."""

@@ -51,7 +51,7 @@ def table_of(model: nn.Module, args: tuple[torch.Tensor, ...], costs: str) -> Me
     return memory_table(model, args, {}, loss=loss, costs=costs, optimizer="adamw", ranks=4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_every_row_is_what_plan_predicts() -> None:
     model, args = build()
     table = table_of(model, args, "h100")

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.soak import MODES, Look, Soak
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_nothing_grows_or_lingers() -> None:
     # In a process of its own: what other tests left behind grows beside it.
     ran = subprocess.run(

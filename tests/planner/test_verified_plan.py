@@ -172,7 +172,7 @@ def test_a_model_that_fails_by_itself_cannot_be_compared(caplog: pytest.LogCaptu
     assert any("without a plan, raised KeyError in step 1" in message for message in caplog.messages)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_a_part_of_the_batch_that_shrinks_less_is_planned_with_its_least_budget(calls: Calls, monkeypatch: pytest.MonkeyPatch):
     model, x = net()
     with pytest.raises(remat_planner.InfeasibleBudgetError) as caught:

@@ -115,7 +115,7 @@ def test_the_folder_shows_no_file_and_one_serves_all_steps(tmp_path: Path):
     assert not created
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_hundreds_of_steps_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     _, planned, _ = _planned(tmp_path)

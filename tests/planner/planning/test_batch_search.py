@@ -49,7 +49,7 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
         remat_planner.plan(model, inputs(too_large), budget=budget, costs="h100", time_limit=5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_copies_on_the_host_allow_a_larger_batch() -> None:
     model = Net()
     budget = remat_planner.plan(model, inputs(300), budget="min", costs="h100").budget
@@ -115,7 +115,7 @@ def test_auto_is_the_devices_memory_less_the_reserve() -> None:
         remat_planner.plan(Net(), inputs(8), budget="auto")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_the_words_fit_and_auto(call: Call, folder: Path) -> None:
     run = call(
         "fit", "--solver", "greedy", "--time-limit", "20", "--budget", "2MB", "--device", "a100-80gb", "--json", "net.py"

@@ -14,7 +14,7 @@ from remat_planner.planner.regions.forward import planned_regions
 from tests.planner.regions.helpers import Decoder, decoder, gradients_after, same
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_casts_that_a_region_shares_are_refused_unless_autocast_shares_none():
     model, tokens = decoder()
     model.layers[1].up.weight = model.layers[0].up.weight
