@@ -22,6 +22,8 @@ Steps = tuple[int, ...]
 
 _SHARE_OF_EAGER = 0.6
 """Share of the time for eager's form of a step that has leaner ones; these start from what was found."""
+_LARGE = 1500
+"""Ops; with so many eager's form may need all of the time: a decoder of 7B parameters within 60 s on a busy machine."""
 
 
 def schedule_step(
@@ -67,7 +69,8 @@ def schedule_step(
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
             return _schedule(step, limit, replace(known, solver="auto"), asked.share)
     has_forms = automatic and has_leaner_form(step)
-    solution = solution_of(step, settings.solver, deadline.remaining * (_SHARE_OF_EAGER if has_forms else 1))
+    share = _SHARE_OF_EAGER if has_forms and len(graph.ops) < _LARGE else 1
+    solution = solution_of(step, settings.solver, deadline.remaining * share)
     is_saving = automatic and solution.status != "infeasible" and is_free(graph, solution.cost)
     if has_forms and not is_saving:
         step, solution = better_in_leaner_form(
