@@ -15,6 +15,7 @@ from remat_planner.planner.planning.captures import (
     settings_of,
 )
 from remat_planner.planner.planning.device_budget import budget_on_device
+from remat_planner.planner.planning.free_savings import FREE_OVERHEAD
 from remat_planner.planner.planning.host_memory import available_on_host
 from remat_planner.planner.planning.input_forms import InputForm, input_forms
 from remat_planner.planner.planning.offload import Offload, link_on_paper
@@ -33,6 +34,7 @@ from remat_planner.planner.planning.step import Step, costed_step, eager_graph, 
 __all__ = [
     "AUTO",
     "ENOUGH_FOR_REPLAN",
+    "FREE_OVERHEAD",
     "LARGEST_BATCH",
     "REPLAN_TIME_LIMIT",
     "Batches",

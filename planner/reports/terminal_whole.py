@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remat_planner.planner.formatting import format_bytes, format_bytes_both, format_inputs, format_percent, format_seconds
+from remat_planner.planner.planning import FREE_OVERHEAD
 from remat_planner.planner.reports.copies import LinkUse, OffloadSummary
 from remat_planner.planner.reports.operator_names import short_operator
 from remat_planner.planner.reports.terminal_widgets import (
@@ -29,7 +30,6 @@ _MUCH_SCATTER = 0.1
 """Of the step; where the ops' seconds scatter more, the report says so."""
 _LEAST_SHARE = 0.001  # of the peak; smaller shares are one line together
 _UNUSED_SHARE = 0.05  # of the budget; a plan that recomputes and leaves more than this free may not be the best
-_SAVED_FOR_FREE = 0.005  # of the step; so much time is given for memory that the budget does not ask for
 
 
 def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]:
@@ -45,7 +45,7 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         "Proof": proof_in_words(summary),
     }
     unused = 1 - summary.peak_bytes / summary.budget_bytes
-    if unused > _UNUSED_SHARE and summary.overhead > _SAVED_FOR_FREE and summary.status != "optimal":
+    if unused > _UNUSED_SHARE and summary.overhead > FREE_OVERHEAD and summary.status != "optimal":
         share = format_percent(unused)
         facts["Unused"] = f"{share} of the budget, while it recomputes: a longer --time-limit may find a faster plan"
     if summary.scatter > _MUCH_SCATTER:

@@ -43,6 +43,7 @@ class StepWatch:
         self._most_in_flight = 1
         self._backwards = 0
         self._told_of_flights = self._told_of_gradients = self._told_of_kept_graph = self._told_of_outputs = False
+        self._with_held_outputs: weakref.WeakKeyDictionary[Schedule, int] = weakref.WeakKeyDictionary()  # peaks in bytes
 
     def flight(self, schedule: Schedule, joint: Joint, on_backward: Callable[[], None] | None) -> Flight:
         """What to call when the backward of a forward that now begins begins; it calls ``on_backward``.
@@ -93,8 +94,13 @@ class StepWatch:
 
     def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
         """These outputs are still there when the backward begins, in a plan for a loop that drops them."""
-        peak = simulate(with_held_outputs(schedule.graph, joint), schedule.steps).peak_bytes
-        if self._told_of_outputs or peak <= schedule.budget:
+        if self._told_of_outputs:
+            return
+        if schedule not in self._with_held_outputs:  # simulated once, not in each step
+            held = with_held_outputs(schedule.graph, joint)
+            self._with_held_outputs[schedule] = simulate(held, schedule.steps).peak_bytes
+        peak = self._with_held_outputs[schedule]
+        if peak <= schedule.budget:
             return
         self._told_of_outputs = True
         _log.warning(

@@ -15,7 +15,7 @@ from remat_planner.tracer.joint.nodes import operator_name, tensors_of
 from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, has_symbol_inside, map_tensors, tensors_inside
 from remat_planner.tracer.joint.plain_tensors import computes_as_plain, is_of_pytorch, plain
 from remat_planner.tracer.joint.recorded_forward import LeftBehind, RecordedForward, RecordedOperator, Result
-from remat_planner.tracer.joint.rewritten import rewritten
+from remat_planner.tracer.joint.rewritten import rewritten, with_nodes_changed
 from remat_planner.tracer.joint.same_tensors import first_places
 from remat_planner.tracer.joint.sizes import SizeNumber, SizeQuotient, is_from_sizes, number_from_sizes
 from remat_planner.tracer.joint.undo import Undo
@@ -81,4 +81,5 @@ __all__ = [
     "tensor_inputs",
     "tensors_inside",
     "tensors_of",
+    "with_nodes_changed",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import fx
@@ -27,6 +27,16 @@ def rewritten(joint: Joint, graph: fx.GraphModule, node_of: Mapping[fx.Node, fx.
         outputs=tuple(_moved_leaf(leaf, node_of) for leaf in joint.outputs),
         gradients=tuple(_moved_gradient(gradient, node_of) for gradient in joint.gradients),
     )
+
+
+def with_nodes_changed(joint: Joint, change: Callable[[fx.Node, fx.Node], None]) -> Joint:
+    """``joint`` on a copy of its graph, of whose nodes ``change(copied, node)`` may change each in place."""
+    graph = fx.Graph()
+    node_of: dict[fx.Node, fx.Node] = {}
+    for node in joint.graph.graph.nodes:
+        node_of[node] = graph.node_copy(node, node_of.__getitem__)
+        change(node_of[node], node)
+    return rewritten(joint, fx.GraphModule(joint.graph, graph), node_of, [node_of[node] for node in joint.ops])
 
 
 def _moved_leaf(leaf: OutputLeaf, node_of: Mapping[fx.Node, fx.Node]) -> OutputLeaf:

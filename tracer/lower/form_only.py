@@ -16,7 +16,7 @@ from torch import fx
 
 from remat_planner.schedules import Graph
 from remat_planner.tracer.costs import same_bits_in_parts
-from remat_planner.tracer.joint import Joint, operator_name, rewritten
+from remat_planner.tracer.joint import Joint, operator_name, with_nodes_changed
 from remat_planner.tracer.lower.write_over import TOGETHER
 from remat_planner.tracer.operators import OpCall, OperatorFacts, TensorSpec, Values, facts_of, graph_function, with_facts
 
@@ -75,10 +75,8 @@ def with_forms(joint: Joint, names: Collection[str]) -> Joint:
     """``joint`` with these of its ``form_readers`` without the tensor. Their ``meta["wholes"]`` are the nodes in eager."""
     if not names:
         return joint
-    graph = fx.Graph()
-    node_of: dict[fx.Node, fx.Node] = {}
-    for node in joint.graph.graph.nodes:
-        copied = node_of[node] = graph.node_copy(node, node_of.__getitem__)
+
+    def change(copied: fx.Node, node: fx.Node) -> None:
         if node.op == "call_function" and node.meta.get("name") in names and _reads_form(node):
             source: Any = node.args[_TENSOR]
             size = source.meta.get("shape") or tuple(_source(node).shape)  # where sizes vary, it says how they follow
@@ -86,7 +84,8 @@ def with_forms(joint: Joint, names: Collection[str]) -> Joint:
             copied.target = _by_form(node.target)
             copied.args = (gradient, size, layout_of(_source(node)), *rest)
             copied.meta |= {"name": node.meta["name"] + _SUFFIX, "wholes": node.meta.get("wholes", (node,))}
-    return rewritten(joint, fx.GraphModule(joint.graph, graph), node_of, [node_of[node] for node in joint.ops])
+
+    return with_nodes_changed(joint, change)
 
 
 def forms_as(joint: Joint, graph: Graph) -> Joint:

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from remat_planner.schedules import Graph
-from remat_planner.tracer.joint import Joint, operator_name, rewritten, tensors_of
+from remat_planner.tracer.joint import Joint, operator_name, tensors_of, with_nodes_changed
 from remat_planner.tracer.lower.sums_in_place import with_storages_shared
 from remat_planner.tracer.lower.write_over import (
     PREVIOUS,
@@ -55,14 +55,13 @@ def with_overwriting(joint: Joint, places: Mapping[fx.Node, int]) -> Joint:
     """``joint`` with these of its ``overwriters``; their ``meta["over"]`` is the position of the argument."""
     if not places:
         return joint
-    graph = fx.Graph()
-    node_of: dict[fx.Node, fx.Node] = {}
-    for node in joint.graph.graph.nodes:
-        copied = node_of[node] = graph.node_copy(node, node_of.__getitem__)
+
+    def change(copied: fx.Node, node: fx.Node) -> None:
         if node in places:
             copied.target = _over(node.target, places[node])
             copied.meta |= {"over": places[node], "pinned": RESULT_IN_PLACE, "wholes": node.meta.get("wholes", (node,))}
-    return rewritten(joint, fx.GraphModule(joint.graph, graph), node_of, [node_of[node] for node in joint.ops])
+
+    return with_nodes_changed(joint, change)
 
 
 def overwriting_as(joint: Joint, graph: Graph) -> Joint:

@@ -54,7 +54,7 @@ def test_a_loss_that_sets_the_floor_can_be_computed_in_chunks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("regions", [None, pytest.param("*", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("regions", [None, "*"])
 def test_the_least_budget_holds_and_one_byte_less_does_not(regions: str | None):
     model, x = _blocks(), torch.randn(256, 16)
     schedule = remat_planner.plan(model, (x,), budget="min", time_limit=2, regions=regions)

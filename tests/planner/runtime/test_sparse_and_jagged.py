@@ -73,7 +73,6 @@ STEPS: dict[str, tuple[Between, tuple[Any, ...]]] = {
     ),
     "jagged input": (lambda _, h, n: h + (n * 2).values(), (jagged(torch.ones(_NODES, 16), OFFSETS),)),
 }
-_QUICK = ("buffer", "jagged")
 
 
 def _model(between: Between) -> Written:
@@ -90,9 +89,7 @@ def _model(between: Between) -> Written:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow, id=name) for name in STEPS]
-)
+@pytest.mark.parametrize("name", STEPS)
 def test_the_least_budget_has_eagers_bits_and_is_kept(name: str):
     between, more = STEPS[name]
     model, args = _model(between), (torch.randn(_NODES, 16), *more)
