@@ -2,12 +2,12 @@
 
     python -m benchmarks.overhead [--only gpt2,unet] [--budgets 100,80,60] [--busy] [--json FILE]
 
-Each model is planned at each budget (a share of its peak without recomputation). Then eager and the planned steps run in turn
-in one process, in an order that rotates. In each turn one step runs before those that are timed, since training runs steps of
-one kind, and finds the heap and the caches as they left them. The measured extra time is the lower quartile of a planned step's
-seconds by that of eager's, less 1: other work on the machine only adds. One thread computes, and the seconds are those for
-which it had the processor. "+-" is how far that may be off: half the distance of the quartiles of 200 such numbers, from rounds
-drawn anew.
+Each model is planned at each budget (a share of its peak without recomputation). Then the planned steps run in turn in one
+process, with eager's before and after each. In each turn one step runs before those that are timed, since training runs steps
+of one kind, and finds the heap and the caches as they left them. The measured extra time is the median, over the rounds, of a
+planned step's seconds by the mean of the two eager turns around it, less 1: what bends a machine for longer than two turns
+cancels. One thread computes, and the seconds are those for which it had the processor. "+-" is how far that may be off: the
+standard deviation of 200 such medians, from rounds drawn anew.
 
 At 100 % next to nothing is recomputed: what is measured there is what a planned step costs beside the recomputation.
 
@@ -43,14 +43,13 @@ from benchmarks.gpu_models import Built, Case
 from benchmarks.rivals_models import CASES
 from remat_planner import InfeasibleBudgetError
 
-LEAST_ROUNDS = 8
 TURN = 0.05
 """Seconds of the timed steps of a turn together, at least one step."""
 WARM_UP = 2
 """Steps of each variant that are not timed."""
 _DRAWS = 200
-SECONDS = 6.0
-"""Processor seconds that all rounds of one model take together, at least ``LEAST_ROUNDS`` rounds."""
+LEAST_ROUNDS = 8
+"""However long they take."""
 _NEIGHBOUR = """
 import torch
 torch.set_num_threads(1)
@@ -104,7 +103,7 @@ class Row:
 
     Attributes:
         budget: percent of the peak without recomputation, or "least" where that is below what works.
-        spread: half the distance of the quartiles of the measured number, over rounds drawn anew.
+        spread: standard deviation of the measured number, over rounds drawn anew.
     """
 
     model: str
@@ -116,6 +115,7 @@ class Row:
     spread: float
     ops: int
     steps: int
+    rounds: int
 
     @property
     def off(self) -> float:
@@ -161,7 +161,7 @@ def _own_loss(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.loss
 
 
-def rows(name: str, budgets: Sequence[str], time_limit: float) -> Iterator[Row]:
+def rows(name: str, budgets: Sequence[str], time_limit: float, seconds: float) -> Iterator[Row]:
     """Predicted and measured extra time of one model."""
     trained = Trained(MODELS[name])
     plans = {}
@@ -170,44 +170,37 @@ def rows(name: str, budgets: Sequence[str], time_limit: float) -> Iterator[Row]:
             plans[budget] = trained.plan(budget, time_limit)
         except InfeasibleBudgetError:
             plans["least"] = trained.plan("min", time_limit)
-    called = [trained.model, *(remat_planner.apply_schedule(trained.model, plan, audit=False) for plan in plans.values())]
-    times = _times(trained, called)
+    planned = [remat_planner.apply_schedule(trained.model, plan, audit=False) for plan in plans.values()]
+    eager, extra = _measured(trained, planned, seconds)
     draws = random.Random(0)
-    for k, (budget, plan) in enumerate(plans.items(), start=1):
-        eager, measured = _extra_time(times, k)
-        low, _, high = statistics.quantiles(_extra_time(draws.choices(times, k=len(times)), k)[1] for _ in range(_DRAWS))
-        sizes = {"ops": len(plan.graph.ops), "steps": len(plan.steps)}
-        yield Row(name, budget, eager, plan.baseline_seconds, plan.overhead, measured, (high - low) / 2, **sizes)
+    for (budget, plan), of_rounds in zip(plans.items(), extra, strict=True):
+        spread = statistics.stdev(statistics.median(draws.choices(of_rounds, k=len(of_rounds))) for _ in range(_DRAWS))
+        sizes = {"ops": len(plan.graph.ops), "steps": len(plan.steps), "rounds": len(of_rounds)}
+        yield Row(name, budget, eager, plan.baseline_seconds, plan.overhead, statistics.median(of_rounds), spread, **sizes)
 
 
-def _extra_time(times: Sequence[Sequence[float]], which: int) -> tuple[float, float]:
-    """Eager's seconds, and the extra time of one of the others as a share of it."""
-    eager, planned = (statistics.quantiles(spent[k] for spent in times)[0] for k in (0, which))
-    return eager, planned / eager - 1
-
-
-def _times(trained: Trained, called: Sequence[nn.Module]) -> list[list[float]]:
-    """Seconds of a step of each, for each round."""
-    for which in called[::-1]:  # eager last: a step without the plan before the planned one is warned of
+def _measured(trained: Trained, planned: Sequence[nn.Module], seconds: float) -> tuple[float, list[list[float]]]:
+    """Seconds of eager's step, and for each planned model its extra time in each round, as a share of eager's beside it."""
+    for called in (*planned, trained.model):  # eager last: a step without the plan before the planned one is warned of
         for _ in range(WARM_UP):
-            trained.step(which)
+            trained.step(called)
     gc.collect()
     gc.freeze()
     gc.disable()
-    times: list[list[float]] = []
+    eager = [trained.turn(trained.model)]
+    extra: list[list[float]] = [[] for _ in planned]
     began = time.process_time()
     try:
-        while len(times) < LEAST_ROUNDS or time.process_time() - began < SECONDS:
-            spent = [0.0] * len(called)
-            for turn in range(len(called)):
-                which = (len(times) + turn) % len(called)
-                spent[which] = trained.turn(called[which])
-            times.append(spent)
+        while len(extra[0]) < LEAST_ROUNDS or time.process_time() - began < seconds:
+            for called, of_rounds in zip(planned, extra, strict=True):
+                spent = trained.turn(called)
+                eager.append(trained.turn(trained.model))
+                of_rounds.append(2 * spent / (eager[-2] + eager[-1]) - 1)
             gc.collect(0)
     finally:
         gc.enable()
         gc.unfreeze()
-    return times
+    return statistics.median(eager), extra
 
 
 @contextmanager
@@ -228,6 +221,7 @@ def main(
     only: Annotated[str, typer.Option(help="models, separated by commas")] = "",
     budgets: Annotated[str, typer.Option(help="percent of the peak without recomputation, separated by commas")] = "100,80,60",
     busy: Annotated[bool, typer.Option("--busy", help="beside a process that is busy all the time")] = False,
+    seconds: Annotated[float, typer.Option(help="processor seconds of all rounds of a model, at least 8 rounds")] = 60.0,
     time_limit: Annotated[float, typer.Option(help="seconds for each solve")] = 2.0,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -240,7 +234,7 @@ def main(
     found: list[Row] = []
     with neighbour(busy=busy):
         for name in only.split(",") if only else MODELS:
-            for row in rows(name, [f"{share}%" for share in budgets.split(",")], time_limit):
+            for row in rows(name, [f"{share}%" for share in budgets.split(",")], time_limit, seconds):
                 found.append(row)
                 cells = (
                     row.model,
