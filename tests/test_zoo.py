@@ -30,9 +30,10 @@ from benchmarks.zoo.limits import limits_section
 from benchmarks.zoo.reasons import REASONS, reason_of
 from benchmarks.zoo.shrink import SCALES, VOCABULARY, Scale, Shrinker
 from benchmarks.zoo.table import append_row, markdown, read_rows, summary
+from tests.sampling import some
 
 _NAMES = "albert bloom convnextv2 deit falcon fnet gemma olmo phi segformer squeezebert swin yoso"
-SAMPLE = frozenset(_NAMES.split())
+SAMPLE = _NAMES.split()
 """Architectures of transformers that are quick to try, none of them among ``tests/zoo.py``."""
 
 ROW = Row("transformers", "gpt2", "GPT2LMHeadModel", seconds=2.5)
@@ -69,11 +70,12 @@ def _small(**inputs: Any) -> Architecture:
 @pytest.mark.timeout(1200)
 def test_a_sample_of_transformers_is_planned(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(from_transformers, "SCALES", (Scale(layers=1), *SCALES))  # half the time
-    chosen = [one for one in architectures("transformers") if one.name in SAMPLE]
-    assert len(chosen) == len(SAMPLE) == 13
+    names = some(SAMPLE)
+    chosen = [one for one in architectures("transformers") if one.name in names]
+    assert len(chosen) == len(names)
     rows = list(command.tried("transformers", chosen, seconds=300, fresh=False))
     assert [row for row in rows if row.verdict in FAULTS] == []
-    assert sum(row.verdict in ("whole", "infeasible") for row in rows) > 11, summary(rows)
+    assert sum(row.verdict in ("whole", "infeasible") for row in rows) >= len(names) - 1, summary(rows)
 
 
 @pytest.mark.slow

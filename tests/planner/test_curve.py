@@ -67,7 +67,7 @@ def test_a_curve_of_one_point() -> None:
         remat_planner.curve(nn.Linear(2, 2), (torch.randn(2, 2),), points=1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_the_command(call: Call, folder: Path) -> None:
     arguments = ("curve", "net.py", "--points", "3", "--time-limit", "3", "--device", "h100")
     run = call(*arguments, "--json", "--svg", "curve.svg", "--png", "curve.png")

@@ -70,7 +70,7 @@ def _plan(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "remat_planner", *arguments], env=environment, **options)  # type: ignore[call-overload,no-any-return]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 @pytest.mark.parametrize("arguments", [("show", "s.json"), ("show", "s.json", "--json"), ("explain", "s.json", "mlp")])
 def test_a_terminal_that_knows_only_ascii(folder: Path, arguments: tuple[str, ...]) -> None:
     process = _plan(*arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -140,7 +140,7 @@ def test_what_the_model_prints_is_not_in_the_document(folder: Path) -> None:
     assert (folder / "loud.schedule.json").exists()  # where the command began, not where build() went
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_a_full_stdout(folder: Path) -> None:
     with open("/dev/full", "w") as full:
         process = _plan("solvers", cwd=folder, stdout=full, stderr=subprocess.PIPE)

@@ -45,13 +45,13 @@ def test_two_processes(tmp_path: Path):
     run_checks(2, tmp_path, *names)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_an_audit_that_fails_on_one_rank_ends_all(tmp_path: Path):
     started = started_checks(2, tmp_path, "audits")
     assert started.returncode != 0
     assert [line for line in started.stdout.splitlines() if "differs" in line] == ["step 3 differs on rank 1"], started.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_four_processes(tmp_path: Path):
     run_checks(4, tmp_path, "ddp", "fsdp")

@@ -216,7 +216,7 @@ def test_where_everything_fits_nothing_is_set(form: str):
     exec(found.code, {})
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_a_form_that_beats_its_schedule_says_so():
     case, _ = planned("llama", "70%")
     schedule = remat_planner.plan(case.model, case.args, case.kwargs, budget="70%", costs="h100", solver="every-n")

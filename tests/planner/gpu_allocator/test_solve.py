@@ -123,7 +123,7 @@ def test_a_budget_on_reserved_bytes_of_a_cpu_is_refused() -> None:
         remat_planner.plan(model, (x,), budget="100%", loss=lambda y: y.sum(), budget_on="held")  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_the_command(call: Call) -> None:
     run = call("--budget", "20MB", "--budget-on", "reserved", "--device", "h100", "net.py")
     assert run.code == ExitCode.OK, run.err

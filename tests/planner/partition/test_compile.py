@@ -94,7 +94,7 @@ class Broken(Perceptron):
         return torch.tanh(self.layers[1](x)).pow(2).mean()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_the_graphs_around_a_graph_break_share_the_budget():
     torch.manual_seed(0)
     model, x = Broken(2, 32), torch.randn(512, 32)

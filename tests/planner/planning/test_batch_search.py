@@ -62,7 +62,7 @@ def test_copies_on_the_host_allow_a_larger_batch() -> None:
     assert with_host.schedule.peak_bytes <= budget
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_it_is_halved_where_the_given_batch_is_too_large() -> None:
     found = remat_planner.fit(Net(), inputs(4096), budget="1MB", costs="h100", time_limit=5)
     assert found.largest.batch < 4096
@@ -71,7 +71,7 @@ def test_it_is_halved_where_the_given_batch_is_too_large() -> None:
     assert found.tries[-1].minimum > 10**6
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_gradient_buckets_leave_room_for_fewer() -> None:
     plain, bucketed = (
         remat_planner.fit(Net(), inputs(64), budget="600kB", costs="h100", solver="greedy", time_limit=2, training=training)

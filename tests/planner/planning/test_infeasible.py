@@ -62,7 +62,7 @@ def test_the_least_budget_holds_and_one_byte_less_does_not(regions: str | None):
     _refusal(model, x, schedule.budget - 1, regions=regions)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_the_least_budget_of_several_forms_is_that_of_the_largest():
     model, x = _blocks(), torch.randn(256, 16)
     schedule = remat_planner.plan(model, (x,), shapes=[x[:64]], budget="min", time_limit=2, verify=False)

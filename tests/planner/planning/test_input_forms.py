@@ -157,7 +157,7 @@ def test_a_new_form_that_does_not_fit_is_refused_by_name() -> None:
     assert refused.value.inputs == {"[0]": "float32[64, 48, 16]"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_copies_and_pickles_have_all_forms(said: pytest.LogCaptureFixture) -> None:
     model, eager = net(), net()
     ours = apply_schedule(model, several(model))
@@ -206,7 +206,7 @@ def test_a_bad_form_is_refused(shapes: Any, number: int | None, match: str) -> N
     assert refused.value.number == number
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_an_infeasible_budget_names_the_form_that_needs_most() -> None:
     model = net()
     with pytest.raises(InfeasibleBudgetError, match=r"float32\[4, 48, 16\].*one of 3 forms") as refused:
@@ -286,7 +286,7 @@ def test_a_loaded_plan_for_evaluation_mode_is_used_in_it(tmp_path: Path) -> None
     assert planned_call(ours).programs, "it ran in eager"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_the_report_of_a_file_has_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     schedule = several(net())
     schedule.save(tmp_path / "s.json")

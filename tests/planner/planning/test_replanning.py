@@ -89,7 +89,7 @@ def test_shorter_inputs_that_fit_without_recomputation_are_not_searched_for(sear
     assert equal(gradients(ours), gradients(eager))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_a_known_schedule_that_takes_too_long_leads_to_a_search_with_its_own_limit(searches: list[tuple[str, float]]):
     ours, eager, schedule = planned("60%")
     ours._planned._sized = None

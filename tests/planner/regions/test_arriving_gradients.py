@@ -67,7 +67,7 @@ def test_a_loaded_schedule_and_a_smaller_batch_keep_the_layout(tmp_path: Path):
     assert same(gradients_after(model, x[:3]), gradients_after(eager, x[:3]))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_a_step_whose_gradients_arrive_otherwise_still_runs():
     for planned in _ENDINGS:
         model, x = projections(planned)

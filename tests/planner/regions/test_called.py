@@ -16,7 +16,7 @@ from tests.planner.regions.helpers import Block, decoder, gradients_after, same
 from tests.zoo import ZOO
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_a_cache_that_blocks_write_into_is_refused():
     torch.manual_seed(0)
     case = ZOO["gpt2"]()
@@ -148,7 +148,7 @@ def test_blocks_that_are_called_with_several_forms_are_planned_for_each(tmp_path
         remat_planner.remove_schedule(model)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_auto_leaves_out_compiled_blocks():
     model, tokens = decoder()
     model.layers[1].compile(backend="eager")

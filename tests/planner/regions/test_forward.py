@@ -67,7 +67,7 @@ def test_inputs_of_another_form_are_planned_once_more(caplog: pytest.LogCaptureF
     assert all(len(forward.planned.programs) == 2 for forward in planned_regions(model).values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_copies_and_pickles_stay_planned():
     model, tokens = decoder()
     eager = gradients_after(model, tokens)

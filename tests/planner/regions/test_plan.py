@@ -37,7 +37,7 @@ def test_a_branch_between_blocks_is_refused_whole_and_planned_by_regions():
     assert any(len(region.steps) > len(region.graph.ops) for region in schedule.regions.values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_more_budget_never_takes_longer_and_the_least_that_is_named_holds():
     model, tokens = decoder()
     with pytest.raises(InfeasibleBudgetError) as caught:
@@ -81,7 +81,7 @@ def test_what_a_run_is_needed_for_is_refused_on_paper():
         remat_planner.plan(model, (tokens,), budget="60%", regions="layers.*", training=remat_planner.TrainingState(shard=2))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_a_process_that_has_not_loaded_fsdp_plans_by_regions():
     code = """
 import sys, torch, remat_planner

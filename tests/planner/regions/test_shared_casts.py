@@ -41,7 +41,7 @@ class ReadsItsBlocks(Decoder):
         return logits + F.linear(self.embedding(tokens), self.layers[0].up.weight).mean()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_casts_that_the_models_own_forward_shares_are_refused():
     torch.manual_seed(0)
     model, tokens = ReadsItsBlocks(), torch.randint(0, 50, (4, 64))

@@ -84,7 +84,7 @@ def _train_in_parallel(rank: int, address: str, results: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 def test_distributed_data_parallel_around_a_planned_module(tmp_path: Any):
     context = torch.multiprocessing.get_context("spawn")

@@ -57,6 +57,7 @@ def test_the_least_budget_has_eagers_bits_and_is_kept(name: str):
     assert verified.within_budget
 
 
+@pytest.mark.slow(on_request=True)
 def test_the_other_branch_runs_later_as_in_eager():
     between, more = STEPS["a branch by an input"]
     models = [_model(between), _model(between)]

@@ -96,7 +96,7 @@ def test_more_budget_is_never_slower() -> None:
     assert costs[-1] == graph.seconds
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_an_infeasible_budget_says_what_would_do() -> None:
     graph, peak = instance("checkmate_unet")
     failed = solve(graph, peak // 4, time_limit=5)

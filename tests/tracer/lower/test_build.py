@@ -72,7 +72,7 @@ def test_random_ops_hold_the_generators_state_when_repeated():
     assert draw.pinned is None
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_capturing_twice_gives_the_same_graph():
     torch.manual_seed(0)
     case = ZOO["bert"]()

@@ -15,7 +15,7 @@ from tests.tracer.fake_calls import call_of
 _PAGE = (Path(__file__).resolve().parents[3] / "docs" / "operators.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(on_request=True)
 def test_the_example_is_recomputed_has_flops_and_sample_inputs():
     example, *_ = re.findall(r"^```python\n(.*?)^```", _PAGE, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {"__name__": "docs_operators"}
