@@ -26,6 +26,7 @@ from remat_planner.planner.measurement import (
     FilledOnce,
     KeptState,
     Loss,
+    StepTimes,
     ToleranceCheck,
     Verification,
     compared_state,
@@ -38,6 +39,7 @@ from remat_planner.planner.measurement import (
     same_value,
     seconds_of,
     state_restored,
+    times_in_turn,
     update_parameters,
 )
 from remat_planner.planner.planning import planned_form, settings_of
@@ -58,10 +60,6 @@ the last, a gradient arrives at one output only, where there is no loss: paramet
 _EXTRA_EAGER_RUNS = 8
 """Further runs of eager at most, once it is seen to be nondeterministic: a tensor may be equal in the first two by chance."""
 
-_TIMED_STEPS = 3
-"""Planned steps, and eager's between them, that are timed where their time can be told beside a prediction."""
-_ENOUGH_SECONDS = 3.0
-"""After so long, no more of them are."""
 
 _MISSING = "not there"
 _Named = tuple[str, Any]
@@ -117,7 +115,11 @@ def verify(
             steps = _Steps(model, args, kwargs, loss, state)
             planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler, disk_folder))
             peak = steps.peak(planned, schedule.origin.training)
-            times = steps.seconds(planned) if isinstance(form, Schedule) and form.origin.costs == MEASURE else None
+            times = (
+                steps.times(planned, (form.seconds, form.baseline_seconds))
+                if isinstance(form, Schedule) and form.origin.costs == MEASURE
+                else None
+            )
     constant, predicted = _planned_bytes(form)
     return Verification(
         identical=not comparison.differences,
@@ -130,10 +132,7 @@ def verify(
         largest_difference=comparison.largest_difference,
         close=comparison.close,
         pool_bytes=_pool_bytes(planned),
-        measured_seconds=None if times is None else times[0],
-        eager_seconds=None if times is None else times[1],
-        predicted_seconds=None if times is None else form.seconds,
-        predicted_eager_seconds=None if times is None else form.baseline_seconds,
+        times=times,
     )
 
 
@@ -195,18 +194,16 @@ class _Steps:
             peaks.append(measure_peak(step, device_of(called)))
         return min(peaks)
 
-    def seconds(self, called: nn.Module) -> tuple[float, float]:
-        """Seconds of the quickest of a few steps of ``called``, and of the model's own between them."""
-        spent: dict[nn.Module, list[float]] = {called: [], self.model: []}
+    def times(self, called: nn.Module, predicted: tuple[float, float]) -> StepTimes:
+        """Times of a few steps of ``called``, and of the model's own around them; ``predicted`` are seconds of both."""
         copies = bool(_pool_bytes(called))
-        for _ in range(_TIMED_STEPS):
-            for which, seconds in spent.items():
-                self._restart()
-                self.model.zero_grad(set_to_none=True)
-                seconds.append(seconds_of(one_step(which, self.args, self.kwargs, self.loss), device_of(which), copies=copies))
-            if sum(map(sum, spent.values())) > _ENOUGH_SECONDS:
-                break
-        return min(spent[called]), min(spent[self.model])
+
+        def seconds(of: nn.Module) -> float:
+            self._restart()
+            self.model.zero_grad(set_to_none=True)
+            return seconds_of(one_step(of, self.args, self.kwargs, self.loss), device_of(of), copies=copies)
+
+        return times_in_turn(lambda: seconds(called), lambda: seconds(self.model), predicted)
 
     def _restart(self) -> None:
         """Go back to the start, planned regions left on the model."""

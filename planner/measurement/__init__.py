@@ -12,6 +12,7 @@ from remat_planner.planner.measurement.real_step import Loss, detached, device_o
 from remat_planner.planner.measurement.state_restored import state_restored
 from remat_planner.planner.measurement.storage_meter import StorageMeter
 from remat_planner.planner.measurement.tensor_parts import parts_of
+from remat_planner.planner.measurement.times_in_turn import StepTimes, times_in_turn
 from remat_planner.planner.measurement.verification import Verification
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "KeptGenerators",
     "KeptState",
     "Loss",
+    "StepTimes",
     "StorageMeter",
     "ToleranceCheck",
     "Verification",
@@ -35,5 +37,6 @@ __all__ = [
     "same_value",
     "seconds_of",
     "state_restored",
+    "times_in_turn",
     "update_parameters",
 ]

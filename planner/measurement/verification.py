@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from remat_planner.planner.measurement.times_in_turn import StepTimes
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -23,9 +25,7 @@ class Verification:
             magnitude; 0.0 where all bits are equal, infinite where shapes, integers, states or values of Python differ.
         close: no difference exceeds the square root of the epsilon of the tensor's dtype.
         pool_bytes: bytes that the copies of one step were given in each pool, by name.
-        measured_seconds, eager_seconds: of a planned step and of eager's, the quickest of a few that ran in turn; on a CPU
-            without the time in which other processes had it. None where the costs were not measured on this device.
-        predicted_seconds, predicted_eager_seconds: the sums of the ops' seconds for both; None where those are.
+        times: of planned steps and of eager's around them; None where the costs were not measured on this device.
         part: the part of the batch that was run; "" for all of it.
     """
 
@@ -40,10 +40,7 @@ class Verification:
     close: bool = True
     part: str = ""
     pool_bytes: Mapping[str, int] = field(default_factory=dict)
-    measured_seconds: float | None = None
-    eager_seconds: float | None = None
-    predicted_seconds: float | None = None
-    predicted_eager_seconds: float | None = None
+    times: StepTimes | None = None
 
     @property
     def within_budget(self) -> bool:

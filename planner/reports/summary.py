@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from remat_planner.planner.measurement import Verification
+    from remat_planner.planner.measurement import StepTimes, Verification
 
 NOT_IN_DOCUMENT: Mapping[str, Any] = {"document": False}
 """Metadata of a field that only the terminal shows."""
@@ -76,10 +76,7 @@ class VerificationSummary:
     nondeterministic: tuple[str, ...] = ()
     part: str = ""
     pool_bytes: Mapping[str, int] = field(default_factory=dict)
-    measured_seconds: float | None = None
-    eager_seconds: float | None = None
-    predicted_seconds: float | None = None
-    predicted_eager_seconds: float | None = None
+    times: StepTimes | None = None
 
     @property
     def passed(self) -> bool:
@@ -98,10 +95,7 @@ def summarize_verification(verification: Verification) -> VerificationSummary:
         nondeterministic=verification.nondeterministic,
         part=verification.part,
         pool_bytes=verification.pool_bytes,
-        measured_seconds=verification.measured_seconds,
-        eager_seconds=verification.eager_seconds,
-        predicted_seconds=verification.predicted_seconds,
-        predicted_eager_seconds=verification.predicted_eager_seconds,
+        times=verification.times,
     )
 
 

@@ -69,13 +69,14 @@ def verification_report(verification: VerificationSummary | None, why_not: str =
 
 def _times(verification: VerificationSummary) -> str:
     """Measured and predicted extra time; "" where it was not measured."""
-    measured, eager = verification.measured_seconds, verification.eager_seconds
-    if measured is None or eager is None or verification.predicted_seconds is None or not verification.predicted_eager_seconds:
+    times = verification.times
+    if times is None:
         return ""
-    predicted = verification.predicted_seconds / verification.predicted_eager_seconds - 1
+    steps = len(times.overheads)
+    apart = f" (from {min(times.overheads):+.1%} to {max(times.overheads):+.1%} in {steps} steps)" if steps > 1 else ""
     return (
-        f"{format_percent(measured / eager - 1)} more than eager when run: {format_seconds(measured)} a step, and "
-        f"{format_seconds(eager)}, the quickest of a few; predicted {format_percent(predicted)}"
+        f"{times.overhead:+.1%} beside eager's steps before and after{apart}; predicted {times.predicted_overhead:+.1%}; "
+        f"{format_seconds(times.planned)} a step"
     )
 
 
