@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,16 +13,30 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.planner.apply import apply_schedule
-from remat_planner.planner.errors import NotAppliedError
+from remat_planner.planner.errors import InfeasibleBudgetError, NotAppliedError
 from remat_planner.planner.first_step.seen_loss import LossNotSeenError, SeenLoss, watch_loss
 from remat_planner.planner.formatting import format_bytes, format_percent
-from remat_planner.planner.plan import plan, refuse_applied
-from remat_planner.planner.planning import costed_step, parse_budget, remembered_capture, schedule_step, settings_of
+from remat_planner.planner.plan import PLANNING, plan, plan_whole_or_regions, refuse_applied
+from remat_planner.planner.planning import (
+    Budget,
+    InputForm,
+    Settings,
+    Step,
+    budget_on_device,
+    costed_step,
+    parse_budget,
+    remembered_capture,
+    schedule_step,
+    settings_of,
+)
 from remat_planner.planner.runtime import call_of, first_call_module, is_planned_module, let_become
+from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
 from remat_planner.tracer import CaptureError, Joint
 
 _log = logging.getLogger("remat_planner")
+_SOON = 2.0
+"""Seconds of solving for the first step, where the plan that counts comes with the second."""
 
 
 def budgeted(
@@ -118,18 +132,53 @@ class _FirstCalls:
         return self._second(args, kwargs)
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        drops = self._loss is None and self._training.outputs == "dropped"  # which a plan without the loss cannot count on
-        schedule = self._plan(
-            args, kwargs, self._loss, **({"training": replace(self._training, outputs="held")} if drops else {})
-        )
+        if self._loss is not None:
+            return self._for_good(self._plan(args, kwargs, self._loss))(*args, **kwargs)
+        schedule = self._soon(args, kwargs)
         joint = remembered_capture(schedule) if isinstance(schedule, Schedule) else None
-        if not isinstance(schedule, Schedule) or joint is None or self._loss is not None or _starts_at_numbers(joint):
-            schedule = self._plan(args, kwargs, None) if drops else schedule
-            return self._for_good(schedule)(*args, **kwargs)
-        origin = schedule.origin
-        step = costed_step(joint, origin.parameters, origin.inputs, settings_of(schedule))
+        if joint is None or (_starts_at_numbers(joint) and self._drops_outputs):
+            return self._for_good(self._plan(args, kwargs, None))(*args, **kwargs)
+        assert isinstance(schedule, Schedule)
+        settings, origin = settings_of(schedule), schedule.origin
+        if _starts_at_numbers(joint):
+            settings = replace(settings, time_limit=self._time_limit)
+            step = costed_step(joint, origin.parameters, origin.inputs, settings)
+            return self._for_good(self._verified(args, kwargs, step))(*args, **kwargs)
+        settings = replace(settings, time_limit=min(_SOON, self._time_limit))
+        step = costed_step(joint, origin.parameters, origin.inputs, settings)
         self._provisional = apply_schedule(self.model, schedule_step(step, "min"))
         return self._watched(args, kwargs)
+
+    def _soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule | RegionSchedule:
+        """A plan without the loop's loss, found in seconds; whether there is such a loss shows in it."""
+        # A plan without the loss cannot count on it that the loop drops the outputs.
+        training = {"training": replace(self._training, outputs="held")} if self._drops_outputs else {}
+        try:
+            return self._plan(args, kwargs, None, verify=False, time_limit=min(_SOON, self._time_limit), **training)
+        except InfeasibleBudgetError:
+            return self._plan(args, kwargs, None, verify=False, **training)
+
+    def _verified(self, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> Schedule:
+        """The plan of a captured step, verified as ``plan`` does."""
+        form, settings = InputForm(*_cut_off_all((args, kwargs))), step.settings
+
+        def plan_again(forms: Sequence[InputForm], budget: Budget) -> Schedule | RegionSchedule:
+            return plan_whole_or_regions(self.model, forms[0], budget, settings)
+
+        with PLANNING:
+            schedule = schedule_step(step, budget_on_device(self._budget, self.model, settings.costs))
+            verify = self._options_now()["verify"]
+            if is_to_verify(verify):
+                check_plan(self.model, (form,), schedule, settings, plan_again, insist=bool(verify))
+        return schedule
+
+    @property
+    def _drops_outputs(self) -> bool:
+        return self._training.outputs == "dropped"
+
+    @property
+    def _time_limit(self) -> float:
+        return float(self._options.get("time_limit", Settings().time_limit))
 
     @property
     def _training(self) -> TrainingState:
@@ -174,13 +223,15 @@ class _FirstCalls:
         **others: Any,
     ) -> Schedule | RegionSchedule:
         """Plan for these inputs; ``others`` are options that differ from the user's."""
-        # The step before this model, whose outputs are its inputs, is no part of the plan.
-        args, kwargs = pytree.tree_map_only(torch.Tensor, _cut_off, (args, kwargs))
-        options = self._options | others
+        args, kwargs = _cut_off_all((args, kwargs))
+        return plan(self.model, args, kwargs, budget=self._budget, loss=loss, **(self._options_now() | others))
+
+    def _options_now(self) -> dict[str, Any]:
+        """The user's options, and whether to verify."""
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed and torch.distributed.get_world_size() > 1:
-            options["verify"] = False
-        return plan(self.model, args, kwargs, budget=self._budget, loss=loss, **options)
+            return self._options | {"verify": False}
+        return {"verify": None} | self._options
 
     def _for_good(self, schedule: Schedule | RegionSchedule) -> nn.Module:
         _log.warning(
@@ -215,6 +266,11 @@ class _ByRegions:
 def _starts_at_numbers(joint: Joint) -> bool:
     """Whether the backward starts at numbers that the model returns: its own loss, auxiliary ones beside it."""
     return all(node.meta["val"].numel() == 1 for node in joint.tangent_nodes)
+
+
+def _cut_off_all(call: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of a call without the step before this model, which made them and is no part of the plan."""
+    return pytree.tree_map_only(torch.Tensor, _cut_off, call)
 
 
 def _cut_off(tensor: torch.Tensor) -> torch.Tensor:
