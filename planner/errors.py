@@ -43,22 +43,6 @@ class CompilerError(RuntimeError):
         self.compiler = compiler
 
 
-class LibraryMissingError(ImportError):
-    """A library that only some reports need is not installed.
-
-    Attributes:
-        library: the distribution to install.
-        extra: the group of optional dependencies that has it.
-    """
-
-    def __init__(self, what: str, *, library: str, extra: str) -> None:
-        super().__init__(
-            f"{what} needs {library!r}, which is not installed: run `pip install {library}`, or install remat-planner[{extra}]"
-        )
-        self.library = library
-        self.extra = extra
-
-
 class OffloadError(RuntimeError):
     """Copies of activations to a pool beside the device are asked for in a way that means nothing, cannot be made, or failed.
 

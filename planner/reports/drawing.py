@@ -6,8 +6,6 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from remat_planner.planner.errors import LibraryMissingError
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -17,15 +15,9 @@ _IDS = re.compile(r' id="[A-Za-z]\w*_\d+"')  # matplotlib's names of its groups,
 
 
 def new_figure(width: int, height: int) -> Figure:
-    """An empty figure of that size in CSS pixels.
+    """An empty figure of that size in CSS pixels."""
+    from matplotlib.figure import Figure  # takes a third of a second, which only a drawing is worth
 
-    Raises:
-        LibraryMissingError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LibraryMissingError("a drawing", library="matplotlib", extra="report") from error
     return Figure(figsize=(width / _POINTS, height / _POINTS), dpi=_POINTS)
 
 

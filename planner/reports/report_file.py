@@ -45,7 +45,6 @@ def report(
         curve: what ``remat_planner.curve`` returned for the model; the page then draws it.
 
     Raises:
-        LibraryMissingError: matplotlib, which draws the page, is not installed.
         OSError: the file cannot be written.
     """
     content = _encoded(_page(schedule, schedule_file, curve)) if to == "html" else viewer_file(schedule, to)

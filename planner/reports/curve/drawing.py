@@ -22,9 +22,6 @@ def draw_curve(curve: CurveData, *, narrow: bool = False) -> Figure:
     """Extra time against budget, with the bound, the knee, the usual policies and the peak without recomputation.
 
     ``narrow`` is for a phone.
-
-    Raises:
-        LibraryMissingError: matplotlib is not installed.
     """
     figure = new_figure(*(_NARROW if narrow else _SIZE))
     figure.set_layout_engine("constrained")
@@ -62,11 +59,7 @@ def draw_curve(curve: CurveData, *, narrow: bool = False) -> Figure:
 
 
 def drawing(curve: CurveData, form: Literal["svg", "png"]) -> bytes:
-    """The content of an image file of ``draw_curve``.
-
-    Raises:
-        LibraryMissingError: matplotlib is not installed.
-    """
+    """The content of an image file of ``draw_curve``."""
     content = io.BytesIO()
     figure = draw_curve(curve)
     figure.savefig(content, format=form, dpi=_SHARPNESS * figure.dpi if form == "png" else "figure")

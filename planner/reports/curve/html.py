@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jinja2
 
-from remat_planner.planner.errors import LibraryMissingError
 from remat_planner.planner.formatting import format_bytes, format_percent
 from remat_planner.planner.reports.curve.data import CurveData
 from remat_planner.planner.reports.curve.drawing import draw_curve
@@ -13,7 +12,7 @@ from remat_planner.planner.reports.drawing import svg_element
 _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
     """<div style="max-width: 720px">
 <p><b>{{ model }}</b>: extra time against budget</p>
-{% if svg %}{{ svg | safe }}{% else %}<p>{{ missing }}</p>{% endif %}
+{{ svg | safe }}
 <table><thead><tr><th>budget</th><th>extra time</th><th>at least</th><th>proof</th></tr></thead><tbody>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>"""
@@ -21,7 +20,7 @@ _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined
 
 
 def curve_html(curve: CurveData) -> str:
-    """An HTML fragment; without matplotlib it says so in the place of the drawing."""
+    """An HTML fragment."""
     rows = [
         (
             format_bytes(point.budget_bytes),
@@ -31,9 +30,5 @@ def curve_html(curve: CurveData) -> str:
         )
         for point in curve.points
     ]
-    svg, missing = "", ""
-    try:
-        svg = svg_element(draw_curve(curve), f"{curve.model} {rows}")
-    except LibraryMissingError as error:
-        missing = str(error)
-    return _TEMPLATE.render(model=curve.model or "A step", rows=rows, svg=svg, missing=missing)
+    svg = svg_element(draw_curve(curve), f"{curve.model} {rows}")
+    return _TEMPLATE.render(model=curve.model or "A step", rows=rows, svg=svg)

@@ -71,11 +71,7 @@ class Chart:
 
 
 def memory_chart(title: str, curve: MemoryCurve, *, budget: bool) -> Chart:
-    """Draw ``curve``: the schedule's bytes by kind, those without recomputation, and the budget if it is that of the step.
-
-    Raises:
-        LibraryMissingError: matplotlib is not installed.
-    """
+    """Draw ``curve``: the schedule's bytes by kind, those without recomputation, and the budget if it is that of the step."""
     planned = highest_executions(curve.planned, SPANS)
     stacked = {RESIDENT: np.full(len(planned), curve.planned.graph.constant_bytes)}
     stacked |= {kind: live[planned] for kind, live in curve.planned.kinds.items()}

@@ -92,11 +92,7 @@ class Page:
 
 
 def page_of(summary: WholeSummary | RegionSummary, understood: str, curve: CurveData | None = None) -> Page:
-    """The page of ``summary``; ``understood`` says in words which budget was planned for, ``curve`` what other budgets cost.
-
-    Raises:
-        LibraryMissingError: matplotlib is not installed.
-    """
+    """The page of ``summary``; ``understood`` says in words which budget was planned for, ``curve`` what other budgets cost."""
     if isinstance(summary, RegionSummary):
         facts, tables = region_facts(summary, understood), _region_tables(summary)
         certificate, charts = _region_certificate(summary), _region_charts(summary)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,7 +31,7 @@ def test_each_form_is_written(call: Call, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_written(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written(call: Call, folder: Path) -> None:
     shutil.copy(_DATA / "region_schedule_format_1.json", folder / "net.schedule.json")
     assert "cannot be written" in call("report", "net.schedule.json", "-o", "absent/net.html").err
     assert call("report", "net.schedule.json", "-o", "page.html").code == ExitCode.OK
@@ -42,16 +40,4 @@ def test_what_cannot_be_written(call: Call, folder: Path, monkeypatch: pytest.Mo
     for name, message in (("no_curve.json", "is not what `plan curve --json` writes"), ("absent.json", "cannot be read")):
         run = call("report", "net.schedule.json", "--curve", name)
         assert (run.code, message in run.err) == (ExitCode.USAGE, True)
-    really = builtins.__import__
-
-    def without_matplotlib(name: str, *rest: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return really(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    run = call("report", "net.schedule.json")
-    assert run.code == ExitCode.USAGE
-    assert "pip install matplotlib" in run.err
-    assert not (folder / "net.html").exists()
     assert call("report", "net.schedule.json", "--to", "csv").code == ExitCode.OK
