@@ -158,6 +158,26 @@ def plan(
     return schedule
 
 
+def plan_traced(model: nn.Module, form: InputForm, step: Step, budget: int | str, *, verify: bool | None) -> Schedule:
+    """The plan of a step that is traced already, for these inputs; ``budget`` and ``verify`` are those of ``plan``.
+
+    Raises:
+        BudgetError: the budget is not a number of bytes.
+        InfeasibleBudgetError: no schedule was found within the budget.
+        VerificationError: the planned step was run, and leaves something else than eager or takes more than the budget.
+    """
+    settings = step.settings
+
+    def plan_again(forms: Sequence[InputForm], budget: Budget) -> Schedule | RegionSchedule:
+        return plan_whole_or_regions(model, forms[0], budget, settings)
+
+    with PLANNING:
+        schedule = schedule_step(step, budget_on_device(budget, model, settings.costs))
+        if is_to_verify(verify):
+            check_plan(model, (form,), schedule, settings, plan_again, insist=bool(verify))
+    return schedule
+
+
 def refuse_applied(model: nn.Module) -> None:
     """Refuse a model that has a schedule, or a module inside it that has one.
 

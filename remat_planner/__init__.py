@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import EagerStepError as EagerStepError
     from remat_planner.planner.errors import ExportError as ExportError
     from remat_planner.planner.errors import InfeasibleBudgetError as InfeasibleBudgetError
-    from remat_planner.planner.errors import LibraryMissingError as LibraryMissingError
     from remat_planner.planner.errors import MissingGradientError as MissingGradientError
     from remat_planner.planner.errors import NotAppliedError as NotAppliedError
     from remat_planner.planner.errors import OffloadError as OffloadError
@@ -116,7 +115,6 @@ _PUBLIC = {
         "EagerStepError",
         "ExportError",
         "InfeasibleBudgetError",
-        "LibraryMissingError",
         "MissingGradientError",
         "NotAppliedError",
         "OffloadError",

@@ -112,7 +112,7 @@ planner.planning        codegen errors formatting gpu_allocator module_paths tra
 planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private
-planner.reports         errors formatting gpu_allocator measurement module_paths planning schedules solvers
+planner.reports         formatting gpu_allocator measurement module_paths planning schedules solvers
 planner.runtime         codegen compile copies distributed errors formatting planning torch_private training_state schedules
                         tracer tracer.functions tracer.joint tracer.lower tracer.python_state tracer.record tracer.sizes
 planner.torch_inductor  -

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,13 +16,10 @@ from remat_planner.planner.apply import apply_schedule
 from remat_planner.planner.errors import InfeasibleBudgetError, NotAppliedError
 from remat_planner.planner.first_step.seen_loss import LossNotSeenError, SeenLoss, watch_loss
 from remat_planner.planner.formatting import format_bytes, format_percent
-from remat_planner.planner.plan import PLANNING, plan, plan_whole_or_regions, refuse_applied
+from remat_planner.planner.plan import plan, plan_traced, refuse_applied
 from remat_planner.planner.planning import (
-    Budget,
     InputForm,
     Settings,
-    Step,
-    budget_on_device,
     costed_step,
     parse_budget,
     remembered_capture,
@@ -30,7 +27,6 @@ from remat_planner.planner.planning import (
     settings_of,
 )
 from remat_planner.planner.runtime import call_of, first_call_module, is_planned_module, let_become
-from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
 from remat_planner.tracer import CaptureError, Joint
 
@@ -143,7 +139,9 @@ class _FirstCalls:
         if _starts_at_numbers(joint):
             settings = replace(settings, time_limit=self._time_limit)
             step = costed_step(joint, origin.parameters, origin.inputs, settings)
-            return self._for_good(self._verified(args, kwargs, step))(*args, **kwargs)
+            form = InputForm(*_cut_off_all((args, kwargs)))
+            schedule = plan_traced(self.model, form, step, self._budget, verify=self._options_now()["verify"])
+            return self._for_good(schedule)(*args, **kwargs)
         settings = replace(settings, time_limit=min(_SOON, self._time_limit))
         step = costed_step(joint, origin.parameters, origin.inputs, settings)
         self._provisional = apply_schedule(self.model, schedule_step(step, "min"))
@@ -157,20 +155,6 @@ class _FirstCalls:
             return self._plan(args, kwargs, None, verify=False, time_limit=min(_SOON, self._time_limit), **training)
         except InfeasibleBudgetError:
             return self._plan(args, kwargs, None, verify=False, **training)
-
-    def _verified(self, args: tuple[Any, ...], kwargs: dict[str, Any], step: Step) -> Schedule:
-        """The plan of a captured step, verified as ``plan`` does."""
-        form, settings = InputForm(*_cut_off_all((args, kwargs))), step.settings
-
-        def plan_again(forms: Sequence[InputForm], budget: Budget) -> Schedule | RegionSchedule:
-            return plan_whole_or_regions(self.model, forms[0], budget, settings)
-
-        with PLANNING:
-            schedule = schedule_step(step, budget_on_device(self._budget, self.model, settings.costs))
-            verify = self._options_now()["verify"]
-            if is_to_verify(verify):
-                check_plan(self.model, (form,), schedule, settings, plan_again, insist=bool(verify))
-        return schedule
 
     @property
     def _drops_outputs(self) -> bool:
