@@ -42,9 +42,14 @@ class PolicyPoint:
 
 
 def compare(schedule: Schedule) -> list[PolicyCost]:
-    """Each of ``POLICIES`` that is installed, at the schedule's own budget."""
+    """Each of ``POLICIES`` that is installed, at the schedule's own budget.
+
+    Without a policy the step is eager's, whatever form the schedule is in.
+    """
+    eager = schedule.baseline_peak_bytes
+    costs = [PolicyCost("none", eager, overhead=0.0, fits=eager <= schedule.budget)]
     installed = available()
-    return [_cost(schedule.graph, schedule.budget, solver) for solver in POLICIES if solver in installed]
+    return costs + [_cost(schedule.graph, schedule.budget, solver) for solver in POLICIES[1:] if solver in installed]
 
 
 def usual_policies(graph: Graph, budgets: Sequence[int], peak: AllocatorPeak) -> tuple[PolicyPoint, ...]:
