@@ -27,6 +27,10 @@ class ShapesError(ValueError):
         self.number = number
 
 
+class VariantsError(ValueError):
+    """The forms of operators that a plan may take are neither "exact" nor "any"."""
+
+
 class OptimizerError(ValueError):
     """The bytes of an optimizer cannot be counted: its name is unknown, or its step needs more than gradients."""
 

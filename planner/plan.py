@@ -33,7 +33,7 @@ from remat_planner.planner.planning import (
 from remat_planner.planner.regions import AUTO_REGIONS, plan_regions, plan_regions_instead, planned_regions, suggest_regions
 from remat_planner.planner.runtime import is_planned_module
 from remat_planner.planner.verified_plan import check_plan, is_to_verify
-from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState
+from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState, Variants
 from remat_planner.solvers import Reporter, Solver
 from remat_planner.tracer import CaptureError
 
@@ -60,6 +60,7 @@ def plan(
     whole: bool = False,
     shapes: Sequence[Any] | None = None,
     offload: Offload | None = None,
+    variants: Variants = "exact",
     verify: bool | None = None,
 ) -> Schedule | RegionSchedule:
     """Find the schedule of one training step that stays within ``budget`` at the least extra time.
@@ -104,6 +105,10 @@ def plan(
             The result is the schedule of the form with that peak; its ``companions`` are the others.
         offload: where activations may be copied to, beside what is recomputed: ``Offload(host="64GB")`` for a GPU, or
             ``Offload(disk="500GB", folder="/scratch")``. By default nothing is copied.
+        variants: "exact" for operators that give eager's bits; "any" to let the plan compute a ``cross_entropy`` behind a linear
+            layer in chunks of its rows, so that the logits are never there whole. Sums over the rows are then made in parts,
+            and the gradients are close to eager's, not equal; the plan says so (``schedule.graph.inexact``), and is verified
+            by closeness.
         verify: False to leave out running the planned step; True to refuse a plan that cannot be run here.
 
     Raises:
@@ -111,6 +116,7 @@ def plan(
         OffloadError: what ``offload`` names cannot serve this plan, or has no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
         TrainingStateError: ``training`` has the optimizer on the host of a plan for a CPU.
+        VariantsError: ``variants`` is neither "exact" nor "any".
         UnknownSolverError, SolverMissingError: no solver has this name, or its library is not installed.
         InfeasibleBudgetError: no schedule was found within the budget.
         AlreadyAppliedError: the model, or a module inside it, has a schedule already.
@@ -132,6 +138,7 @@ def plan(
         training=training,
         budget_on=budget_on,
         offload=offload,
+        variants=variants,
     )
     if regions is not None and shapes is not None:
         raise RegionError(

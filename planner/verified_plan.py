@@ -143,7 +143,7 @@ def _part_of(form: InputForm, share: Fraction) -> tuple[InputForm | None, int]:
 
 
 def _refuse_refuted(schedule: Schedule | RegionSchedule, found: Verification) -> None:
-    if not found.identical:
+    if not found.as_promised:
         names = ", ".join(found.differences[:_MOST_NAMES])
         more = f" and {len(found.differences) - _MOST_NAMES} more" if len(found.differences) > _MOST_NAMES else ""
         why = f"the planned step does not leave what eager leaves ({names}{more}), which is a fault of the planner: report it"

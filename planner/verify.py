@@ -84,6 +84,8 @@ def verify(
     A model that was applied with a compiler is checked as it then runs: its bits may differ from eager's, which is no fault
     while ``close`` is true, and its peak may differ from the predicted one.
 
+    So is a plan whose ``graph.inexact`` says how it rounds otherwise: it is as promised while ``close`` is true.
+
     All that is compared is left as it was; copies of it are kept on the host meanwhile.
 
     Args:
@@ -131,6 +133,7 @@ def verify(
         compiler=compiler,
         largest_difference=comparison.largest_difference,
         close=comparison.close,
+        inexact=form.graph.inexact if isinstance(form, Schedule) else (),
         pool_bytes=_pool_bytes(planned),
         times=times,
     )

@@ -18,7 +18,7 @@ from remat_planner.schedules.files import load_schedule
 from remat_planner.schedules.graph import Graph
 from remat_planner.schedules.in_flight import retained_bytes
 from remat_planner.schedules.instances import lifetimes
-from remat_planner.schedules.origin import BudgetOn, Origin, Status
+from remat_planner.schedules.origin import BudgetOn, Origin, Status, Variants
 from remat_planner.schedules.pieces import Lifetimes, live_bytes
 from remat_planner.schedules.preference import preference
 from remat_planner.schedules.queues import Timing
@@ -65,6 +65,7 @@ __all__ = [
     "Transfer",
     "TransferKind",
     "Value",
+    "Variants",
     "differences",
     "lifetimes",
     "live_bytes",

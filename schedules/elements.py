@@ -39,6 +39,7 @@ class Op:
         workspace: bytes allocated only while the op runs.
         eager_workspace: bytes that the framework allocates beyond these while it runs the op without a plan.
         extra_seconds: part of ``seconds`` that the framework does not take, since it runs this op and another as one.
+        inexact: how it computes its results otherwise than the framework, which rounds otherwise; "" where the bits are equal.
         phase: "backward" if the op depends on the incoming gradient.
         pinned: why the op must run exactly once, or None.
         auxiliary: forward work that only the backward needs; it may first run anywhere before its first reader.
@@ -65,3 +66,4 @@ class Op:
     source: str = ""
     eager_workspace: int = 0
     extra_seconds: float = 0.0
+    inexact: str = ""

@@ -131,6 +131,11 @@ class Graph:
         return replace(self, ops=tuple(ops))
 
     @cached_property
+    def inexact(self) -> tuple[str, ...]:
+        """How ops compute their results otherwise than the framework; empty where all bits are the framework's."""
+        return tuple(dict.fromkeys(op.inexact for op in self.ops if op.inexact))
+
+    @cached_property
     def producer(self) -> tuple[int | None, ...]:
         """The op that writes each value; None for parameters, buffers and inputs."""
         producer: list[int | None] = [None] * len(self.values)

@@ -10,6 +10,7 @@ from remat_planner.schedules.training_state import TrainingState
 
 Status = Literal["optimal", "feasible"]
 BudgetOn = Literal["allocated", "reserved"]
+Variants = Literal["exact", "any"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Origin:
         training: how gradients, parameters and the optimizer are kept.
         allocation_block: granularity of the device's allocator in bytes: 512 on a GPU, 1 on a CPU.
         budget_on: what the budget limits: "allocated" or "reserved" bytes.
+        variants: the forms of operators that the plan might take: "exact", with eager's bits, or "any".
         versions: versions of Python, torch and the planner.
     """
 
@@ -51,4 +53,5 @@ class Origin:
     training: TrainingState = field(default_factory=TrainingState)
     allocation_block: int = 1
     budget_on: BudgetOn = "allocated"
+    variants: Variants = "exact"
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -102,7 +102,7 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
             if asked.verify_it and verdict.verification is None:
                 raise UsageError(f"the plan cannot be verified here: {verdict.why_not}")
     verification = verdict.verification
-    failed = verification is not None and not (verification.identical and verification.within_budget)
+    failed = verification is not None and not (verification.as_promised and verification.within_budget)
     saved = None if failed else target.save(schedule, result)
     path = None if saved is None else saved.path
     summary: WholeSummary | RegionSummary

@@ -20,6 +20,7 @@ class Verification:
         budget_bytes: the plan's budget.
         differences: names of what differs from eager, as in "step 1: gradient of lm_head.weight".
         nondeterministic: names of what eager itself does not repeat; left out of the comparison.
+        inexact: how the plan computes otherwise than eager, which rounds otherwise; empty where it promises eager's bits.
         compiler: the compiler that the model was applied with; None without one.
         largest_difference: the largest difference from eager of any element of any tensor, as a share of the tensor's largest
             magnitude; 0.0 where all bits are equal, infinite where shapes, integers, states or values of Python differ.
@@ -39,8 +40,14 @@ class Verification:
     largest_difference: float = 0.0
     close: bool = True
     part: str = ""
+    inexact: tuple[str, ...] = ()
     pool_bytes: Mapping[str, int] = field(default_factory=dict)
     times: StepTimes | None = None
+
+    @property
+    def as_promised(self) -> bool:
+        """Whether bits equal eager's, or are ``close`` to them where the plan promises no more."""
+        return self.identical or (bool(self.inexact) and self.close)
 
     @property
     def within_budget(self) -> bool:

@@ -46,5 +46,6 @@ def settings_of(schedule: Schedule) -> Settings:
         training=origin.training,
         optimizer_needs=OptimizerNeeds(schedule.graph.constants.get("optimizer", 0), schedule.graph.update),
         budget_on=origin.budget_on,
+        variants=origin.variants,
         pools=schedule.graph.pools,
     )

@@ -8,13 +8,17 @@ from dataclasses import replace
 
 from remat_planner.planner.gpu_allocator import AllocatorPeak
 from remat_planner.planner.planning.free_savings import is_free
-from remat_planner.planner.planning.step import LeanerStep, Step, forms, leaner
+from remat_planner.planner.planning.step import LeanerStep, Step, forms, in_chunks, leaner
 from remat_planner.schedules import Graph, InvalidScheduleError, simulate
 from remat_planner.solvers import Deadline, Solution
 from remat_planner.solvers.problem import Problem
 from remat_planner.tracer.lower import pairs
 
 Steps = tuple[int, ...]
+SolveForm = Callable[[Step, tuple[Steps, ...], float], Solution]
+"""Solves a form of the step, from these schedules of it, in so many seconds."""
+
+_FEWEST_CHUNKS = 2
 
 _LEAST_GAIN = 0.001
 """As a fraction of the step: what the leaner form has to save, so that it is not taken for noise in its costs."""
@@ -31,7 +35,7 @@ def better_in_leaner_form(
     solution: Solution,
     limit: int,
     *,
-    solved: Callable[[Step, tuple[Steps, ...], float], Solution],
+    solved: SolveForm,
     peak_of: Callable[[Step], AllocatorPeak],
     deadline: Deadline,
 ) -> tuple[Step, Solution]:
@@ -54,12 +58,40 @@ def better_in_leaner_form(
             break
         start = in_form(lean, eager_names(best, found.steps or found.minimum_steps))
         other = solved(lean, () if start is None else (start,), deadline.remaining * _SHARE_OF_FORM)
-        if other.status == "infeasible":
-            if not feasible and other.minimum < found.minimum:
-                best, found = lean, other
-        elif not feasible or other.cost < found.cost - _LEAST_GAIN * step.graph.seconds:
-            best, found = _made_whole(step, lean, other, limit, peak_of)
+        if _is_better(other, found, step.graph.seconds):
+            best, found = _made_whole(step, lean, other, limit, peak_of) if other.status != "infeasible" else (lean, other)
+    if isinstance(best, LeanerStep) and best.chunks:
+        return _in_better_chunks(step, best, found, solved, deadline)
     return best, found
+
+
+def _in_better_chunks(
+    step: Step, form: LeanerStep, solution: Solution, solved: SolveForm, deadline: Deadline
+) -> tuple[Step, Solution]:
+    """A ``form`` of ``step`` with more chunks, or fewer, and its solution, as long as that takes less time or memory.
+
+    Chunks change no op's place, so a schedule of one number is one of any other, if it has room.
+    """
+    best, found = form, solution
+    for factor in (2, 0.5):
+        while deadline.remaining >= _LEAST_SHARE * deadline.seconds:
+            count = int(max(best.chunks.values()) * factor)
+            if count < _FEWEST_CHUNKS or (other := in_chunks(step, best, count)).chunks == best.chunks:
+                break
+            start = found.steps or found.minimum_steps
+            other_solution = solved(other, (start,), deadline.remaining * _SHARE_OF_FORM)
+            if not _is_better(other_solution, found, step.graph.seconds):
+                break
+            best, found = other, other_solution
+        if best is not form:
+            break
+    return best, found
+
+
+def _is_better(other: Solution, found: Solution, seconds: float) -> bool:
+    if other.status == "infeasible" or found.status == "infeasible":
+        return found.status == "infeasible" and (other.status != "infeasible" or other.minimum < found.minimum)
+    return other.cost < found.cost - _LEAST_GAIN * seconds
 
 
 def eager_names(step: Step, steps: Sequence[int]) -> list[str]:
@@ -113,13 +145,15 @@ def in_form(lean: LeanerStep, names: Sequence[str]) -> Steps | None:
 
 
 def _made_whole(
-    step: Step, parts: Step, solution: Solution, limit: int, peak_of: Callable[[Step], AllocatorPeak]
+    step: Step, parts: LeanerStep, solution: Solution, limit: int, peak_of: Callable[[Step], AllocatorPeak]
 ) -> tuple[Step, Solution]:
     """``parts`` and ``solution`` with those ops whole whose parts run one after the other and have room beside each other."""
     whole = _with_room(parts.graph, solution.steps, limit)
-    changed = leaner(step, whole=whole)
+    if not whole:
+        return parts, solution
+    changed = leaner(step, whole=whole, chunks=parts.chunks)
     steps = _renamed(parts.graph, solution.steps, changed.graph, whole)
-    if not whole or steps is None:
+    if steps is None:
         return parts, solution
     run = simulate(changed.graph, steps)
     if max(run.peak_bytes, peak_of(changed)(steps)) > limit:

@@ -51,6 +51,7 @@ def new_origin(
         training=settings.training,
         allocation_block=block,
         budget_on=settings.budget_on,
+        variants=settings.variants,
         versions={"python": platform.python_version(), "torch": str(torch.__version__), "planner": _planner_version()},
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from remat_planner.planner.errors import VariantsError
 from remat_planner.planner.planning.device_budget import check_budget_on, check_offload, device_type
 from remat_planner.planner.planning.offload import Offload, pools_for
 from remat_planner.planner.training_state import NO_OPTIMIZER, OptimizerNeeds, optimizer_needs
-from remat_planner.schedules import BudgetOn, Pool, TrainingState, TrainingStateError
+from remat_planner.schedules import BudgetOn, Pool, TrainingState, TrainingStateError, Variants
 from remat_planner.solvers import Solver
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Settings:
         budget_on: what the budget limits: "allocated" or, on a GPU, "reserved" bytes.
         pools: where activations may be copied to.
         disk_folder: for the files of a disk pool; None where there is none.
+        variants: "exact", or "any" where the plan may round otherwise than eager.
     """
 
     solver: str | Solver = "auto"
@@ -49,6 +51,7 @@ class Settings:
     budget_on: BudgetOn = "allocated"
     pools: tuple[Pool, ...] = ()
     disk_folder: Path | None = None
+    variants: Variants = "exact"
 
 
 def settings_for(
@@ -62,6 +65,7 @@ def settings_for(
     training: TrainingState | None = None,
     budget_on: BudgetOn = "allocated",
     offload: Offload | None = None,
+    variants: Variants = "exact",
 ) -> Settings:
     """Check the arguments of ``plan`` against each other and the device, and count the bytes of the optimizer.
 
@@ -69,6 +73,7 @@ def settings_for(
         BudgetError: the budget is on reserved bytes, and the plan is not for a GPU.
         OffloadError: the pools of ``offload`` mean nothing for this plan, or have no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
+        VariantsError: ``variants`` is neither "exact" nor "any".
         TrainingStateError: ``training`` is not a ``TrainingState``, or has the optimizer on the host of a plan for a CPU.
     """
     check_budget_on(budget_on, model, costs)
@@ -79,6 +84,8 @@ def settings_for(
         )
     if training.optimizer_offload:
         check_offload(model, costs)
+    if variants not in get_args(Variants):
+        raise VariantsError(f"variants can be {' or '.join(get_args(Variants))}, not {variants!r}")
     pools = pools_for(offload, model, costs, solver)
     name, needs = None, NO_OPTIMIZER
     if optimizer is not None:
@@ -95,4 +102,5 @@ def settings_for(
         budget_on=budget_on,
         pools=pools,
         disk_folder=None if offload is None or offload.folder is None else Path(offload.folder).absolute(),
+        variants=variants,
     )

@@ -69,7 +69,8 @@ def schedule_step(
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
             return _schedule(step, limit, replace(known, solver="auto"), asked.share)
     has_forms = automatic and has_leaner_form(step)
-    share = _SHARE_OF_EAGER if has_forms and len(graph.ops) < _LARGE else 1
+    few = len(graph.ops) < _LARGE or settings.variants == "any"
+    share = _SHARE_OF_EAGER if has_forms and few else 1
     solution = solution_of(step, settings.solver, deadline.remaining * share)
     is_saving = automatic and solution.status != "infeasible" and is_free(graph, solution.cost)
     if has_forms and not is_saving:

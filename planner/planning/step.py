@@ -7,25 +7,29 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import fx, nn
 
 from remat_planner.planner.codegen import copyable_storages
 from remat_planner.planner.planning.origin import new_origin
-from remat_planner.planner.planning.remarks import remark_on
+from remat_planner.planner.planning.remarks import remark_on, remark_on_heads
 from remat_planner.planner.planning.settings import Loss, Progress, Settings
 from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.training_state import with_training_state
 from remat_planner.schedules import Graph, Origin, Schedule, simulate
 from remat_planner.tracer import Joint, capture, lower, op_costs
 from remat_planner.tracer.costs import MEASURE, OpCost, Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import Lowering, has_variant, in_less_memory, splittable, variant_as
+from remat_planner.tracer.lower import Lowering, has_variant, heads, in_less_memory, splittable, variant_as
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
 
 _log = logging.getLogger("remat_planner")
+
+_CHUNKS = 8
+"""Of a loss head, where bits may differ; more and fewer are tried from there."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,13 @@ class LeanerStep(Step):
 
     Attributes:
         replaced: for each op that stands in the place of others, the names of those, which are ops of the step in eager's form.
+        whole, overwriting, chunks: what it was made with; see ``tracer.lower.in_less_memory``.
     """
 
     replaced: Mapping[str, tuple[str, ...]]
+    whole: Collection[str]
+    overwriting: bool
+    chunks: Mapping[str, int]
 
 
 def trace_step(
@@ -76,6 +84,8 @@ def trace_step(
     with as_on_gpu(fused=fakes) if is_for_gpu(settings.costs) else nullcontext():
         joint = capture(model, args, kwargs, loss=settings.loss)
     remark_on(joint)
+    if settings.variants == "any":
+        remark_on_heads(joint)
     return costed_step(joint, state_signature(model), input_signature(args, kwargs), settings, progress=progress)
 
 
@@ -108,24 +118,46 @@ def eager_graph(schedule: Schedule, joint: Joint, settings: Settings) -> Graph:
 
 def has_leaner_form(step: Step) -> bool:
     """Whether ``leaner`` has anything to change."""
-    return has_variant(step.joint)
+    return has_variant(step.joint) or bool(_in_chunks(step, _CHUNKS))
 
 
 def forms(step: Step) -> Iterator[LeanerStep]:
-    """The leaner forms of the step: one whose ops take no more time and run as often as they may, then the leanest."""
+    """The leaner forms of the step: one whose ops take no more time and run as often as they may, then the leanest.
+
+    Where bits may differ (``Settings.variants``), their loss heads are in chunks.
+    """
+    chunks = _in_chunks(step, _CHUNKS)
     in_two = [node.meta["name"] for node in splittable(step.joint)]
-    plain = leaner(step, whole=in_two, overwriting=False)
+    plain = leaner(step, whole=in_two, overwriting=False, chunks=chunks)
     if plain.replaced:
         yield plain
-    leanest = leaner(step)
+    leanest = leaner(step, chunks=chunks)
     if leanest.replaced != plain.replaced:
         yield leanest
 
 
-def leaner(step: Step, *, whole: Collection[str] = (), overwriting: bool = True) -> LeanerStep:
+def in_chunks(step: Step, form: LeanerStep, count: int) -> LeanerStep:
+    """The ``form`` of ``step`` with its loss heads in so many chunks; no loss has more chunks than rows."""
+    return leaner(step, whole=form.whole, overwriting=form.overwriting, chunks=_in_chunks(step, count))
+
+
+def _in_chunks(step: Step, count: int) -> dict[str, int]:
+    """The heads of ``step`` that may be in chunks, in so many, by name."""
+    if step.settings.variants == "exact":
+        return {}
+    return {head.name: min(count, head.rows) for head in heads(step.joint)[0] if head.rows > 1}
+
+
+def leaner(
+    step: Step,
+    *,
+    whole: Collection[str] = (),
+    overwriting: bool = True,
+    chunks: Mapping[str, int] = MappingProxyType({}),
+) -> LeanerStep:
     """The same step in less memory and perhaps in a little more time; see ``tracer.lower.in_less_memory`` for the arguments."""
     at_hand = step.settings.costs == MEASURE
-    joint = in_less_memory(step.joint, at_hand=at_hand, whole=whole, overwriting=overwriting)
+    joint = in_less_memory(step.joint, at_hand=at_hand, whole=whole, overwriting=overwriting, chunks=chunks)
     lowering = lower(joint)
     graph, _ = _with_costs(lowering, op_costs(lowering.costed, costs=step.settings.costs), step.settings)
     in_eager, here = (simulate(g, range(len(g.ops))).bytes.tolist() for g in (step.graph.eager, graph))
@@ -138,7 +170,7 @@ def leaner(step: Step, *, whole: Collection[str] = (), overwriting: bool = True)
         ops.append(replace(op, eager_workspace=max(op.eager_workspace, more)))
     graph = replace(graph, ops=tuple(ops))
     graph = graph if step.graph.pools else graph.without_transfers
-    return LeanerStep(graph=graph, joint=step.joint, origin=step.origin, settings=step.settings, replaced=replaced)
+    return LeanerStep(graph, step.joint, step.origin, step.settings, replaced, whole, overwriting, chunks)
 
 
 def _with_costs(lowering: Lowering, costs: Mapping[fx.Node, OpCost], settings: Settings) -> tuple[Graph, int]:

@@ -22,9 +22,10 @@ def roofline_seconds(call: OpCall, device: Device) -> float:
     roofline = facts_of(call.target).roofline
     if call.is_view or roofline.free:
         return 0.0
-    arithmetic = flops(call) / (roofline.rate_share * device.rate(operand_dtype(call), tf32=_uses_tf32(call)))
-    memory = bytes_moved(call) / (roofline.bandwidth_share * device.bandwidth)
-    return max(arithmetic, memory, LAUNCH)
+    rate = roofline.rate_share * device.rate(operand_dtype(call), tf32=_uses_tf32(call))
+    bandwidth = roofline.bandwidth_share * device.bandwidth
+    kernels = [(flops(call), bytes_moved(call))] if roofline.kernels is None else roofline.kernels(call)
+    return sum(max(operations / rate, moved / bandwidth, LAUNCH) for operations, moved in kernels)
 
 
 def roofline_workspace(call: OpCall) -> int:
@@ -40,7 +41,10 @@ def bytes_moved(call: OpCall) -> int:
     """Bytes that ``call`` reads and writes; an expanded tensor counts what it stores."""
     if is_random_fill(call.target):
         return all_but_first(call)
-    return int((facts_of(call.target).roofline.bytes_moved or each_once)(call))
+    roofline = facts_of(call.target).roofline
+    if roofline.kernels is not None:
+        return sum(moved for _, moved in roofline.kernels(call))
+    return int((roofline.bytes_moved or each_once)(call))
 
 
 def operand_dtype(call: OpCall) -> torch.dtype:

@@ -20,6 +20,7 @@ stand in the order in which eager runs them, so the graph's own order has eager'
     adds_to_view  True for a sum in the backward whose first term is a view in eager
     wholes      the nodes that this one, or this one and another, replace (``tracer.lower.variants``); mostly absent
     over        position of the argument in whose memory the node leaves its result; mostly absent
+    inexact     how it rounds otherwise than the nodes that it replaces, in words; mostly absent
     apart       nodes with another value here are not the same computation, though they compute the same; mostly absent
 """
 

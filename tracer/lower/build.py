@@ -95,6 +95,7 @@ class _Builder:
                 kind=operator_name(node.target),
                 module=meta["module"],
                 source=meta["source"],
+                inexact=meta.get("inexact", ""),
             )
         )
 

@@ -136,7 +136,7 @@ def chains_as(joint: Joint, graph: Graph) -> Joint:
 
 def _can_be_first(node: fx.Node) -> bool:
     meta = node.meta
-    if meta["pinned"] is not None or meta["random"] or "factor" in meta or "generator" in meta:
+    if meta["pinned"] is not None or meta["random"] or "factor" in meta or "generator" in meta or "inexact" in meta:
         return False
     return not is_view(node) and not adds_gradients(node)
 

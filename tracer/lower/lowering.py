@@ -114,10 +114,10 @@ class Lowering:
         spent: dict[fx.Node, float] = defaultdict(float)
         changed = []
         for op in ops:
-            in_eager, earlier, waits = 0.0, 0.0, False
+            in_eager, earlier, waits = 0.0, 0.0, op.name in wholes
             for whole in wholes.get(op.name, ()):
                 left[whole] -= 1
-                waits = waits or left[whole] > 0
+                waits = waits and left[whole] > 0
                 in_eager += costs[whole].seconds
                 earlier += spent[whole]
                 spent[whole] += min(op.seconds, costs[whole].seconds)

@@ -1,4 +1,4 @@
-"""Forms of a step that compute the same bits in less memory.
+"""Forms of a step that compute the same bits, or with a loss head in chunks nearly the same, in less memory.
 
 Gradients of convolutions are computed in two parts, operators read forms in the place of tensors, a ReLU's gradient is computed
 before that of the pooling that follows it, and results take the place of what is read last.
@@ -6,10 +6,12 @@ before that of the pooling that follows it, and results take the place of what i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint
+from remat_planner.tracer.lower.chunked_head import heads_in_chunks_as, with_heads_in_chunks
 from remat_planner.tracer.lower.form_only import form_readers, forms_as, has_same_bits_by_form, with_forms
 from remat_planner.tracer.lower.in_place_chains import chains, chains_as, has_same_bits_in_place, with_chains
 from remat_planner.tracer.lower.overwriting import overwriters, overwriting_as, with_overwriting
@@ -23,7 +25,14 @@ def has_variant(joint: Joint) -> bool:
     return any(found(joint) for found in (splittable, form_readers, overwriters, chains))
 
 
-def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = (), overwriting: bool = True) -> Joint:
+def in_less_memory(
+    joint: Joint,
+    *,
+    at_hand: bool,
+    whole: Collection[str] = (),
+    overwriting: bool = True,
+    chunks: Mapping[str, int] = MappingProxyType({}),
+) -> Joint:
     """``joint`` in the form that takes the least memory.
 
     Args:
@@ -31,7 +40,9 @@ def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = (), 
         at_hand: its device is here; only what has the same bits there is changed.
         whole: names of ops that stay in one.
         overwriting: operators of the backward write over the gradient that they read, which must then be computed once.
+        chunks: number of chunks of loss heads, by their name; these round otherwise than eager.
     """
+    joint = with_heads_in_chunks(joint, chunks)
     joint = with_exchanged(joint, [p.name for p in pooled_relus(joint) if not at_hand or has_same_bits_exchanged(p)])
     joint = with_forms(joint, [n.meta["name"] for n in form_readers(joint) if not at_hand or has_same_bits_by_form(n)])
     split = [node for node in splittable(joint) if node.meta["name"] not in whole]
@@ -44,6 +55,6 @@ def in_less_memory(joint: Joint, *, at_hand: bool, whole: Collection[str] = (), 
 
 def variant_as(joint: Joint, graph: Graph) -> Joint:
     """``joint`` in the form of ``graph``."""
-    for as_in in (exchanged_as, forms_as, split_as, overwriting_as, chains_as):
+    for as_in in (heads_in_chunks_as, exchanged_as, forms_as, split_as, overwriting_as, chains_as):
         joint = as_in(joint, graph)
     return joint

@@ -6,7 +6,7 @@ users, and ``facts_of`` looks them up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,7 @@ class Roofline:
         workspace: bytes that a call allocates beyond its arguments and results; None: unknown, counted as 0.
         rate_share: share of the peak arithmetic rate that the kernel reaches, in (0, 1].
         bandwidth_share: share of the peak memory bandwidth that it reaches, in (0, 1].
+        kernels: FLOPs and bytes moved of each kernel, where a call runs several one after the other; None: it runs one.
         free: the call launches no kernel and takes no time, as ``torch.empty``.
 
     Raises:
@@ -43,6 +44,7 @@ class Roofline:
 
     bytes_moved: Callable[[OpCall], int] | None = None
     workspace: Callable[[OpCall], int] | None = None
+    kernels: Callable[[OpCall], Sequence[tuple[int, int]]] | None = None
     rate_share: float = RATE_SHARE
     bandwidth_share: float = BANDWIDTH_SHARE
     free: bool = False
