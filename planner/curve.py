@@ -22,7 +22,7 @@ from remat_planner.planner.planning import (
     solve_budgets,
 )
 from remat_planner.planner.reports import BudgetCurve, CurvePoint, usual_policies
-from remat_planner.schedules import BudgetOn, TrainingState
+from remat_planner.schedules import BudgetOn, TrainingState, Variants
 from remat_planner.solvers import Reporter, Solution, Solver
 
 LEAST_POINTS = 2
@@ -42,6 +42,7 @@ def curve(
     training: TrainingState | None = None,
     budget_on: BudgetOn = "allocated",
     offload: Offload | None = None,
+    variants: Variants = "exact",
 ) -> BudgetCurve:
     """Extra time against budget, from the least budget for which a schedule is found to the peak without recomputation.
 
@@ -49,7 +50,7 @@ def curve(
     A model that cannot be captured whole has no curve: regions prove no bound.
 
     Args:
-        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on: as ``remat_planner.plan`` takes them.
+        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on, variants: as of ``plan``.
         offload: as ``remat_planner.plan`` takes it; the curve then has a second line, with copies.
         points: number of budgets, at equal distances; two or more.
         time_limit: seconds for solving, for each budget; what one leaves, the others share.
@@ -73,6 +74,7 @@ def curve(
         training=training,
         budget_on=budget_on,
         offload=offload,
+        variants=variants,
     )
     with PLANNING:
         return curve_for(model, args, kwargs, points=points, settings=settings)

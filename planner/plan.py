@@ -105,7 +105,7 @@ def plan(
             The result is the schedule of the form with that peak; its ``companions`` are the others.
         offload: where activations may be copied to, beside what is recomputed: ``Offload(host="64GB")`` for a GPU, or
             ``Offload(disk="500GB", folder="/scratch")``. By default nothing is copied.
-        variants: "exact" for operators that give eager's bits; "any" to let the plan compute a ``cross_entropy`` behind a linear
+        variants: "exact" for operators that give eager's bits; "any" to let it compute a ``cross_entropy`` behind a linear
             layer in chunks of its rows, so that the logits are never there whole. Sums over the rows are then made in parts,
             and the gradients are close to eager's, not equal; the plan says so (``schedule.graph.inexact``), and is verified
             by closeness.

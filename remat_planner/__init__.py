@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import SharedCastError as SharedCastError
     from remat_planner.planner.errors import TransformError as TransformError
     from remat_planner.planner.errors import UnexpectedGradientError as UnexpectedGradientError
+    from remat_planner.planner.errors import VariantsError as VariantsError
     from remat_planner.planner.errors import VerificationError as VerificationError
     from remat_planner.planner.exports import Export as Export
     from remat_planner.planner.exports import export as export
@@ -119,6 +120,7 @@ _PUBLIC = {
         "NotAppliedError",
         "OffloadError",
         "OptimizerError",
+        "VariantsError",
         "RegionError",
         "ShapesError",
         "SharedCastError",

@@ -34,6 +34,7 @@ from remat_planner.planner.cli.options import (
     ScheduleFile,
     Shard,
     Solver,
+    VariantsKind,
     ZeroStage,
 )
 
@@ -98,6 +99,7 @@ class PlanArguments(CopiesArguments):
     device: Device = None
     optimizer: OptimizerName = None
     budget_on: BudgetKind = "allocated"
+    variants: VariantsKind = "exact"
     regions: Regions = None
     whole: Annotated[
         bool, typer.Option("--whole", help="refuse a model that cannot be captured whole; else its blocks are planned then")
@@ -196,6 +198,7 @@ class CurveArguments(CopiesArguments):
     solver: Solver = "auto"
     optimizer: OptimizerName = None
     budget_on: BudgetKind = "allocated"
+    variants: VariantsKind = "exact"
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each budget")] = 20.0
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None
@@ -215,6 +218,7 @@ class FitArguments(CopiesArguments):
     solver: Solver = "auto"
     optimizer: OptimizerName = None
     budget_on: BudgetKind = "allocated"
+    variants: VariantsKind = "exact"
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0
     as_json: Json = False
 

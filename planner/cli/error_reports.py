@@ -19,6 +19,7 @@ from remat_planner.planner.errors import (
     OffloadError,
     OptimizerError,
     RegionError,
+    VariantsError,
     VerificationError,
 )
 from remat_planner.planner.formatting import format_bytes_both
@@ -35,6 +36,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (RegionError, ExitCode.MODEL),
     (ExportError, ExitCode.MODEL),
     (OptimizerError, ExitCode.USAGE),
+    (VariantsError, ExitCode.USAGE),
     (OffloadError, ExitCode.USAGE),
     (TrainingStateError, ExitCode.USAGE),
     (UnknownSolverError, ExitCode.USAGE),

@@ -82,6 +82,13 @@ BudgetKind = Annotated[
     Literal["allocated", "reserved"],
     typer.Option("--budget-on", help="the bytes that the budget limits on a GPU: those handed out, or those reserved for it"),
 ]
+VariantsKind = Annotated[
+    Literal["exact", "any"],
+    typer.Option(
+        "--variants",
+        help="operators with eager's bits, or also a loss head in chunks, whose gradients are close to eager's",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of the report")]
 
 GradientDtype = Annotated[

@@ -27,6 +27,7 @@ def plan_options(asked: PlanArguments | CurveArguments | FitArguments) -> dict[s
         "optimizer": asked.optimizer,
         "training": TrainingState(**asked.training_options()),
         "budget_on": asked.budget_on,
+        "variants": asked.variants,
         "offload": _offload(asked),
     }
 

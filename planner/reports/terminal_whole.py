@@ -44,6 +44,8 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         f"{format_seconds(summary.baseline_seconds)}",
         "Proof": proof_in_words(summary),
     }
+    if summary.inexact:
+        facts["Bits"] = f"close to eager's, not equal: {', '.join(summary.inexact)}"
     unused = 1 - summary.peak_bytes / summary.budget_bytes
     if unused > _UNUSED_SHARE and summary.overhead > FREE_OVERHEAD and summary.status != "optimal":
         share = format_percent(unused)
@@ -94,7 +96,8 @@ def whole_headline(summary: WholeSummary) -> list[str]:
     """Time and proof in a few words."""
     copied = {} if summary.offload is None else summary.offload.pools
     copies = [f"{format_bytes(pool.bytes)} copied to the {name}" for name, pool in copied.items() if pool.bytes]
-    return [f"time +{format_percent(summary.overhead)}", *copies, proof_in_words(summary)]
+    close = [f"bits close to eager's ({', '.join(summary.inexact)})"] if summary.inexact else []
+    return [f"time +{format_percent(summary.overhead)}", *copies, *close, proof_in_words(summary)]
 
 
 def pinned_report(summary: WholeSummary) -> RenderableType:

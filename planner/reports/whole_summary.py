@@ -61,6 +61,7 @@ class WholeSummary:
         activations: what the backward reads of the forward, the largest first.
         modules: what each module takes at the peak, and what its recomputation costs and saves.
         operators: the same for each operator.
+        inexact: how the plan computes otherwise than eager, and rounds otherwise; empty where it promises eager's bits.
         pinned: the ops that run exactly once whatever the budget.
         peak_moment: the moment of the peak in words.
         curve: memory over one step.
@@ -102,6 +103,7 @@ class WholeSummary:
     activations: tuple[Activations, ...]
     modules: tuple[Breakdown, ...]
     operators: tuple[Breakdown, ...]
+    inexact: tuple[str, ...]
     pinned: tuple[PinnedOp, ...]
     verification: VerificationSummary | None
     schedule: str | None
@@ -197,6 +199,7 @@ def summarize(
         activations=tuple(saved_activations([(schedule, [""])])),
         modules=tuple(by_module(schedule)),
         operators=tuple(by_operator(schedule)),
+        inexact=graph.inexact,
         pinned=tuple(PinnedOp(op.name, op.kind, op.pinned) for op in graph.ops if op.pinned is not None),
         verification=None if verification is None else summarize_verification(verification),
         schedule=path,

@@ -1,4 +1,4 @@
-"""The loss head of a model in chunks of its rows: linear layer, logarithms of probabilities, loss, and their backward in one op.
+"""The loss head of a model in chunks of rows: linear layer, logarithms of probabilities, loss, and their backward in one op.
 
 Eager has the logits of all rows several times at once, where the backward begins: as the layer returned them, in float32, as
 logarithms of probabilities, and their gradients. One op that takes some rows after the other needs them of these rows only
@@ -53,7 +53,7 @@ def heads(joint: Joint) -> tuple[list[Head], list[WholeHead]]:
 
 
 def with_heads_in_chunks(joint: Joint, chunks: Mapping[str, int]) -> Joint:
-    """``joint`` with these of its ``heads``, by their name, in so many chunks. ``meta["wholes"]`` are the nodes they replace."""
+    """``joint`` with these of its ``heads``, by their name, in so many chunks. ``meta["wholes"]``: the nodes they replace."""
     chosen = [(head, chunks[head.name]) for head in heads(joint)[0] if head.name in chunks]
     if not chosen:
         return joint
@@ -120,9 +120,7 @@ def _in_chunks(graph: fx.Graph, head: Head, count: int, node_of: Mapping[fx.Node
     return tuple(made)
 
 
-def _times(
-    graph: fx.Graph, head: Head, node: fx.Node, gradient: fx.Node, node_of: Mapping[fx.Node, fx.Node]
-) -> fx.Node:
+def _times(graph: fx.Graph, head: Head, node: fx.Node, gradient: fx.Node, node_of: Mapping[fx.Node, fx.Node]) -> fx.Node:
     """The ``gradient`` of the head times the number that arrives, in the place of ``node``."""
     product = graph.create_node("call_function", torch.ops.aten.mul.Tensor, (gradient, node_of[head.arriving]))
     product.meta = dict(node.meta) | {"name": node.meta["name"] + _TIMES, "wholes": (node,)}

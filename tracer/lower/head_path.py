@@ -1,4 +1,4 @@
-"""Finding a loss over classes with the linear layer before it, and what eager computes between the two, forward and backward."""
+"""Finding a loss over classes, the linear layer before it, and what eager computes between the two, forward and backward."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def found_at(loss: fx.Node, joint: Joint) -> Head:
     Raises:
         NotChunkedError: it cannot be computed in chunks.
     """
-    log_probabilities, targets, weights, reduction, ignored = loss.args
+    arguments: tuple[Any, ...] = loss.args
+    log_probabilities, targets, weights, reduction, ignored = arguments
     if weights is not None:
         raise NotChunkedError("its classes have weights")
     if reduction not in (_MEAN, _SUM):
@@ -106,6 +107,7 @@ def found_at(loss: fx.Node, joint: Joint) -> Head:
     recipe = _recipe(down, up, products, given=given is not None, mean=reduction == _MEAN, ignored=ignored)
     _refuse_what_is_kept(joint, inside, products)
     bias, hidden, weight = _arguments_of_linear(linear)
+    arriving: Any = backward.args[0]
     rows = hidden.meta["val"].shape[0]
     if given is not None and given.meta["val"].numel() != rows * given.meta["val"].shape[-1]:
         raise NotChunkedError("the model uses its logits elsewhere too, those of some rows")
@@ -117,7 +119,7 @@ def found_at(loss: fx.Node, joint: Joint) -> Head:
         bias=bias,
         logits=given,
         targets=targets,
-        arriving=backward.args[0],
+        arriving=arriving,
         in_order=products.in_order,
         replaced=frozenset(inside),
         computing=tuple(node for node in joint.ops if node in inside and _computes(node)),
@@ -215,11 +217,12 @@ def _recipe(
             loss = len(steps) + 1
             steps.append(RowStep(_LOSS_BACKWARD, (), (), node.meta["val"].dtype))
         elif _arranges(node):
-            source: Any = node.args[0]
+            arguments: tuple[Any, ...] = node.args
+            source = arguments[0]
             row_of[node] = row_of[source]
             if node.target is _SLICE:
-                cut.append(_cut(node.args[1:], source.meta["val"].shape))
-            if node.target is _SLICE_BACKWARD and cut != [_cut(node.args[2:], node.args[1])]:
+                cut.append(_cut(arguments[1:], source.meta["val"].shape))
+            if node.target is _SLICE_BACKWARD and cut != [_cut(arguments[2:], arguments[1])]:
                 raise NotChunkedError("it takes some rows of the logits in a way that is not known")
             continue
         else:

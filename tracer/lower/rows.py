@@ -179,7 +179,9 @@ def loss_in_chunks(recipe: Recipe) -> Callable[..., tuple[torch.Tensor | None, .
         OperatorFacts(
             flops=lambda call: sum(flops for flops, _ in _kernels(recipe, call)),
             sample_inputs=_sample_inputs,
-            roofline=Roofline(kernels=lambda call: tuple(_kernels(recipe, call)), workspace=lambda call: _workspace(recipe, call)),
+            roofline=Roofline(
+                kernels=lambda call: tuple(_kernels(recipe, call)), workspace=lambda call: _workspace(recipe, call)
+            ),
         )
     )
     @graph_function(f"tracer.loss_in_chunks({recipe})")
