@@ -16,7 +16,8 @@ from remat_planner.tracer.lower.rows import Recipe, Row, RowStep
 _aten = torch.ops.aten
 _LOSS, _LOSS_BACKWARD = _aten.nll_loss_forward.default, _aten.nll_loss_backward.default
 _LOGARITHMS = _aten._log_softmax.default
-_ROW_BY_ROW = {_LOGARITHMS, _aten._log_softmax_backward_data.default}
+_LOGARITHMS_BACKWARD = _aten._log_softmax_backward_data.default
+_ROW_BY_ROW = {_LOGARITHMS, _LOGARITHMS_BACKWARD}
 _VIEWS = {_aten.view.default, _aten._unsafe_view.default, _aten.clone.default}
 """What only arranges the rows, whose last dimension stays."""
 _SLICE, _SLICE_BACKWARD = _aten.slice.Tensor, _aten.slice_backward.default
@@ -78,8 +79,8 @@ class Head:
 
 
 def is_loss(node: fx.Node) -> bool:
-    """Whether ``node`` is a loss over classes with a gradient."""
-    return node.target is _LOSS and not node.meta["in_backward"]
+    """Whether ``node`` is a loss over classes."""
+    return node.target in (_LOSS, _aten.nll_loss2d_forward.default) and not node.meta["in_backward"]
 
 
 def found_at(loss: fx.Node, joint: Joint) -> Head:
@@ -90,11 +91,16 @@ def found_at(loss: fx.Node, joint: Joint) -> Head:
     """
     arguments: tuple[Any, ...] = loss.args
     log_probabilities, targets, weights, reduction, ignored = arguments
+    if loss.target is not _LOSS:
+        raise NotChunkedError("it reads classes in another dimension than the last: give it rows by classes")
     if weights is not None:
         raise NotChunkedError("its classes have weights")
     if reduction not in (_MEAN, _SUM):
         raise NotChunkedError("it is a loss for each row, not their mean or sum")
     total, count, backward = _around(loss)
+    readers = {user.target for user in log_probabilities.users} - {_LOSS, _LOSS_BACKWARD, _LOGARITHMS_BACKWARD}
+    if readers:
+        raise NotChunkedError("the model uses the logarithms of its probabilities elsewhere too")
     down = _way_down(log_probabilities)
     linear = down[0]
     up = _way_up(backward, set(down))
