@@ -22,6 +22,8 @@ Steps = tuple[int, ...]
 
 _SHARE_OF_EAGER = 0.6
 """Share of the time for eager's form of a step that has leaner ones; these start from what was found."""
+_SHARE_OF_EAGERS_BITS = 0.3
+"""Share of the time for eager's form where bits may differ: the others have more to gain."""
 _LARGE = 1500
 """Ops; with so many eager's form may need all of the time: a decoder of 7B parameters within 60 s on a busy machine."""
 
@@ -69,8 +71,11 @@ def schedule_step(
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
             return _schedule(step, limit, replace(known, solver="auto"), asked.share)
     has_forms = automatic and has_leaner_form(step)
-    few = len(graph.ops) < _LARGE or settings.variants == "any"
-    share = _SHARE_OF_EAGER if has_forms and few else 1
+    share = 1.0
+    if has_forms and settings.variants == "any":
+        share = _SHARE_OF_EAGERS_BITS
+    elif has_forms and len(graph.ops) < _LARGE:
+        share = _SHARE_OF_EAGER
     solution = solution_of(step, settings.solver, deadline.remaining * share)
     is_saving = automatic and solution.status != "infeasible" and is_free(graph, solution.cost)
     if has_forms and not is_saving:

@@ -21,7 +21,7 @@ from remat_planner.planner.training_state import with_training_state
 from remat_planner.schedules import Graph, Origin, Schedule, simulate
 from remat_planner.tracer import Joint, capture, lower, op_costs
 from remat_planner.tracer.costs import MEASURE, OpCost, Profile, allocation_block, is_for_gpu, save_profile
-from remat_planner.tracer.lower import Lowering, has_variant, heads, in_less_memory, splittable, variant_as
+from remat_planner.tracer.lower import Lowering, betweens, has_variant, heads, in_less_memory, splittable, variant_as
 from remat_planner.tracer.on_paper import as_on_gpu
 from remat_planner.tracer.record import EveryOutput
 from remat_planner.tracer.torch_private import is_fake
@@ -118,34 +118,39 @@ def eager_graph(schedule: Schedule, joint: Joint, settings: Settings) -> Graph:
 
 def has_leaner_form(step: Step) -> bool:
     """Whether ``leaner`` has anything to change."""
-    return has_variant(step.joint) or bool(_in_chunks(step, _CHUNKS))
+    return has_variant(step.joint) or any(_chunks(step))
 
 
 def forms(step: Step) -> Iterator[LeanerStep]:
     """The leaner forms of the step: one whose ops take no more time and run as often as they may, then the leanest.
 
-    Where bits may differ (``Settings.variants``), their loss heads are in chunks.
+    Where bits may differ (``Settings.variants``), loss heads and what lies between linear layers are in chunks; then the heads
+    alone, which takes less time where memory is less short.
     """
-    chunks = _in_chunks(step, _CHUNKS)
     in_two = [node.meta["name"] for node in splittable(step.joint)]
-    plain = leaner(step, whole=in_two, overwriting=False, chunks=chunks)
-    if plain.replaced:
-        yield plain
-    leanest = leaner(step, chunks=chunks)
-    if leanest.replaced != plain.replaced:
+    most: Mapping[str, tuple[str, ...]] = {}
+    for chunks in _chunks(step) or [{}]:
+        form = leaner(step, whole=in_two, overwriting=False, chunks=chunks)
+        most = most or form.replaced
+        if form.replaced:
+            yield form
+    leanest = leaner(step, chunks=next(iter(_chunks(step)), {}))
+    if leanest.replaced != most:
         yield leanest
 
 
 def in_chunks(step: Step, form: LeanerStep, count: int) -> LeanerStep:
-    """The ``form`` of ``step`` with its loss heads in so many chunks; no loss has more chunks than rows."""
-    return leaner(step, whole=form.whole, overwriting=form.overwriting, chunks=_in_chunks(step, count))
+    """The ``form`` of ``step`` with so many chunks of each kind."""
+    return leaner(step, whole=form.whole, overwriting=form.overwriting, chunks=dict.fromkeys(form.chunks, count))
 
 
-def _in_chunks(step: Step, count: int) -> dict[str, int]:
-    """The heads of ``step`` that may be in chunks, in so many, by name."""
+def _chunks(step: Step) -> list[dict[str, int]]:
+    """What may be in chunks, with their number by name: all of it, then loss heads alone."""
     if step.settings.variants == "exact":
-        return {}
-    return {head.name: min(count, head.rows) for head in heads(step.joint)[0] if head.rows > 1}
+        return []
+    of_heads = {head.name: _CHUNKS for head in heads(step.joint)[0]}
+    of_all = of_heads | {between.name: _CHUNKS for between in betweens(step.joint)}
+    return [chunks for chunks in (of_all, of_heads if of_all != of_heads else {}) if chunks]
 
 
 def leaner(

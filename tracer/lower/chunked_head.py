@@ -9,19 +9,16 @@ made in parts, so the bits are others than eager's: the step takes this form onl
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint, rewritten
 from remat_planner.tracer.lower.head_path import Head, NotChunkedError, found_at, is_loss
 from remat_planner.tracer.lower.rows import loss_in_chunks
 
-_SUFFIX = re.compile(r":(\d+) chunks$")
 _TIMES = ":times"
 """What follows the name of a gradient's op in that of the multiplication in its place."""
 
@@ -80,17 +77,6 @@ def with_heads_in_chunks(joint: Joint, chunks: Mapping[str, int]) -> Joint:
             ops[node] = (node_of[node],)
     calls = [call for node in joint.ops for call in ops.get(node, ())]
     return rewritten(joint, fx.GraphModule(joint.graph, graph), node_of, calls)
-
-
-def heads_in_chunks_as(joint: Joint, graph: Graph) -> Joint:
-    """``joint`` with those heads in chunks that are so in ``graph``."""
-    return with_heads_in_chunks(joint, chunks_of(graph))
-
-
-def chunks_of(graph: Graph) -> dict[str, int]:
-    """The number of chunks of each head in chunks, by the name of the loss's op in eager."""
-    found = ((name, _SUFFIX.search(name)) for name in graph.by_name)
-    return {name[: match.start()]: int(match[1]) for name, match in found if match is not None}
 
 
 def _in_chunks(graph: fx.Graph, head: Head, count: int, node_of: Mapping[fx.Node, fx.Node]) -> tuple[fx.Node, ...]:

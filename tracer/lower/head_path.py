@@ -152,7 +152,7 @@ def _way_down(log_probabilities: Any) -> list[fx.Node]:
         raise NotChunkedError("what it reads is no log_softmax of rows by classes")
     while way[0].target not in _LINEAR:
         node, inputs = way[0], way[0].all_input_nodes
-        if len(inputs) != 1 or node.meta["val"].shape[-1] != classes or not (_arranges(node) or _is_row_by_row(node)):
+        if len(inputs) != 1 or node.meta["val"].shape[-1] != classes or not (_arranges(node) or is_row_by_row(node)):
             raise NotChunkedError(f"{node.meta.get('name', node.name)} stands between a linear layer and the loss")
         way.insert(0, inputs[0])
     return way
@@ -163,7 +163,7 @@ def _way_up(backward: fx.Node, down: Collection[fx.Node]) -> list[fx.Node]:
     way = [backward]
     while len(way[-1].users) == 1:
         node = next(iter(way[-1].users))
-        if not (_arranges(node) or _is_row_by_row(node)) or not set(node.all_input_nodes) <= {way[-1], *down}:
+        if not (_arranges(node) or is_row_by_row(node)) or not set(node.all_input_nodes) <= {way[-1], *down}:
             break
         way.append(node)
     return way
@@ -302,7 +302,7 @@ def _arranges(node: fx.Node) -> bool:
     return node.target in _VIEWS and source.meta["val"].shape[-1] == node.meta["val"].shape[-1]
 
 
-def _is_row_by_row(node: fx.Node) -> bool:
+def is_row_by_row(node: fx.Node) -> bool:
     """Whether ``node`` treats each row by itself."""
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or node.meta["random"]:

@@ -27,7 +27,9 @@ LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Decoder(nn.Module):
     """A layer and a head, whose loss is computed as ``loss_of`` says."""
 
-    def __init__(self, loss_of: LossOf, dtype: torch.dtype = torch.float32, *, bias: bool = False, returns: bool = False) -> None:
+    def __init__(
+        self, loss_of: LossOf, dtype: torch.dtype = torch.float32, *, bias: bool = False, returns: bool = False
+    ) -> None:
         super().__init__()
         self.layer, self.head = nn.Linear(WIDTH, WIDTH, dtype=dtype), nn.Linear(WIDTH, CLASSES, bias=bias, dtype=dtype)
         self.loss_of, self.returns = loss_of, returns
@@ -184,9 +186,13 @@ def test_on_paper_chunks_take_their_share_of_the_logits_and_read_the_weight_agai
     joint = capture(Decoder(_plain, torch.bfloat16), _batch(torch.bfloat16))
     calls = {}
     for count in (1, 4):
-        (node,) = [n for n in in_less_memory(joint, at_hand=False, chunks={"nll_loss_forward.0": count}).ops if "inexact" in n.meta]
+        (node,) = [
+            n for n in in_less_memory(joint, at_hand=False, chunks={"nll_loss_forward.0": count}).ops if "inexact" in n.meta
+        ]
         calls[count] = op_call(node)
     assert roofline_workspace(calls[1]) == 64 * CLASSES * (4 + 4), "the logarithms and their gradient, both in float32"
     assert roofline_workspace(calls[4]) * 4 == roofline_workspace(calls[1])
     device = device_named("h100")
-    assert roofline_seconds(calls[4], device) == pytest.approx(4 * roofline_seconds(calls[1], device)), "kernels are launched 4 times"
+    assert roofline_seconds(calls[4], device) == pytest.approx(4 * roofline_seconds(calls[1], device)), (
+        "kernels are launched 4 times"
+    )
