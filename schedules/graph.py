@@ -124,10 +124,19 @@ class Graph:
 
     @cached_property
     def eager(self) -> Graph:
-        """The same step as the framework runs it without a plan: each op takes its ``eager_workspace`` too."""
-        if not any(op.eager_workspace for op in self.ops):
+        """The same step as the framework runs it without a plan: ops take their ``eager_workspace`` too, and no extra time."""
+        if not any(op.eager_workspace or op.extra_seconds for op in self.ops):
             return self
-        ops = (replace(op, workspace=op.workspace + op.eager_workspace, eager_workspace=0) for op in self.ops)
+        ops = (
+            replace(
+                op,
+                workspace=op.workspace + op.eager_workspace,
+                eager_workspace=0,
+                seconds=op.seconds - op.extra_seconds,
+                extra_seconds=0.0,
+            )
+            for op in self.ops
+        )
         return replace(self, ops=tuple(ops))
 
     @cached_property

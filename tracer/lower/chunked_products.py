@@ -138,7 +138,7 @@ class _Search:
         if any(node.meta["pinned"] is not None or node.meta["random"] for node in self.inside):
             raise _NoRowsError
         inputs = {_base(n) for node in self.inside for n in node.all_input_nodes if n not in self.inside}
-        if any(n.meta.get("phase") == "backward" for n in inputs - {_base(gradient)}):
+        if any(map(self._is_gradient, inputs - {_base(gradient)})):
             raise _NoRowsError  # another gradient meets this one, and may not arrive with it
         return self._between()
 
@@ -147,11 +147,12 @@ class _Search:
         gradient, weight = self.seed.args
         if not isinstance(gradient, fx.Node) or not isinstance(weight, fx.Node):
             raise _NoRowsError
-        if gradient.op != "call_function" or not gradient.meta["in_backward"] or gradient.target is _TURN:
-            raise _NoRowsError
-        if not _is_outside(weight):
+        if not self._is_gradient(gradient) or gradient.target is _TURN or self._is_gradient(weight):
             raise _NoRowsError
         return gradient
+
+    def _is_gradient(self, node: fx.Node) -> bool:
+        return node in self.joint.tangent_nodes if node.op != "call_function" else node.meta["phase"] == "backward"
 
     def _follow(self, node: fx.Node) -> None:
         for user in list(node.users):
@@ -190,7 +191,12 @@ class _Search:
             if turned.target is _TURN and self._has_rows(_argument(turned, 0)):
                 self.inside[user] = "product"
                 return True
-        if user.target is _PRODUCT and user.args[0] is of and of is not self.seed.args[0] and _is_outside(_argument(user, 1)):
+        if (
+            user.target is _PRODUCT
+            and user.args[0] is of
+            and of is not self.seed.args[0]
+            and not self._is_gradient(_argument(user, 1))
+        ):
             self.inside[user] = "rows"
             return True
         if user.target is _SUM and user.args[1:] == ([0], True) and of.meta["val"].dim() == 2:
@@ -325,8 +331,3 @@ def _is_view(node: fx.Node) -> bool:
         return False
     source: Any = node.args[0]
     return bool(source.meta["val"].shape[-1] == node.meta["val"].shape[-1])
-
-
-def _is_outside(weight: fx.Node) -> bool:
-    """Whether ``weight`` is no gradient."""
-    return weight.op != "call_function" or weight.meta["phase"] == "forward"
