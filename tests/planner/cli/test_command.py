@@ -25,7 +25,7 @@ from remat_planner.planner.cli.command import WORDS
 from remat_planner.planner.cli.exit_codes import ExitCode
 from remat_planner.planner.exports import FormName
 from remat_planner.planner.reports import ENDINGS
-from remat_planner.schedules import BudgetOn, TrainingState
+from remat_planner.schedules import BudgetOn, TrainingState, Variants
 from remat_planner.tracer.costs import MEASURE
 from tests.planner.command_line import Call, written
 
@@ -70,6 +70,7 @@ def test_the_choices_of_options_are_those_of_the_rooms() -> None:
     assert set(get_args(report)) == set(ENDINGS)
     assert get_args(exported) == get_args(FormName)
     assert get_args(get_type_hints(PlanArguments)["budget_on"]) == get_args(BudgetOn)
+    assert get_args(get_type_hints(PlanArguments)["variants"]) == get_args(Variants)
     assert TrainingArguments().training_options() == vars(TrainingState())
     assert (PlanArguments.costs, CurveArguments.costs) == (MEASURE, MEASURE)
 
