@@ -5,11 +5,11 @@
 Llama-7B in bfloat16 on 2 x 9,792 tokens (120 GB of activations) within 35 GB, and on 2 x 6,528 (80 GB) within 40 GB, beside
 the settings that people make by hand. Bytes are those at the peak, less what is there all the time (parameters and inputs);
 gradients that have been computed count, so the budget is a little tighter than activations alone. The caller drops the logits.
-Seconds are a roofline of the device. ``--large`` plans a 70B decoder (80 layers, 8,192 tokens) as well, its parameters and
-gradients in shards over 64 GPUs: whole, its gradients alone would take more than the budget. ``--offload`` plans with copies on
-the host instead, at the rates of several links, beside the policies that people use to offload. Times are from the build of the
-model to the written file (to the schedule, with copies), with the resident set at its highest by then, each plan in a process
-of its own.
+A second plan may round otherwise than eager (``variants="any"``). Seconds are a roofline of the device. ``--large`` plans a 70B
+decoder (80 layers, 8,192 tokens) as well, its parameters and gradients in shards over 64 GPUs: whole, its gradients alone would
+take more than the budget. ``--offload`` plans with copies on the host instead, at the rates of several links, beside the
+policies that people use to offload. Times are from the build of the model to the written file (to the schedule, with copies),
+with the resident set at its highest by then, each plan in a process of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch import nn
 
 from remat_planner.planner.model_loading import built_without_memory
 from remat_planner.planner.planning import Settings, Step, schedule_step, trace_step
-from remat_planner.schedules import Channel, Graph, Pool, TrainingState, simulate
+from remat_planner.schedules import Channel, Graph, Pool, TrainingState, Variants, simulate
 from remat_planner.solvers import solve
 from remat_planner.solvers.chain import Forward, just_in_time, kept_by_segments, module_segments
 from remat_planner.solvers.problem import Problem
@@ -142,14 +142,18 @@ class Row:
 
 
 def rows(case: Case, device: str, time_limit: float) -> list[Row]:
-    """The plan, then the baselines on the same graph; in a process of its own, so that nothing found before helps."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_rows, case, device, time_limit).result()
+    """The plan, that whose bits may differ, then the baselines; plans in processes of their own: nothing found before helps."""
+    found: list[Row] = []
+    variants: tuple[Variants, ...] = ("exact", "any")
+    for kind in variants:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            found += process.submit(_rows, case, device, time_limit, kind).result()
+    return found
 
 
-def _rows(case: Case, device: str, time_limit: float) -> list[Row]:
+def _rows(case: Case, device: str, time_limit: float, variants: Variants) -> list[Row]:
     began = time.perf_counter()
-    step = traced(case, device, time_limit)
+    step = traced(case, device, time_limit, variants)
     graph = step.graph
     schedule = schedule_step(step, graph.constant_bytes + int(case.activations))
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +162,7 @@ def _rows(case: Case, device: str, time_limit: float) -> list[Row]:
     plan = Row(
         case.name,
         device,
-        f"this plan ({schedule.solver})",
+        f"this plan ({schedule.solver})" if variants == "exact" else ", ".join(("bits may differ", *schedule.graph.inexact)),
         schedule.peak_bytes - graph.constant_bytes,
         schedule.overhead,
         schedule.bound_overhead,
@@ -166,6 +170,8 @@ def _rows(case: Case, device: str, time_limit: float) -> list[Row]:
         took,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+    if variants == "any":
+        return [plan]
     by_hand = []
     for policy, steps in baselines(graph):
         run = simulate(graph, steps)
@@ -207,11 +213,11 @@ def _linked_rows(linked: Linked, time_limit: float) -> list[Row]:
     return found
 
 
-def traced(case: Case, device: str, time_limit: float) -> Step:
+def traced(case: Case, device: str, time_limit: float, variants: Variants = "exact") -> Step:
     """The training step of ``case`` with the roofline of ``device``."""
     with built_without_memory():
         model, inputs = case.build()
-    settings = Settings(costs=device, time_limit=time_limit, training=TrainingState(shard=case.shard))
+    settings = Settings(costs=device, time_limit=time_limit, training=TrainingState(shard=case.shard), variants=variants)
     return trace_step(model, inputs, settings=settings)
 
 

@@ -124,18 +124,17 @@ def has_leaner_form(step: Step) -> bool:
 def forms(step: Step) -> Iterator[LeanerStep]:
     """The leaner forms of the step: one whose ops take no more time and run as often as they may, then the leanest.
 
-    Where bits may differ (``Settings.variants``), loss heads and what lies between linear layers are in chunks; then the heads
-    alone, which takes less time where memory is less short.
+    Where bits may differ (``Settings.variants``), loss heads are in chunks, then also what lies between linear layers, which
+    takes more time and less memory.
     """
     in_two = [node.meta["name"] for node in splittable(step.joint)]
-    most: Mapping[str, tuple[str, ...]] = {}
-    for chunks in _chunks(step) or [{}]:
-        form = leaner(step, whole=in_two, overwriting=False, chunks=chunks)
-        most = most or form.replaced
-        if form.replaced:
-            yield form
-    leanest = leaner(step, chunks=next(iter(_chunks(step)), {}))
-    if leanest.replaced != most:
+    *some, most = _chunks(step)
+    for chunks in (*some, most):
+        plain = leaner(step, whole=in_two, overwriting=False, chunks=chunks)
+        if plain.replaced:
+            yield plain
+    leanest = leaner(step, chunks=most)
+    if leanest.replaced != plain.replaced:
         yield leanest
 
 
@@ -145,12 +144,12 @@ def in_chunks(step: Step, form: LeanerStep, count: int) -> LeanerStep:
 
 
 def _chunks(step: Step) -> list[dict[str, int]]:
-    """What may be in chunks, with their number by name: all of it, then loss heads alone."""
+    """What may be in chunks, with their number by name: loss heads alone, then all of it."""
     if step.settings.variants == "exact":
-        return []
+        return [{}]
     of_heads = {head.name: _CHUNKS for head in heads(step.joint)[0]}
     of_all = of_heads | {between.name: _CHUNKS for between in betweens(step.joint)}
-    return [chunks for chunks in (of_all, of_heads if of_all != of_heads else {}) if chunks]
+    return [of_heads, of_all] if of_heads and of_all != of_heads else [of_all]
 
 
 def leaner(

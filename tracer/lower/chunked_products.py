@@ -19,7 +19,8 @@ _aten = torch.ops.aten
 _PRODUCT, _TURN, _SUM = _aten.mm.default, _aten.t.default, _aten.sum.dim_IntList
 _LINEAR = (_PRODUCT, _aten.addmm.default)
 _VIEWS = (_aten.view.default, _aten._unsafe_view.default)
-_CAST = _aten._to_copy.default
+_CAST, _ADD = _aten._to_copy.default, _aten.add.Tensor
+_TWO = 2
 
 
 class _NoRowsError(Exception):
@@ -91,7 +92,7 @@ def _in_chunks(graph: fx.Graph, between: Between, count: int, node_of: dict[fx.N
     """The op in the place of ``between`` and the nodes of its results, which ``node_of`` then has too."""
     inputs, wholes = ([node_of[node] for node in nodes] for nodes in (between.inputs, between.wholes))
     op = graph.create_node("call_function", in_row_chunks(between.program), (inputs, wholes, count))
-    fakes = tuple(torch.empty_like(node.meta["val"]) for node in between.results)
+    fakes = tuple(torch.empty_like(_in_rows(node).meta["val"]) for node in between.results)
     begin = between.computing[0]
     op.meta = {key: value for key, value in begin.meta.items() if key != "shape"} | {
         "name": f"{between.name}:{count} chunks",
@@ -104,7 +105,29 @@ def _in_chunks(graph: fx.Graph, between: Between, count: int, node_of: dict[fx.N
         result = node_of[node] = graph.create_node("call_function", operator.getitem, (op, place))
         result.meta = dict(node.meta) | {"name": f"{between.name}:result {place}", "val": fake}
         made.append(result)
+        if _in_rows(node) is not node:
+            made.append(_as_read(graph, node, result, node_of))
     return made
+
+
+def _in_rows(node: fx.Node) -> fx.Node:
+    """What has the form in which the program returns the result of ``node``."""
+    return _base(_argument(node, 0)) if node.target is _ADD else node
+
+
+def _as_read(graph: fx.Graph, total: fx.Node, result: fx.Node, node_of: dict[fx.Node, fx.Node]) -> fx.Node:
+    """A view of ``result``, which has rows, in the form of ``total``, by which others read it."""
+    view = _argument(total, 0)
+    if not _is_view(view):
+        return result
+    seen = graph.node_copy(view, lambda node: result if node is view.args[0] else node_of[node])
+    result.meta = {key: value for key, value in result.meta.items() if key != "shape"}
+    seen.meta = dict(total.meta) | {
+        "name": f"{result.meta['name']} seen",
+        "val": result.meta["val"].view(total.meta["val"].shape),
+    }
+    node_of[total] = seen
+    return seen
 
 
 @dataclass
@@ -133,6 +156,7 @@ class _Search:
         for user in gradient.users:
             if user is not self.seed:
                 self._take_result(user, gradient)
+        self._take_sum()
         if not any(kind == "step" and node is not self.seed and not _is_view(node) for node, kind in self.inside.items()):
             raise _NoRowsError
         if any(node.meta["pinned"] is not None or node.meta["random"] for node in self.inside):
@@ -204,6 +228,17 @@ class _Search:
             return True
         return False
 
+    def _take_sum(self) -> None:
+        """Take in the addition of two results with rows, where nothing else reads them."""
+        results = [node for node, kind in self.inside.items() if kind == "rows"]
+        after = {node: _only_reader(node) for node in results}
+        for total in {way[-1] for way in after.values() if way}:
+            added = [node for node in results if after[node] and after[node][-1] is total]
+            if total.target is _ADD and len(added) == len(set(total.all_input_nodes)) == _TWO and not total.kwargs:
+                for node in added:
+                    self.inside |= dict.fromkeys(after[node][:-1], "view") | {node: "step"}
+                self.inside[total] = "rows"
+
     def _between(self) -> Between:
         first = min(map(self.position.__getitem__, self.inside))
         writer = _Writer(self, first)
@@ -242,13 +277,15 @@ class _Writer:
 
     def write(self, node: fx.Node) -> None:
         kind = self.search.inside[node]
-        if kind == "view" or _is_view(node):
+        if kind == "view" or (kind == "step" and _is_view(node)):
             return
         if kind == "step":
             self._step(node)
             return
         if kind == "sum":
             args: tuple[Any, ...] = (self._value(_argument(node, 0)),)
+        elif kind == "rows" and node.target is _ADD:
+            args = (self._value(_argument(node, 0)), self._value(_argument(node, 1)))
         elif kind == "rows":
             args = (self._value(_argument(node, 0)), self._whole(_argument(node, 1)))
         else:
@@ -310,6 +347,17 @@ class _Input:
     """Stands for a row of an input while the number of inputs is not known."""
 
     at: int
+
+
+def _only_reader(node: fx.Node) -> list[fx.Node]:
+    """The one reader of ``node`` that is no view, after the views that it reads it by; empty where there are several."""
+    way: list[fx.Node] = []
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        way.append(node)
+        if not _is_view(node):
+            return way
+    return []
 
 
 def _argument(node: fx.Node, place: int) -> fx.Node:

@@ -21,6 +21,7 @@ from remat_planner.tracer.lower.write_over import PREVIOUS, out_form, written_ov
 from remat_planner.tracer.operators import OpCall, OperatorFacts, Roofline, graph_function, with_facts
 
 _aten = torch.ops.aten
+_PRODUCT = _aten.mm.default
 
 
 class Whole(NamedTuple):
@@ -35,8 +36,8 @@ class RowAction:
     """What is done with some rows.
 
     Attributes:
-        kind: "step" makes a new value of each row by ``target``; "rows" multiplies a value with a weight, which is a result;
-            "product" adds to a result the product of two values over the rows; "sum" adds to a result a value's rows.
+        kind: "step" makes a new value of each row by ``target``. The others make results: "rows" multiplies a value with a
+            weight, or adds two values; "product" adds up the products of two values over the rows, "sum" a value's rows.
         args: with ``Row`` and ``Whole`` in the place of tensors; values are numbered from the inputs on.
         dtype: of what it makes.
     """
@@ -90,7 +91,7 @@ class RowProgram:
 
     def _overwritten(self, k: int) -> int | None:
         action = self.actions[k]
-        if action.kind != "step" or action.target is _aten.mm.default or written_over(action.target) is None:
+        if action.kind != "step" or action.target is _PRODUCT or written_over(action.target) is None:
             return None
         for place, argument in enumerate(action.args):
             if not isinstance(argument, Row) or argument.at < len(self.inputs) or self.last_read[argument.at] != k:
@@ -106,7 +107,7 @@ class RowProgram:
         width = {k: int(spec.shape[-1]) for k, spec in enumerate(inputs)}
         found = []
         for number, action in zip(self.numbers, self.actions, strict=True):
-            if action.target is _aten.mm.default and action.kind in ("step", "rows"):
+            if action.target is _PRODUCT and action.kind in ("step", "rows"):
                 weight = action.args[1]
                 wide = int(wholes[weight.at].shape[0 if weight.turned else 1])
             else:
@@ -144,7 +145,7 @@ class RowProgram:
                 elif action.kind == "product":
                     one, other = (width[at] for at in action.rows)
                     yield 2 * rows * one * other, size * (read + (2 if part.start else 1) * one * other)
-                elif action.target is _aten.mm.default:
+                elif action.target is _PRODUCT:
                     yield 2 * rows * width[action.rows[0]] * made, size * (read + rows * made + width[action.rows[0]] * made)
                 else:
                     yield 0, size * (read + rows * made)
@@ -203,10 +204,10 @@ def _added(
     part: slice,
 ) -> torch.Tensor:
     """The ``result`` with what these rows give."""
-    one, *other = (_argument(a, values, wholes) for a in action.args if isinstance(a, (Row, Whole)))
+    one, *other = (_argument(a, values, wholes) for a in action.args)
     if action.kind == "rows":
         result = one.new_empty((rows, other[0].shape[1])) if result is None else result
-        _aten.mm.out(one, other[0], out=result[part])
+        (_aten.mm if action.target is _PRODUCT else _aten.add).out(one, other[0], out=result[part])
         return result
     if action.kind == "sum":
         sums: torch.Tensor = _aten.sum.dim_IntList(one, [0], True)

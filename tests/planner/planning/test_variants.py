@@ -24,11 +24,11 @@ class Speaker(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens, self.head = nn.Embedding(CLASSES, 8), nn.Linear(8, CLASSES, bias=False)
-        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+        self.gate, self.up, self.down = nn.Linear(8, 64), nn.Linear(8, 64), nn.Linear(64, 8)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         h = self.tokens(tokens)
-        h = h + self.down(F.gelu(self.up(h)))
+        h = h + self.down(F.silu(self.gate(h)) * self.up(h))
         return F.cross_entropy(self.head(h).view(-1, CLASSES), tokens.view(-1))
 
 
