@@ -125,17 +125,16 @@ def forms(step: Step) -> Iterator[LeanerStep]:
     """The leaner forms of the step: one whose ops take no more time and run as often as they may, then the leanest.
 
     Where bits may differ (``Settings.variants``), loss heads are in chunks, then also what lies between linear layers, which
-    takes more time and less memory.
+    takes more time and less memory; the forms with eager's bits come last.
     """
     in_two = [node.meta["name"] for node in splittable(step.joint)]
-    *some, most = _chunks(step)
-    for chunks in (*some, most):
+    for chunks in _chunks(step):
         plain = leaner(step, whole=in_two, overwriting=False, chunks=chunks)
         if plain.replaced:
             yield plain
-    leanest = leaner(step, chunks=most)
-    if leanest.replaced != plain.replaced:
-        yield leanest
+        leanest = leaner(step, chunks=chunks)
+        if leanest.replaced != plain.replaced:
+            yield leanest
 
 
 def in_chunks(step: Step, form: LeanerStep, count: int) -> LeanerStep:
@@ -144,12 +143,12 @@ def in_chunks(step: Step, form: LeanerStep, count: int) -> LeanerStep:
 
 
 def _chunks(step: Step) -> list[dict[str, int]]:
-    """What may be in chunks, with their number by name: loss heads alone, then all of it."""
+    """What may be in chunks, with their number by name: loss heads alone, then all of it, then nothing."""
     if step.settings.variants == "exact":
         return [{}]
     of_heads = {head.name: _CHUNKS for head in heads(step.joint)[0]}
     of_all = of_heads | {between.name: _CHUNKS for between in betweens(step.joint)}
-    return [of_heads, of_all] if of_heads and of_all != of_heads else [of_all]
+    return [*([of_heads] if of_heads and of_all != of_heads else []), of_all, *([{}] if of_all else [])]
 
 
 def leaner(
