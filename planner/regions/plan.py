@@ -95,6 +95,8 @@ def _refuse_imagined_training(settings: Settings) -> None:
     """Refuse options that change the step which is measured, or what is measured of it."""
     if settings.pools:
         raise RegionError("a plan by regions copies no activations beside the device: leave offload out", names=())
+    if settings.variants != "exact":
+        raise RegionError('a plan by regions has eager\'s bits: leave variants="any" out', names=())
     changed = replace(settings.training, master_weights=False, optimizer_offload=False, accumulate=False)
     if changed != TrainingState() or settings.budget_on != "allocated":
         raise RegionError(

@@ -36,6 +36,7 @@ def _loss(output: torch.Tensor) -> torch.Tensor:
     return output.square().mean()
 
 
+@pytest.mark.slow
 def test_gradients_are_close_to_eagers_within_the_predicted_peak() -> None:
     torch.manual_seed(0)
     model, x = Gated(), torch.randn(4, 16, WIDTH, requires_grad=True)
