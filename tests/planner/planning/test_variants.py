@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import remat_planner
-from remat_planner.planner.planning import Settings, schedule_step, trace_step
+from remat_planner.planner.planning import Settings, trace_step
 from remat_planner.planner.reports import one_line, plan_document, summarize
 from remat_planner.schedules import load_schedule
 
@@ -42,10 +42,10 @@ def _gradients(model: nn.Module, of: nn.Module, tokens: torch.Tensor) -> list[to
 def test_less_memory_is_enough_where_bits_may_differ(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, tokens = Speaker(), torch.randint(0, CLASSES, (8, 16))
-    exact = schedule_step(trace_step(model, (tokens,), settings=Settings(time_limit=2)), "min")
     schedule = remat_planner.plan(model, (tokens,), budget="min", time_limit=3, variants="any", verify=False)
-    assert exact.graph.inexact == ()
-    assert schedule.budget < 0.7 * exact.budget, "the logits are never there whole"
+    logits = tokens.numel() * CLASSES * 4
+    above = schedule.budget - schedule.graph.constant_bytes - schedule.graph.lasting_bytes
+    assert above < logits, "with eager's bits there are two of them beside parameters and gradients"
     path = tmp_path / "schedule.json"
     schedule.save(path)
     loaded = load_schedule(path)
