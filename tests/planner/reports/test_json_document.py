@@ -61,6 +61,7 @@ def test_the_keys_of_a_whole_schedule() -> None:
             "activations",
             "modules",
             "operators",
+            "inexact",
             "pinned",
             "verification",
             "schedule",
