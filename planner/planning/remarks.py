@@ -47,7 +47,7 @@ def remark_on_heads(joint: Joint) -> None:
         _log.warning('variants="any": the loss %s stays whole: %s', head.name, head.why)
     if not found and not whole:
         _log.warning(
-            'variants="any" changes nothing here: the forward has no cross_entropy behind a linear layer. %s',
+            'variants="any": no loss is computed in chunks, since the forward has no cross_entropy behind a linear layer. %s',
             "The loss is computed outside of the model: plan a module that returns it"
             if joint.loss is not None
             else "Only such a loss is computed in chunks",
