@@ -28,6 +28,7 @@ from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, 
 from remat_planner.tracer.python_state.object_content import ObjectContent
 from remat_planner.tracer.python_state.object_tensors import ObjectTensors, may_hold_tensors, tensors_of_object
 from remat_planner.tracer.python_state.places import Place, Roots, Step, tensor_label
+from remat_planner.tracer.python_state.read_number import ReadNumber, is_read_number
 from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
 from remat_planner.tracer.python_state.starts import argument_starts, objects_in_arguments, starts_of
@@ -53,6 +54,7 @@ __all__ = [
     "Place",
     "PythonReads",
     "RandomGenerator",
+    "ReadNumber",
     "Roots",
     "Sequence",
     "SetOfItems",
@@ -64,6 +66,7 @@ __all__ = [
     "changed_in_value",
     "described_value",
     "is_plain",
+    "is_read_number",
     "is_users_file",
     "is_users_module",
     "may_hold_tensors",

@@ -38,5 +38,5 @@ def objects_in_arguments(holders: Iterable[Holder]) -> dict[int, Place]:
 
 def _classes(modules: list[nn.Module]) -> list[tuple[Place, Any]]:
     kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if is_users_module(kind.__module__))
-    places = [Place(kind.__qualname__, kind, "object") for kind in kinds]
+    places = [Place(f"class {kind.__qualname__}", kind, "object") for kind in kinds]  # labelled as ``walk`` does
     return [(place, ClassAttributes(place, place.start, None)) for place in places]

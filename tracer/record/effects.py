@@ -21,11 +21,13 @@ from remat_planner.tracer.python_state import (
     Memory,
     Place,
     RandomGenerator,
+    ReadNumber,
     Sequence,
     SetOfItems,
     TextInMemory,
     described_value,
     is_plain,
+    is_read_number,
     same,
     walk,
 )
@@ -164,7 +166,7 @@ def _is_made_again(value: Any, key: Any, again: Change) -> bool:
 
 
 def _holds_a_tensor(value: Any) -> bool:
-    return any(isinstance(leaf, torch.Tensor) for leaf in flatten(value)[0])
+    return any(isinstance(leaf, (torch.Tensor, ReadNumber)) for leaf in flatten(value)[0])
 
 
 def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
@@ -198,6 +200,8 @@ def _same_form(one: Any, other: Any) -> bool:
 
 
 def _same_leaf(one: Any, other: Any) -> bool:
+    if is_read_number(one) or is_read_number(other):
+        return is_read_number(one) and is_read_number(other)
     if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
         return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
     return same(one, other) or described_value(one, None) == described_value(other, None) != {}

@@ -1,7 +1,8 @@
 """Hooks while a step is captured: their work on tensors becomes part of the step, their work in Python is lost.
 
-A hook of a module, or of a tensor in the forward, that only prints, stores or checks would run during the capture and never
-again, so it is refused. Hooks of parameters are no concern: autograd runs them in every step.
+A hook of a module, or of a tensor in the forward, that only prints or checks would run during the capture and never again, so
+it is refused. What a hook of the forward stores in Python state, each planned call stores too. Hooks of parameters are no
+concern: autograd runs them in every step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import Hook
-from remat_planner.tracer.python_state import same_function
+from remat_planner.tracer.python_state import Change, Snapshot, same_function
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.refusals import lost_hooks_error
 
@@ -61,7 +62,7 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, dict[int, Any], int]]:
 
 
 @contextmanager
-def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Iterator[None]:
+def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Iterator[WatchedHooks]:
     """Refuse, at the end, hooks that ran inside and changed nothing that the step computes with.
 
     Args:
@@ -72,6 +73,7 @@ def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Itera
         LostHookError: names every such hook.
     """
     buffers = [*model.buffers(), *state]
+    hooks_now = WatchedHooks()
     watched: list[_WatchedHook] = []
     replaced: list[tuple[dict[int, Any], int, Any]] = []
     original_register_hook: Any = torch.Tensor.register_hook
@@ -79,17 +81,19 @@ def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Itera
     def register_hook(tensor: torch.Tensor, hook: Callable[..., Any]) -> Any:
         if isinstance(hook, _WatchedHook):  # in a function mode torch calls this twice
             return original_register_hook(tensor, hook)
-        watched.append(_WatchedHook(hook, f"hook of a tensor in {user_line(sys._getframe(1))}", 0, ()))
+        watched.append(_WatchedHook(hook, f"hook of a tensor in {user_line(sys._getframe(1))}", 0, (), hooks_now))
         return original_register_hook(tensor, watched[-1])
 
     try:
         for path, registry, hooks, key in list(_hooks(model)):
             kind = registry.strip("_").removesuffix("s").replace("_", " ")
-            watched.append(_WatchedHook(hooks[key], f"{kind} of {path or 'the model'}", _REPLACEABLE[registry], buffers))
+            watched.append(
+                _WatchedHook(hooks[key], f"{kind} of {path or 'the model'}", _REPLACEABLE[registry], buffers, hooks_now)
+            )
             replaced.append((hooks, key, hooks[key]))
             hooks[key] = watched[-1]
         torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
-        yield
+        yield hooks_now
     finally:
         torch.Tensor.register_hook = original_register_hook  # type: ignore[method-assign]
         for hooks, key, hook in replaced:
@@ -100,13 +104,49 @@ def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Itera
         raise lost_hooks_error(lost)
 
 
+class WatchedHooks:
+    """The hooks of one recording."""
+
+    def __init__(self) -> None:
+        self._left_behind: set[int] | None = None  # identities of the objects that the forward has changed
+        self._changed: dict[Any, set[int]] = {}  # the objects that a hook changes, by its code
+
+    def call(self, hook: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What ``hook`` returns. Which objects it changes is noted: another hook of the same code changes the like."""
+        code = _code_of(hook)
+        if self._left_behind is not None or code in self._changed:
+            return hook(*args, **kwargs)
+        before = Snapshot.of_function(hook)
+        result = hook(*args, **kwargs)
+        if changed := {id(change.holder.target) for change in before.changes()}:
+            self._changed[code] = changed
+        return result
+
+    def forward_is_over(self, changes: Iterable[Change]) -> None:
+        """What runs from now on is the backward. The forward has made ``changes``, and each planned call makes them again."""
+        self._left_behind = {id(change.holder.target) for change in changes}
+
+    def leaves_behind(self, hook: Callable[..., Any]) -> bool:
+        """Whether ``hook`` has changed Python state, and each planned call changes the same."""
+        changed = self._changed.get(_code_of(hook))
+        return changed is not None and changed <= (self._left_behind or set())
+
+
 class _WatchedHook:
     """Wraps a hook and sees whether it changes tensors or attributes of its module."""
 
-    def __init__(self, hook: Callable[..., Any], where: str, replaceable: int, buffers: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        hook: Callable[..., Any],
+        where: str,
+        replaceable: int,
+        buffers: Sequence[torch.Tensor],
+        hooks: WatchedHooks,
+    ) -> None:
         self.name = f"{where} ({_name(hook)})"
-        self.only_observes = False
+        self._has_run = False
         self._changes_something = False
+        self._hooks = hooks
         self._hook = hook
         self._replaceable = replaceable
         self._buffers = buffers
@@ -116,14 +156,19 @@ class _WatchedHook:
         tensors = [leaf for leaf in (*pytree.tree_leaves((args, kwargs)), *self._buffers) if isinstance(leaf, torch.Tensor)]
         versions = [tensor._version for tensor in tensors]
         attributes = dict(vars(module)) if module is not None else {}
-        result = self._hook(*args, **kwargs)
+        result = self._hooks.call(self._hook, args, kwargs)
+        self._has_run = True
         self._changes_something |= (
             (result is not None and not _same_leaves(result, args[self._replaceable]))
             or versions != [tensor._version for tensor in tensors]
             or (module is not None and not _same_values(attributes, vars(module)))
         )
-        self.only_observes = not self._changes_something
         return result
+
+    @property
+    def only_observes(self) -> bool:
+        """Whether it has run, and nothing of what it does is part of each planned step."""
+        return self._has_run and not self._changes_something and not self._hooks.leaves_behind(self._hook)
 
 
 def _same_leaves(one: Any, other: Any) -> bool:
@@ -138,6 +183,11 @@ def _function(hook: Any) -> Any:
     while isinstance(hook, functools.partial):
         hook = hook.func
     return hook
+
+
+def _code_of(hook: Any) -> Any:
+    function = _function(hook)
+    return getattr(function, "__code__", function)
 
 
 def _is_part_of_the_model(hook: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from remat_planner.tracer.errors import CaptureError
 from remat_planner.tracer.joint import flatten, map_tensors
-from remat_planner.tracer.python_state import Change, PythonReads, Roots
+from remat_planner.tracer.python_state import Change, PythonReads, Roots, is_read_number
 from remat_planner.tracer.record.opaque_functions import OpaqueFunctions
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.record_step import record
@@ -24,7 +24,9 @@ def others_can_follow(call: CapturedCall, first: Recording, mode: FakeTensorMode
     """Record two more steps from the state that ``first`` left, with tensors of its own in the places of those left there."""
     fakes: list[torch.Tensor] = []
 
-    def own(tensor: torch.Tensor) -> torch.Tensor:
+    def own(tensor: Any) -> Any:
+        if is_read_number(tensor):
+            return tensor
         with mode:
             fakes.append(torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device))
         return fakes[-1]

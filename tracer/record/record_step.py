@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from remat_planner.tracer.errors import InputsDoNotFitError
 from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
-from remat_planner.tracer.python_state import Change, Place, Roots
+from remat_planner.tracer.python_state import Change, Place, Roots, is_read_number
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
@@ -187,7 +188,7 @@ def record(
         in_model = stand_ins.in_model(state, mode)
         with (
             noting_arrivals(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
-            watched_step(call.model, *in_model),
+            watched_step(call.model, *in_model) as hooks,
             libraries_believe_eager(),
             provenance.following(),
             ExitStack() as objects,
@@ -205,17 +206,25 @@ def record(
                 noting_materialized_gradients(),
                 mode,
                 recorder,
-                values_readable(recorder.values_of),
+                values_readable(recorder.values_of, recorder.numbers.item),
                 GradientAttributesRefused([*stand_ins.all, *state.parameters]),
             ):
-                output = run_user_code(call.model, args, kwargs)
+                try:
+                    output = run_user_code(call.model, args, kwargs)
+                except InputsDoNotFitError as error:
+                    recorder.numbers.explain(error)
+                    raise
             end = newest_node(recorded_graph()).name
+            hooks.forward_is_over(forward.changes)
             try:
                 calls = dict(provenance.calls)
                 leaves, spec = flatten(output, forward.argument_objects, forward.was_there)
                 returned = len(leaves)
                 effects = effects_of(forward.changes, argument_objects=forward.argument_objects)
                 leaves += effects.leaves
+                recorder.numbers.refuse_others(leaves)
+                numbers = {i: leaf.tensor for i, leaf in enumerate(leaves) if is_read_number(leaf)}
+                leaves = [numbers.get(i, leaf) for i, leaf in enumerate(leaves)]
                 outside.note(leaves)
                 outside.end(forward.changes, stand_ins.outside(state))
                 refuse_tensors_inside(leaves[:returned], forward.found)
@@ -259,6 +268,7 @@ def record(
             differentiable=tuple(i for i in tensors if leaves[i].requires_grad),
             output_spec=spec,
             tensor_outputs=tuple(tensors),
+            numbers=frozenset(numbers),
             same_as={i: places[id(leaves[i])] for i in tensors if id(leaves[i]) in places},
             tangents=tuple(zip(nodes, tangents, strict=True)),
             operators=recorder.operators,

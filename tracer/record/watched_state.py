@@ -38,7 +38,7 @@ from remat_planner.tracer.python_state import (
     starts_of,
 )
 from remat_planner.tracer.record.eager_types import EagerType
-from remat_planner.tracer.record.hooks import watched_hooks
+from remat_planner.tracer.record.hooks import WatchedHooks, watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
 from remat_planner.tracer.record.used_up import UsedUp
@@ -49,15 +49,15 @@ from remat_planner.tracer.torch_private import generator_key
 @contextmanager
 def watched_step(
     model: nn.Module, replacement: Mapping[int, torch.Tensor], places: Collection[tuple[Place, torch.Tensor]] = ()
-) -> Iterator[None]:
+) -> Iterator[WatchedHooks]:
     """Run forward and backward inside, with other tensors in the model, as ``swapped`` puts them there.
 
     Raises:
         StateReassignedError: the forward put another tensor into the slot of a parameter or buffer.
         LostHookError: a hook had no part in what the step computes.
     """
-    with swapped(model, replacement, places), watched_hooks(model, [tensor for _, tensor in places]):
-        yield
+    with swapped(model, replacement, places), watched_hooks(model, [tensor for _, tensor in places]) as hooks:
+        yield hooks
 
 
 class WatchedForward:
