@@ -90,7 +90,7 @@ class BoundSignature:
         self._slots = StateSlots(
             [(owner, key) for (owner, key), *_ in places],
             [
-                node.meta["val"] if isinstance(slot, PlaceSlot) else owner[key]
+                node.meta["val"].detach().requires_grad_(slot.has_history) if isinstance(slot, PlaceSlot) else owner[key]
                 for slot, node, ((owner, key), *_) in zip(slots, nodes, places, strict=True)
             ],
         )

@@ -20,7 +20,7 @@ from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
-from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals
+from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals, refuse_histories
 from remat_planner.tracer.record.gradient_attributes import GradientAttributesRefused
 from remat_planner.tracer.record.gradient_flow import FollowedGradients, noting_materialized_gradients
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
@@ -91,6 +91,11 @@ class _StandIns:
         """The real tensor of each that lies in Python state alone, by the id of the stand-in."""
         slots = zip(self.buffers, state.buffers, state.buffer_slots, strict=True)
         return {id(stand_in): original for stand_in, original, slot in slots if isinstance(slot, PlaceSlot)}
+
+    def with_history(self, state: ModuleState) -> dict[str, torch.Tensor]:
+        """The stand-ins of tensors in Python state that have the history of an earlier step, by name."""
+        slots = zip(state.buffer_slots, self.buffers, strict=True)
+        return {slot.name: stand_in for slot, stand_in in slots if isinstance(slot, PlaceSlot) and slot.has_history}
 
     def known_values(self, call: CapturedCall) -> KnownValues:
         """The values that a forward may read: those of buffers and inputs, and what is computed from them."""
@@ -179,7 +184,10 @@ def record(
                 stands_for(p.detach().requires_grad_(o.requires_grad), o)
                 for p, o in zip(parameters, state.parameters, strict=True)
             ],
-            [stands_for(b, o) for b, o in zip(buffers, state.buffers, strict=True)],
+            [
+                stands_for(b.detach().requires_grad_() if o.requires_grad else b, o)
+                for b, o in zip(buffers, state.buffers, strict=True)
+            ],
             [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
         ).with_one_for_same(call.same_inputs)
         known, provenance = stand_ins.known_values(call), Provenance(call.model)
@@ -242,6 +250,7 @@ def record(
             reached = [leaves[tangent.output] for tangent in tangents]
             nodes, arriving = _arriving_gradients(reached, tangents, mode)
             edges = edges_into(wanted, reached)
+            refuse_histories(stand_ins.with_history(state), [*reached, *_with_gradient(leaves)])
             recorder.in_backward = True
             recorder.followed = followed = FollowedGradients(reached, arriving)
             gradients: list[torch.Tensor | None] = []
@@ -291,6 +300,10 @@ def record(
 
     module = trace(step, *fakes)
     return Recording(module=module, **recorded)
+
+
+def _with_gradient(leaves: Sequence[Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
 
 
 def _refuse_foreign_generators(recorder: Recorder, forward: WatchedForward) -> None:

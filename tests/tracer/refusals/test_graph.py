@@ -13,23 +13,21 @@ from remat_planner.tracer.errors import ModelNotSupportedError, PythonStateError
 from tests.tracer.cases import Written, linear, mean_square, noise
 
 
-@pytest.mark.parametrize("kind", ["buffer", "parameter", "attribute"])
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
 def test_state_that_the_forward_replaces_is_named(kind: str):
     def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
-        h = m.a(x) + (m.kept[0] if kind == "attribute" else m.kept)
+        h = m.a(x) + m.kept
         if kind == "parameter":
             m.kept = nn.Parameter(h.detach().mean(0))
         else:
-            m.kept = h.mean(0)[None] if kind == "attribute" else h.detach().mean(0)
+            m.kept = h.detach().mean(0)
         return mean_square(h)
 
     model = Written(forward, a=linear())
     if kind == "buffer":
         model.register_buffer("kept", torch.zeros(16))
-    elif kind == "parameter":
-        model.kept = nn.Parameter(torch.zeros(16))
     else:
-        model.__dict__["kept"] = torch.zeros(1, 16)
+        model.kept = nn.Parameter(torch.zeros(16))
     before = model.kept
     with pytest.raises(StateReassignedError, match="kept") as caught:
         capture(model, (noise(),))
@@ -47,12 +45,6 @@ def _counter_that_scales(m: Written, x: torch.Tensor) -> torch.Tensor:
     return mean_square(m.a(x)) * m.state
 
 
-def _last_time_with_its_gradient(m: Written, x: torch.Tensor) -> torch.Tensor:
-    h = m.a(x)
-    h, m.memory = (h if m.memory is None else h + m.memory), h
-    return mean_square(h)
-
-
 def _history(m: Written, x: torch.Tensor) -> torch.Tensor:
     h = m.a(x)
     m.seen.append(h.detach().mean())
@@ -64,7 +56,6 @@ def _history(m: Written, x: torch.Tensor) -> torch.Tensor:
     [
         (_counter, "state"),
         (_counter_that_scales, "state"),
-        (_last_time_with_its_gradient, "memory"),
     ],
 )
 def test_python_state_that_changes_from_step_to_step_is_named(forward: Any, name: str):
