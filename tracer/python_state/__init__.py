@@ -25,6 +25,7 @@ from remat_planner.tracer.python_state.executed_code import (
     unobserved,
 )
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, plain_form, same
+from remat_planner.tracer.python_state.hooks_on_modules import HOOK_REGISTRIES, hook_function, hooks_on_modules
 from remat_planner.tracer.python_state.object_content import ObjectContent
 from remat_planner.tracer.python_state.object_tensors import ObjectTensors, may_hold_tensors, tensors_of_object
 from remat_planner.tracer.python_state.places import Place, Roots, Step, tensor_label
@@ -38,6 +39,7 @@ from remat_planner.tracer.python_state.watch import PythonReads, Watch, changed_
 
 __all__ = [
     "ABSENT",
+    "HOOK_REGISTRIES",
     "Array",
     "Attributes",
     "CachedFunction",
@@ -65,6 +67,8 @@ __all__ = [
     "argument_starts",
     "changed_in_value",
     "described_value",
+    "hook_function",
+    "hooks_on_modules",
     "is_plain",
     "is_read_number",
     "is_users_file",

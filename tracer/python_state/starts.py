@@ -11,13 +11,15 @@ from torch import nn
 from remat_planner.tracer.python_state.attributes import ClassAttributes
 from remat_planner.tracer.python_state.executed_code import is_users_module
 from remat_planner.tracer.python_state.holders import PLAIN, Holder
+from remat_planner.tracer.python_state.hooks_on_modules import hook_starts
 from remat_planner.tracer.python_state.places import Place
 
 
 def starts_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[Place, Any]]:
     """What ``model(*args, **kwargs)`` can reach, for a ``Snapshot``."""
     modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
-    return [*modules, *_classes([module for _, module in modules]), *argument_starts(args, kwargs)]
+    classes = _classes([module for _, module in modules])
+    return [*modules, *classes, *hook_starts(model), *argument_starts(args, kwargs)]
 
 
 def argument_starts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[Place, Any]]:

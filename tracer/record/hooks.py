@@ -7,7 +7,6 @@ concern: autograd runs them in every step.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import Hook
-from remat_planner.tracer.python_state import Change, Snapshot, same_function
+from remat_planner.tracer.python_state import Change, Snapshot, hook_function, hooks_on_modules, same_function
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.refusals import lost_hooks_error
 
-HOOK_REGISTRIES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # Index, among the arguments of such a hook, of the value that its result replaces.
 _REPLACEABLE = {"_forward_pre_hooks": 1, "_forward_hooks": -1, "_backward_pre_hooks": 1, "_backward_hooks": 1}
 # Registries of the options with which such a hook is registered.
@@ -30,8 +28,6 @@ _OPTIONS = {
     "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
     "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
 }
-# Hooks of these packages serve the forward of the same step (recorded outputs, weight norm): the capture loses nothing.
-_PARTS_OF_THE_MODEL = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate"})
 
 
 def hooks_of(model: nn.Module) -> tuple[Hook, ...]:
@@ -41,7 +37,7 @@ def hooks_of(model: nn.Module) -> tuple[Hook, ...]:
         Hook(
             path, registry, hooks[key], tuple(key in getattr(modules[path], options) for options in _OPTIONS.get(registry, ()))
         )
-        for path, registry, hooks, key in _hooks(model)
+        for path, registry, hooks, key in hooks_on_modules(model)
     )
 
 
@@ -51,14 +47,6 @@ def same_hooks(one: Sequence[Hook], other: Sequence[Hook]) -> bool:
         (a.path, a.registry, a.options) == (b.path, b.registry, b.options) and same_function(a.function, b.function)
         for a, b in zip(one, other, strict=True)
     )
-
-
-def _hooks(model: nn.Module) -> Iterator[tuple[str, str, dict[int, Any], int]]:
-    """Path, name of the registry, registry and key of each."""
-    for path, module in model.named_modules():
-        for registry in HOOK_REGISTRIES:
-            hooks = getattr(module, registry)
-            yield from ((path, registry, hooks, key) for key, hook in hooks.items() if not _is_part_of_the_model(hook))
 
 
 @contextmanager
@@ -85,7 +73,7 @@ def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Itera
         return original_register_hook(tensor, watched[-1])
 
     try:
-        for path, registry, hooks, key in list(_hooks(model)):
+        for path, registry, hooks, key in list(hooks_on_modules(model)):
             kind = registry.strip("_").removesuffix("s").replace("_", " ")
             watched.append(
                 _WatchedHook(hooks[key], f"{kind} of {path or 'the model'}", _REPLACEABLE[registry], buffers, hooks_now)
@@ -147,16 +135,19 @@ class _WatchedHook:
         self._has_run = False
         self._changes_something = False
         self._hooks = hooks
-        self._hook = hook
+        self.__wrapped__ = hook
         self._replaceable = replaceable
         self._buffers = buffers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)  # places lead through a hook to the object that it is bound to
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = args[0] if isinstance(args[0], nn.Module) else None
         tensors = [leaf for leaf in (*pytree.tree_leaves((args, kwargs)), *self._buffers) if isinstance(leaf, torch.Tensor)]
         versions = [tensor._version for tensor in tensors]
         attributes = dict(vars(module)) if module is not None else {}
-        result = self._hooks.call(self._hook, args, kwargs)
+        result = self._hooks.call(self.__wrapped__, args, kwargs)
         self._has_run = True
         self._changes_something |= (
             (result is not None and not _same_leaves(result, args[self._replaceable]))
@@ -168,7 +159,7 @@ class _WatchedHook:
     @property
     def only_observes(self) -> bool:
         """Whether it has run, and nothing of what it does is part of each planned step."""
-        return self._has_run and not self._changes_something and not self._hooks.leaves_behind(self._hook)
+        return self._has_run and not self._changes_something and not self._hooks.leaves_behind(self.__wrapped__)
 
 
 def _same_leaves(one: Any, other: Any) -> bool:
@@ -179,23 +170,11 @@ def _same_values(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(one[key] is other[key] for key in one)
 
 
-def _function(hook: Any) -> Any:
-    while isinstance(hook, functools.partial):
-        hook = hook.func
-    return hook
-
-
 def _code_of(hook: Any) -> Any:
-    function = _function(hook)
+    function = hook_function(hook)
     return getattr(function, "__code__", function)
 
 
-def _is_part_of_the_model(hook: Any) -> bool:
-    function = _function(hook)
-    module = getattr(function, "__module__", None) or type(function).__module__
-    return module.partition(".")[0] in _PARTS_OF_THE_MODEL
-
-
 def _name(hook: Any) -> str:
-    function = _function(hook)
+    function = hook_function(hook)
     return getattr(function, "__qualname__", type(function).__qualname__)

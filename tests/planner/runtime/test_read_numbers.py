@@ -91,6 +91,34 @@ def test_hooks_that_store_what_they_see() -> None:
     assert_trains_as_eager(model)
 
 
+class Scale:
+    """A hook with a number that changes between steps. It stores what it sees."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self.means: list[float] = []
+
+    def hook(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        self.means.append(output.mean().item())
+        return output * self.factor
+
+
+def test_an_object_whose_method_is_a_hook() -> None:
+    losses, means = [], []
+    for trained in (lambda model: model, lambda model: planned(model, (X[0],))):
+        torch.manual_seed(0)
+        model, scale = Net(), Scale()
+        model.a.register_forward_hook(scale.hook)
+        step = trained(model)
+        for factor in (1.0, 2.0):
+            scale.factor = factor
+            losses.append(step(X[0])["loss"].item())
+        means.append(scale.means)
+    assert losses[:2] == losses[2:]
+    assert means[0] == means[1]
+    assert len(means[0]) == 2
+
+
 def test_a_hook_that_stores_in_the_backward_is_refused() -> None:
     model = Net(lambda m, h: m.log.update(h=h))
     model.a.register_full_backward_hook(lambda *args: model.log.update(gradient=args[1]))

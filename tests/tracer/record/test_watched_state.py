@@ -81,7 +81,7 @@ def test_a_variable_around_a_hook_belongs_to_the_caller_that_defines_it():
         return args[0] * 2
 
     model[1].register_forward_pre_hook(scale)
-    with pytest.raises(PythonStateError, match=r"calls \(variable of scale\)\['number'\]"):
+    with pytest.raises(PythonStateError, match=r"calls \(variable of .*scale\)\['number'\]"):
         capture(model, (torch.ones(1, 2),))
     assert calls == {"number": 0}
 
