@@ -120,7 +120,12 @@ def tensors_inside(thing: Any) -> list[torch.Tensor]:
 
 def has_symbol_inside(thing: Any) -> bool:
     """Whether a container or an object, as deep as objects lie in objects, holds a number that follows from sizes."""
-    return any(isinstance(inner, _SYMBOLS) for part in _parts(thing) for inner in _inside(part))
+    return any(holds_inside(thing, kind) for kind in _SYMBOLS)
+
+
+def holds_inside(thing: Any, kind: type) -> bool:
+    """Whether ``thing`` is of this very ``kind``, or holds what is, as deep as objects lie in objects."""
+    return type(thing) is kind or any(type(inner) is kind for part in _parts(thing) for inner in _inside(part))
 
 
 def _parts(thing: Any) -> list[Any]:

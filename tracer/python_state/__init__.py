@@ -29,11 +29,15 @@ from remat_planner.tracer.python_state.hooks_on_modules import HOOK_REGISTRIES, 
 from remat_planner.tracer.python_state.object_content import ObjectContent
 from remat_planner.tracer.python_state.object_tensors import ObjectTensors, may_hold_tensors, tensors_of_object
 from remat_planner.tracer.python_state.places import Place, Roots, Step, tensor_label
-from remat_planner.tracer.python_state.read_number import ReadNumber, is_read_number
 from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
 from remat_planner.tracer.python_state.starts import argument_starts, objects_in_arguments, starts_of
 from remat_planner.tracer.python_state.tensor_places import tensor_places
+from remat_planner.tracer.python_state.unknown_numbers import (
+    CountedNumber,
+    ReadNumber,
+    is_read_number,
+)
 from remat_planner.tracer.python_state.walk import walk
 from remat_planner.tracer.python_state.watch import PythonReads, Watch, changed_in_value, described_value
 
@@ -45,6 +49,7 @@ __all__ = [
     "CachedFunction",
     "Change",
     "ContextVariable",
+    "CountedNumber",
     "Environment",
     "ExecutedCode",
     "Function",

@@ -231,6 +231,7 @@ def record(
                 effects = effects_of(forward.changes, argument_objects=forward.argument_objects)
                 leaves += effects.leaves
                 recorder.numbers.refuse_others(leaves)
+                forward.counted.refuse_used(output)
                 numbers = {i: leaf.tensor for i, leaf in enumerate(leaves) if is_read_number(leaf)}
                 leaves = [numbers.get(i, leaf) for i, leaf in enumerate(leaves)]
                 outside.note(leaves)

@@ -8,7 +8,13 @@ the recorder with the functions of ``recording`` and ``loss``. ``refuse_...`` ra
 from remat_planner.tracer.refusals.call import refuse_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
 from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
-from remat_planner.tracer.refusals.graph import refuse_constants, refuse_graph, refuse_python_state, unmatched_draw_error
+from remat_planner.tracer.refusals.graph import (
+    python_state_error,
+    refuse_constants,
+    refuse_graph,
+    refuse_python_state,
+    unmatched_draw_error,
+)
 from remat_planner.tracer.refusals.layouts import (
     nested_loss_error,
     nested_tensor_error,
@@ -104,6 +110,7 @@ __all__ = [
     "nested_tensor_error",
     "no_functional_form_error",
     "python_draw_error",
+    "python_state_error",
     "random_state_error",
     "reassigned_error",
     "refuse_call",
