@@ -277,6 +277,7 @@ def assemble(recorded: RecordedStep) -> Joint:
                 constant=recording.constants[i],
                 differentiable=i in recording.differentiable,
                 place=recording.argument_leaves.get(i),
+                is_number=i in recording.numbers,
             )
             for i in kept
         ),

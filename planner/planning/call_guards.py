@@ -19,6 +19,7 @@ from remat_planner.planner.planning.module_structure import ModuleStructure
 from remat_planner.planner.planning.state_slots import StateSlots
 from remat_planner.tracer.joint import Guards, InputTree, Joint, PlaceSlot, RecordedForward, StateSlot, first_places, plain
 from remat_planner.tracer.python_state import (
+    HOOK_REGISTRIES,
     ObjectContent,
     Roots,
     Watch,
@@ -27,7 +28,7 @@ from remat_planner.tracer.python_state import (
     is_plain,
     plain_form,
 )
-from remat_planner.tracer.record import HOOK_REGISTRIES, Switches, hooks_of, same_hooks
+from remat_planner.tracer.record import Switches, hooks_of, same_hooks
 from remat_planner.tracer.torch_private import storage_key
 from remat_planner.tracer.torch_script import readable
 
@@ -90,7 +91,7 @@ class BoundSignature:
         self._slots = StateSlots(
             [(owner, key) for (owner, key), *_ in places],
             [
-                node.meta["val"] if isinstance(slot, PlaceSlot) else owner[key]
+                node.meta["val"].detach().requires_grad_(slot.has_history) if isinstance(slot, PlaceSlot) else owner[key]
                 for slot, node, ((owner, key), *_) in zip(slots, nodes, places, strict=True)
             ],
         )

@@ -112,7 +112,11 @@ class PlannedProgram:
         if flight is not None and self.schedule.origin.training.outputs == "dropped":
             flight.returns(*self._to_be_dropped(tensors))
         results = [
-            tensors[position] if position is not None else self._value(leaf, leaves, roots)
+            self._value(leaf, leaves, roots)
+            if position is None
+            else tensors[position].item()
+            if leaf.is_number
+            else tensors[position]
             for leaf, position in zip(joint.outputs, wiring.program.outputs, strict=True)
         ]
         if joint.effects.made:

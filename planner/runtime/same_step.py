@@ -31,7 +31,10 @@ def same_step(one: Joint, other: Joint) -> bool:
         and one.output_spec.spec == other.output_spec.spec
         and not any((*one.output_spec.templates, *other.output_spec.templates))
         and len(one.outputs) == len(other.outputs)
-        and all(_same(a.constant, b.constant) for a, b in zip(one.outputs, other.outputs, strict=True))
+        and all(
+            _same(a.constant, b.constant) and a.is_number == b.is_number
+            for a, b in zip(one.outputs, other.outputs, strict=True)
+        )
         and [(e.label, e.key) for e in one.effects.made] == [(e.label, e.key) for e in other.effects.made]
     )
 

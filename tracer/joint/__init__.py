@@ -12,7 +12,14 @@ from remat_planner.tracer.joint.input_tree import InputTree, can_be_input, flatt
 from remat_planner.tracer.joint.layout import dense_strides, is_dense
 from remat_planner.tracer.joint.module_state import BufferSlot, ModuleState, PlaceSlot, StateSlot, state_of
 from remat_planner.tracer.joint.nodes import operator_name, tensors_of
-from remat_planner.tracer.joint.output_tree import TreeOfLeaves, flatten, has_symbol_inside, map_tensors, tensors_inside
+from remat_planner.tracer.joint.output_tree import (
+    TreeOfLeaves,
+    flatten,
+    has_symbol_inside,
+    holds_inside,
+    map_tensors,
+    tensors_inside,
+)
 from remat_planner.tracer.joint.plain_tensors import computes_as_plain, is_of_pytorch, plain
 from remat_planner.tracer.joint.recorded_forward import LeftBehind, RecordedForward, RecordedOperator, Result
 from remat_planner.tracer.joint.rewritten import rewritten, with_nodes_changed
@@ -67,6 +74,7 @@ __all__ = [
     "flatten_tree",
     "has_parts",
     "has_symbol_inside",
+    "holds_inside",
     "is_dense",
     "is_from_sizes",
     "is_of_pytorch",

@@ -28,6 +28,7 @@ class Effect:
         spec: how the new value is put together from its leaves.
         leaves: number of leaves of the new value.
         once: the first forward alone makes it, as a library does that installs hooks and notes in a flag that it has.
+        adds: is added to the integer that is there, whatever the new value was when the step was recorded.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Effect:
     spec: TreeOfLeaves
     leaves: int
     once: bool = False
+    adds: int | None = None
 
     def is_there(self, roots: Roots, leaves: Sequence[Any]) -> bool:
         """Whether the entry is a number or alike, and is set already."""
@@ -53,6 +55,8 @@ class Effect:
         """
         value = self.spec.unflatten(leaves)
         target = self.place.find(roots)
+        if self.adds is not None:  # a ``Counter`` begins with 0
+            value = self.holder(self.place, target, None).entries().get(self.key, 0) + self.adds
         if self.key is EXTEND:
             target.update(value) if isinstance(target, set) else _kind(target).extend(target, value)
         elif self.key is REPLACE:

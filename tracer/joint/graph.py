@@ -69,12 +69,14 @@ class OutputLeaf:
         constant: the value.
         differentiable: whether the leaf requires a gradient.
         place: where the value is in the arguments of each call, if it is an object that lies there.
+        is_number: the forward hands on the one number in the node's tensor, as ``item`` reads it.
     """
 
     node: fx.Node | None = None
     constant: Any = None
     differentiable: bool = False
     place: Place | None = None
+    is_number: bool = False
 
 
 @dataclass(frozen=True)

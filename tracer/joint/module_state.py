@@ -37,10 +37,11 @@ class StateSlot:
 
 @dataclass(frozen=True)
 class PlaceSlot:
-    """Where to find a tensor in Python state. It lies in ``ties`` too."""
+    """Where to find a tensor in Python state. It lies in ``ties`` too, and may have the history of an earlier step."""
 
     place: Place
     ties: tuple[Place, ...] = ()
+    has_history: bool = False
     kind: Literal["tensor"] = "tensor"
 
     @property
@@ -104,7 +105,10 @@ class ModuleState:
         return replace(
             self,
             buffers=(*self.buffers, *(tensor for tensor, _ in others)),
-            buffer_slots=(*self.buffer_slots, *(PlaceSlot(places[0], places[1:]) for _, places in others)),
+            buffer_slots=(
+                *self.buffer_slots,
+                *(PlaceSlot(places[0], places[1:], tensor.requires_grad) for tensor, places in others),
+            ),
             places=tuple((place, tensor) for tensor, places in found for place in places),
         )
 

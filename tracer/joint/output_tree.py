@@ -19,10 +19,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint.arguments_tree import flatten_tree
-from remat_planner.tracer.python_state import is_users_module, slots_of
+from remat_planner.tracer.python_state import ReadNumber, is_users_module, slots_of
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 """Numbers that follow from sizes, while these are symbols."""
+_COMPUTED = (torch.Tensor, ReadNumber)
+"""What each planned call computes: tensors, and numbers that are read from tensors."""
 _HOLDS_NO_TENSOR = (
     type(None),
     bool,
@@ -86,7 +88,7 @@ def flatten(
     templates: list[tuple[Any, int] | None] = []
     fresh: set[int] = set()
     for leaf in pytree_leaves:
-        if isinstance(leaf, torch.Tensor) or id(leaf) in whole:
+        if isinstance(leaf, _COMPUTED) or id(leaf) in whole:
             leaves.append(leaf)
             templates.append(None)
             continue
@@ -118,7 +120,12 @@ def tensors_inside(thing: Any) -> list[torch.Tensor]:
 
 def has_symbol_inside(thing: Any) -> bool:
     """Whether a container or an object, as deep as objects lie in objects, holds a number that follows from sizes."""
-    return any(isinstance(inner, _SYMBOLS) for part in _parts(thing) for inner in _inside(part))
+    return any(holds_inside(thing, kind) for kind in _SYMBOLS)
+
+
+def holds_inside(thing: Any, kind: type) -> bool:
+    """Whether ``thing`` is of this very ``kind``, or holds what is, as deep as objects lie in objects."""
+    return type(thing) is kind or any(type(inner) is kind for part in _parts(thing) for inner in _inside(part))
 
 
 def _parts(thing: Any) -> list[Any]:
@@ -146,7 +153,7 @@ def _holding(thing: Any, fresh: frozenset[int] = frozenset()) -> set[int]:
     while to_enter:
         outer = to_enter.pop()
         for inner in _inside(outer):
-            if isinstance(inner, torch.Tensor):
+            if isinstance(inner, _COMPUTED):
                 found.append(id(outer))
             elif not isinstance(inner, _HOLDS_NO_TENSOR):
                 if id(inner) not in holders:
@@ -164,7 +171,7 @@ def _holding(thing: Any, fresh: frozenset[int] = frozenset()) -> set[int]:
 
 def _inside(thing: Any) -> list[Any]:
     """The items, values and attributes of an object."""
-    if isinstance(thing, (torch.Tensor, *_HOLDS_NO_TENSOR)):
+    if isinstance(thing, (*_COMPUTED, *_HOLDS_NO_TENSOR)):
         return []
     if isinstance(thing, (list, tuple, set, frozenset, deque)):
         return list(thing)
@@ -178,7 +185,7 @@ def _slots(thing: Any) -> dict[str, Any]:
 
 def _with_tensors_replaced(
     thing: Any,
-    replace: Callable[[torch.Tensor], Any],
+    replace: Callable[[Any], Any],
     holding: set[int],
     fresh: frozenset[int] = frozenset(),
     above: frozenset[int] = frozenset(),
@@ -188,7 +195,7 @@ def _with_tensors_replaced(
     ``holding`` is of the whole. ``above`` are the ids of the objects around ``thing``: an object inside itself is not entered
     again.
     """
-    if isinstance(thing, torch.Tensor):
+    if isinstance(thing, _COMPUTED):
         return replace(thing)
     if id(thing) not in holding or id(thing) in above:
         return thing
@@ -217,7 +224,7 @@ def _with_tensors_replaced(
 
 def _changed_entries(
     entries: dict[Any, Any],
-    replace: Callable[[torch.Tensor], Any],
+    replace: Callable[[Any], Any],
     holding: set[int],
     fresh: frozenset[int],
     above: frozenset[int],

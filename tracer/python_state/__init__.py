@@ -25,6 +25,7 @@ from remat_planner.tracer.python_state.executed_code import (
     unobserved,
 )
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, plain_form, same
+from remat_planner.tracer.python_state.hooks_on_modules import HOOK_REGISTRIES, hook_function, hooks_on_modules
 from remat_planner.tracer.python_state.object_content import ObjectContent
 from remat_planner.tracer.python_state.object_tensors import ObjectTensors, may_hold_tensors, tensors_of_object
 from remat_planner.tracer.python_state.places import Place, Roots, Step, tensor_label
@@ -32,16 +33,23 @@ from remat_planner.tracer.python_state.same_function import same_function
 from remat_planner.tracer.python_state.snapshot import Change, Snapshot
 from remat_planner.tracer.python_state.starts import argument_starts, objects_in_arguments, starts_of
 from remat_planner.tracer.python_state.tensor_places import tensor_places
+from remat_planner.tracer.python_state.unknown_numbers import (
+    CountedNumber,
+    ReadNumber,
+    is_read_number,
+)
 from remat_planner.tracer.python_state.walk import walk
 from remat_planner.tracer.python_state.watch import PythonReads, Watch, changed_in_value, described_value
 
 __all__ = [
     "ABSENT",
+    "HOOK_REGISTRIES",
     "Array",
     "Attributes",
     "CachedFunction",
     "Change",
     "ContextVariable",
+    "CountedNumber",
     "Environment",
     "ExecutedCode",
     "Function",
@@ -53,6 +61,7 @@ __all__ = [
     "Place",
     "PythonReads",
     "RandomGenerator",
+    "ReadNumber",
     "Roots",
     "Sequence",
     "SetOfItems",
@@ -63,7 +72,10 @@ __all__ = [
     "argument_starts",
     "changed_in_value",
     "described_value",
+    "hook_function",
+    "hooks_on_modules",
     "is_plain",
+    "is_read_number",
     "is_users_file",
     "is_users_module",
     "may_hold_tensors",

@@ -14,9 +14,9 @@ from torch import nn
 
 from remat_planner.tracer.python_state.executed_code import is_installed, is_users_module
 from remat_planner.tracer.python_state.holders import Holder, Names
+from remat_planner.tracer.python_state.hooks_on_modules import HOOK_REGISTRIES
 from remat_planner.tracer.python_state.places import Place
 
-_HOOKS = frozenset({"_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"})
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
 
 
@@ -56,7 +56,7 @@ class ModuleAttributes(Attributes):
         return [key for key in keys if self._is_wanted(key)]
 
     def _is_wanted(self, key: str) -> bool:
-        if key in _HOOKS:  # a forward may install some; those that are there are compared for themselves before each call
+        if key in HOOK_REGISTRIES:  # a forward may install some; those that are there are compared before each call
             return self.names is None
         if key == "forward":
             # The view of a planned region has its forward in its class, and its dictionary holds the plan.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import weakref
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -14,6 +15,18 @@ from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.torch_private import is_fake
 
 KIND = type(functools.cache(lambda: None))
+
+
+_seen: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
+
+
+def _times_cleared(function: Any) -> int:
+    """How often its cache was found cleared. One that was filled again before it was asked for is not seen."""
+    misses, (before, times) = function.cache_info().misses, _seen.get(function, (0, 0))
+    times += misses < before
+    if (misses, times) != (before, times) or function not in _seen:
+        _seen[function] = misses, times
+    return times
 
 
 class CachedFunction(Holder):
@@ -27,13 +40,14 @@ class CachedFunction(Holder):
         self._misses = target.cache_info().misses
 
     def entries(self) -> dict[Any, Any]:
-        return {"__wrapped__": self.target.__wrapped__}
+        return {"__wrapped__": self.target.__wrapped__, "cache_clear": _times_cleared(self.target)}
 
     def place_of(self, key: Any) -> Place:
         return self.place.attribute(key)
 
     def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
-        return None
+        function, times = self.target, _times_cleared(self.target)
+        return lambda: _times_cleared(function) == times
 
     @property
     def was_recorded(self) -> bool:

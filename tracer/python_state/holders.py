@@ -15,6 +15,7 @@ import torch
 
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.tensor_entries import SeenTensor
+from remat_planner.tracer.python_state.unknown_numbers import stands_for_a_number
 
 Names = frozenset[str] | None
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Enum)
@@ -117,4 +118,4 @@ def is_plain(value: Any) -> bool:
     """Whether ``value`` is a number, a string or alike, or a tuple or frozenset of such."""
     if isinstance(value, (tuple, frozenset)):
         return all(map(is_plain, value))
-    return isinstance(value, PLAIN) and not isinstance(value, torch.Tensor)
+    return isinstance(value, PLAIN) and not isinstance(value, torch.Tensor) and not stands_for_a_number(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
 from remat_planner.tracer.python_state.attributes import Namespace
@@ -63,6 +64,18 @@ class Snapshot:
         self._kept: list[tuple[Holder, dict[Any, Any]]] = []
         self._namespaces: dict[int, set[str]] = {}
         self._add(starts, None)
+
+    @classmethod
+    def of_function(cls, function: Callable[..., Any]) -> Snapshot:
+        """What a function can reach by its variables, its object and the globals that its code names."""
+        snapshot = cls([(Place("function", function, "object"), function)])
+        while isinstance(function, functools.partial | MethodType):
+            function = function.func if isinstance(function, functools.partial) else function.__func__
+        if not isinstance(function, FunctionType):
+            function = type(function).__call__
+        if isinstance(function, FunctionType):
+            snapshot._add_globals(function.__globals__, global_names(function.__code__))
+        return snapshot
 
     def add_names_of(self, code: CodeType, frame: FrameType, caller: FrameType) -> None:
         """Include the globals that ``code`` names, also in modules, and the variables around it, as they are now.

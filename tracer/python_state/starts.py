@@ -11,13 +11,15 @@ from torch import nn
 from remat_planner.tracer.python_state.attributes import ClassAttributes
 from remat_planner.tracer.python_state.executed_code import is_users_module
 from remat_planner.tracer.python_state.holders import PLAIN, Holder
+from remat_planner.tracer.python_state.hooks_on_modules import hook_starts
 from remat_planner.tracer.python_state.places import Place
 
 
 def starts_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[Place, Any]]:
     """What ``model(*args, **kwargs)`` can reach, for a ``Snapshot``."""
     modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
-    return [*modules, *_classes([module for _, module in modules]), *argument_starts(args, kwargs)]
+    classes = _classes([module for _, module in modules])
+    return [*modules, *classes, *hook_starts(model), *argument_starts(args, kwargs)]
 
 
 def argument_starts(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[Place, Any]]:
@@ -38,5 +40,5 @@ def objects_in_arguments(holders: Iterable[Holder]) -> dict[int, Place]:
 
 def _classes(modules: list[nn.Module]) -> list[tuple[Place, Any]]:
     kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if is_users_module(kind.__module__))
-    places = [Place(kind.__qualname__, kind, "object") for kind in kinds]
+    places = [Place(f"class {kind.__qualname__}", kind, "object") for kind in kinds]  # labelled as ``walk`` does
     return [(place, ClassAttributes(place, place.start, None)) for place in places]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import configparser
 import contextvars
 import ctypes
 import functools
@@ -70,8 +71,12 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
         return ModuleAttributes(place, value, names)
     if type(value) in _ITEMS_IN:  # code that uses them does not name what they keep their items in
         return holder_of(place.attribute(_ITEMS_IN[type(value)]), getattr(value, _ITEMS_IN[type(value)]), names)
-    if type(value) in _ALL_ATTRIBUTES:
-        return Attributes(place, value, None)
+    if type(value) in _OWN_ATTRIBUTES:
+        return Attributes(place, value, _OWN_ATTRIBUTES[type(value)])
+    if isinstance(value, functools.singledispatchmethod):
+        return holder_of(place.attribute("dispatcher"), value.dispatcher, names)
+    if isinstance(value, types.FunctionType) and isinstance(vars(value).get("registry"), types.MappingProxyType):
+        return holder_of(place.attribute("registry"), vars(value)["registry"], names)  # of ``functools.singledispatch``
     if type(value) is CACHED_FUNCTION:
         return CachedFunction(place, value, names)
     for kinds, holder in _BY_KIND:
@@ -100,7 +105,12 @@ _ITEMS_IN: typing.Mapping[type, str] = {
     **dict.fromkeys((UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, WeakSet), "data"),
     **dict.fromkeys(map(type, ({}.keys(), {}.values(), {}.items())), "mapping"),
 }
-_ALL_ATTRIBUTES = (queue.Queue, queue.LifoQueue, queue.PriorityQueue, ChainMap, UserString)
+_OWN_ATTRIBUTES: typing.Mapping[type, Names] = {
+    **dict.fromkeys((queue.Queue, queue.LifoQueue, queue.PriorityQueue, ChainMap, UserString), None),
+    **dict.fromkeys((configparser.ConfigParser, configparser.RawConfigParser), frozenset({"_sections", "_defaults"})),
+    configparser.SectionProxy: frozenset({"_parser", "_name"}),
+}
+"""Classes of the standard library whose attributes matter, whatever names code uses; None for all of them."""
 
 
 def _is_watched_class(kind: type, names: Names) -> bool:
@@ -188,5 +198,5 @@ def walk(
         yield holder
         if holder.has_places and not (names is not None and isinstance(holder, Namespace) and holder.is_of_package):
             queue.extend((holder.place_of(key), entry) for key, entry in holder.entries().items())
-        if isinstance(holder, (Attributes, Slots)):
+        if isinstance(holder, (Attributes, Slots, ClassAttributes)):  # of a class, those of its metaclass
             queue.extend((Place(f"class {base.__qualname__}", base, "object"), base) for base in type(value).__mro__[:-1])

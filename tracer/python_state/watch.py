@@ -20,6 +20,7 @@ from remat_planner.tracer.python_state.attributes import Attributes, Environment
 from remat_planner.tracer.python_state.executed_code import ExecutedCode, is_users_module
 from remat_planner.tracer.python_state.global_names import global_names
 from remat_planner.tracer.python_state.holders import Holder, Names, is_plain, plain_form
+from remat_planner.tracer.python_state.hooks_on_modules import hook_starts
 from remat_planner.tracer.python_state.library_functions import library_functions
 from remat_planner.tracer.python_state.places import Place
 from remat_planner.tracer.python_state.same_objects import SameObjects
@@ -101,7 +102,8 @@ class PythonReads:
         """The objects that the forward of ``model`` can read, each once."""
         modules = [(Place(path, path, "module"), module) for path, module in model.named_modules()]
         attributes = attributes_of_tensors(model, self.names)
-        return walk([*modules, *self.outside, *library_functions(model, self.names), *attributes], self.names)
+        others = (*hook_starts(model), *self.outside, *library_functions(model, self.names), *attributes)
+        return walk([*modules, *others], self.names)
 
     def argument_state(self, leaf: Any) -> dict[str, dict[Any, Any]] | None:
         """What an object that is an argument holds; None where it holds nothing that can change."""

@@ -8,7 +8,7 @@ from remat_planner.tracer.record.autocast import ambient_autocast, without_autoc
 from remat_planner.tracer.record.eager_gradients import eager_gradients
 from remat_planner.tracer.record.effects import RecordedEffects
 from remat_planner.tracer.record.graph_equality import same_graph
-from remat_planner.tracer.record.hooks import HOOK_REGISTRIES, hooks_of, same_hooks
+from remat_planner.tracer.record.hooks import hooks_of, same_hooks
 from remat_planner.tracer.record.later_steps import others_can_follow
 from remat_planner.tracer.record.loss import EveryOutput, LossChooser, loss_of_output
 from remat_planner.tracer.record.loss_call import loss_of_step
@@ -34,7 +34,6 @@ from remat_planner.tracer.record.tensor_keys import refuse_tensor_keys
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 
 __all__ = [
-    "HOOK_REGISTRIES",
     "CapturedCall",
     "EveryOutput",
     "FoundFunctions",

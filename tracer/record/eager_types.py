@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from remat_planner.tracer.python_state import is_read_number
 from remat_planner.tracer.torch_private import is_fake
 
 _NUMBERS = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
@@ -28,7 +29,7 @@ class _Kind(type):
             return cls  # for ``type(x) is type``
         if isinstance(arguments[0], torch.Tensor) and is_fake(arguments[0]):
             return nn.Parameter if isinstance(arguments[0], nn.Parameter) else torch.Tensor
-        return _NUMBERS.get(kind, kind)
+        return arguments[0].__class__ if is_read_number(arguments[0]) else _NUMBERS.get(kind, kind)
 
     def __instancecheck__(cls, thing: Any) -> bool:
         return isinstance(thing, type)

@@ -21,14 +21,17 @@ from remat_planner.tracer.python_state import (
     Memory,
     Place,
     RandomGenerator,
+    ReadNumber,
     Sequence,
     SetOfItems,
     TextInMemory,
     described_value,
     is_plain,
+    is_read_number,
     same,
     walk,
 )
+from remat_planner.tracer.record.counted_numbers import counted_by
 from remat_planner.tracer.torch_private import FakeTensor
 
 
@@ -67,14 +70,14 @@ def effects_of(
     """
     first = list(first)
     later = None if second is None else {change.holder.place.label: change for change in second}
-    made: list[tuple[Change, Any, Any, bool]] = []
+    made: list[tuple[Change, Any, Any, bool, int | None]] = []
     lost: list[str] = []
     filled: set[str] = set()
     written: dict[str, set[Any]] = {}
     for change in first:
         unchanged = Change(change.holder, change.after, change.after)
         again = None if later is None else later.pop(change.holder.place.label, unchanged)
-        for key, value, name in _parts(change, again):
+        for key, value, name, adds in _parts(change, again):
             written.setdefault(change.holder.place.label, set()).add(key)
             if _is_of_fakes(key):
                 continue
@@ -86,13 +89,13 @@ def effects_of(
             if once and _holds_a_tensor(value):
                 filled.add(name)
             else:
-                made.append((change, key, value, once))
+                made.append((change, key, value, once, adds))
     lost += [name for change in (later or {}).values() for name in change.names]
-    flat = [flatten(value, argument_objects) for _, _, value, _ in made]
+    flat = [flatten(value, argument_objects) for _, _, value, *_ in made]
     effects = Effects(
         tuple(
-            Effect(_label(change, key), change.holder.place, type(change.holder), key, spec, len(leaves), once)
-            for (change, key, _, once), (leaves, spec) in zip(made, flat, strict=True)
+            Effect(_label(change, key), change.holder.place, type(change.holder), key, spec, len(leaves), once, adds)
+            for (change, key, _, once, adds), (leaves, spec) in zip(made, flat, strict=True)
         )
     )
     leaves = [leaf for part, _ in flat for leaf in part]
@@ -132,22 +135,26 @@ def _reassigned(changes: Iterable[Change]) -> dict[int, str]:
     }
 
 
-def _parts(change: Change, again: Change | None) -> Iterator[tuple[Any, Any, str]]:
-    """Key, new value and name of each part of a change; the value is ``ABSENT`` where it cannot be made again."""
+def _parts(change: Change, again: Change | None) -> Iterator[tuple[Any, Any, str, int | None]]:
+    """Key, new value and name of each part of a change, and what it adds where it counts.
+
+    The value is ``ABSENT`` where the change cannot be made again.
+    """
     if isinstance(change.holder, RandomGenerator):
-        yield REPLACE, ABSENT, change.holder.place.label
+        yield REPLACE, ABSENT, change.holder.place.label, None
     elif isinstance(change.holder, (SetOfItems, Array, Memory, TextInMemory)):
         key, value = _whole(change)
-        yield key, value if again is None or not again.keys else ABSENT, change.holder.place.label
+        yield key, value if again is None or not again.keys else ABSENT, change.holder.place.label, None
     elif isinstance(change.holder, Sequence) and len(change.before) != len(change.after):
-        yield _items(change, again)
+        yield *_items(change, again), None
     elif change.is_reordered and (not change.keys or (again is not None and again.is_reordered)):
-        yield REPLACE, ABSENT, f"the order of {change.holder.place.label}"
+        yield REPLACE, ABSENT, f"the order of {change.holder.place.label}", None
     else:
         for key in change.keys if again is None else dict.fromkeys((*change.keys, *again.keys)):
             value = change.after.get(key, ABSENT)
-            repeated = again is None or _is_made_again(value, key, again)
-            yield key, value if repeated else ABSENT, change.holder.name_of(key)
+            added = None if again is None else counted_by(change, key, again)
+            repeated = again is None or added is not None or _is_made_again(value, key, again)
+            yield key, value if repeated else ABSENT, change.holder.name_of(key), added
 
 
 def _whole(change: Change) -> tuple[Any, Any]:
@@ -164,7 +171,7 @@ def _is_made_again(value: Any, key: Any, again: Change) -> bool:
 
 
 def _holds_a_tensor(value: Any) -> bool:
-    return any(isinstance(leaf, torch.Tensor) for leaf in flatten(value)[0])
+    return any(isinstance(leaf, (torch.Tensor, ReadNumber)) for leaf in flatten(value)[0])
 
 
 def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
@@ -198,6 +205,8 @@ def _same_form(one: Any, other: Any) -> bool:
 
 
 def _same_leaf(one: Any, other: Any) -> bool:
+    if is_read_number(one) or is_read_number(other):
+        return is_read_number(one) and is_read_number(other)
     if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
         return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
     return same(one, other) or described_value(one, None) == described_value(other, None) != {}

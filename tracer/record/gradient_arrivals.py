@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch.autograd.graph import Node
+
+from remat_planner.tracer.refusals import history_error
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,19 @@ def edges_into(leaves: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) 
             if leaf in count:
                 count[leaf] += 1
     return tuple(count.values())
+
+
+def refuse_histories(tensors: Mapping[str, torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
+    """Refuse a step whose backward would run on through ``tensors``, by name, into an earlier step.
+
+    Raises:
+        PythonStateError: ``outputs`` depend on one of them otherwise than through a detached alias.
+    """
+    reached = [
+        name for (name, tensor), edges in zip(tensors.items(), edges_into([*tensors.values()], outputs), strict=True) if edges
+    ]
+    if reached:
+        raise history_error(reached)
 
 
 def nodes_behind(outputs: Iterable[torch.Tensor]) -> Iterator[Node]:

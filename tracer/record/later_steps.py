@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from remat_planner.tracer.errors import CaptureError
-from remat_planner.tracer.joint import flatten, map_tensors
-from remat_planner.tracer.python_state import Change, PythonReads, Roots
+from remat_planner.tracer.joint import map_tensors
+from remat_planner.tracer.python_state import Change, PythonReads, Roots, is_read_number
 from remat_planner.tracer.record.opaque_functions import OpaqueFunctions
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.record_step import record
@@ -21,17 +21,20 @@ from remat_planner.tracer.torch_private import FakeTensorMode
 
 
 def others_can_follow(call: CapturedCall, first: Recording, mode: FakeTensorMode) -> bool:
-    """Record two more steps from the state that ``first`` left, with tensors of its own in the places of those left there."""
+    """Record two more steps from the state that ``first`` left, with tensors of its own in the places of those left there.
+
+    These have no history, as where the training loop detaches them.
+    """
     fakes: list[torch.Tensor] = []
 
-    def own(tensor: torch.Tensor) -> torch.Tensor:
+    def own(tensor: Any) -> Any:
+        if is_read_number(tensor):
+            return tensor
         with mode:
             fakes.append(torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device))
         return fakes[-1]
 
     changes = [change for change in first.changes if change.holder.place.kind != "arguments"]
-    if any(_have_history(change) for change in changes):
-        return False
     functions = OpaqueFunctions(call, mode)
     watched = {id(holder.target) for holder in PythonReads.of_code(first.executed).holders(call.model)}
     try:
@@ -50,11 +53,6 @@ def others_can_follow(call: CapturedCall, first: Recording, mode: FakeTensorMode
     except (CaptureError, LookupError):
         return False
     return True
-
-
-def _have_history(change: Change) -> bool:
-    leaves = flatten([change.after.get(key) for key in change.keys])[0]
-    return any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves)
 
 
 @contextmanager

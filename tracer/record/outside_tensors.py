@@ -264,8 +264,10 @@ class OutsideTensors:
         ]
 
     def _can_have_stand_in(self, tensor: torch.Tensor) -> bool:
-        """Whether ``tensor`` is a plain one, or sparse."""
-        if (type(tensor) is not torch.Tensor and id(tensor) not in self._fakes) or tensor.requires_grad:
+        """Whether ``tensor`` is a plain one, or sparse. It may have the history of an earlier step (``refuse_histories``)."""
+        if type(tensor) is not torch.Tensor and id(tensor) not in self._fakes:
+            return False
+        if tensor.requires_grad and tensor.grad_fn is None:  # a gradient is accumulated in it
             return False
         if is_sparse(tensor):
             return True
@@ -291,14 +293,18 @@ def _memory_of(tensor: torch.Tensor) -> Any:
 
 
 def _has_form_of(stand_in: Any, value: Any) -> bool:
-    """Whether the next forward can read ``value`` where this one read ``stand_in``; not where it has a gradient."""
+    """Whether the next forward can read ``value`` where this one read ``stand_in``.
+
+    Of a value with a history it is not known whether the training loop detaches it, or the next forward does: that forward is
+    refused where neither does (``refuse_histories``).
+    """
     if isinstance(stand_in, dict) and type(value) is type(stand_in) and value.keys() == stand_in.keys():
         return all(_has_form_of(stand_in[key], value[key]) for key in stand_in)
     if isinstance(stand_in, (tuple, list)) and type(value) is type(stand_in) and len(value) == len(stand_in):
         return all(_has_form_of(one, other) for one, other in zip(stand_in, value, strict=True))
     if not isinstance(stand_in, torch.Tensor):
         return same(stand_in, value)
-    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.requires_grad:
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return False
     return (value.shape, value.stride(), value.dtype, value.device) == (
         stand_in.shape,

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from remat_planner.tracer.errors import InputsDoNotFitError
 from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
-from remat_planner.tracer.python_state import Change, Place, Roots
+from remat_planner.tracer.python_state import Change, Place, Roots, is_read_number
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
-from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals
+from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals, refuse_histories
 from remat_planner.tracer.record.gradient_attributes import GradientAttributesRefused
 from remat_planner.tracer.record.gradient_flow import FollowedGradients, noting_materialized_gradients
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
@@ -90,6 +91,11 @@ class _StandIns:
         """The real tensor of each that lies in Python state alone, by the id of the stand-in."""
         slots = zip(self.buffers, state.buffers, state.buffer_slots, strict=True)
         return {id(stand_in): original for stand_in, original, slot in slots if isinstance(slot, PlaceSlot)}
+
+    def with_history(self, state: ModuleState) -> dict[str, torch.Tensor]:
+        """The stand-ins of tensors in Python state that have the history of an earlier step, by name."""
+        slots = zip(state.buffer_slots, self.buffers, strict=True)
+        return {slot.name: stand_in for slot, stand_in in slots if isinstance(slot, PlaceSlot) and slot.has_history}
 
     def known_values(self, call: CapturedCall) -> KnownValues:
         """The values that a forward may read: those of buffers and inputs, and what is computed from them."""
@@ -178,7 +184,10 @@ def record(
                 stands_for(p.detach().requires_grad_(o.requires_grad), o)
                 for p, o in zip(parameters, state.parameters, strict=True)
             ],
-            [stands_for(b, o) for b, o in zip(buffers, state.buffers, strict=True)],
+            [
+                stands_for(b.detach().requires_grad_() if o.requires_grad else b, o)
+                for b, o in zip(buffers, state.buffers, strict=True)
+            ],
             [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
         ).with_one_for_same(call.same_inputs)
         known, provenance = stand_ins.known_values(call), Provenance(call.model)
@@ -187,7 +196,7 @@ def record(
         in_model = stand_ins.in_model(state, mode)
         with (
             noting_arrivals(wanted) as arrivals,  # before the watch, which would take its hooks for the user's
-            watched_step(call.model, *in_model),
+            watched_step(call.model, *in_model) as hooks,
             libraries_believe_eager(),
             provenance.following(),
             ExitStack() as objects,
@@ -205,17 +214,26 @@ def record(
                 noting_materialized_gradients(),
                 mode,
                 recorder,
-                values_readable(recorder.values_of),
+                values_readable(recorder.values_of, recorder.numbers.item),
                 GradientAttributesRefused([*stand_ins.all, *state.parameters]),
             ):
-                output = run_user_code(call.model, args, kwargs)
+                try:
+                    output = run_user_code(call.model, args, kwargs)
+                except InputsDoNotFitError as error:
+                    recorder.numbers.explain(error)
+                    raise
             end = newest_node(recorded_graph()).name
+            hooks.forward_is_over(forward.changes)
             try:
                 calls = dict(provenance.calls)
                 leaves, spec = flatten(output, forward.argument_objects, forward.was_there)
                 returned = len(leaves)
                 effects = effects_of(forward.changes, argument_objects=forward.argument_objects)
                 leaves += effects.leaves
+                recorder.numbers.refuse_others(leaves)
+                forward.counted.refuse_used(output)
+                numbers = {i: leaf.tensor for i, leaf in enumerate(leaves) if is_read_number(leaf)}
+                leaves = [numbers.get(i, leaf) for i, leaf in enumerate(leaves)]
                 outside.note(leaves)
                 outside.end(forward.changes, stand_ins.outside(state))
                 refuse_tensors_inside(leaves[:returned], forward.found)
@@ -233,6 +251,7 @@ def record(
             reached = [leaves[tangent.output] for tangent in tangents]
             nodes, arriving = _arriving_gradients(reached, tangents, mode)
             edges = edges_into(wanted, reached)
+            refuse_histories(stand_ins.with_history(state), [*reached, *_with_gradient(leaves)])
             recorder.in_backward = True
             recorder.followed = followed = FollowedGradients(reached, arriving)
             gradients: list[torch.Tensor | None] = []
@@ -259,6 +278,7 @@ def record(
             differentiable=tuple(i for i in tensors if leaves[i].requires_grad),
             output_spec=spec,
             tensor_outputs=tuple(tensors),
+            numbers=frozenset(numbers),
             same_as={i: places[id(leaves[i])] for i in tensors if id(leaves[i]) in places},
             tangents=tuple(zip(nodes, tangents, strict=True)),
             operators=recorder.operators,
@@ -281,6 +301,10 @@ def record(
 
     module = trace(step, *fakes)
     return Recording(module=module, **recorded)
+
+
+def _with_gradient(leaves: Sequence[Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
 
 
 def _refuse_foreign_generators(recorder: Recorder, forward: WatchedForward) -> None:

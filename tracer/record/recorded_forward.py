@@ -56,7 +56,7 @@ def planned_forward(
         for leaf in [next(leaves) for _ in range(effect.leaves)]:
             if id(leaf) in results:
                 tensors.add(results[id(leaf)])
-            elif effect.leaves == 1 and is_plain(leaf):
+            elif effect.leaves == 1 and is_plain(leaf) and effect.adds is None:
                 values[effect.key] = leaf
     filled = [
         (

@@ -30,6 +30,7 @@ from remat_planner.tracer.record.operator_calls import recorded_results
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import OperatorOrigin, Provenance, user_line
 from remat_planner.tracer.record.random_state import default_generators
+from remat_planner.tracer.record.read_numbers import ReadNumbers
 from remat_planner.tracer.record.sparse_tensors import SparseOperators, has_sparse
 from remat_planner.tracer.record.value_guards import KnownValues, UnknownValueError
 from remat_planner.tracer.refusals import (
@@ -76,6 +77,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         followed: set by the caller where the flow of gradients is followed; it is told of each operator.
         operators: all operators so far, dead ones too.
         averages: the batch normalisations that average over all batches.
+        numbers: those that the forward reads and hands on.
         moves: the line that first gives a tensor another form in place, by the id of the tensor.
         checkpointed: modules whose operators the caller's own ``torch.utils.checkpoint`` runs again in the backward.
         own_generators: the line of the first draw from each generator that is no default one, by the generator's key.
@@ -99,6 +101,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.checkpointed: dict[str, None] = {}
         self.own_generators: dict[int, str] = {}
         self.averages = CumulativeAverages()
+        self.numbers = ReadNumbers()
         self._mode = mode
         self._provenance = provenance
         self._known = known
@@ -143,7 +146,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             except UnknownValueError as error:
                 expected = self._checks.expected(args[0])
                 if expected is None or (self.in_backward and not in_checkpoint()):
-                    raise data_dependent_error(func, origin.source, str(error)) from None
+                    refusal = data_dependent_error(func, origin.source, str(error))
+                    if self.in_backward or not self.numbers.give(args[0], origin.module, origin.source, refusal):
+                        raise refusal from None
+                    return False
                 if not self.in_backward:
                     self._check(args[0], expected, origin)
                 return expected

@@ -95,6 +95,7 @@ class Recording:
         differentiable: indices of the output leaves that require a gradient.
         output_spec: how the leaves form the output.
         tensor_outputs: indices of the output leaves that are tensors.
+        numbers: indices of those whose one number the forward reads and hands on.
         same_as: output leaf -> ("parameter" | "buffer" | "input", index) of the tensor that it is.
         tangents: names of the nodes that stand for the arriving gradients, with their descriptions.
         operators: all operators that ran, in order, dead ones too.
@@ -120,6 +121,7 @@ class Recording:
     differentiable: tuple[int, ...]
     output_spec: TreeOfLeaves
     tensor_outputs: tuple[int, ...]
+    numbers: frozenset[int]
     same_as: dict[int, tuple[str, int]]
     tangents: tuple[tuple[str, Tangent], ...]
     operators: list[EagerOperator]

@@ -47,8 +47,8 @@ _MEAN, _SUM = (_Reduction.get_enum(name) for name in ("mean", "sum"))
 
 
 @contextmanager
-def values_readable(read: Read) -> Iterator[None]:
-    """Inside, the values of fakes are those that ``read`` gives, in this thread alone."""
+def values_readable(read: Read, item: Callable[[torch.Tensor], Any] = torch.Tensor.item) -> Iterator[None]:
+    """Inside, the values of fakes are those that ``read`` gives, and numbers those of ``item``, in this thread alone."""
     reads = [read]  # PyTorch goes on holding kernels that are taken back; these no longer hold the recording then
 
     def read_now(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -66,7 +66,7 @@ def values_readable(read: Read) -> Iterator[None]:
         return lambda *args, **kwargs: kernel(*args, **kwargs) if threading.get_ident() == thread else None
 
     kernels = {operator: in_this_thread(kernel) for operator, kernel in kernels.items()}
-    with composites_replaced(kernels, on_gpu=True), whole_tensors_read(read_now), _ReadsInFunctions(read_now):
+    with composites_replaced(kernels, on_gpu=True), whole_tensors_read(read_now), _ReadsInFunctions(read_now, item):
         try:
             yield
         finally:
@@ -76,9 +76,10 @@ def values_readable(read: Read) -> Iterator[None]:
 class _ReadsInFunctions(TorchFunctionMode):
     """Reads the tensors in the data of which a new tensor is made, and those that are written as text; copies whole ones."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, item: Callable[[torch.Tensor], Any]) -> None:
         super().__init__()
         self._read = read
+        self._item = item
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -89,6 +90,8 @@ class _ReadsInFunctions(TorchFunctionMode):
             args, kwargs = self._with_size(*args, **kwargs)
         elif func in _BY_INDEX and isinstance(args[1], tuple):  # x[:, [t, u]] makes one index of its list
             args = (args[0], tuple(map(self._known, args[1])), *args[2:])
+        elif func is torch.Tensor.item and is_fake(args[0]):
+            return self._item(args[0])
         elif func in _AS_TEXT and is_fake(args[0]):
             return self._text(args[0], args[1] if func is torch.Tensor.__format__ else None)
         elif func in _COPIES and not is_fake(args[0]):

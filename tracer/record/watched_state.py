@@ -37,8 +37,9 @@ from remat_planner.tracer.python_state import (
     objects_in_arguments,
     starts_of,
 )
+from remat_planner.tracer.record.counted_numbers import CountedNumbers
 from remat_planner.tracer.record.eager_types import EagerType
-from remat_planner.tracer.record.hooks import watched_hooks
+from remat_planner.tracer.record.hooks import WatchedHooks, watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
 from remat_planner.tracer.record.used_up import UsedUp
@@ -49,15 +50,15 @@ from remat_planner.tracer.torch_private import generator_key
 @contextmanager
 def watched_step(
     model: nn.Module, replacement: Mapping[int, torch.Tensor], places: Collection[tuple[Place, torch.Tensor]] = ()
-) -> Iterator[None]:
+) -> Iterator[WatchedHooks]:
     """Run forward and backward inside, with other tensors in the model, as ``swapped`` puts them there.
 
     Raises:
         StateReassignedError: the forward put another tensor into the slot of a parameter or buffer.
         LostHookError: a hook had no part in what the step computes.
     """
-    with swapped(model, replacement, places), watched_hooks(model, [tensor for _, tensor in places]):
-        yield
+    with swapped(model, replacement, places), watched_hooks(model, [tensor for _, tensor in places]) as hooks:
+        yield hooks
 
 
 class WatchedForward:
@@ -75,6 +76,7 @@ class WatchedForward:
     Attributes:
         executed: the code that has run.
         changes: of Python state.
+        counted: the integers that this forward may count up, which an earlier one has changed.
         argument_objects: where each object is that lies in the arguments, by its identity.
     """
 
@@ -97,6 +99,7 @@ class WatchedForward:
         self._identities = identities
         self.executed = ExecutedCode()
         self.changes: list[Change] = []
+        self.counted = CountedNumbers()
         self.argument_objects = objects_in_arguments(self._before.holders)
 
     @contextmanager
@@ -115,7 +118,8 @@ class WatchedForward:
                     self._before.add(change.holder)
                     now, changed = change.holder.entries(), set(change.keys)
                     stays = {k for k in now if k not in changed or self._is_carried(change, k)}  # it may be a stand-in
-                    change.holder.put_back({k: now[k] if k in stays else value for k, value in change.after.items()})
+                    left = {k: now[k] if k in stays else self.counted.in_place_of(change, k) for k in change.after}
+                    change.holder.put_back(left)
             start = _snapshot(self._starts) if self._left_behind else self._before
             for change in self._left_behind:
                 start.add(change.holder)

@@ -8,7 +8,13 @@ the recorder with the functions of ``recording`` and ``loss``. ``refuse_...`` ra
 from remat_planner.tracer.refusals.call import refuse_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
 from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
-from remat_planner.tracer.refusals.graph import refuse_constants, refuse_graph, refuse_python_state, unmatched_draw_error
+from remat_planner.tracer.refusals.graph import (
+    python_state_error,
+    refuse_constants,
+    refuse_graph,
+    refuse_python_state,
+    unmatched_draw_error,
+)
 from remat_planner.tracer.refusals.layouts import (
     nested_loss_error,
     nested_tensor_error,
@@ -36,6 +42,7 @@ from remat_planner.tracer.refusals.recording import (
     forward_varies_error,
     gradient_attribute_error,
     higher_order_error,
+    history_error,
     lost_hooks_error,
     model_raised_error,
     no_functional_form_error,
@@ -92,6 +99,7 @@ __all__ = [
     "global_hook_error",
     "gradient_attribute_error",
     "higher_order_error",
+    "history_error",
     "loss_arguments_error",
     "loss_of_no_output_error",
     "loss_raised_error",
@@ -102,6 +110,7 @@ __all__ = [
     "nested_tensor_error",
     "no_functional_form_error",
     "python_draw_error",
+    "python_state_error",
     "random_state_error",
     "reassigned_error",
     "refuse_call",

@@ -21,13 +21,18 @@ def refuse_python_state(names: Sequence[str]) -> None:
         PythonStateError: ``names`` is not empty.
     """
     if names:
-        raise PythonStateError(
-            f"the forward changes Python state from step to step: {', '.join(names)}. A captured step would keep the values "
-            "that they had when planned. Keep the state in a buffer that is updated in place (register_buffer, "
-            "`self.count.add_(1)`), detach tensors where they are kept (`self.state = state.detach()`), or change it outside "
-            "of the forward; where it is filled only once, run the model once before planning",
-            names=tuple(names),
-        )
+        raise python_state_error(names)
+
+
+def python_state_error(names: Sequence[str]) -> PythonStateError:
+    """For Python state that the forward changes from step to step."""
+    return PythonStateError(
+        f"the forward changes Python state from step to step: {', '.join(names)}. A captured step would keep the values "
+        "that they had when planned. Keep the state in a buffer that is updated in place (register_buffer, "
+        "`self.count.add_(1)`), detach tensors where they are kept (`self.state = state.detach()`), or change it outside "
+        "of the forward; where it is filled only once, run the model once before planning",
+        names=tuple(names),
+    )
 
 
 def refuse_constants(constants: Iterable[torch.Tensor]) -> None:

@@ -226,6 +226,16 @@ def reassigned_error(names: Sequence[str]) -> StateReassignedError:
     )
 
 
+def history_error(names: Sequence[str]) -> PythonStateError:
+    """For tensors that an earlier step has left in Python state, and through which the backward would run into that step."""
+    return PythonStateError(
+        f"the forward reads {', '.join(names)}, which an earlier step has left with its history, so the backward would run "
+        "through that step too. Detach it where it is kept (`self.state = state.detach()`), where it is read, or between the "
+        "steps. Calls that one backward is to run through belong into one forward, of a module that makes them all",
+        names=tuple(names),
+    )
+
+
 def refuse_outputs(leaves: Sequence[Any]) -> None:
     """Refuse a forward that returns nothing to differentiate.
 
@@ -290,7 +300,7 @@ def refuse_written_activations(state: ModuleState, buffers: Sequence[torch.Tenso
         UnsupportedOperatorError: it has.
     """
     for slot, buffer in zip(state.buffer_slots, buffers, strict=True):
-        if buffer.requires_grad:
+        if buffer.grad_fn is not None:
             raise UnsupportedOperatorError(
                 f"the forward writes activations with a gradient into {slot.kind} {slot.name}, so the next step's backward "
                 f"would run through this step's. Detach what is written ({slot.name}.copy_(new.detach()))",

@@ -34,7 +34,7 @@ def test_modules_classes_and_arguments_are_there():
     model[0].new = 5
     assert {name for change in snapshot.changes() for name in change.names} == {
         "args[0]['scale'][1]",
-        "Shared.losses[0]",
+        "class Shared.losses[0]",
         "0.new",
     }
     snapshot.put_back()
@@ -52,4 +52,4 @@ def test_arguments_alone():
 def test_planning_leaves_nothing_in_a_list_of_the_class():
     joint = capture(Shared(), (torch.ones(1, 2),))
     assert Shared.losses == []
-    assert [effect.label for effect in joint.effects.made] == ["Shared.losses"], "each planned call appends again"
+    assert [effect.label for effect in joint.effects.made] == ["class Shared.losses"], "each planned call appends again"

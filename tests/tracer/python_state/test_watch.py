@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import configparser
 import contextvars
 import copy
 import functools
@@ -76,6 +77,24 @@ class Fired(Exception):  # noqa: N818 - an object with data in C
     rate = 1.0
 
 
+class Meta(type):
+    scale = 1.0
+
+
+class Made(metaclass=Meta):
+    """Of a class whose class has the attribute."""
+
+
+@functools.singledispatch
+def encoded(x: Any) -> Any:
+    return x
+
+
+@functools.lru_cache
+def looked_up(n: int) -> float:
+    return float(n)
+
+
 def with_bonus(value: Any) -> Any:
     value.bonus = 1.0
     return value
@@ -124,12 +143,16 @@ class Model(nn.Module):
         self.masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
         self.things = np.array([1.0, None], dtype=object)
         self.long = np.zeros(20_000)
+        self.made, self.parser = Made(), configparser.ConfigParser()
+        self.parser.read_dict({"train": {"gain": "1.0"}})
+        self.section = self.parser["train"]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.closure(helper(self.act(self.a(x)))) * self.config.scale * self.options.rate * self.options.steps[0]
         h = h * self.slotted.gain * self.weights["kl"]["start"] * len(self.queue) * len(self.names) * self.coefficient
         h = self.scales[1](self.scales[0](h)) * self.derived.gain * self.rate.bonus * self.row.bonus * self.fired.rate
         h = (h + self.shift) * float(self.masked.sum()) * self.things[0] + self.long[-1]
+        h = encoded(h) * looked_up(1) * type(self.made).scale * float(self.section["gain"])
         h = GATE(h) * CONTEXT.get() * THREAD.value * PROXY.gain
         return self.drop(self.b(self.partial(h, h))) * WEIGHT * self.namespace.depth
 
@@ -196,6 +219,13 @@ CHANGES: dict[str, tuple[Callable[[Model], Any], str]] = {
     ),
     "a function of PyTorch": (lambda _: setattr(nn.functional, "linear", torch.mul), "torch.nn.functional.linear"),
     "a class of PyTorch": (lambda _: setattr(nn.Linear, "forward", lambda _, x: x), "torch.nn.Linear.forward"),
+    "an attribute of a metaclass": (lambda _: setattr(Meta, "scale", 2.0), "class Meta.scale"),
+    "a function for another class": (
+        lambda _: encoded.register(torch.Tensor, lambda x: x * 2),
+        f"encoded (global of {__name__}).registry[<class 'torch.Tensor'>]",
+    ),
+    "a cache that is cleared": (lambda _: looked_up.cache_clear(), f"looked_up (global of {__name__}).cache_clear"),
+    "a configuration file": (lambda m: m.parser.set("train", "gain", "2.0"), "section._parser._sections['train']['gain']"),
     "a dropout's probability": (lambda m: setattr(m.drop, "p", 0.5), "drop.p"),
 }
 
@@ -205,6 +235,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Watch]:
     monkeypatch.setitem(TABLE, "scale", 1.0)
     monkeypatch.setattr(f"{__name__}.WEIGHT", 1.0)
     monkeypatch.setattr(Config, "scale", 1.0)
+    monkeypatch.setattr(Meta, "scale", 1.0)
     for owner, name in ((Gate, "__call__"), (helper, "__code__"), (nn.functional, "linear"), (nn.Linear, "forward")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(THREAD, "value", 1.0, raising=False)

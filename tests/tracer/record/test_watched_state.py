@@ -78,10 +78,10 @@ def test_a_variable_around_a_hook_belongs_to_the_caller_that_defines_it():
 
     def scale(_module: nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
         calls["number"] += 1
-        return args[0] * 2
+        return args[0] * calls["number"]
 
     model[1].register_forward_pre_hook(scale)
-    with pytest.raises(PythonStateError, match=r"calls \(variable of scale\)\['number'\]"):
+    with pytest.raises(PythonStateError, match=r"calls \(variable of .*scale\)\['number'\]"):
         capture(model, (torch.ones(1, 2),))
     assert calls == {"number": 0}
 
