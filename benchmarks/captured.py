@@ -116,6 +116,24 @@ def whisper() -> Step:
     return WhisperForConditionalGeneration(config), (), inputs, None
 
 
+def bert() -> Step:
+    """BERT base on 16 x 512 tokens."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    tokens = torch.zeros(16, 512, dtype=torch.long)
+    return BertForMaskedLM(BertConfig()), (), {"input_ids": tokens, "labels": tokens}, None
+
+
+def vit() -> Step:
+    """ViT base on 64 pictures."""
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():  # which looks at values
+        model = ViTForImageClassification(ViTConfig())
+    return model, (), {"pixel_values": torch.zeros(64, 3, 224, 224), "labels": torch.zeros(64, dtype=torch.long)}, None
+
+
 def _mean_square_of_sample(output: Any) -> torch.Tensor:
     return output.sample.pow(2).mean()
 
@@ -130,6 +148,9 @@ MODELS = (
     Model("llama-70b", llama(80, 8192, 28672, 64, 8), 1.0, (0.5, 0.3), shard=64),
     Model("llama-405b", llama(126, 16384, 53248, 128, 8), 1.0, (0.5, 0.3), shard=512),
 )
+
+# In the tables with copies alone.
+MORE_MODELS = (Model("bert", bert, 0.5), Model("vit", vit, 0.5))
 
 
 def trace_model(model: Model) -> Graph:

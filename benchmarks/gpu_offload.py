@@ -146,7 +146,7 @@ def _late_copies(device: torch.device) -> Iterator[None]:
         return copy_late
 
     if device.type == "cuda":
-        with mock.patch.object(host_pool, "_copy", late(host_pool._copy, lambda: torch.cuda._sleep(CYCLES))):  # type: ignore[no-untyped-call]
+        with mock.patch.object(host_pool, "start_copy", late(host_pool.start_copy, lambda: torch.cuda._sleep(CYCLES))):  # type: ignore[no-untyped-call]
             yield
         return
     sleep = lambda: time.sleep(0.001)  # noqa: E731

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
@@ -111,7 +111,7 @@ class Linked:
     @property
     def pool(self) -> Pool:
         """Host memory behind the link, as much as the copies ask for."""
-        return Pool("host", 1000 * GB, Channel(self.outgoing * GB), Channel(self.incoming * GB))
+        return Pool("host", 1000 * GB, Channel(self.outgoing * GB), Channel(self.incoming * GB), block=4096)
 
 
 LINKED = (
@@ -187,37 +187,37 @@ def linked_rows(linked: Linked, time_limit: float) -> list[Row]:
 
 def _linked_rows(linked: Linked, time_limit: float) -> list[Row]:
     began = time.perf_counter()
-    graph = traced(linked.case, linked.device, time_limit).graph.with_transfers([linked.pool])
-    device = f"{linked.device}, {linked.outgoing:g} / {linked.incoming:g} GB/s"
-    found = []
-    for solver in ("auto", *OFFLOADING):
-        budget = graph.constant_bytes + int(linked.case.activations)
+    step = traced(linked.case, linked.device, time_limit, pools=(linked.pool,))
+    graph, device = step.graph, f"{linked.device}, {linked.outgoing:g} / {linked.incoming:g} GB/s"
+    budget = graph.constant_bytes + int(linked.case.activations)
+    schedule = schedule_step(step, budget)
+    plan = Row(
+        linked.case.name,
+        device,
+        f"this plan (goal {100 * linked.goal:g} %)",
+        schedule.peak_bytes - graph.constant_bytes,
+        schedule.overhead,
+        schedule.bound_overhead,
+        schedule.status,
+        time.perf_counter() - began,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        schedule.pool_peak_bytes.get("host", 0),
+    )
+    policies = []
+    for solver in OFFLOADING:
         solution = solve(graph, budget, solver=solver, time_limit=time_limit)
-        steps = solution.steps or solution.minimum_steps
-        run = simulate(graph, steps)
-        plan = solver == "auto"
-        found.append(
-            Row(
-                linked.case.name,
-                device,
-                f"this plan (goal {100 * linked.goal:g} %)" if plan else solver,
-                run.peak_bytes - graph.constant_bytes,
-                run.seconds / graph.seconds - 1,
-                solution.bound / graph.seconds - 1 if plan else None,
-                solution.status,
-                time.perf_counter() - began if plan else None,
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if plan else None,
-                run.pool_peaks.get("host", 0),
-            )
-        )
-    return found
+        run = simulate(graph, solution.steps or solution.minimum_steps)
+        row = Row(linked.case.name, device, solver, run.peak_bytes - graph.constant_bytes, run.seconds / graph.seconds - 1)
+        policies.append(replace(row, status=solution.status, host_bytes=run.pool_peaks.get("host", 0)))
+    return [plan, *policies]
 
 
-def traced(case: Case, device: str, time_limit: float, variants: Variants = "exact") -> Step:
-    """The training step of ``case`` with the roofline of ``device``."""
+def traced(case: Case, device: str, time_limit: float, variants: Variants = "exact", pools: tuple[Pool, ...] = ()) -> Step:
+    """The training step of ``case`` with the roofline of ``device``, which may copy to ``pools``."""
     with built_without_memory():
         model, inputs = case.build()
-    settings = Settings(costs=device, time_limit=time_limit, training=TrainingState(shard=case.shard), variants=variants)
+    training = TrainingState(shard=case.shard)
+    settings = Settings(costs=device, time_limit=time_limit, training=training, variants=variants, pools=pools)
     return trace_step(model, inputs, settings=settings)
 
 

@@ -1,11 +1,12 @@
 """Thousands of steps of two planned models in turn, with changing shapes and failures in the middle: nothing grows or lingers.
 
-    python -m benchmarks.soak [--steps 2000] [--seed 0] [--modes autocast ...]
+    python -m benchmarks.soak [--steps 2000] [--seed 0] [--modes autocast ...] [--copies FOLDER]
 
 Every step takes one of several forms of input: some were planned together, some are new at first; batch norm is frozen and
 autocast is on for some. One step in eight fails in the middle of its forward or of its backward, as where memory runs out, and
 is given up. An eager copy of each model trains beside it: losses are compared at every step, parameters and buffers at every
-hundredth. Exits with 1 where a bit differs, something was planned twice, or memory, tensors or Python objects grow.
+hundredth. Exits with 1 where a bit differs, something was planned twice, or memory, tensors, open files or Python objects grow.
+``--copies`` copies all that the forward saves to a file in the folder, and must leave nothing there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import copy
 import gc
 import logging
+import os
 import random
 import resource
 import sys
@@ -104,11 +106,12 @@ class _Failing(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Look:
-    """What there is after so many steps: tensors and their bytes, Python objects, bytes of the process."""
+    """What there is after so many steps: tensors and their bytes, open files, Python objects, bytes of the process."""
 
     step: int
     tensors: int
     tensor_bytes: int
+    files: int
     objects: int
     resident: int
 
@@ -120,7 +123,8 @@ class Look:
         tensors = [thing for thing in found if issubclass(type(thing), torch.Tensor)]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if _has_memory(t)}
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return cls(step, len(tensors), sum(storages.values()), len(found), pages * resource.getpagesize())
+        files = len(os.listdir("/proc/self/fd"))
+        return cls(step, len(tensors), sum(storages.values()), files, len(found), pages * resource.getpagesize())
 
 
 _FAKE = torch._subclasses.FakeTensor
@@ -215,6 +219,8 @@ class Soak:
                 f"tensors grew from {settled.tensors:,} ({settled.tensor_bytes:,} bytes) to {last.tensors:,} "
                 f"({last.tensor_bytes:,} bytes)"
             )
+        if last.files > settled.files:
+            said.append(f"open files grew from {settled.files} to {last.files}")
         if last.objects - settled.objects > _OBJECTS_GROWTH:
             said.append(f"Python objects grew from {settled.objects:,} to {last.objects:,}")
         if last.resident - settled.resident > _RESIDENT_GROWTH:
@@ -222,16 +228,16 @@ class Soak:
         return said
 
 
-def soak(steps: int, *, seed: int = 0, modes: Sequence[str] = MODES) -> Soak:
-    """Train both models for ``steps`` steps in turn, each form of input in each of ``modes``."""
+def soak(steps: int, *, seed: int = 0, modes: Sequence[str] = MODES, copies: Path | None = None) -> Soak:
+    """Train both models for ``steps`` steps in turn, each form of input in each of ``modes``; with ``copies`` in a folder."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
     images: dict[str, Callable[[], Call]] = {f"{n}": partial(_images, n) for n in (8, 12, 16)}
     sequences: dict[str, Callable[[], Call]] = {f"{n}": partial(_sequences, n) for n in (8, 16, 24)}
     sequences["16 masked"] = partial(_sequences, 16, masked=True)
     trained = (
-        _planned("convolutions", Convolutions(), images, {"10": partial(_images, 10)}),
-        _planned("attention", Attention(), sequences, {"12": partial(_sequences, 12)}),
+        _planned("convolutions", Convolutions(), images, {"10": partial(_images, 10)}, copies),
+        _planned("attention", Attention(), sequences, {"12": partial(_sequences, 12)}, copies),
     )
     found = Soak()
     seen = {(model.name, form, MODES[0]) for model, planned in trained for form in planned}
@@ -260,11 +266,20 @@ def soak(steps: int, *, seed: int = 0, modes: Sequence[str] = MODES) -> Soak:
 
 
 def _planned(
-    name: str, model: nn.Module, planned: dict[str, Callable[[], Call]], new: dict[str, Callable[[], Call]]
+    name: str,
+    model: nn.Module,
+    planned: dict[str, Callable[[], Call]],
+    new: dict[str, Callable[[], Call]],
+    folder: Path | None,
 ) -> tuple[Trained, list[str]]:
     eager = copy.deepcopy(model)
     forms = [make() for make in planned.values()]
-    schedule = remat_planner.plan(model, shapes=forms, budget="90%", solver="greedy", verify=False)
+    options: dict[str, Any] = {"solver": "greedy"}
+    if folder is not None:
+        options = {"solver": "offload-all", "offload": remat_planner.Offload(disk="1GB", folder=folder, disk_link="10GB/s")}
+    schedule = remat_planner.plan(model, shapes=forms, budget="90%", verify=False, **options)
+    if folder is not None and not schedule.pool_peak_bytes:
+        raise RuntimeError(f"the plan for the {name} copies nothing")
     return Trained(name, remat_planner.apply_schedule(model, schedule), eager, planned | new), list(planned)
 
 
@@ -300,16 +315,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--copies", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    found = soak(asked.steps, seed=asked.seed, modes=asked.modes)
-    print(f"{'step':>6} {'tensors':>9} {'in them':>12} {'objects':>10} {'process':>12}")
+    found = soak(asked.steps, seed=asked.seed, modes=asked.modes, copies=asked.copies)
+    print(f"{'step':>6} {'tensors':>9} {'in them':>12} {'files':>6} {'objects':>10} {'process':>12}")
     for look in found.looks:
-        sizes = f"{look.tensor_bytes / 1e6:9.3f} MB {look.objects:10,} {look.resident / 1e6:9.1f} MB"
+        sizes = f"{look.tensor_bytes / 1e6:9.3f} MB {look.files:6} {look.objects:10,} {look.resident / 1e6:9.1f} MB"
         print(f"{look.step:6} {look.tensors:9,} {sizes}")
     failed = ", ".join(f"{count} in the {where}" for where, count in found.failures.items())
     print(f"given up in the middle: {failed}; new forms {found.new_forms}, planned while training {found.plans}")
     complaints = found.complaints()
+    if asked.copies is not None and (left := list(asked.copies.iterdir())):
+        complaints.append(f"{len(left)} files are left in {asked.copies}")
     for complaint in complaints:
         print(f"MUST NOT BE: {complaint}", file=sys.stderr)
     if not complaints:

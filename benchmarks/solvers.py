@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.captured import MODELS, Model, trace_model
+from benchmarks.captured import MODELS, MORE_MODELS, Model, trace_model
 from remat_planner.schedules import Channel, Graph, Pool, simulate
 from remat_planner.solvers import available, solve
 from remat_planner.solvers.interface import Solution
@@ -190,7 +191,8 @@ def methods(limit: float, *, quick: bool) -> Iterator[Row]:
 def offload(limit: float, *, quick: bool) -> Iterator[Row]:
     """The captured steps with copies on the host at 50 GB/s each way, beside the same without copies; no policy is better."""
     channel = Channel(1e9 * OFFLOAD_RATE)
-    for model, graph in captured_graphs(quick=quick):
+    more = () if quick else MORE_MODELS
+    for model, graph in chain(captured_graphs(quick=quick), ((model, trace_model(model)) for model in more)):
         peak = simulate(graph, range(len(graph.ops))).peak_bytes
         linked = graph.with_transfers([Pool("host", 10**12, channel, channel)])
         for share in OFFLOAD_SHARES:

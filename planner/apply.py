@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.planner.compile import check_compiler
+from remat_planner.planner.compile import check_compiler, refuse_copies
 from remat_planner.planner.errors import AlreadyAppliedError, NotAppliedError
 from remat_planner.planner.formatting import format_percent
 from remat_planner.planner.planning import (
@@ -95,6 +95,7 @@ def apply_schedule(
         )
     if compiler is not None:
         check_compiler(compiler, model.parameters())
+        refuse_copies(compiler, schedule.pool_peak_bytes)
     if isinstance(schedule, RegionSchedule):
         return apply_regions(
             model,
@@ -106,14 +107,15 @@ def apply_schedule(
             disk_folder=disk_folder,
         )
     check_state(model, schedule)
+    copies = compiler is None  # which runs none
     disk_folder = settings_of(schedule).disk_folder if disk_folder is None else disk_folder
     _warn_of_absent_gpu(model, schedule)
     call = PlannedCall(
         model,
         schedule,
         loss=loss,
-        replan=replan or functools.partial(replan_like, loss=loss, time_limit=replan_time_limit),
-        plan_level=functools.partial(_plan_level, time_limit=replan_time_limit) if replan is None else None,
+        replan=replan or functools.partial(replan_like, loss=loss, time_limit=replan_time_limit, copies=copies),
+        plan_level=functools.partial(_plan_level, time_limit=replan_time_limit, copies=copies) if replan is None else None,
         compiler=compiler,
         watched=True,
         audit=Audit() if audit else None,
@@ -183,13 +185,16 @@ def replan_like(
     *,
     loss: Callable[..., torch.Tensor] | None = None,
     time_limit: float = REPLAN_TIME_LIMIT,
+    copies: bool = True,
 ) -> Schedule:
     """Plan for other inputs as ``like`` was planned, with the same budget; ``loss`` where ``like`` was loaded without it.
+
+    Without copies unless ``copies`` can run.
 
     A step in another mode gets the same share of its peak, where a share was asked for: dropout takes bytes of its own.
     Solving takes at most ``time_limit`` seconds, and no more than for ``like``.
     """
-    settings = settings_for_replan(like, time_limit)
+    settings = settings_for_replan(like, time_limit, copies=copies)
     step = trace_step_like(model, args, kwargs, like, replace(settings, loss=settings.loss or loss))
     share = asked_share(like)
     if share is not None and step.origin.modes != like.origin.modes:
@@ -203,10 +208,12 @@ def replan_like(
     return schedule_step(step, like.budget, enough=ENOUGH_FOR_REPLAN)
 
 
-def _plan_level(step: Step, like: Schedule, enough: float, *, time_limit: float) -> Schedule:
+def _plan_level(step: Step, like: Schedule, enough: float, *, time_limit: float, copies: bool) -> Schedule:
     """A schedule of ``step``, the step of ``like`` for other sizes; see ``schedule_step`` for ``enough``."""
     settings = replace(step.settings, time_limit=min(step.settings.time_limit, time_limit))
-    return schedule_step(replace(step, settings=settings), like.budget, enough=enough)
+    step = replace(step, settings=settings if copies else replace(settings, pools=()))
+    step = step if copies else replace(step, graph=step.graph.without_transfers)
+    return schedule_step(step, like.budget, enough=enough)
 
 
 def check_state(model: nn.Module, schedule: Schedule) -> None:

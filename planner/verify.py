@@ -134,7 +134,7 @@ def verify(
         largest_difference=comparison.largest_difference,
         close=comparison.close,
         inexact=form.graph.inexact if isinstance(form, Schedule) else (),
-        pool_bytes=_pool_bytes(planned),
+        pool_bytes=schedule.pool_peak_bytes if isinstance(schedule, RegionSchedule) else _pool_bytes(planned),
         times=times,
     )
 

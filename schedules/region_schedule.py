@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +87,14 @@ class RegionSchedule:
     def overhead(self) -> float:
         """Extra time as a fraction of the regions' ``baseline_seconds``; as a fraction of the whole step it is less."""
         return self.seconds / self.baseline_seconds - 1 if self.baseline_seconds else 0.0
+
+    @property
+    def pool_peak_bytes(self) -> dict[str, int]:
+        """Bytes that the copies of all calls of the regions take in each pool that has any."""
+        taken: Counter[str] = Counter()
+        for _, form, calls in self.forms:
+            taken.update({name: calls * size for name, size in form.pool_peak_bytes.items()})
+        return dict(taken)
 
     def peak_in_flight(self, forwards: int) -> int:
         """A lower bound on the peak bytes when ``forwards`` forwards run before the first backward.

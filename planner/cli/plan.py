@@ -65,8 +65,6 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
             else "--whole and --regions contradict each other: give one"
         )
     whole = asked.whole or asked.require_optimal
-    if options["offload"] is not None and asked.regions is not None:
-        raise UsageError("a plan by regions copies no activations beside the device: leave --offload or --regions out")
     if asked.verify_it and beyond_one_process(options["training"]) is not None:
         raise UsageError(
             "--verify runs the step in one process as PyTorch does: leave out --shard, --gradient-dtype and "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,20 @@ def check_compiler(name: str, tensors: Iterable[torch.Tensor]) -> None:
                 "schedule runs too, by PyTorch's own kernels",
                 compiler=name,
             )
+
+
+def refuse_copies(name: str, pools: Collection[str]) -> None:
+    """Refuse a schedule that copies activations to ``pools``, unless there are none.
+
+    Raises:
+        CompilerError: there are.
+    """
+    if pools:
+        raise CompilerError(
+            f"the schedule copies activations to the {' and the '.join(pools)}, which {name} cannot compile: plan without "
+            "offload, or apply the schedule without a compiler",
+            compiler=name,
+        )
 
 
 def compiler_named(name: str) -> Compiler:

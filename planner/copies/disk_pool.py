@@ -2,6 +2,9 @@
 
 Each forward and its backwards use a file of their own, which they give back at the end. The file is allocated whole, so that a
 disk cannot turn out to be full in the middle of a step. It has no name in the folder, so that a crash leaves nothing behind.
+
+From a GPU the bytes pass through pinned memory. The thread waits for the GPU there, and the step waits for the thread where the
+schedule waits for a copy: the GPU meanwhile runs what it was given before that.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +20,54 @@ from typing import IO
 
 import torch
 
+from remat_planner.planner.copies.file_bytes import read_bytes, write_bytes
+from remat_planner.planner.copies.staging import Staging
 from remat_planner.planner.copies.storage_bytes import TensorForm, bytes_to_copy, forms_of
 from remat_planner.planner.errors import OffloadError
+
+
+class DiskChannels:
+    """The two directions between the memory of a device and files in a folder. All pools of both use one.
+
+    Args:
+        device: the CPU or a GPU.
+
+    Raises:
+        OffloadError: the system refuses pinned memory.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stores, self._loads = (
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"copies {way} a disk") for way in ("to", "from")
+        )
+        self._out: Staging | None = None
+        self._back: Staging | None = None
+        if device.type != "cpu":
+            self._out, self._back = Staging(device), Staging(device)
+
+    @classmethod
+    def between(cls, device: torch.device, folder: str | Path) -> DiskChannels:
+        """Those that the pools in ``folder`` use, new ones for the first of them."""
+        key = device, os.path.abspath(folder)
+        if (channels := _channels.get(key)) is None:
+            channels = _channels[key] = cls(device)
+        return channels
+
+    def store(self, file: IO[bytes], offset: int, memory: torch.Tensor) -> Future[None]:
+        """Start to write ``memory``, uint8 of shape (bytes,), to the file at ``offset``."""
+        return self._stores.submit(_write, file, offset, [memory], self._out, self._ready(memory))
+
+    def load(self, file: IO[bytes], offset: int, memory: torch.Tensor) -> Future[None]:
+        """Start to fill ``memory``, uint8 of shape (bytes,), from the file at ``offset``."""
+        return self._loads.submit(_read, file, offset, [memory], self._back, self._ready(memory))
+
+    def _ready(self, memory: torch.Tensor) -> torch.cuda.Event | None:
+        """What stands for all that the compute stream was given so far: only then is ``memory`` computed, or free."""
+        return None if self._out is None else torch.cuda.current_stream(memory.device).record_event()
+
+
+_channels: weakref.WeakValueDictionary[tuple[torch.device, str], DiskChannels] = weakref.WeakValueDictionary()
 
 
 class DiskPool:
@@ -26,15 +76,14 @@ class DiskPool:
     Args:
         folder: where the files are.
         size: bytes that the copies of one step take.
+        channels: what copies.
 
     Raises:
         OffloadError: the folder is not there or cannot be written, or the disk has no room for a file.
     """
 
-    def __init__(self, folder: str | Path, size: int) -> None:
-        self.folder, self.size = Path(folder), size
-        self.stores = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies to a disk")
-        self.loads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies from a disk")
+    def __init__(self, folder: str | Path, size: int, channels: DiskChannels) -> None:
+        self.folder, self.size, self.channels = Path(folder), size, channels
         self._unused = [self._new_file()]
 
     def for_step(self) -> DiskStepPool:
@@ -97,12 +146,13 @@ class DiskStepPool:
         memory = bytes_to_copy(tensors, size, "disk")
         if self._end is not None:
             offset, self._end = self._end, self._end + size
-        under_way = self._pool.stores.submit(_write, self._file, offset, [memory])
+        under_way = self._pool.channels.store(self._file, offset, memory)
         return DiskCopy(self, offset, memory.nbytes, forms_of(tensors), under_way)
 
-    def load(self, offset: int, memory: torch.Tensor) -> Future[None]:
-        """Start to fill ``memory`` with the bytes at ``offset``."""
-        return self._pool.loads.submit(_read, self._file, offset, [memory])
+    def load(self, offset: int, size: int, forms: tuple[TensorForm, ...]) -> DiskLoad:
+        """Allocate a storage and start to fill it with the ``size`` bytes at ``offset``."""
+        memory = torch.empty(size, dtype=torch.uint8, device=self._pool.channels.device)
+        return DiskLoad(self, memory, forms, self._pool.channels.load(self._file, offset, memory))
 
     def finish(self, under_way: Future[None], size: int) -> None:
         """Wait for a copy of ``size`` bytes.
@@ -144,8 +194,7 @@ class DiskCopy:
 
     def load(self) -> DiskLoad:
         """Allocate the storage again and start to fill it."""
-        memory = torch.empty(self._size, dtype=torch.uint8)
-        return DiskLoad(self._step, memory, self._forms, self._step.load(self._offset, memory))
+        return self._step.load(self._offset, self._size, self._forms)
 
 
 class DiskLoad:
@@ -166,20 +215,21 @@ class DiskLoad:
         return tuple(form.on(self._memory) for form in self._forms)
 
 
-def _write(file: IO[bytes], offset: int, box: list[torch.Tensor]) -> None:
+def _write(
+    file: IO[bytes], offset: int, box: list[torch.Tensor], staging: Staging | None, ready: torch.cuda.Event | None
+) -> None:
     """Write the bytes in ``box``, and empty it, so that no reference to them is left when the copy counts as complete."""
-    view = memoryview(box.pop().numpy())  # type: ignore[arg-type]
-    done = 0
-    while done < len(view):
-        done += os.pwrite(file.fileno(), view[done:], offset + done)
+    if staging is None or ready is None:
+        write_bytes(file, offset, box.pop())
+    else:
+        staging.write(file, offset, box.pop(), ready)
 
 
-def _read(file: IO[bytes], offset: int, box: list[torch.Tensor]) -> None:
+def _read(
+    file: IO[bytes], offset: int, box: list[torch.Tensor], staging: Staging | None, ready: torch.cuda.Event | None
+) -> None:
     """Fill the bytes in ``box``, and empty it, as ``_write`` does."""
-    view = memoryview(box.pop().numpy())  # type: ignore[arg-type]
-    done = 0
-    while done < len(view):
-        count = os.preadv(file.fileno(), [view[done:]], offset + done)
-        if not count:
-            raise OSError(f"the file ends at {offset + done:,} bytes")
-        done += count
+    if staging is None or ready is None:
+        read_bytes(file, offset, box.pop())
+    else:
+        staging.read(file, offset, box.pop(), ready)

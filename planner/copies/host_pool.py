@@ -7,14 +7,12 @@ compute stream ran when the block was allocated. Nothing waits on the host.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 
 import torch
 
-from remat_planner.planner.copies.pinned_buffer import PinnedBuffer
+from remat_planner.planner.copies.pinned_buffer import PinnedBuffer, pinned, start_copy
 from remat_planner.planner.copies.storage_bytes import TensorForm, bytes_to_copy, forms_of
-from remat_planner.planner.errors import OffloadError
 
 
 class HostPool:
@@ -138,9 +136,9 @@ class _UnderWay:
         with torch.cuda.stream(stream):
             for part, place in zip(torch.split(memory, [place.nbytes for place in places]), places, strict=True):
                 if to_host:
-                    _copy(place, part)
+                    start_copy(place, part)
                 else:
-                    _copy(part, place)
+                    start_copy(part, place)
             return cls(memory, compute, stream.record_event())
 
     def wait(self) -> None:
@@ -154,26 +152,10 @@ class _UnderWay:
             self._compute.wait_event(self._event)
 
 
-def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy on the current stream."""
-    target.copy_(source, non_blocking=True)
-
-
 def _pinned(size: int) -> torch.Tensor:
-    """``size`` bytes of pinned host memory.
+    """``size`` bytes of pinned memory.
 
     Raises:
         OffloadError: the system refuses them.
     """
-    try:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    except RuntimeError as error:
-        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-        allowed = "without limit" if limit == resource.RLIM_INFINITY else f"up to {limit:,} bytes"
-        raise OffloadError(
-            f"the system refuses {size:,} bytes of pinned host memory ({error}); this process may lock memory {allowed} "
-            "(`ulimit -l`). Raise that limit or the memory of the container, or plan with a smaller budget for the host",
-            pool="host",
-            needed=size,
-            available=None if limit == resource.RLIM_INFINITY else limit,
-        ) from error
+    return pinned(size, "host")

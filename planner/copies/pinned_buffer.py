@@ -1,4 +1,4 @@
-"""A buffer of pinned host memory that takes no more than it is asked for.
+"""Pinned host memory, and a buffer of it that takes no more than it is asked for.
 
 PyTorch's allocator of pinned memory rounds each request up to a power of two, nearly twice the bytes at worst. So the buffer
 consists of pieces that are powers of two, and a copy may lie in several of them.
@@ -6,9 +6,13 @@ consists of pieces that are powers of two, and a copy may lie in several of them
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 
 import torch
+
+from remat_planner.planner.errors import OffloadError
+from remat_planner.schedules import PoolName
 
 _PAGE = 4096
 """Bytes of the smallest piece."""
@@ -35,3 +39,28 @@ class PinnedBuffer:
                 parts.append(piece[begin:end])
             offset -= piece.nbytes
         return parts
+
+
+def start_copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy between a device and pinned memory on the current stream, without waiting for it."""
+    target.copy_(source, non_blocking=True)
+
+
+def pinned(size: int, pool: PoolName) -> torch.Tensor:
+    """``size`` bytes of pinned host memory, for copies to ``pool``.
+
+    Raises:
+        OffloadError: the system refuses them.
+    """
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        allowed = "without limit" if limit == resource.RLIM_INFINITY else f"up to {limit:,} bytes"
+        raise OffloadError(
+            f"the system refuses {size:,} bytes of pinned host memory ({error}); this process may lock memory {allowed} "
+            f"(`ulimit -l`). Raise that limit or the memory of the container, or plan with a smaller budget for the {pool}",
+            pool=pool,
+            needed=size,
+            available=None if limit == resource.RLIM_INFINITY else limit,
+        ) from error

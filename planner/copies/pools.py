@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from remat_planner.planner.copies.disk_pool import DiskPool, DiskStepPool
+from remat_planner.planner.copies.disk_pool import DiskChannels, DiskPool, DiskStepPool
 from remat_planner.planner.copies.host_pool import HostPool, HostStepPool
 from remat_planner.planner.errors import OffloadError
 from remat_planner.schedules import Schedule, simulate
@@ -38,9 +38,10 @@ def pools_of(schedule: Schedule, device: torch.device, folder: str | Path | None
 
 
 def _disk_pool(device: torch.device, folder: str | Path | None, size: int) -> DiskPool:
-    if device.type != "cpu":
+    if device.type not in ("cpu", "cuda"):
         raise OffloadError(
-            f"copies to a disk are made from the CPU's memory, and the step runs on {device}: plan with offload to the host",
+            f"copies to a disk are made from the memory of a CPU or a CUDA device, and the step runs on {device}: plan without "
+            "offload",
             pool="disk",
             needed=size,
             available=None,
@@ -52,7 +53,7 @@ def _disk_pool(device: torch.device, folder: str | Path | None, size: int) -> Di
             needed=size,
             available=None,
         )
-    return DiskPool(folder, size)
+    return DiskPool(folder, size, DiskChannels.between(device, folder))
 
 
 def _host_pool(device: torch.device, size: int) -> HostPool:

@@ -50,14 +50,15 @@ def solve_on_gpu(
     The bound is that of the budget itself, and remains valid: the bytes that the allocator adds only exclude schedules.
     """
     deadline = Deadline(time_limit)
+    peaks = {steps: peak(steps) for steps in start}
 
     def solve_for(target: int, share: float) -> Solution:
-        """Solve for ``target`` bytes in that share of the remaining time."""
+        """Solve for ``target`` bytes in that share of the remaining time, from what was found for others."""
         seconds = share * deadline.remaining
-        return solve(graph, target, solver=solver, time_limit=seconds, reporter=reporter, start=start)
+        return solve(graph, target, solver=solver, time_limit=seconds, reporter=reporter, start=tuple(peaks))
 
     first = solve_for(budget, _FIRST_SHARE)
-    peaks = {steps: peak(steps) for steps in (*start, _steps_of(first))}
+    peaks[_steps_of(first)] = peak(_steps_of(first))
     if first.status != "infeasible":
         if peaks[first.steps] <= budget:
             return first

@@ -73,7 +73,7 @@ def pools_for(offload: Offload | None, model: nn.Module, costs: str, solver: str
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         pools.append(_pool("host", host, offload.link, lambda: host_channels(device, costs)))
     if disk:
-        folder = _checked_folder(offload.folder, disk, model, costs)
+        folder = _checked_folder(offload.folder, disk)
         pools.append(_pool("disk", disk, offload.disk_link, lambda: measured_disk_channels(folder)))
     method = resolve(solver)
     if pools and not method.copies:
@@ -155,18 +155,10 @@ def _check_host(budget: int, model: nn.Module, costs: str) -> None:
         )
 
 
-def _checked_folder(folder: str | Path | None, budget: int, model: nn.Module, costs: str) -> Path:
+def _checked_folder(folder: str | Path | None, budget: int) -> Path:
     """The folder of a disk pool, which can be written and has room for ``budget`` bytes."""
     if folder is None:
         raise OffloadError("copies to a disk need a folder: Offload(disk='500GB', folder='/scratch')", pool="disk")
-    if _is_on_gpu(model):
-        raise OffloadError(
-            "a step on a GPU copies to the host, not yet to a disk: plan with copies to the host alone",
-            pool="disk",
-            needed=budget,
-        )
-    if device_type(model, costs) == "cuda" or is_for_gpu(costs):
-        _log.warning("the plan copies to a disk, which is on paper only: a step on a GPU cannot run it yet")
     path = Path(folder)
     try:
         with tempfile.TemporaryFile(dir=path):

@@ -15,7 +15,7 @@ ENOUGH_FOR_REPLAN = 0.01
 """Extra time, as a fraction of the step, up to which a known schedule is taken without a search."""
 
 
-def settings_for_replan(like: Schedule, time_limit: float = REPLAN_TIME_LIMIT) -> Settings:
-    """The settings of ``like``, with at most ``time_limit`` seconds for solving."""
+def settings_for_replan(like: Schedule, time_limit: float = REPLAN_TIME_LIMIT, *, copies: bool = True) -> Settings:
+    """The settings of ``like``, with at most ``time_limit`` seconds for solving; without pools unless ``copies`` can run."""
     settings = settings_of(like)
-    return replace(settings, time_limit=min(settings.time_limit, time_limit))
+    return replace(settings, time_limit=min(settings.time_limit, time_limit), pools=settings.pools if copies else ())

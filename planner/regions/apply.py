@@ -20,6 +20,7 @@ from remat_planner.planner.planning import (
     Budget,
     schedule_step,
     settings_for_replan,
+    settings_of,
     state_signature,
     trace_step,
 )
@@ -48,7 +49,8 @@ def apply_regions(
 
     ``compiler``, if given, compiles each region at its first call. ``replan`` makes a schedule for inputs of another form, by
     default ``replan_region`` with ``replan_time_limit`` seconds for solving. ``audit`` says whether each region is audited, all
-    together in one hundredth of the time. ``disk_folder`` is for the files of regions that copy activations to a disk.
+    together in one hundredth of the time. ``disk_folder`` is for the files of regions that copy to a disk, by default the one
+    that ``plan`` was given in this process.
 
     Raises:
         schedules.StaleScheduleError: the model has no such regions, or is sharded otherwise; it is left as it was.
@@ -58,8 +60,10 @@ def apply_regions(
     blocks = {name: modules[here] for name, here in names.items() if here in modules}
     _refuse_another_model(blocks, schedule, tuple(modules))
     _refuse_other_shards(model, schedule)
-    replan = replan or functools.partial(replan_region, time_limit=replan_time_limit)
+    replan = replan or functools.partial(replan_region, time_limit=replan_time_limit, copies=compiler is None)
     audited = len(schedule.regions) if audit else 0
+    if disk_folder is None:
+        disk_folder = next((folder for _, form, _ in schedule.forms if (folder := settings_of(form).disk_folder)), None)
     watch = RegionWatch.of(schedule)
     for name, region in schedule.regions.items():
         blocks[name].forward = RegionForward(blocks[name], region, replan, compiler, audited, disk_folder, name, watch)
@@ -111,13 +115,21 @@ def _refuse_other_shards(model: nn.Module, schedule: RegionSchedule) -> None:
 
 
 def replan_region(
-    block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], like: Schedule, *, time_limit: float = REPLAN_TIME_LIMIT
+    block: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    like: Schedule,
+    *,
+    time_limit: float = REPLAN_TIME_LIMIT,
+    copies: bool = True,
 ) -> Schedule:
     """Plan a region for inputs of another form, with the same share of its peak without recomputation as ``like`` has.
 
+    Without copies unless ``copies`` can run.
+
     The step with these inputs is not measured, so it may exceed the budget.
     """
-    settings = replace(settings_for_replan(like, time_limit), loss=EveryOutput(like.origin.gradient_layouts))
+    settings = replace(settings_for_replan(like, time_limit, copies=copies), loss=EveryOutput(like.origin.gradient_layouts))
     step = trace_step(block, args, kwargs, settings=settings)
     try:
         share = Fraction(like.peak_bytes, like.baseline_peak_bytes)

@@ -2,7 +2,8 @@
 
 A measured step gives the peak of each interval under one choice of options. Under another choice, the peak changes by what the
 regions then retain, or take in their own forward and backward, which the simulator knows. So each interval is one constraint of
-a multiple-choice knapsack. Its cheapest answer is measured in turn, which adds constraints, until a measured step fits.
+a multiple-choice knapsack. Its cheapest answer is measured in turn, which adds constraints, until a measured step fits. What
+the regions copy to a pool stays there from their forward to their backward, so one more constraint holds all of it in the pool.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from remat_planner.planner.regions.capture import CapturedRegion, GradientLayout
 from remat_planner.planner.regions.measure import MeasuredStep, highest_of, joined, measure_step
 from remat_planner.planner.regions.options import RegionOption
 from remat_planner.planner.regions.resident_bytes import resident_bytes
-from remat_planner.schedules import RegionSchedule, Schedule
-from remat_planner.solvers.milp import Moment, select, select_lowest
+from remat_planner.schedules import Graph, RegionSchedule, Schedule
+from remat_planner.solvers.milp import Moment, Room, select, select_lowest
 from remat_planner.tracer.costs import BLOCK
 from remat_planner.tracer.record import ambient_autocast
 
@@ -83,6 +84,10 @@ class ScheduleChooser:
         self._arriving = ArrivingGradients()
         self._gradients_left_out = sum(_gradient_bytes(region.block) for region in self._left_out)
         self._moments: list[Moment] = []
+        self._rooms = [
+            Room(pool.budget - pool.budget % pool.block, {p: self._copied(name, number) for p, name in enumerate(self._names)})
+            for number, pool in enumerate(settings.pools)
+        ]
         self._measured: dict[Choice, MeasuredStep] = {}
 
     def measure_lightest(self) -> Mapping[str, GradientLayouts]:
@@ -100,7 +105,7 @@ class ScheduleChooser:
         limit = self._least() if budget.least else budget.resolve(baseline)
         self._measure_cheapest(limit, stage)
         if not self._fitting(limit):
-            self._measure(self._ranks.agreed(lambda: select_lowest(self._costs, self._moments)))
+            self._measure(self._ranks.agreed(self._lowest))
         fitting = self._fitting(limit)
         if not fitting:
             raise self._infeasible(limit, baseline)
@@ -132,15 +137,19 @@ class ScheduleChooser:
 
     def _least(self) -> int:
         """The least peak of the choices that have the lowest one, as predicted and measured."""
-        lowest = self._ranks.agreed(lambda: select_lowest(self._costs, self._moments))
+        lowest = self._ranks.agreed(self._lowest)
         if lowest not in self._measured:
             self._measure(lowest)
         return min(map(self._peak, self._measured))
 
+    def _lowest(self) -> Choice:
+        """The choice with the lowest peak, as predicted."""
+        return select_lowest(self._costs, self._moments, rooms=self._rooms)
+
     def _measure_cheapest(self, limit: int, stage: Callable[[str], None]) -> None:
         """Measure the cheapest choice that should fit, again with what its measurement has shown, until one does."""
         while len(self._measured) < _MOST_MEASUREMENTS:
-            choice = self._ranks.agreed(lambda: select(self._costs, self._moments, limit))
+            choice = self._ranks.agreed(lambda: select(self._costs, self._moments, limit, rooms=self._rooms))
             if choice is None or choice in self._measured:
                 return
             stage("Running the step with the schedules chosen")
@@ -152,20 +161,30 @@ class ScheduleChooser:
         return [choice for choice in self._measured if self._peak(choice) <= limit]
 
     def _lightest(self, name: str) -> int:
+        """The option that retains least without copies, for which the pools might have no room."""
         options = self._options[name]
-        return min(range(len(options)), key=lambda o: (options[o].held, options[o].backward, options[o].seconds))
+        return min(
+            (o for o, option in enumerate(options) if not option.copies),
+            key=lambda o: (options[o].held, options[o].backward, options[o].seconds),
+        )
+
+    def _copied(self, name: str, pool: int) -> list[int]:
+        """Bytes in a pool, by its number, for each option of a region, whose calls all wait for their backward at once."""
+        return [self._calls[name] * option.pools[pool] for option in self._options[name]]
 
     def _schedules(self, choice: Choice) -> dict[str, Schedule]:
         schedules = {}
         for name, number in zip(self._names, choice, strict=True):
             step, option = self._steps[name], self._options[name][number]
+            graph = _with_pools_for(step.graph, option)
+            step = replace(step, graph=graph, settings=replace(step.settings, pools=graph.pools))
             schedule = Schedule(
-                graph=step.graph,
+                graph=graph,
                 steps=option.steps,
                 budget=0,
                 solver="regions",
                 status="feasible",
-                bound_seconds=step.graph.seconds,
+                bound_seconds=graph.seconds,
                 origin=step.origin,
             )
             schedule = replace(schedule, budget=schedule.peak_bytes)
@@ -192,6 +211,7 @@ class ScheduleChooser:
             arriving=self._arriving,
             accumulate=self._settings.training.accumulate,
             rehearsals=self._rehearsals(),
+            disk_folder=self._settings.disk_folder,
         )
         step = highest_of(self._ranks.gathered(on_this_rank))
         self._measured[choice] = step
@@ -244,6 +264,14 @@ class ScheduleChooser:
             bottleneck=highest.region or "between the regions",
             proven=False,
         )
+
+
+def _with_pools_for(graph: Graph, option: RegionOption) -> Graph:
+    """``graph`` with the room in each pool that ``option`` takes; without pools if it copies nothing."""
+    if not option.copies:
+        return graph.without_transfers
+    pools = [replace(pool, budget=taken) for pool, taken in zip(graph.pools, option.pools, strict=True)]
+    return graph.with_transfers(pools, graph.copied)
 
 
 def _refuse_another_form(_model: nn.Module, args: Any, kwargs: Any, like: Schedule) -> Schedule:

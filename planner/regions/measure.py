@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -69,6 +70,7 @@ def measure_step(
     arriving: ArrivingGradients,
     accumulate: bool = False,
     rehearsals: int = 0,
+    disk_folder: str | Path | None = None,
 ) -> MeasuredStep:
     """Run forward, loss and backward of ``model``, its regions by ``schedules``. The model is left as it was.
 
@@ -82,8 +84,10 @@ def measure_step(
         arriving: notes the layouts of the gradients that arrive at the regions' outputs.
         accumulate: whether the measured step adds to the gradients of a step before it.
         rehearsals: steps to run before, for what libraries allocate once and keep.
+        disk_folder: for the files of schedules that copy to a disk.
 
     Raises:
+        OffloadError: what a schedule copies to cannot serve the model's device, or has no room.
         RegionError: the step is not the same from run to run.
     """
     marker = _Marker()
@@ -91,7 +95,7 @@ def measure_step(
     with ExitStack() as stack:
         for name, forms in schedules.items():
             block = model.get_submodule(name)
-            planned = RegionForward(block, joined(forms), replan)
+            planned = RegionForward(block, joined(forms), replan, disk_folder=disk_folder)
             stack.enter_context(_marked(block, planned, forms, marker, arriving))
         # With the marked forwards in place, which a restart then leaves there.
         state = stack.enter_context(state_restored(model, args, kwargs, others=() if loss is None else (loss,)))

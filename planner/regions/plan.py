@@ -52,6 +52,7 @@ def plan_regions(
     Raises:
         RegionError: the regions cannot be planned as asked.
         InfeasibleBudgetError: no measured choice of schedules stays within the budget.
+        OffloadError: what they copy to has no room.
         tracer.CaptureError: a region cannot be captured.
     """
     _refuse_on_paper(model, settings)
@@ -93,8 +94,6 @@ def _refuse_on_paper(model: nn.Module, settings: Settings) -> None:
 
 def _refuse_imagined_training(settings: Settings) -> None:
     """Refuse options that change the step which is measured, or what is measured of it."""
-    if settings.pools:
-        raise RegionError("a plan by regions copies no activations beside the device: leave offload out", names=())
     if settings.variants != "exact":
         raise RegionError('a plan by regions has eager\'s bits: leave variants="any" out', names=())
     changed = replace(settings.training, master_weights=False, optimizer_offload=False, accumulate=False)

@@ -30,11 +30,11 @@ class RegionSummary:
         region_overhead: extra time as a fraction of ``baseline_region_seconds``.
         regions: the regions, those with one schedule together.
         activations: what the regions' backwards read of their forwards, the largest first.
+        pool_bytes: what the copies of all calls take in each pool.
         curves: memory over one call of each of ``regions``.
     """
 
     schedule_class: ClassVar[str] = "RegionSchedule"
-    copies_to_disk: ClassVar[bool] = False
 
     model: str
     device: str
@@ -49,10 +49,16 @@ class RegionSummary:
     region_overhead: float
     regions: tuple[EqualRegions, ...]
     activations: tuple[Activations, ...]
+    pool_bytes: Mapping[str, int]
     verification: VerificationSummary | None
     schedule: str | None
     loss_is_the_callers: bool = field(default=False, metadata=NOT_IN_DOCUMENT)  # only the regions run our code
     curves: tuple[MemoryCurve, ...] = field(default=(), metadata=NOT_IN_DOCUMENT)
+
+    @property
+    def copies_to_disk(self) -> bool:
+        """Whether the schedule needs a folder."""
+        return "disk" in self.pool_bytes
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,15 @@ class EqualRegions:
         calls: calls of all of them in a step.
         held_bytes: what each call retains from its forward to its backward, outputs excluded.
         baseline_held_bytes: the same without recomputation.
-        extra_seconds: what recomputation adds to each call.
+        copied_bytes: what the copies of each call take in all pools.
+        extra_seconds: what recomputation and waiting for copies add to each call.
     """
 
     regions: tuple[str, ...]
     calls: int
     held_bytes: int
     baseline_held_bytes: int
+    copied_bytes: int
     extra_seconds: float
 
 
@@ -94,6 +102,7 @@ def summarize_regions(
         region_overhead=schedule.overhead,
         regions=tuple(map(_group, groups)),
         activations=tuple(saved_activations(zip(first, map(_called, groups), strict=True))),
+        pool_bytes=schedule.pool_peak_bytes,
         verification=None if verification is None else summarize_verification(verification),
         schedule=path,
         curves=tuple(map(memory_curve, first)),
@@ -115,6 +124,7 @@ def _group(forms: Sequence[_Form]) -> EqualRegions:
         calls=sum(calls for *_, calls in forms),
         held_bytes=retained_bytes(region.graph, region.steps),
         baseline_held_bytes=retained_bytes(region.graph, range(len(region.graph.ops))),
+        copied_bytes=sum(region.pool_peak_bytes.values()),
         extra_seconds=region.seconds - region.baseline_seconds,
     )
 

@@ -17,6 +17,7 @@ from remat_planner.planner.reports.terminal_widgets import plain_table, section
 def region_facts(summary: RegionSummary, understood: str) -> dict[str, str | Text]:
     """The lines at the top of the report."""
     saved = 1 - summary.peak_bytes / summary.baseline_peak_bytes if summary.baseline_peak_bytes else 0.0
+    copied = {f"On {name}": f"{format_bytes(size)} of copies" for name, size in summary.pool_bytes.items()}
     return {
         "Model": f"{summary.model}, {_count(summary)} regions planned, the rest as it is",
         "Budget": understood,
@@ -24,6 +25,7 @@ def region_facts(summary: RegionSummary, understood: str) -> dict[str, str | Tex
         f"{format_bytes(summary.baseline_peak_bytes)} without recomputation",
         "Time": f"+{format_percent(summary.region_overhead)} in the regions: {format_seconds(summary.region_seconds)} "
         f"instead of {format_seconds(summary.baseline_region_seconds)} a step",
+        **copied,
     }
 
 
@@ -43,7 +45,8 @@ def _count(summary: RegionSummary) -> int:
 
 def _regions(summary: RegionSummary) -> Table:
     table = plain_table()
-    for title in ("regions", "calls", "held each", "of", "extra time each"):
+    copied = bool(summary.pool_bytes)
+    for title in ("regions", "calls", "held each", "of", *(["copied each"] if copied else []), "extra time each"):
         table.add_column(title, justify="left" if title == "regions" else "right")
     for group in summary.regions:
         table.add_row(
@@ -51,6 +54,7 @@ def _regions(summary: RegionSummary) -> Table:
             str(group.calls),
             format_bytes(group.held_bytes),
             format_bytes(group.baseline_held_bytes),
+            *([format_bytes(group.copied_bytes)] if copied else []),
             format_seconds(group.extra_seconds),
         )
     return table

@@ -13,9 +13,8 @@ import torch
 from torch import fx
 
 from remat_planner.planner.codegen import emit, program_with
-from remat_planner.planner.compile import CompiledParts, compiled_program, compiler_named
+from remat_planner.planner.compile import CompiledParts, compiled_program, compiler_named, refuse_copies
 from remat_planner.planner.copies import Pools, pools_of
-from remat_planner.planner.errors import CompilerError
 from remat_planner.planner.runtime.autocast_cache import current_cache, shared_casts
 from remat_planner.planner.runtime.autograd import run_program
 from remat_planner.planner.runtime.outside_casts import LookUps, OutsideCasts
@@ -69,12 +68,7 @@ class PlannedProgram:
         pools = pools_of(schedule, wiring.device, disk_folder)
         if compiler is None:
             return cls(schedule, joint, wiring, pools=pools)
-        if pools:
-            raise CompilerError(
-                f"the schedule copies activations to the {' and the '.join(pools)}, which {compiler} cannot compile: plan "
-                "without offload, or apply the schedule without a compiler",
-                compiler=compiler,
-            )
+        refuse_copies(compiler, pools)
         program, parts = compiled_program(program, compiler_named(compiler))
         _log.info("%s", parts)
         return cls(schedule, joint, wire(as_planned, program), parts)

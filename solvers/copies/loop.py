@@ -68,9 +68,11 @@ class CopySearch:
         return self.bound if self._task.enough is None else max(self.bound, self._task.enough)
 
     def begin(self) -> None:
-        """Try the policies, then what the program with copies says, and take its bound."""
+        """Try the task's own starts and the policies, then what the program with copies says, and take its bound."""
         if self.settled:
             return
+        for steps in self._task.start:
+            self.offer(steps)
         for policy in (most_seconds_per_byte, inputs_of_layers, everything):
             self._policies.append(self._planner.plan(policy(self._planner)))
             self._keep(self._policies[-1])

@@ -1,4 +1,4 @@
-"""Choose one option for each of several parts of a step: every moment fits the limit, and the sum of the costs is least.
+"""Choose one option for each of several parts of a step: every moment fits its limit, and the sum of the costs is least.
 
 A multiple-choice knapsack with one row for each moment (Kellerer, Pferschy & Pisinger 2004, chapter 11), as an integer program.
 """
@@ -35,15 +35,34 @@ class Moment:
         return self.fixed + sum(sizes[choice[part]] for part, sizes in self.of.items())
 
 
+@dataclass(frozen=True)
+class Room:
+    """Bytes of memory beside the device, and for each part what each of its options takes there.
+
+    Attributes:
+        size: bytes; a multiple of the block of all sizes, so that HiGHS's tolerance is less than one block.
+        of: as in ``Moment``.
+    """
+
+    size: int
+    of: Mapping[int, Sequence[int]]
+
+
 def select(
-    costs: Sequence[Sequence[float]], moments: Sequence[Moment], limit: int, *, seconds: float = 10.0
+    costs: Sequence[Sequence[float]],
+    moments: Sequence[Moment],
+    limit: int,
+    *,
+    rooms: Sequence[Room] = (),
+    seconds: float = 10.0,
 ) -> tuple[int, ...] | None:
-    """The cheapest choice of options with which no moment has more than ``limit`` bytes.
+    """The cheapest choice of options with which no moment has more than ``limit`` bytes, and that the ``rooms`` hold.
 
     Args:
         costs: for each part the cost of each of its options.
         moments: the moments that must fit.
         limit: bytes.
+        rooms: each must hold what the options take there.
         seconds: time limit.
 
     Returns:
@@ -52,10 +71,9 @@ def select(
     scale = _SCALE / max(limit, 1)
     allowed = float(limit)
     for _ in range(_ATTEMPTS):
-        program, options = _choices(costs)
+        program, options = _choices(costs, rooms)
         for moment in moments:
-            terms = {options[p][o]: scale * size for p, sizes in moment.of.items() for o, size in enumerate(sizes)}
-            program.at_most(terms, scale * (allowed - moment.fixed))
+            program.at_most(_terms(options, moment.of, scale), scale * (allowed - moment.fixed))
         choice = _solved(program, options, seconds, _GAP * sum(map(max, costs)))
         if choice is None:
             return None
@@ -66,23 +84,30 @@ def select(
     return None
 
 
-def select_lowest(costs: Sequence[Sequence[float]], moments: Sequence[Moment], *, seconds: float = 10.0) -> tuple[int, ...]:
+def select_lowest(
+    costs: Sequence[Sequence[float]], moments: Sequence[Moment], *, rooms: Sequence[Room] = (), seconds: float = 10.0
+) -> tuple[int, ...]:
     """The choice of options for which the highest moment has the fewest bytes. Args as in ``select``."""
-    program, options = _choices([[0.0] * len(of) for of in costs])
+    program, options = _choices([[0.0] * len(of) for of in costs], rooms)
     scale = _SCALE / max(max((abs(m.fixed) for m in moments), default=1), 1)
     peak = program.column(1.0, -10 * _SCALE * len(costs), None)
     for moment in moments:
-        terms = {options[p][o]: scale * size for p, sizes in moment.of.items() for o, size in enumerate(sizes)}
-        program.at_most({**terms, peak: -1.0}, -scale * moment.fixed)
+        program.at_most({**_terms(options, moment.of, scale), peak: -1.0}, -scale * moment.fixed)
     return _solved(program, options, seconds, 0.0) or tuple(0 for _ in costs)
 
 
-def _choices(costs: Sequence[Sequence[float]]) -> tuple[MixedIntegerProgram, list[list[int]]]:
+def _terms(options: Sequence[Sequence[int]], of: Mapping[int, Sequence[int]], scale: float) -> dict[int, float]:
+    return {options[part][o]: scale * size for part, sizes in of.items() for o, size in enumerate(sizes)}
+
+
+def _choices(costs: Sequence[Sequence[float]], rooms: Sequence[Room]) -> tuple[MixedIntegerProgram, list[list[int]]]:
     program = MixedIntegerProgram()
     options = [[program.column(cost, integer=True) for cost in of] for of in costs]
     for columns in options:
         program.at_least(dict.fromkeys(columns, 1.0), 1.0)
         program.at_most(dict.fromkeys(columns, 1.0), 1.0)
+    for room in rooms:
+        program.at_most(_terms(options, room.of, _SCALE / max(room.size, 1)), _SCALE if room.size else 0.0)
     return program, options
 
 

@@ -1,19 +1,20 @@
-"""Copies to pinned memory on a GPU: eager's bits however slow the copies are, and the predicted peak."""
+"""Copies from a GPU to pinned memory and to a disk: eager's bits however slow the copies are, and the predicted peak."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from remat_planner.planner.apply import apply_schedule
-from remat_planner.planner.copies import host_pool
+from remat_planner.planner.copies import host_pool, staging
 from remat_planner.planner.verify import verify
-from remat_planner.schedules import Schedule, simulate
+from remat_planner.schedules import PoolName, Schedule, simulate
 from remat_planner.tracer import capture
 from remat_planner.tracer.costs import MEASURE, host_channels
 from tests.planner.random_schedules import random_copies, random_steps, schedule_of
@@ -26,7 +27,7 @@ _CYCLES = (0, 10**5, 10**7)  # of a delay: none, about 50 us, about 5 ms
 @contextmanager
 def _slow_copies(monkeypatch: pytest.MonkeyPatch, seed: int) -> Iterator[None]:
     """Each copy begins later, and what its stream runs after it too, by delays drawn at random."""
-    draw, copies = random.Random(seed), host_pool._copy
+    draw, copies = random.Random(seed), host_pool.start_copy
 
     def slow(target: torch.Tensor, source: torch.Tensor) -> None:
         torch.cuda._sleep(draw.choice(_CYCLES))  # type: ignore[no-untyped-call]
@@ -34,7 +35,8 @@ def _slow_copies(monkeypatch: pytest.MonkeyPatch, seed: int) -> Iterator[None]:
         torch.cuda._sleep(draw.choice(_CYCLES))  # type: ignore[no-untyped-call]
 
     with monkeypatch.context() as patched:
-        patched.setattr(host_pool, "_copy", slow)
+        patched.setattr(host_pool, "start_copy", slow)
+        patched.setattr(staging, "start_copy", slow)
         yield
 
 
@@ -51,15 +53,15 @@ class Net(nn.Module):
         return self.layers(x)
 
 
-def _planned(*, seed: int = 0, evict: float = 0.0) -> tuple[Net, torch.Tensor, Schedule]:
+def _planned(*, seed: int = 0, evict: float = 0.0, pool: PoolName = "host") -> tuple[Net, torch.Tensor, Schedule]:
     """A model, its input, and a schedule that copies three quarters of what it can."""
     torch.manual_seed(0)
     net, x = Net().cuda(), torch.randn(2048, 256, device="cuda")
     joint = capture(net, (x,), loss=_loss)
     graph = schedule_of(joint).graph
     base = random_steps(graph, seed, evict=evict) if evict else tuple(range(len(graph.ops)))
-    graph, steps = random_copies(joint, graph, base, seed, copied=0.75, pool="host")
-    assert simulate(graph, steps).pool_peaks["host"] > 0
+    graph, steps = random_copies(joint, graph, base, seed, copied=0.75, pool=pool)
+    assert simulate(graph, steps).pool_peaks[pool] > 0
     return net, x, schedule_of(joint, steps, graph=graph)
 
 
@@ -78,18 +80,22 @@ def _equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("evict", [0.0, 0.6])
-def test_bits_with_slow_copies(seed: int, evict: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x, schedule = _planned(seed=seed, evict=evict)
-    planned = apply_schedule(net, schedule)
+@pytest.mark.parametrize("pool", ["host", "disk"])
+def test_bits_with_slow_copies(
+    pool: PoolName, seed: int, evict: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, schedule = _planned(seed=seed, evict=evict, pool=pool)
+    planned = apply_schedule(net, schedule, disk_folder=tmp_path)
     with _slow_copies(monkeypatch, seed):
         for _ in range(3):
             assert _equal(_gradients(planned, x), _gradients(net, x))
         assert _equal(_gradients(planned, x, times=2), _gradients(net, x, times=2))
 
 
-def test_the_peak_is_the_predicted_one() -> None:
-    net, x, schedule = _planned()
-    found = verify(net, schedule, (x,), loss=_loss)
+@pytest.mark.parametrize("pool", ["host", "disk"])
+def test_the_peak_is_the_predicted_one(pool: PoolName, tmp_path: Path) -> None:
+    net, x, schedule = _planned(pool=pool)
+    found = verify(net, schedule, (x,), loss=_loss, disk_folder=tmp_path)
     assert found.identical, found.differences
     assert found.pool_bytes == schedule.simulation.pool_peaks
     assert found.measured_peak_bytes <= 1.03 * found.predicted_peak_bytes

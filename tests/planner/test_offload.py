@@ -14,7 +14,8 @@ from torch import nn
 
 import remat_planner
 from remat_planner import Offload, apply_schedule, plan, verify
-from remat_planner.planner.errors import OffloadError, RegionError, VerificationError
+from remat_planner.planner.apply import planned_call
+from remat_planner.planner.errors import OffloadError, VerificationError
 from remat_planner.planner.planning import profile_step, settings_of
 from remat_planner.planner.reports import (
     explain,
@@ -28,7 +29,9 @@ from remat_planner.planner.reports import (
 from remat_planner.schedules import Channel, Schedule, simulate
 from remat_planner.tracer.costs.conditions import processor
 from remat_planner.tracer.costs.profile_file import ProfiledLink, write_profile
+from remat_planner.tracer.lower import pairs
 from tests.planner.copying_solver import CopySaved
+from tests.solvers.methods.test_offload import compile_all
 
 
 def printed(report: RenderableType) -> str:
@@ -175,9 +178,36 @@ def test_a_plan_by_a_gpus_profile_takes_its_link_and_is_not_run_on_the_cpu(case:
         apply_schedule(net, schedule)(torch.randn(256, 32))
 
 
-def test_regions_take_no_copies(tmp_path: Path) -> None:
-    with pytest.raises(RegionError, match="leave offload out"):
-        _planned(tmp_path, regions="layers.*")
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build has no mkldnn")
+def test_the_leaner_form_of_a_step_copies_too(tmp_path: Path) -> None:
+    """The gradients of a convolution one after the other, and copies beside them: less than either alone takes."""
+    torch.manual_seed(0)
+    wide = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    net, x = nn.Sequential(*wide, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16 * 64, 10)), torch.randn(8, 3, 16, 16)
+    options: dict[str, Any] = {"loss": _loss, "budget": "min", "verify": False}
+    offload = Offload(disk="100MB", folder=tmp_path, disk_link="5GB/s")
+    compile_all()
+    in_eagers_form = plan(net, (x,), solver="offload", time_limit=1, offload=offload, **options)
+    schedule = plan(net, (x,), time_limit=2, offload=offload, **options)
+    assert pairs(schedule.graph)
+    assert schedule.pool_peak_bytes["disk"] > 0
+    assert schedule.peak_bytes < in_eagers_form.peak_bytes
+    found = verify(net, schedule, (x,))
+    assert found.identical, found.differences
+    assert found.measured_peak_bytes == found.predicted_peak_bytes
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_planned_anew_without_copies(tmp_path: Path) -> None:
+    """A plan that may copy and need not is compiled; a form that comes later must be too."""
+    net, schedule = _planned(tmp_path, solver="none", verify=False)
+    assert schedule.graph.pools
+    schedule.save(tmp_path / "net.json")
+    planned = apply_schedule(net, Schedule.load(tmp_path / "net.json"), loss=_loss, compiler="inductor")
+    call = planned_call(planned)
+    anew = call.replan(net, (torch.randn(64, 32),), {}, call.schedule)
+    assert (anew.graph.pools, anew.pool_peak_bytes) == ((), {})
 
 
 def test_public_names() -> None:

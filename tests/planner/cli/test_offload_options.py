@@ -21,7 +21,6 @@ from tests.planner.command_line import Call
         ("--offload disk:. --offload disk:/tmp --disk-budget 1MB", "--offload names the disk twice"),
         ("--host-budget 1GB", "--host-budget is for copies to the host: add --offload host"),
         ("--offload disk:. --disk-budget 1MB --link 1GB/s", "--link is for copies to the host: add --offload host"),
-        ("--offload disk:. --disk-budget 1MB --regions auto", "a plan by regions copies no activations"),
         ("--offload host --host-budget 1GB", "plan for a CPU has no other memory on its host"),
         ("--offload host --host-budget 1GB --device mi300a", "share their memory"),
         ("--offload host --host-budget 1GB --device h100 --link 0GB/s", "'0GB/s', which is no rate above zero"),

@@ -1,15 +1,9 @@
-"""The host's pool with streams that are none: side streams copy as late as they may, so that a missing wait changes bits.
-
-The compute stream of these tests runs at once. A side stream runs what it was given only when something waits for it, so a copy
-that nothing waits for is never made. A copy that does not wait for all that the compute stream was given fails at once.
-"""
+"""The host's pool with streams that are none (``streams``); a copy that does not wait for all that the compute stream was given
+fails at once."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,71 +14,27 @@ from remat_planner.planner.apply import apply_schedule
 from remat_planner.planner.copies import HostPool, host_pool, pools
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
+from tests.planner.copies.streams import Stream, Streams
 from tests.planner.random_schedules import random_copies, random_steps, schedule_of
-
-
-class Event:
-    """What a stream has run once the event is complete."""
-
-    def __init__(self, stream: Stream, position: int) -> None:
-        self.stream, self.position = stream, position
-
-
-class Stream:
-    """Runs what it is given when something waits for it; the compute stream runs everything at once."""
-
-    def __init__(self, *_: object, lazy: bool = True) -> None:
-        self.lazy, self.done = lazy, 0
-        self.given: list[Callable[[], object]] = []
-        self.behind: Event | None = None  # the last event that it waits for
-
-    def give(self, work: Callable[[], object]) -> None:
-        self.given.append(work)
-        if not self.lazy:
-            self.run_to(len(self.given))
-
-    def run_to(self, position: int) -> None:
-        while self.done < position:
-            self.done += 1
-            self.given[self.done - 1]()
-
-    def record_event(self) -> Event:
-        return Event(self, len(self.given))
-
-    def wait_event(self, event: Event) -> None:
-        self.behind = event
-        self.give(lambda: event.stream.run_to(event.position))
-
-    def wait_stream(self, other: Stream) -> None:
-        self.wait_event(other.record_event())
 
 
 @pytest.fixture
 def compute(monkeypatch: pytest.MonkeyPatch) -> Stream:
     """The compute stream, on a CPU that ``HostPool`` takes for a GPU."""
-    stream = Stream(lazy=False)
-    current = [stream]
+    streams = Streams()
 
     def give_copy(target: torch.Tensor, source: torch.Tensor) -> None:
-        side = current[-1]
-        assert side is not stream
+        side = streams.current
+        assert side is not streams.compute
         assert side.behind is not None
-        assert (side.behind.stream, side.behind.position) == (stream, len(stream.given))
+        assert (side.behind.stream, side.behind.position) == (streams.compute, len(streams.compute.given))
         side.give(lambda: target.copy_(source))
 
-    @contextmanager
-    def on(side: Stream) -> Iterator[None]:
-        current.append(side)
-        yield
-        current.pop()
-
-    cuda = SimpleNamespace(Stream=Stream, Event=Event, stream=on, current_stream=lambda _: current[-1])
-    fake = SimpleNamespace(cuda=cuda, empty=torch.empty, uint8=torch.uint8, split=torch.split, Tensor=torch.Tensor)
-    monkeypatch.setattr(host_pool, "torch", fake)
+    monkeypatch.setattr(host_pool, "torch", streams.torch)
     monkeypatch.setattr(host_pool, "_pinned", lambda size: torch.zeros(size, dtype=torch.uint8))
-    monkeypatch.setattr(host_pool, "_copy", give_copy)
+    monkeypatch.setattr(host_pool, "start_copy", give_copy)
     monkeypatch.setattr(pools, "_host_pool", HostPool)
-    return stream
+    return streams.compute
 
 
 class Net(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from remat_planner.planner.copies import host_pool
+from remat_planner.planner.copies import host_pool, pinned_buffer
 from remat_planner.planner.copies.pinned_buffer import PinnedBuffer
 from remat_planner.planner.errors import OffloadError
 
@@ -41,7 +41,7 @@ def test_refused_memory_is_told_with_the_limit(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    monkeypatch.setattr(host_pool.resource, "getrlimit", lambda _: (65_536, 65_536))
+    monkeypatch.setattr(pinned_buffer.resource, "getrlimit", lambda _: (65_536, 65_536))
     with pytest.raises(OffloadError, match=r"refuses 1,000,000 bytes of pinned.*out of memory.*65,536.*ulimit -l") as caught:
         host_pool._pinned(1_000_000)
     assert (caught.value.pool, caught.value.needed, caught.value.available) == ("host", 1_000_000, 65_536)

@@ -25,9 +25,11 @@ from remat_planner import AuditError
 from remat_planner.planner.distributed.sharding import local_part
 from remat_planner.planner.errors import ShardedError
 from remat_planner.planner.measurement.peak import measure_peak
+from remat_planner.planner.regions import options
 from remat_planner.planner.runtime import audit
 from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError
 from remat_planner.tracer.errors import ModelNotSupportedError, UnsupportedOperatorError
+from tests.planner.copying_solver import CopySaved
 from tests.planner.distributed.models import MANY_STEPS, STEPS, WIDTH, Block, build, measured, rank, same, sharded, train
 
 TOLERANCE = 0.03
@@ -117,6 +119,30 @@ def fsdp(folder: Path) -> None:
     remat_planner.apply_schedule(model, schedule)
     assert same(train(model, x, steps=steps()), expected)
     keeps_its_promise(schedule, schedule.constant_bytes, model, x)
+
+
+def copies(folder: Path) -> None:
+    """A wrapped module that copies to a disk; a sharded one, whose blocks do: below what recomputation alone reaches."""
+    model, x = build()
+    expected = train(sharded(model), x)
+    whole, offload = build()[0], remat_planner.Offload(disk="100MB", folder=folder, disk_link="20GB/s")
+    planned = remat_planner.plan(whole, (x,), budget="100%", solver=CopySaved(), offload=offload, verify=False)
+    assert planned.pool_peak_bytes["disk"] > 0
+    wrapped = DistributedDataParallel(remat_planner.apply_schedule(whole, planned))
+    assert same(train(wrapped, x), train(DistributedDataParallel(build()[0]), x))
+    model = sharded(build()[0])
+    options._COPYING_SOLVER, searched = CopySaved(), options._COPYING_SOLVER
+    peaks = []
+    for pools in (None, offload):
+        schedule = remat_planner.plan(model, (x,), budget="min", regions="layers.*", offload=pools, verify=False)
+        peaks.append(schedule.peak_bytes)
+    options._COPYING_SOLVER = searched
+    assert peaks[1] < peaks[0]
+    assert schedule.pool_peak_bytes["disk"] > 0
+    remat_planner.apply_schedule(model, schedule)
+    assert same(train(model, x), expected)
+    found = schedule.constant_bytes + measured(model, x)
+    assert found <= schedule.budget * (1 + TOLERANCE)
 
 
 def sharded_afterwards(folder: Path) -> None:
@@ -312,10 +338,11 @@ def audits(folder: Path) -> None:
             raise
 
 
-CHECKS = {
-    check.__name__: check
-    for check in (ddp, ddp_by_regions, fsdp, sharded_afterwards, refusals, overlap, pinned_collectives, pipeline, audits)
-}
+_CHECKS = (
+    *(ddp, ddp_by_regions, fsdp, copies, sharded_afterwards, refusals),
+    *(overlap, pinned_collectives, pipeline, audits),
+)
+CHECKS = {check.__name__: check for check in _CHECKS}
 
 
 def main() -> None:

@@ -41,8 +41,8 @@ def started_checks(processes: int, folder: Path, *names: str) -> subprocess.Comp
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path):
-    names = ("ddp", "ddp_by_regions", "fsdp", "sharded_afterwards", "refusals", "overlap", "pinned_collectives", "pipeline")
-    run_checks(2, tmp_path, *names)
+    names = ("ddp", "ddp_by_regions", "fsdp", "copies", "sharded_afterwards", "refusals", "overlap")
+    run_checks(2, tmp_path, *names, "pinned_collectives", "pipeline")
 
 
 @pytest.mark.slow(on_request=True)

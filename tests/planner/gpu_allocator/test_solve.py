@@ -17,6 +17,7 @@ from remat_planner.planner.gpu_allocator.replay import replay
 from remat_planner.planner.gpu_allocator.reserved import EXPANDABLE, reserved_by
 from remat_planner.planner.gpu_allocator.solve import solve_on_gpu
 from remat_planner.schedules import Graph, Schedule, simulate
+from remat_planner.solvers import Answer, Solver, Task
 from tests.planner.command_line import Call
 
 
@@ -75,6 +76,30 @@ def test_blocks_handed_out_whole_count() -> None:
     tight = solve_on_gpu(graph, asked_for, peak, solver="auto", time_limit=1)
     assert (tight.status, tight.minimum) == ("infeasible", peak(order))
     assert solve_on_gpu(graph, tight.minimum, peak, solver="auto", time_limit=1).steps == order
+
+
+def test_a_lower_target_starts_from_what_was_found_for_the_budget() -> None:
+    """A search with little time left would find less than the search before it did."""
+    graph = Graph.from_dag([1, 1, 1, 2], [10, 10, 10, 1], [(0, 1), (1, 2), (0, 3), (2, 3)], backward=3)
+    order, other = (0, 1, 2, 3), (0, 1, 2, 0, 3)
+    asked: list[tuple[int, set[tuple[int, ...]]]] = []
+
+    class Recording(Solver):
+        """Answers with the order, then with one op again."""
+
+        name = "recording"
+        description = "notes what it is asked"
+
+        def solve(self, task: Task) -> Answer:
+            asked.append((task.budget, set(task.start)))
+            return Answer(order if len(asked) == 1 else other)
+
+    peaks = {order: 32, other: 30}
+    found = solve_on_gpu(graph, 31, peaks.__getitem__, solver=Recording(), time_limit=1)
+    assert found.steps == other
+    assert asked[0] == (31, set())
+    assert asked[1][0] < 31
+    assert all(order in starts for _, starts in asked[1:])
 
 
 @pytest.mark.slow

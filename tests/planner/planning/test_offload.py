@@ -91,10 +91,9 @@ def test_a_gpu_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(OffloadError, match=r"host budget is 64,000,000,000 bytes, and 1,000,000,000 bytes of memory") as caught:
         pools_for(Offload(host="64GB"), NET, "h100")
     assert (caught.value.needed, caught.value.available) == (64 * 10**9, 10**9)
-    with pytest.raises(OffloadError, match="not yet to a disk"):
-        pools_for(Offload(disk="1MB", folder=tmp_path), NET, "h100")
-    (pool,) = pools_for(Offload(host="1GB"), NET, "h100")
-    assert pool.incoming == Channel(50e9, source="table")
+    host, disk = pools_for(Offload(host="1GB", disk="1MB", folder=tmp_path), NET, "h100")
+    assert host.incoming == Channel(50e9, source="table")
+    assert (disk.name, disk.incoming.source) == ("disk", "measured")
 
 
 def test_a_solver_that_copies_nothing_is_told_of(caplog: pytest.LogCaptureFixture) -> None:

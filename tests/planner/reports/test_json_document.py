@@ -74,7 +74,7 @@ def test_the_keys_of_a_schedule_by_regions() -> None:
     document = json.loads(json.dumps(plan_document(summarize_regions(schedule, path="net.schedule.json"))))
     assert list(document) == [
         *("report_version", "model", "device", "costs", "optimizer", "budget_bytes", "peak_bytes", "baseline_peak_bytes"),
-        *("constants", "region_seconds", "baseline_region_seconds", "region_overhead", "regions", "activations"),
+        *("constants", "region_seconds", "baseline_region_seconds", "region_overhead", "regions", "activations", "pool_bytes"),
         *("verification", "schedule"),
     ]
     assert [group["regions"] for group in document["regions"]] == [[name] for name in schedule.regions]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remat_planner.schedules import Channel, Graph, Pool, simulate
-from remat_planner.solvers import registry, solve
-from remat_planner.solvers.copies import loop
+from remat_planner.solvers import Deadline, Reporter, Task, registry, solve
+from remat_planner.solvers.copies import CopySearch, loop
 from remat_planner.solvers.interface import WITHOUT_COPIES
 from tests.sampling import examples
 from tests.solvers.helpers import SOLVERS, baseline_peak, check, networks, training_steps
@@ -64,6 +64,21 @@ def test_a_short_time_limit_does_not_wait_for_a_compiler(name: str, monkeypatch:
     assert solution.status != "infeasible"
     assert simulate(graph, solution.steps).traffic is None
     assert solution.bound == graph.seconds or WITHOUT_COPIES in solution.assumption
+
+
+@pytest.mark.slow
+def test_a_search_begins_with_what_the_task_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_all()
+    graph = deep(8, 1000)
+    budget = baseline_peak(graph.without_transfers) // 2
+    known = solve(graph, budget, solver="offload", time_limit=2.0)
+    for step in ("_solve_and_round", "anneal"):
+        monkeypatch.setattr(CopySearch, step, lambda _: None)
+    plain, informed = (CopySearch(Task(graph, budget, Deadline(1.0), Reporter(), start)) for start in ((), (known.steps,)))
+    plain.begin()
+    informed.begin()
+    assert informed.best.seconds == pytest.approx(known.cost)
+    assert known.cost < plain.best.seconds
 
 
 @pytest.mark.slow
