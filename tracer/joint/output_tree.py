@@ -120,7 +120,7 @@ def tensors_inside(thing: Any) -> list[torch.Tensor]:
 
 def has_symbol_inside(thing: Any) -> bool:
     """Whether a container or an object, as deep as objects lie in objects, holds a number that follows from sizes."""
-    return any(holds_inside(thing, kind) for kind in _SYMBOLS)
+    return type(thing) not in _SYMBOLS and any(holds_inside(thing, kind) for kind in _SYMBOLS)
 
 
 def holds_inside(thing: Any, kind: type) -> bool:
