@@ -47,8 +47,8 @@ def budgeted(
 
     The budget holds from the first step on where the loss is known by then: where ``loss`` is given, or the model returns its
     own. A loss that the loop computes from the output is seen in the first step, and counted in the plan that is made at the
-    second; the first step runs by the lowest peak that seconds of solving find, which leaves the loss the most room. If the loss
-    cannot be seen (the logger says why), that schedule stays: give ``loss``.
+    second; the first step runs by the lowest peak that seconds of solving find, which leaves the loss the most room. If the
+    loss cannot be seen (the logger says why), that schedule stays: give ``loss``.
 
     Planning runs ops to measure their seconds, and real steps to verify the plan. ``verify=False`` leaves the latter out; in a
     process group of several ranks they are always left out, because the hooks of a wrapper would communicate.

@@ -27,10 +27,11 @@ def test_nothing_grows_or_lingers() -> None:
 
 
 def test_it_complains_of_what_grows_and_of_what_differs() -> None:
-    look = Look(step=0, tensors=100, tensor_bytes=4_000, objects=1_000_000, resident=500_000_000)
+    look = Look(step=0, tensors=100, tensor_bytes=4_000, files=10, objects=1_000_000, resident=500_000_000)
     for worse, said in (
         ({}, []),
         ({"tensors": look.tensors + 1}, ["tensors grew from 100 (4,000 bytes) to 101 (4,000 bytes)"]),
+        ({"files": look.files + 1}, ["open files grew from 10 to 11"]),
         ({"objects": look.objects + 10_000}, ["Python objects grew from 1,000,000 to 1,010,000"]),
         ({"resident": 2 * look.resident}, ["the process grew from 500,000,000 to 1,000,000,000 bytes"]),
     ):
