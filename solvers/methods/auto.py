@@ -76,7 +76,7 @@ class Auto(Solver):
             return _with_copies(task)
         search = _Search(task)
         for steps in task.start:
-            search.offer(task.problem.nodes_of(steps), "start")
+            search.offer(task.problem.nodes_of(steps), self.name)
         search.run()
         if not search.feasible and task.enough is None:
             search.lower_the_peak()
