@@ -26,6 +26,7 @@ from remat_planner.planner.planning import (
     Budget,
     Step,
     asked_share,
+    limited,
     schedule_step,
     settings_for_replan,
     settings_of,
@@ -210,9 +211,8 @@ def replan_like(
 
 def _plan_level(step: Step, like: Schedule, enough: float, *, time_limit: float, copies: bool) -> Schedule:
     """A schedule of ``step``, the step of ``like`` for other sizes; see ``schedule_step`` for ``enough``."""
-    settings = replace(step.settings, time_limit=min(step.settings.time_limit, time_limit))
-    step = replace(step, settings=settings if copies else replace(settings, pools=()))
-    step = step if copies else replace(step, graph=step.graph.without_transfers)
+    graph = step.graph if copies else step.graph.without_transfers
+    step = replace(step, graph=graph, settings=limited(step.settings, time_limit, copies=copies))
     return schedule_step(step, like.budget, enough=enough)
 
 

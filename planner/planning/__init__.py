@@ -23,7 +23,7 @@ from remat_planner.planner.planning.origin import new_origin
 from remat_planner.planner.planning.other_targets import trace_step_like
 from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
 from remat_planner.planner.planning.repeated_blocks import has_forward, repeated_blocks
-from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, settings_for_replan
+from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, limited, settings_for_replan
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
 from remat_planner.planner.planning.sized_steps import OneSizeError, SizedStep, capture_sized_step
@@ -66,6 +66,7 @@ __all__ = [
     "input_signature",
     "is_form_of",
     "least_budget",
+    "limited",
     "link_on_paper",
     "mode_signature",
     "new_origin",

@@ -17,5 +17,9 @@ ENOUGH_FOR_REPLAN = 0.01
 
 def settings_for_replan(like: Schedule, time_limit: float = REPLAN_TIME_LIMIT, *, copies: bool = True) -> Settings:
     """The settings of ``like``, with at most ``time_limit`` seconds for solving; without pools unless ``copies`` can run."""
-    settings = settings_of(like)
+    return limited(settings_of(like), time_limit, copies=copies)
+
+
+def limited(settings: Settings, time_limit: float, *, copies: bool) -> Settings:
+    """``settings`` with at most ``time_limit`` seconds for solving; without pools unless ``copies`` can run."""
     return replace(settings, time_limit=min(settings.time_limit, time_limit), pools=settings.pools if copies else ())

@@ -22,6 +22,7 @@ from remat_planner.planner.errors import CompilerError, OffloadError
 from remat_planner.schedules import Schedule, simulate
 from remat_planner.tracer import capture, lower
 from tests.planner.codegen.zoo_steps import captured, differing, step
+from tests.planner.copies.nets import Net
 from tests.planner.random_schedules import random_copies, random_steps, schedule_of
 
 
@@ -37,15 +38,6 @@ def _slow_copies(monkeypatch: pytest.MonkeyPatch):
             copies(*args)
 
         monkeypatch.setattr(disk_pool, name, slow)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Dropout(0.1)) for _ in range(4)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
 
 
 def _loss(output: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from remat_planner.planner.apply import apply_schedule
 from remat_planner.planner.copies import HostPool, host_pool, pools
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import capture
+from tests.planner.copies.nets import Net
 from tests.planner.copies.streams import Stream, Streams
 from tests.planner.random_schedules import random_copies, random_steps, schedule_of
 
@@ -35,15 +36,6 @@ def compute(monkeypatch: pytest.MonkeyPatch) -> Stream:
     monkeypatch.setattr(host_pool, "start_copy", give_copy)
     monkeypatch.setattr(pools, "_host_pool", HostPool)
     return streams.compute
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Dropout(0.1)) for _ in range(4)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
 
 
 def _loss(output: torch.Tensor) -> torch.Tensor:

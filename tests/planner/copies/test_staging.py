@@ -20,6 +20,7 @@ from remat_planner.planner.errors import OffloadError
 from remat_planner.schedules import Channel, Pool, simulate
 from remat_planner.solvers.problem.views import Views
 from remat_planner.tracer import capture
+from tests.planner.copies.nets import Net
 from tests.planner.copies.streams import Streams
 from tests.planner.random_schedules import random_steps, schedule_of
 
@@ -105,21 +106,12 @@ def test_a_read_that_fails_waits_for_what_was_begun(streams: Streams, tmp_path: 
     assert back._stream.done == len(back._stream.given), "nothing writes to memory that may be given out again"
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Dropout(0.1)) for _ in range(3)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("evict", [0.0, 0.6])
 def test_both_pools_at_once(evict: float, streams: Streams, tmp_path: Path) -> None:
     """What is saved goes to the host and to the disk in turn, some of it recomputed in between."""
     torch.manual_seed(0)
-    net, x = Net(), torch.randn(16, 32)
+    net, x = Net(layers=3), torch.randn(16, 32)
     joint = capture(net, (x,), loss=lambda output: output.square().mean())
     graph = schedule_of(joint).graph
     steps = random_steps(graph, 1, evict=evict) if evict else tuple(range(len(graph.ops)))
