@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -40,10 +41,16 @@ def facts_of(target: Any) -> OperatorFacts:
     """
     if not isinstance(target, torch._ops.OpOverload):
         return getattr(target, "facts", None) or _NOTHING_SPECIAL
-    name, overload = target._schema.name, target._schema.overload_name or "default"
-    facts = BUILT_IN.get(f"{name}.{overload}") or BUILT_IN.get(name, _NOTHING_SPECIAL)
+    name, facts = _built_in(target)
     registered = _registered.get(name)
     return facts if registered is None else replace(facts, **registered)
+
+
+@lru_cache(maxsize=4096)  # a capture asks several times per op, and reading a schema is slow
+def _built_in(target: torch._ops.OpOverload) -> tuple[str, OperatorFacts]:
+    """The name of an operator, and its record without what was registered."""
+    name, overload = target._schema.name, target._schema.overload_name or "default"
+    return name, BUILT_IN.get(f"{name}.{overload}") or BUILT_IN.get(name, _NOTHING_SPECIAL)
 
 
 def with_facts(facts: OperatorFacts) -> Callable[[Function], Function]:

@@ -55,7 +55,9 @@ class ExpectedChecks:
             return
         found = _of_finite_numbers(func, args)
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        if found is None and not any(id(t) in self._numbers for t in tensors) and _is_asserted(func):
+        if found is None and not any(id(t) in self._numbers for t in tensors):
+            if not _is_asserted(func):
+                return
             found = func._schema.name in _ALL
         with without_modes(), torch.no_grad():
             number = self._combined(func, args, kwargs, tensors, result) if found is None else torch.tensor(found)
@@ -82,7 +84,7 @@ class ExpectedChecks:
     ) -> torch.Tensor | None:
         """The number in ``result``, of those in ``tensors``, the arguments; None where it is unknown."""
         numbers = [self._numbers[id(t)][1] if id(t) in self._numbers else _of_constant(t) for t in tensors]
-        if not any(id(t) in self._numbers for t in tensors) or any(number is None for number in numbers):
+        if any(number is None for number in numbers):
             return None
         name, first = func._schema.name, numbers[0]
         if name in _SAME_NUMBER:
