@@ -24,7 +24,8 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.amp import autocast_mode
-from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
+from torch.fx import _symbolic_trace
+from torch.fx.experimental.proxy_tensor import extract_val
 from torch.types import py_sym_types
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -40,6 +41,7 @@ __all__ = [
     "autocast_asks_for_gpu",
     "backward_sequence_number",
     "compiled_by",
+    "compiled_functions_refused",
     "errors_not_logged",
     "fake_mode_of",
     "fakes_by_example",
@@ -52,26 +54,22 @@ __all__ = [
     "in_checkpoint",
     "in_checkpoint_replaying_draws",
     "is_fake",
-    "is_recording",
     "is_symbolic",
     "lacks_fake",
     "modes_active",
+    "name_of_node",
     "negated",
     "new_fake_mode",
-    "newest_node",
-    "nodes_after",
     "number_of",
-    "recorded_graph",
     "same_sizes",
     "sequence_number",
     "single_threaded_backward",
+    "snapshot",
     "storage_key",
     "to_fake",
-    "trace",
     "truncated_normals_not_drawn",
     "without_addresses",
     "without_modes",
-    "without_recording",
 ]
 
 # Messages of fake tensors whose values are read without the dispatcher.
@@ -208,50 +206,30 @@ def forget_originals(mode: FakeTensorMode) -> None:
     mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
 
 
-def trace(function: Callable[..., Any], *args: Any) -> fx.GraphModule:
-    """Record the operators that ``function(*args)`` runs, forward and backward; ``args`` are fakes."""
-    return make_fx(function, _allow_non_fake_inputs=True)(*args)
+def snapshot(value: Any) -> Any:
+    """Fakes of the form that tensors have now; what is changed in place later does not change them."""
+    return extract_val(value)
 
 
-def recorded_graph() -> fx.Graph:
-    """The graph to which the running trace appends.
-
-    Raises:
-        RuntimeError: no trace is under way.
-    """
-    mode = get_proxy_mode()
-    if mode is None:
-        raise RuntimeError("no trace is under way")
-    return mode.tracer.graph
+def name_of_node(operator: str) -> str:
+    """The name, before numbers, of a graph's node that calls ``operator``."""
+    return fx.Graph()._target_to_str(operator)
 
 
-def is_recording() -> bool:
-    """Whether a trace is under way, and not interrupted: PyTorch's own code does so to compute forms."""
-    return get_proxy_mode() is not None
-
-
-def newest_node(graph: fx.Graph) -> fx.Node:
-    """The last node of ``graph``, or its root, which stands before the first node, where it is empty."""
-    return graph._root.prev
-
-
-def nodes_after(node: fx.Node) -> Iterator[fx.Node]:
-    """The nodes behind ``node`` in its graph, in order."""
-    root = node.graph._root
-    node = node.next
-    while node is not root:
-        yield node
-        node = node.next
+@contextmanager
+def compiled_functions_refused() -> Iterator[None]:
+    """Let a function of ``torch.compile`` raise ``CALLS_COMPILED_CODE``: its code would run on the memory of fakes."""
+    before = _symbolic_trace._is_fx_tracing_flag
+    _symbolic_trace._is_fx_tracing_flag = True
+    try:
+        yield
+    finally:
+        _symbolic_trace._is_fx_tracing_flag = before
 
 
 def negated(tensor: torch.Tensor) -> torch.Tensor:
     """A view of ``tensor`` whose values are negated when they are read, as the imaginary part of a conjugate is."""
     return torch._neg_view(tensor)
-
-
-def without_recording() -> AbstractContextManager[Any]:
-    """Run operators on fakes without appending them to the graph."""
-    return disable_proxy_modes_tracing()
 
 
 def modes_active() -> bool:

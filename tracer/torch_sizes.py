@@ -22,14 +22,13 @@ import torch
 from torch._decomp import meta_table
 from torch._subclasses import _fake_tensor_utils
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.size_expressions import MATHEMATICS, OPERATORS, Expression, SizeArithmetic, are_in_bounds, function_of
 from remat_planner.tracer.torch_private import is_symbolic
 
-__all__ = ["SymbolicSizes", "sizes_as_arguments"]
+__all__ = ["SymbolicSizes", "sizes_as_numbers"]
 
 
 class _Environment:
@@ -327,21 +326,15 @@ def _of_sizes(name: str, function: Callable[..., float]) -> Callable[..., Any]:
 
 
 @contextmanager
-def sizes_as_arguments() -> Iterator[None]:
-    """Let traces write symbolic sizes among the arguments of a node as they are, not as nodes that compute them.
-
-    Functions of the module ``math`` compute with them.
+def sizes_as_numbers() -> Iterator[None]:
+    """Let Python code take symbolic sizes for numbers: functions of the module ``math`` compute with them.
 
     What asks for one as text gets the number, which is a condition that it is this one; the text could be a key.
     """
-    tracer: Any = proxy_tensor.PythonKeyTracer
-    private: Any = proxy_tensor
     size: Any = torch.SymInt
     cache: Any = _fake_tensor_utils
-    before = private.fetch_sym_proxy, private._sym_register, tracer.create_arg
     cached_node = cache.SymNode
     texts = {name: size.__dict__.get(name) for name in ("__repr__", "__str__", "__format__")}
-    create_arg = before[2]
 
     def as_text(symbolic: Any) -> str:
         asked_by = sys._getframe(1)
@@ -353,9 +346,6 @@ def sizes_as_arguments() -> Iterator[None]:
     def format_text(symbolic: Any, form: str) -> str:
         return format(int(symbolic), form) if form else as_text(symbolic)
 
-    private.fetch_sym_proxy = lambda _tracer: lambda symbolic: symbolic
-    private._sym_register = lambda *_: None
-    tracer.create_arg = lambda own, value: value if is_symbolic(value) else create_arg(own, value)
     cache.SymNode = _CachedNode
     functions = {name: getattr(math, name) for name in MATHEMATICS}
     for name, function in functions.items():
@@ -367,7 +357,6 @@ def sizes_as_arguments() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Raw Sym")
             yield
     finally:
-        private.fetch_sym_proxy, private._sym_register, tracer.create_arg = before
         cache.SymNode = cached_node
         for name, function in functions.items():
             setattr(math, name, function)

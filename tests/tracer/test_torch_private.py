@@ -45,55 +45,6 @@ def test_a_callers_fake_mode_is_found_and_made_to_take_real_tensors_along():
     assert mode.allow_non_fake_inputs is False
 
 
-def test_trace_records_the_operators_of_a_backward_too():
-    mode = private.new_fake_mode()
-
-    def function(x: torch.Tensor) -> Any:
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(x.tanh().sum(), x)
-
-    graph = private.trace(function, private.to_fake(mode, torch.ones(2))).graph
-    targets = [str(node.target) for node in graph.nodes if node.op == "call_function"]
-    assert "aten.tanh.default" in targets
-    assert "aten.tanh_backward.default" in targets
-    assert all("val" in node.meta for node in graph.nodes if node.op == "call_function")
-
-
-def test_the_recorded_graph_is_open_to_dispatch_modes_and_can_be_left_out():
-    seen = []
-
-    class Mode(private.TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            before = private.recorded_graph()._root.prev
-            result = func(*args, **(kwargs or {}))
-            seen.append(before.next.name)
-            return result
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        with Mode():
-            y = x.tanh()
-        with private.without_recording():
-            y.sin()
-        return y
-
-    graph = private.trace(function, private.to_fake(private.new_fake_mode(), torch.ones(2))).graph
-    assert seen == ["tanh"]
-    assert [node.name for node in graph.nodes if node.op == "call_function"] == ["tanh"]
-    with pytest.raises(RuntimeError, match="no trace"):
-        private.recorded_graph()
-
-
-def test_nodes_are_listed_from_the_newest_of_an_earlier_moment_on():
-    graph = torch.fx.Graph()
-    before_all = private.newest_node(graph)
-    first = graph.placeholder("first")
-    second = graph.call_function(torch.tanh, (first,))
-    assert list(private.nodes_after(before_all)) == [first, second]
-    assert list(private.nodes_after(first)) == [second]
-    assert private.newest_node(graph) is second
-    assert list(private.nodes_after(second)) == []
-
-
 def test_modes_can_be_left_for_a_real_computation():
     mode = private.new_fake_mode()
     with mode, private.without_modes():
@@ -228,20 +179,6 @@ def test_new_fakes_may_have_no_address():
     assert private.storage_key(views[1]) == private.storage_key(fake)
 
 
-def test_a_trace_is_interrupted_where_nothing_is_recorded():
-    seen = []
-
-    def recorded(tensor: torch.Tensor) -> torch.Tensor:
-        seen.append(private.is_recording())
-        with private.without_recording():
-            seen.append(private.is_recording())
-        return tensor.sin()
-
-    private.trace(recorded, private.to_fake(private.new_fake_mode(), torch.ones(2)))
-    assert seen == [True, False]
-    assert not private.is_recording()
-
-
 def test_operators_without_a_fake_say_so():
     @torch.library.custom_op("tests_private::without_fake", mutates_args=())
     def without_fake(x: torch.Tensor) -> torch.Tensor:
@@ -322,10 +259,26 @@ def test_compiled_modules_are_told_from_others():
     assert private.compiled_by(in_place) == "module.compile()"
 
 
-def test_compiled_functions_say_so_under_a_trace():
-    mode = private.new_fake_mode()
-    with pytest.raises(RuntimeError, match=private.CALLS_COMPILED_CODE):
-        private.trace(torch.compile(torch.tanh, backend="eager"), private.to_fake(mode, torch.ones(2)))
+def test_compiled_functions_can_be_refused():
+    compiled = torch.compile(torch.tanh, backend="eager")
+    with pytest.raises(RuntimeError, match=private.CALLS_COMPILED_CODE), private.compiled_functions_refused():
+        compiled(torch.ones(2))
+
+
+def test_a_snapshot_stays_as_the_tensor_was():
+    fake = private.to_fake(private.new_fake_mode(), torch.ones(2, 3))
+    kept, of_both = private.snapshot(fake), private.snapshot((fake, None))
+    fake.transpose_(0, 1)
+    assert (kept.shape, of_both[0].shape, fake.shape, of_both[1]) == ((2, 3), (2, 3), (3, 2), None)
+    assert private.storage_key(kept) == private.storage_key(fake)
+
+
+def test_nodes_have_names_of_operators():
+    assert [private.name_of_node(name) for name in ("_log_softmax", "addmm", "getItem")] == [
+        "_log_softmax",
+        "addmm",
+        "get_item",
+    ]
 
 
 @pytest.mark.slow

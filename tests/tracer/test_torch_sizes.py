@@ -9,6 +9,7 @@ import torch
 
 from remat_planner.tracer import torch_private as private
 from remat_planner.tracer import torch_sizes as sizes
+from remat_planner.tracer.graph_trace import trace
 
 
 def symbolic(*shape: int) -> tuple[sizes.SymbolicSizes, torch.Tensor]:
@@ -79,7 +80,7 @@ def test_sizes_are_compared_with_one_condition_at_most():
 
 def test_fakes_are_remembered_with_their_sizes():
     symbols, fake = symbolic(5, 7)
-    with sizes.sizes_as_arguments(), symbols.mode:
+    with sizes.sizes_as_numbers(), symbols.mode:
         first, second = (torch.cat([fake, fake], 1) for _ in range(2))
     assert private.hashable(first.shape[1]) is private.hashable(second.shape[1])
     assert type(second.shape[1].node) is type(fake.shape[1].node)
@@ -87,7 +88,7 @@ def test_fakes_are_remembered_with_their_sizes():
 
 def test_kernels_that_ask_for_numbers_fix_no_size():
     symbols, fake = symbolic(5, 7)
-    with sizes.sizes_as_arguments(), symbols.mode:
+    with sizes.sizes_as_numbers(), symbols.mode:
         padded = torch.nn.functional.pad(fake, (0, 1), value=2.0)
     assert symbols.function([private.hashable(size) for size in padded.shape])(3, 4) == (3, 5)
     assert holds(symbols, 3, 4)
@@ -108,7 +109,7 @@ def test_numbers_are_computed_with_pythons_bits():
             max(length, 3) + min(batch, 100),
         )
 
-    with sizes.sizes_as_arguments():
+    with sizes.sizes_as_numbers():
         computed = [private.hashable(number) for number in numbers(*fake.shape)]
     before = copy.copy(symbols.conditions())
     for batch, length in ((5, 7), (6, 93), (31, 8)):
@@ -118,10 +119,10 @@ def test_numbers_are_computed_with_pythons_bits():
     assert symbols.conditions() == before
 
 
-def test_a_trace_has_sizes_as_arguments():
+def test_a_trace_has_sizes_as_numbers():
     symbols, fake = symbolic(5, 7)
-    with sizes.sizes_as_arguments():
-        graph = private.trace(lambda x: x.view(x.shape[0] * x.shape[1]).tanh().view(x.shape[1], x.shape[0]), fake).graph
+    with sizes.sizes_as_numbers():
+        graph = trace(lambda x: x.view(x.shape[0] * x.shape[1]).tanh().view(x.shape[1], x.shape[0]), fake).graph
     views = [node for node in graph.nodes if node.op == "call_function"]
     assert [str(node.target) for node in views] == ["aten.view.default", "aten.tanh.default", "aten.view.default"]
     written = symbols.function([private.hashable(size) for node in (views[0], views[2]) for size in node.args[1]])
@@ -130,20 +131,19 @@ def test_a_trace_has_sizes_as_arguments():
 
 def test_a_size_as_text_is_its_number_and_a_condition():
     symbols, fake = symbolic(5, 7)
-    with sizes.sizes_as_arguments():
+    with sizes.sizes_as_numbers():
         assert (f"{fake.shape[0]}", str(fake.shape[0]), f"{fake.shape[0]:3d}") == ("5", "5", "  5")
     assert holds(symbols, 5, 9)
     assert not holds(symbols, 6, 9)
 
 
-def test_the_names_of_traces_are_put_back():
-    proxies, size, cache = private.make_fx.__globals__, vars(torch.SymInt), sizes._fake_tensor_utils
+def test_what_is_replaced_is_put_back():
+    size, cache = vars(torch.SymInt), sizes._fake_tensor_utils
 
     def names() -> list[object]:
-        private_names = [proxies[name] for name in ("fetch_sym_proxy", "_sym_register")]
-        return [*private_names, size.get("__str__"), size["__repr__"], cache.SymNode, math.sqrt]
+        return [size.get("__str__"), size["__repr__"], cache.SymNode, math.sqrt]
 
     before = names()
-    with sizes.sizes_as_arguments():
+    with sizes.sizes_as_numbers():
         assert not any(now is then for now, then in zip(names(), before, strict=True))
     assert names() == before

@@ -23,9 +23,10 @@ from remat_planner.tracer.functions.errors import SampleError
 from remat_planner.tracer.functions.forms import TensorForm, UnlikePlannedError, located
 from remat_planner.tracer.functions.operator_call import OperatorCall, OperatorResults, marked
 from remat_planner.tracer.functions.surroundings import current_autocast
+from remat_planner.tracer.graph_trace import without_recording
 from remat_planner.tracer.operators import OpCall, OperatorFacts, TensorSpec, Values, is_pure, is_random, written_arguments
 from remat_planner.tracer.torch_higher_order import BRANCH, FLEX_ATTENTION, is_higher_order, name_of, run_kernel
-from remat_planner.tracer.torch_private import FakeTensorMode, is_fake, storage_key, without_recording
+from remat_planner.tracer.torch_private import FakeTensorMode, is_fake, storage_key
 
 _MOST_HASHED = 1 << 16
 """Bytes of a constant in a function that tell it from others."""

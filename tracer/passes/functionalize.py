@@ -15,6 +15,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import is_custom, run_on_copies, use_checks, use_custom_operators, use_functions
+from remat_planner.tracer.graph_trace import newest_node, nodes_after, recorded_graph, trace
 from remat_planner.tracer.operators import with_some_number, written_arguments
 from remat_planner.tracer.passes.checkpointed_draws import use_first_draws
 from remat_planner.tracer.passes.eager_gradients import use_eager_gradients
@@ -25,7 +26,7 @@ from remat_planner.tracer.passes.pure_forms import use_pure_forms
 from remat_planner.tracer.passes.random_draws import fill_as_eager
 from remat_planner.tracer.record import Recording
 from remat_planner.tracer.refusals import no_functional_form_error
-from remat_planner.tracer.torch_private import FakeTensorMode, newest_node, nodes_after, recorded_graph, trace
+from remat_planner.tracer.torch_private import FakeTensorMode
 from remat_planner.tracer.torch_values import like, result_given
 
 aten = torch.ops.aten

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from remat_planner.tracer.graph_trace import newest_node, nodes_after, recorded_graph
 from remat_planner.tracer.operators import argument_position
 from remat_planner.tracer.record.provenance import OperatorOrigin
 from remat_planner.tracer.refusals import data_dependent_error
-from remat_planner.tracer.torch_private import newest_node, nodes_after, recorded_graph
 
 aten = torch.ops.aten
 

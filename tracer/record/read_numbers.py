@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import torch
 
 from remat_planner.tracer.errors import DataDependentError
+from remat_planner.tracer.graph_trace import newest_node, nodes_after, recorded_graph
 from remat_planner.tracer.python_state import ReadNumber, is_read_number
-from remat_planner.tracer.torch_private import newest_node, nodes_after, recorded_graph
 
 
 class ReadNumbers:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from remat_planner.tracer.errors import InputsDoNotFitError
+from remat_planner.tracer.graph_trace import newest_node, recorded_graph, trace
 from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
 from remat_planner.tracer.python_state import Change, Place, Roots, is_read_number
 from remat_planner.tracer.record.autocast import without_autocast
@@ -40,14 +41,7 @@ from remat_planner.tracer.refusals import (
     refuse_written_activations,
 )
 from remat_planner.tracer.torch_modules import stands_for
-from remat_planner.tracer.torch_private import (
-    FakeTensorMode,
-    newest_node,
-    recorded_graph,
-    single_threaded_backward,
-    to_fake,
-    trace,
-)
+from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward, to_fake
 
 
 @dataclass(frozen=True)
@@ -174,11 +168,8 @@ def record(
     state, originals = call.state, call.inputs
     fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
     recorded: dict[str, Any] = {}
-    casts_are_cached = torch.is_autocast_cache_enabled()
 
     def step(parameters: list[torch.Tensor], buffers: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
-        # A trace turns the cache off. A weight that is read twice would be cast twice, and its gradients summed otherwise.
-        torch.set_autocast_cache_enabled(casts_are_cached)
         stand_ins = _StandIns(
             [
                 stands_for(p.detach().requires_grad_(o.requires_grad), o)

@@ -13,6 +13,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import HigherOrderCall, SampleError, check_value
+from remat_planner.tracer.graph_trace import is_recording, newest_node, nodes_after, recorded_graph
 from remat_planner.tracer.joint import EagerOperator
 from remat_planner.tracer.operators import (
     communicates_in_place,
@@ -56,10 +57,6 @@ from remat_planner.tracer.torch_private import (
     generator_key,
     in_checkpoint,
     in_checkpoint_replaying_draws,
-    is_recording,
-    newest_node,
-    nodes_after,
-    recorded_graph,
 )
 from remat_planner.tracer.torch_values import is_composite, result_given, run_composite
 

@@ -15,7 +15,7 @@ from remat_planner.tracer.python_state import sizes_seen_as_numbers
 from remat_planner.tracer.sizes.errors import NotSizedError
 from remat_planner.tracer.sizes.sized_joint import SizedJoint
 from remat_planner.tracer.torch_private import is_fake, storage_key
-from remat_planner.tracer.torch_sizes import SymbolicSizes, sizes_as_arguments
+from remat_planner.tracer.torch_sizes import SymbolicSizes, sizes_as_numbers
 
 
 def capture_sized(
@@ -54,7 +54,7 @@ def capture_sized(
     sizes = SymbolicSizes(
         [(tensors[index], of_input) for index, of_input in symbolic.items()], [symbol_of[place] for place in in_order]
     )
-    with sizes_as_arguments(), sizes_seen_as_numbers():
+    with sizes_as_numbers(), sizes_seen_as_numbers():
         joint = capture(model, args, kwargs, loss=loss, mode=sizes.mode, once=True)
         return SizedJoint.of(joint, sizes, in_order)
 

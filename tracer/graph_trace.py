@@ -1,0 +1,186 @@
+"""Records the operators that a function runs on fake tensors, forward and backward, as an ``fx`` graph.
+
+``torch.fx.experimental.proxy_tensor.make_fx`` does that for all uses of PyTorch, and takes twice the time of the fakes. A
+capture needs no decompositions and no values of constants, and calls of modules are not patched here. Nodes have the names that
+``make_fx`` gives them, which schedules show.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdRef
+
+from remat_planner.tracer.torch_private import (
+    FakeTensor,
+    TorchDispatchMode,
+    compiled_functions_refused,
+    is_symbolic,
+    name_of_node,
+    snapshot,
+)
+from remat_planner.tracer.torch_values import is_composite, run_composite
+
+_PLAIN = (torch.Tensor, nn.Parameter, FakeTensor)
+_LIFT = torch.ops.aten.lift_fresh.default
+_COPY = torch.ops.aten.lift_fresh_copy.default
+
+
+def trace(function: Callable[..., Any], *args: Any) -> fx.GraphModule:
+    """Record the operators that ``function(*args)`` runs; ``args`` are fakes, in lists where there are many.
+
+    The module takes the tensors of ``args`` one by one, and returns a list of the leaves of what the function returns. Each
+    node has the fake that it makes in ``meta["val"]``. Other tensors that the function reads are constants of the module.
+    """
+    recorded = _Trace()
+    for k, tensor in enumerate(pytree.tree_leaves(args)):
+        recorded.hold(tensor, recorded.graph.placeholder(f"input_{k}"))
+    token = _running.set(recorded)
+    try:
+        with recorded, compiled_functions_refused():
+            returned = pytree.tree_leaves(function(*args))
+        recorded.graph.output([recorded.argument(leaf) for leaf in returned])
+    finally:
+        _running.reset(token)
+    return fx.GraphModule(recorded.root, recorded.graph)
+
+
+def is_recording() -> bool:
+    """Whether a trace is under way, and not interrupted."""
+    return _running.get() is not None
+
+
+def recorded_graph() -> fx.Graph:
+    """The graph to which the running trace appends.
+
+    Raises:
+        RuntimeError: no trace is under way.
+    """
+    recorded = _running.get()
+    if recorded is None:
+        raise RuntimeError("no trace is under way")
+    return recorded.graph
+
+
+@contextmanager
+def without_recording() -> Iterator[None]:
+    """Run operators on fakes without appending them to the graph."""
+    token = _running.set(None)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def newest_node(graph: fx.Graph) -> fx.Node:
+    """The last node of ``graph``, or its root, which stands before the first node, where it is empty."""
+    return graph._root.prev
+
+
+def nodes_after(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes behind ``node`` in its graph, in order."""
+    root = node.graph._root
+    node = node.next
+    while node is not root:
+        yield node
+        node = node.next
+
+
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Appends each operator that runs to a graph.
+
+    Attributes:
+        graph: what has run.
+        root: holds the constants.
+    """
+
+    supports_higher_order_operators = True  # where nothing is recorded; otherwise the recorder above runs them
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """So that ``torch.compile``, which operators that take functions call in eager too, compiles inside."""
+        return True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self._nodes: dict[int, tuple[WeakIdRef, fx.Node]] = {}  # by the tensor's id, which another one may get later
+        self._constants: dict[int, tuple[torch.Tensor, str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if _running.get() is not self or func is torch.ops.prim.device.default:
+            return func(*args, **kwargs)
+        if not isinstance(func, torch._ops.OpOverload):
+            return NotImplemented
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if any(type(tensor) not in _PLAIN and self._node_of(tensor) is None for tensor in tensors):
+            return NotImplemented  # their class calls operators on what they consist of
+        if is_composite(func) and not _has_kernel(func, tensors):
+            with self:
+                return run_composite(func, *args, **kwargs)
+        run = _COPY if func is _LIFT else func  # a constant of the code may be changed in place after it was lifted
+        recorded_args, recorded_kwargs = pytree.tree_unflatten(list(map(self.argument, leaves)), spec)
+        node = self.graph.create_node("call_function", run, recorded_args, recorded_kwargs, name=_name(run))
+        result = run(*args, **kwargs)
+        self.hold(result, node)
+        return result
+
+    def hold(self, value: Any, node: fx.Node) -> None:
+        """``node`` makes ``value``, a tensor or several."""
+        if isinstance(value, torch.Tensor):
+            self._nodes[id(value)] = WeakIdRef(value), node
+            node.meta["val"] = snapshot(value)
+        elif isinstance(value, (tuple, list)):
+            node.meta["val"] = snapshot(value)
+            for k, item in enumerate(value):
+                self.hold(item, self.graph.call_function(operator.getitem, (node, k)))
+        elif is_symbolic(value):
+            node.meta["val"] = value
+
+    def argument(self, leaf: Any) -> Any:
+        """What stands for ``leaf`` in the graph."""
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        node = self._node_of(leaf)
+        return self._constant(leaf) if node is None else node
+
+    def _node_of(self, tensor: torch.Tensor) -> fx.Node | None:
+        held = self._nodes.get(id(tensor))
+        return held[1] if held is not None and held[0]() is tensor else None
+
+    def _constant(self, tensor: torch.Tensor) -> fx.Node:
+        if id(tensor) not in self._constants:
+            kind = "_param_constant" if isinstance(tensor, nn.Parameter) else "_tensor_constant"
+            name = f"{kind}{sum(name.startswith(kind) for _, name in self._constants.values())}"
+            self._constants[id(tensor)] = tensor, name
+            setattr(self.root, name, tensor)
+        node = self.graph.get_attr(self._constants[id(tensor)][1])
+        node.meta["val"] = snapshot(tensor)
+        return node
+
+
+_running: ContextVar[_Trace | None] = ContextVar("_running", default=None)
+
+
+def _has_kernel(func: torch._ops.OpOverload, tensors: list[torch.Tensor]) -> bool:
+    """Whether a composite operator has a kernel of its own on the device of its arguments, which autograd calls then."""
+    if not tensors:
+        return False
+    key: Any = torch._C._dispatch_key_for_device(tensors[0].device.type)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)  # type: ignore[no-untyped-call]
+
+
+@cache
+def _name(func: torch._ops.OpOverload) -> str:
+    return name_of_node(func.overloadpacket.__name__)
