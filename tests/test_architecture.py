@@ -64,7 +64,8 @@ tracer.operators        -
 tracer.passes           functions graph_trace joint operators record refusals torch_functions torch_private torch_values
 tracer.python_state     torch_higher_order torch_nested torch_private torch_sparse
 tracer.record           errors functions graph_trace joint operators python_state refusals torch_functions torch_higher_order
-                        torch_kernels torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings torch_values
+                        torch_kernels torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings
+                        torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
 tracer.size_expressions  -
 tracer.sizes            capture joint python_state record torch_private torch_sizes

@@ -23,6 +23,7 @@ from remat_planner.tracer.torch_private import (
     FakeTensor,
     TorchDispatchMode,
     compiled_functions_refused,
+    graph_module,
     is_symbolic,
     name_of_node,
     snapshot,
@@ -50,7 +51,7 @@ def trace(function: Callable[..., Any], *args: Any) -> fx.GraphModule:
         recorded.graph.output([recorded.argument(leaf) for leaf in returned])
     finally:
         _running.reset(token)
-    return fx.GraphModule(recorded.root, recorded.graph)
+    return graph_module(recorded.root, recorded.graph)
 
 
 def is_recording() -> bool:

@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.amp import autocast_mode
 from torch.fx import _symbolic_trace
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.proxy_tensor import extract_val
 from torch.types import py_sym_types
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -49,6 +50,7 @@ __all__ = [
     "form_check",
     "forward_sequence_number",
     "generator_key",
+    "graph_module",
     "grouped_products_of_any_dtype",
     "hashable",
     "in_checkpoint",
@@ -209,6 +211,11 @@ def forget_originals(mode: FakeTensorMode) -> None:
 def snapshot(value: Any) -> Any:
     """Fakes of the form that tensors have now; what is changed in place later does not change them."""
     return extract_val(value)
+
+
+def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A module that runs ``graph``, whose Python code is written when it is first called; captures run their graphs otherwise."""
+    return _LazyGraphModule(root, graph)
 
 
 def name_of_node(operator: str) -> str:

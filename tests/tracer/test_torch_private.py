@@ -273,6 +273,16 @@ def test_a_snapshot_stays_as_the_tensor_was():
     assert private.storage_key(kept) == private.storage_key(fake)
 
 
+def test_the_code_of_a_graph_waits_for_its_first_call():
+    graph = torch.fx.Graph()
+    graph.output(graph.call_function(torch.tanh, (graph.placeholder("x"),)))
+    module = private.graph_module(torch.nn.Module(), graph)
+    module.recompile()
+    assert "_code" not in vars(module)
+    assert isinstance(module, torch.fx.GraphModule)
+    assert torch.equal(module(torch.ones(2)), torch.ones(2).tanh())
+
+
 def test_nodes_have_names_of_operators():
     assert [private.name_of_node(name) for name in ("_log_softmax", "addmm", "getItem")] == [
         "_log_softmax",
