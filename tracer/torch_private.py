@@ -214,7 +214,7 @@ def snapshot(value: Any) -> Any:
 
 
 def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A module that runs ``graph``, whose Python code is written when it is first called; captures run their graphs otherwise."""
+    """A module that runs ``graph``; its Python code is written at its first call, and captures run graphs without it."""
     return _LazyGraphModule(root, graph)
 
 
