@@ -8,8 +8,8 @@ For a solver of your own, derive from ``Solver``, turn a ``Task`` into an ``Answ
 
 from remat_planner.solvers.budget_curve import SolveOne, curve, with_bound
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
-from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Reporter, Solution, Solver, Task
+from remat_planner.solvers.errors import OrderError, SolverMissingError, UnknownSolverError
+from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Order, Reporter, Solution, Solver, Task
 from remat_planner.solvers.polish import Polished
 from remat_planner.solvers.registry import available
 from remat_planner.solvers.solve import solve
@@ -18,6 +18,8 @@ __all__ = [
     "ORDER_GIVEN",
     "Answer",
     "Deadline",
+    "Order",
+    "OrderError",
     "Polished",
     "Reporter",
     "Solution",

@@ -19,6 +19,9 @@ from remat_planner.solvers.problem import Problem
 
 Status = Literal["optimal", "feasible", "infeasible"]
 
+Order = Literal["given", "any"]
+"""Whether first executions keep the graph's order, but for auxiliary ops, or may move wherever the bits stay."""
+
 # Classes of schedules that a bound may cover, widest first. A bound over a wider class is the stronger statement.
 ANY_SCHEDULE = "any schedule"
 ORDER_GIVEN = "first executions in the given order"
@@ -117,6 +120,7 @@ class Task:
         reporter: receives progress.
         start: schedules known to run, to start from; may be empty.
         enough: seconds of the step, or None. The solver may stop once it knows whether a schedule takes at most that.
+        order: whether first executions may move.
     """
 
     graph: Graph
@@ -125,6 +129,7 @@ class Task:
     reporter: Reporter = field(default_factory=Reporter)
     start: tuple[tuple[int, ...], ...] = ()
     enough: float | None = None
+    order: Order = "given"
 
     @cached_property
     def problem(self) -> Problem:
@@ -154,6 +159,7 @@ class Solver(abc.ABC):
         description: the method and its source, in one line.
         proves: what the bound says and under which assumption, in one line.
         source: the paper or other origin of the method.
+        any_order: moves first executions where the task allows it. Other solvers keep the given order.
         copies: understands transfers. Other solvers get the graph without its pools.
         quick: finishes in seconds on large graphs, so that ``auto`` may run it in a turn of its own.
         anytime: improves its schedule until the time is over, so that the time limit, not only the task, decides the answer.
@@ -163,6 +169,7 @@ class Solver(abc.ABC):
     description: ClassVar[str]
     proves: ClassVar[str] = "nothing"
     source: ClassVar[str] = "this project"
+    any_order: ClassVar[bool] = False
     copies: ClassVar[bool] = False
     quick: ClassVar[bool] = False
     anytime: ClassVar[bool] = False

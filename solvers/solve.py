@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import get_args
 
 from remat_planner.schedules import Graph, Simulation, preference, simulate
 from remat_planner.solvers.deadline import Deadline
+from remat_planner.solvers.errors import OrderError
 from remat_planner.solvers.interface import (
     ANY_SCHEDULE,
     OPTIMAL_TOLERANCE,
     ORDER_GIVEN_FORWARD,
     WITHOUT_COPIES,
     Answer,
+    Order,
     Reporter,
     Solution,
     Solver,
@@ -36,6 +39,7 @@ def solve(
     reporter: Reporter | None = None,
     start: tuple[tuple[int, ...], ...] = (),
     enough: float | None = None,
+    order: Order = "given",
 ) -> Solution:
     """Find the cheapest schedule of ``graph`` whose peak is at most ``budget`` bytes.
 
@@ -48,8 +52,12 @@ def solve(
         start: schedules known to run, for instance of another budget, for solvers that can improve on one. They are candidates
             too: if one is within the budget and cheaper than the solver's schedule, it is the answer.
         enough: seconds of the step; a solver may stop once it knows whether a schedule takes at most that.
+        order: "any" lets first executions move too, wherever the bits stay: not those of ops that draw random numbers, update
+            state or run once. For solvers with ``any_order``, on graphs without pools. With "given" a schedule in ``start``
+            that moves them is no candidate.
 
     Raises:
+        OrderError: ``order`` is "any" for a solver that keeps the given order, or for a graph with pools.
         UnknownSolverError: no solver has this name; the error lists the names.
         SolverMissingError: the solver's library is not installed.
         TypeError: ``solver`` is neither a name nor an instance of ``Solver``.
@@ -57,8 +65,10 @@ def solve(
         InvalidScheduleError: a schedule in ``start``, or one from a solver of your own, cannot run.
     """
     method = resolve(solver)
+    check_order(order, method, graph)
     deadline = Deadline(checked_time_limit(time_limit))
-    return solve_task(Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough), method)
+    task = Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough, order)
+    return solve_task(task, method)
 
 
 def solve_task(task: Task, solver: Solver) -> Solution:
@@ -67,12 +77,28 @@ def solve_task(task: Task, solver: Solver) -> Solution:
     Raises:
         InvalidScheduleError: as ``solve`` does.
     """
+    if task.start and task.order == "given":
+        task = task.derive(start=tuple(steps for steps in task.start if task.problem.keeps_order(steps)))
     task.reporter.started(solver.name, task.graph, task.budget)
     copies = solver.copies or not task.graph.pools
     answer = solver.solve(task if copies else task.without_transfers()) if task.graph.ops else Answer(steps=())
     solution = _judged(task, answer, answer.solver or solver.name, copies=copies)
     task.reporter.finished(solution)
     return solution
+
+
+def check_order(order: str, solver: Solver, graph: Graph) -> None:
+    """Require that first executions can move where they are asked to.
+
+    Raises:
+        OrderError: they cannot, or ``order`` is no order.
+    """
+    if order not in get_args(Order):
+        raise OrderError(f"the order can be {' or '.join(get_args(Order))}, not {order!r}")
+    if order == "any" and not solver.any_order:
+        raise OrderError(f"solver {solver.name!r} keeps the order of first executions: take 'auto', or leave order='any' out")
+    if order == "any" and graph.pools:
+        raise OrderError("copies are planned in the given order of first executions: leave order='any' or the copies out")
 
 
 def checked_budget(budget: float) -> int:

@@ -77,7 +77,8 @@ def test_the_kernel_counts_as_the_simulator_does(graph: Graph, data: st.DataObje
     if problem.n < 2:
         return
     peak = problem.simulate(range(problem.n)).peak_bytes - problem.constant_bytes
-    counts_as_the_simulator_does(problem, limit=data.draw(st.integers(0, max(peak, 1))), seed=data.draw(st.integers(0, 99)))
+    limit, seed = data.draw(st.integers(0, max(peak, 1))), data.draw(st.integers(0, 99))
+    counts_as_the_simulator_does(problem, limit=limit, seed=seed, any_order=data.draw(st.booleans()))
 
 
 def test_a_result_written_in_place_makes_its_memory_last() -> None:
@@ -95,11 +96,12 @@ def test_a_result_written_in_place_makes_its_memory_last() -> None:
         counts_as_the_simulator_does(Problem.of(graph), limit=7, seed=seed)
 
 
-def counts_as_the_simulator_does(problem: Problem, *, limit: int, seed: int) -> None:
-    wiring = wiring_of(problem)
+def counts_as_the_simulator_does(problem: Problem, *, limit: int, seed: int, any_order: bool = False) -> None:
+    wiring = wiring_of(problem, any_order=any_order)
+    mix = kernel.DEFAULT_MIX._replace(firsts=0.5 if any_order else 0.0)
     state = start_of(problem, wiring, budget=limit + problem.constant_bytes, seed=seed)
     for temperature in (1.0, 0.3, 0.02, 0.3):
-        kernel.anneal(wiring, state, kernel.DEFAULT_MIX, 60, temperature, temperature, 1.03, limit)
+        kernel.anneal(wiring, state, mix, 60, temperature, temperature, 1.03, limit)
         slots = np.flatnonzero(state.held[: state.counters[kernel.SLOTS]] >= 0)
         nodes = state.run[state.held[slots], kernel.NODE].tolist()
         simulated = problem.simulate(nodes).bytes - problem.constant_bytes
