@@ -12,7 +12,7 @@ from remat_planner.solvers.errors import OrderError, SolverMissingError, Unknown
 from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Order, Reporter, Solution, Solver, Task
 from remat_planner.solvers.polish import Polished
 from remat_planner.solvers.registry import available
-from remat_planner.solvers.solve import solve
+from remat_planner.solvers.solve import check_order, solve
 
 __all__ = [
     "ORDER_GIVEN",
@@ -29,6 +29,7 @@ __all__ = [
     "Task",
     "UnknownSolverError",
     "available",
+    "check_order",
     "curve",
     "solve",
     "with_bound",

@@ -47,7 +47,7 @@ def curve(
         UnknownSolverError, SolverMissingError, TypeError, ValueError, OrderError: as ``solve`` does.
     """
     method = resolve(solver)
-    check_order(order, method, graph)
+    check_order(order, method, copies=bool(graph.pools))
     limits = [checked_budget(budget) for budget in budgets]
     ascending = sorted(set(limits))
     deadline = Deadline(checked_time_limit(time_limit))

@@ -65,7 +65,7 @@ def solve(
         InvalidScheduleError: a schedule in ``start``, or one from a solver of your own, cannot run.
     """
     method = resolve(solver)
-    check_order(order, method, graph)
+    check_order(order, method, copies=bool(graph.pools))
     deadline = Deadline(checked_time_limit(time_limit))
     task = Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough, order)
     return solve_task(task, method)
@@ -87,8 +87,8 @@ def solve_task(task: Task, solver: Solver) -> Solution:
     return solution
 
 
-def check_order(order: str, solver: Solver, graph: Graph) -> None:
-    """Require that first executions can move where they are asked to.
+def check_order(order: str, solver: Solver, *, copies: bool) -> None:
+    """Require that ``solver`` can move first executions where it is asked to; ``copies``: the graph has pools.
 
     Raises:
         OrderError: they cannot, or ``order`` is no order.
@@ -97,7 +97,7 @@ def check_order(order: str, solver: Solver, graph: Graph) -> None:
         raise OrderError(f"the order can be {' or '.join(get_args(Order))}, not {order!r}")
     if order == "any" and not solver.any_order:
         raise OrderError(f"solver {solver.name!r} keeps the order of first executions: take 'auto', or leave order='any' out")
-    if order == "any" and graph.pools:
+    if order == "any" and copies:
         raise OrderError("copies are planned in the given order of first executions: leave order='any' or the copies out")
 
 

@@ -25,7 +25,7 @@ from remat_planner.planner.errors import (
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.model_loading import ModelCodeError, ModelNotLoadedError
 from remat_planner.schedules import GraphError, ScheduleFileError, StaleScheduleError, TrainingStateError
-from remat_planner.solvers import SolverMissingError, UnknownSolverError
+from remat_planner.solvers import OrderError, SolverMissingError, UnknownSolverError
 from remat_planner.tracer import CaptureError
 from remat_planner.tracer.costs import CostError, MeasurementError
 
@@ -38,6 +38,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (OptimizerError, ExitCode.USAGE),
     (VariantsError, ExitCode.USAGE),
     (OffloadError, ExitCode.USAGE),
+    (OrderError, ExitCode.USAGE),
     (TrainingStateError, ExitCode.USAGE),
     (UnknownSolverError, ExitCode.USAGE),
     (SolverMissingError, ExitCode.USAGE),
