@@ -54,6 +54,23 @@ class Reporter:
 
 
 @dataclass(frozen=True)
+class Conflict:
+    """Storages that must be resident at once and exceed the budget; without any one of them the others would not.
+
+    Attributes:
+        op: name of the op that runs then; None at the end of the step.
+        bytes: all that is needed then, constants and the op's workspace included.
+        storages: as indices into ``Graph.storages``, the largest first; empty where constants and workspace exceed the budget.
+        assumption: the class of schedules that cannot avoid it.
+    """
+
+    op: str | None
+    bytes: int
+    storages: tuple[int, ...]
+    assumption: str
+
+
+@dataclass(frozen=True)
 class Solution:
     """An answer that the simulator has checked.
 
@@ -72,6 +89,7 @@ class Solution:
         bottleneck: name of the op that runs when ``minimum`` is reached; None unless infeasible.
         note: remarks, for instance how a chain solver cut a graph that is no chain.
         minimum_steps: the schedule with peak ``minimum`` if infeasible; else empty.
+        conflict: what proves that the budget is infeasible at one moment; None where nothing does.
     """
 
     steps: tuple[int, ...]
@@ -87,6 +105,7 @@ class Solution:
     bottleneck: str | None = None
     note: str = ""
     minimum_steps: tuple[int, ...] = ()
+    conflict: Conflict | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from remat_planner.solvers.interface import (
     ORDER_GIVEN_FORWARD,
     WITHOUT_COPIES,
     Answer,
+    Conflict,
     Order,
     Reporter,
     Solution,
@@ -23,7 +24,7 @@ from remat_planner.solvers.interface import (
     Status,
     Task,
 )
-from remat_planner.solvers.problem import least_peak, least_peak_forward
+from remat_planner.solvers.problem import irreducible, least_peak, least_peak_forward
 from remat_planner.solvers.registry import resolve
 
 # Sums of op times in different orders differ by rounding, by far less than this fraction of the step's seconds.
@@ -184,7 +185,11 @@ def _infeasible(task: Task, candidates: list[_Candidate], bound: float, assumpti
     candidates = [*candidates, _Candidate(order, simulate(graph, order))]
     lowest = min(candidates, key=lambda candidate: (candidate.simulation.peak_bytes, candidate.simulation.seconds))
     peak = lowest.simulation.peak_bytes
-    bound, assumption, proof = _impossible(task, proven=bound == math.inf) or (bound, assumption, "")
+    conflict = _conflict(task)
+    proof = ""
+    # A proof of the solver's own is of interest before one for a narrower class.
+    if conflict is not None and (bound < math.inf or conflict.assumption == ANY_SCHEDULE):
+        bound, assumption, proof = math.inf, conflict.assumption, _proof(conflict)
     return Solution(
         steps=(),
         cost=math.inf,
@@ -199,22 +204,29 @@ def _infeasible(task: Task, candidates: list[_Candidate], bound: float, assumpti
         bottleneck=graph.actions[lowest.steps[lowest.simulation.peak_step]].name if lowest.steps else None,
         note="; ".join(part for part in (proof, note) if part),
         minimum_steps=lowest.steps,
+        conflict=conflict,
     )
 
 
-def _impossible(task: Task, *, proven: bool) -> tuple[float, str, str] | None:
-    """Bound, assumption and reason if one op, with what must be resident beside it, needs more than the budget; else None.
-
-    If the solver has ``proven`` that no schedule exists, only a proof for a wider class of schedules is of interest.
-    """
+def _conflict(task: Task) -> Conflict | None:
+    """What one op, or the end of the step, needs at once beyond the budget; None where every moment by itself fits."""
     graph, budget = task.graph, task.budget
-    least, op = least_peak(graph)
-    if budget < least:
-        needs = "constants and results alone take" if op is None else f"{graph.ops[op].name!r} alone needs"
-        return math.inf, ANY_SCHEDULE, f"{needs} {least:,} bytes"
-    if task.problem.n and not proven and not graph.pools:  # with copies, what cannot be recomputed need not be resident
-        least, node = least_peak_forward(task.problem)
-        if budget < least:
-            name = graph.ops[int(task.problem.ops[node])].name
-            return math.inf, ORDER_GIVEN_FORWARD, f"{name!r} and what must be resident beside it take {least:,} bytes"
-    return None
+    least, op, storages = least_peak(graph)
+    assumption = ANY_SCHEDULE
+    if budget >= least and task.problem.n and not graph.pools:  # with copies, what cannot be recomputed need not be resident
+        least, node, storages = least_peak_forward(task.problem)
+        op, assumption = int(task.problem.ops[node]), ORDER_GIVEN_FORWARD
+    if budget >= least:
+        return None
+    rest = graph.constant_bytes + (0 if op is None else graph.ops[op].workspace)
+    sizes = {s: graph.storages[s].bytes for s in storages}
+    return Conflict(None if op is None else graph.ops[op].name, least, irreducible(sizes, budget - rest), assumption)
+
+
+def _proof(conflict: Conflict) -> str:
+    """``conflict`` in words."""
+    if conflict.op is None:
+        return f"constants and results alone take {conflict.bytes:,} bytes"
+    if conflict.assumption == ANY_SCHEDULE:
+        return f"{conflict.op!r} alone needs {conflict.bytes:,} bytes"
+    return f"{conflict.op!r} and what must be resident beside it take {conflict.bytes:,} bytes"

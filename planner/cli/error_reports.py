@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ def data_of(error: Exception) -> dict[str, Any]:
             "bottleneck": error.bottleneck,
             "proven": error.proven,
             "inputs": dict(error.inputs) if error.inputs is not None else None,
+            "values": [asdict(value) for value in error.values],
         }
     if isinstance(error, OffloadError):
         return {"pool": error.pool, "needed_bytes": error.needed, "available_bytes": error.available}

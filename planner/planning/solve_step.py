@@ -90,7 +90,7 @@ def schedule_step(
         )
     if solution.status == "infeasible":
         remember_schedule(step.graph, solution.minimum_steps)
-        raise no_schedule_error(step.graph, solution, limit, baseline)
+        raise no_schedule_error(step.graph, solution, limit, baseline, settings.order)
     if is_saving and not simulate(graph, solution.steps).traffic:
         saving = save_for_free(graph.without_transfers, solution, deadline, settings.order)
         peak = allocator_peak_of(step, graph)

@@ -53,6 +53,15 @@ def test_a_loss_that_sets_the_floor_can_be_computed_in_chunks():
     assert "compute the loss in chunks" in message
 
 
+def test_what_cannot_be_left_out_is_named_with_its_module_and_line():
+    error = _refusal(nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8)), torch.randn(64, 8), 30_000)
+    assert error.proven
+    assert {(value.bytes, value.role) for value in error.values} == {(64 * 64 * 4, "read"), (64 * 64 * 4, "computed")}
+    assert {value.module for value in error.values} <= {"0", "1", "2"}
+    assert all(".py:" in value.source and str(value) in str(error) for value in error.values)
+    assert "Without any one of them the rest would fit" in str(error)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("regions", [None, "*"])
 def test_the_least_budget_holds_and_one_byte_less_does_not(regions: str | None):
