@@ -23,7 +23,7 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.reports import BudgetCurve, CurvePoint, usual_policies
 from remat_planner.schedules import BudgetOn, TrainingState, Variants
-from remat_planner.solvers import Reporter, Solution, Solver
+from remat_planner.solvers import Order, Reporter, Solution, Solver
 
 LEAST_POINTS = 2
 
@@ -43,6 +43,7 @@ def curve(
     budget_on: BudgetOn = "allocated",
     offload: Offload | None = None,
     variants: Variants = "exact",
+    order: Order = "given",
 ) -> BudgetCurve:
     """Extra time against budget, from the least budget for which a schedule is found to the peak without recomputation.
 
@@ -50,7 +51,7 @@ def curve(
     A model that cannot be captured whole has no curve: regions prove no bound.
 
     Args:
-        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on, variants: as of ``plan``.
+        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on, variants, order: as of ``plan``.
         offload: as ``remat_planner.plan`` takes it; the curve then has a second line, with copies.
         points: number of budgets, at equal distances; two or more.
         time_limit: seconds for solving, for each budget; what one leaves, the others share.
@@ -75,6 +76,7 @@ def curve(
         budget_on=budget_on,
         offload=offload,
         variants=variants,
+        order=order,
     )
     with PLANNING:
         return curve_for(model, args, kwargs, points=points, settings=settings)

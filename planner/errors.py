@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from remat_planner.planner.formatting import format_inputs
 
@@ -63,6 +64,33 @@ class OffloadError(RuntimeError):
         self.available = available
 
 
+@dataclass(frozen=True)
+class NeededValue:
+    """A tensor that must be resident together with others, which exceed the budget.
+
+    Attributes:
+        name: of the op that computes it.
+        bytes: of its storage.
+        shape, dtype: of the first tensor on it.
+        module: path of the module of that op.
+        source: its file and line.
+        role: "read" or "computed" by the op that runs then, "gradient", "output", or "retained" for later.
+    """
+
+    name: str
+    bytes: int
+    shape: tuple[int, ...]
+    dtype: str
+    module: str
+    source: str
+    role: str
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.module, self.source) if part)
+        form = f"{self.dtype}{list(self.shape)}" if self.dtype else "no tensor"
+        return f"{self.name} ({form}, {self.bytes:,} bytes, {self.role}{', ' + where if where else ''})"
+
+
 class InfeasibleBudgetError(ValueError):
     """No schedule was found within the budget.
 
@@ -72,6 +100,8 @@ class InfeasibleBudgetError(ValueError):
         bottleneck: name of the op that sets the minimum.
         proven: True if no schedule can exist within the budget, False if none was found in the time.
         inputs: the infeasible form of input, by place, if several forms were planned; else None.
+        values: what is needed at once and exceeds the budget, the largest first; without any one of them the others would not.
+            If ``proven``, in every schedule; else in the one with the least peak that was found. Empty where that is not known.
     """
 
     def __init__(
@@ -83,6 +113,7 @@ class InfeasibleBudgetError(ValueError):
         bottleneck: str,
         proven: bool,
         inputs: Mapping[str, str] | None = None,
+        values: tuple[NeededValue, ...] = (),
     ) -> None:
         super().__init__(message)
         self.budget = budget
@@ -90,6 +121,7 @@ class InfeasibleBudgetError(ValueError):
         self.bottleneck = bottleneck
         self.proven = proven
         self.inputs = inputs
+        self.values = values
 
     def of_form(self, inputs: Mapping[str, str], suffix: str = "") -> InfeasibleBudgetError:
         """This error, with the form of input it is about in its message, and ``suffix`` at the end."""
@@ -100,6 +132,7 @@ class InfeasibleBudgetError(ValueError):
             bottleneck=self.bottleneck,
             proven=self.proven,
             inputs=inputs,
+            values=self.values,
         )
 
 

@@ -34,7 +34,7 @@ from remat_planner.planner.regions import AUTO_REGIONS, plan_regions, plan_regio
 from remat_planner.planner.runtime import is_planned_module
 from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState, Variants
-from remat_planner.solvers import Reporter, Solver
+from remat_planner.solvers import Order, Reporter, Solver
 from remat_planner.tracer import CaptureError
 
 _Result = TypeVar("_Result")
@@ -61,6 +61,7 @@ def plan(
     shapes: Sequence[Any] | None = None,
     offload: Offload | None = None,
     variants: Variants = "exact",
+    order: Order = "given",
     verify: bool | None = None,
 ) -> Schedule | RegionSchedule:
     """Find the schedule of one training step that stays within ``budget`` at the least extra time.
@@ -109,6 +110,10 @@ def plan(
             layer in chunks of its rows, so that the logits are never there whole. Sums over the rows are then made in parts,
             and the gradients are close to eager's, not equal; the plan says so (``schedule.graph.inexact``), and is verified
             by closeness.
+        order: "any" lets first executions move too: weight gradients later or earlier, branches one after the other. Bits stay
+            eager's: what draws random numbers, updates state or must run once keeps its place. Models with many branches
+            (experts, unrolled cells) need less memory or recomputation so; the search takes longer, and the bound covers
+            schedules in the given order.
         verify: False to leave out running the planned step; True to refuse a plan that cannot be run here.
 
     Raises:
@@ -116,6 +121,7 @@ def plan(
         OffloadError: what ``offload`` names cannot serve this plan, or has no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
         TrainingStateError: ``training`` has the optimizer on the host of a plan for a CPU.
+        OrderError: ``order`` is "any" together with copies or with a solver that keeps the order.
         VariantsError: ``variants`` is neither "exact" nor "any".
         UnknownSolverError, SolverMissingError: no solver has this name, or its library is not installed.
         InfeasibleBudgetError: no schedule was found within the budget.
@@ -139,6 +145,7 @@ def plan(
         budget_on=budget_on,
         offload=offload,
         variants=variants,
+        order=order,
     )
     if regions is not None and shapes is not None:
         raise RegionError(

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from remat_planner.schedules import TrainingState as TrainingState
     from remat_planner.schedules import TrainingStateError as TrainingStateError
     from remat_planner.schedules import simulate as simulate
+    from remat_planner.solvers import OrderError as OrderError
     from remat_planner.solvers import Solver as Solver
     from remat_planner.solvers import SolverMissingError as SolverMissingError
     from remat_planner.solvers import UnknownSolverError as UnknownSolverError
@@ -167,6 +168,7 @@ _PUBLIC = {
     ),
     "solvers": (
         "Solver",
+        "OrderError",
         "SolverMissingError",
         "UnknownSolverError",
         "available",

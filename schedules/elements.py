@@ -44,6 +44,7 @@ class Op:
         pinned: why the op must run exactly once, or None.
         auxiliary: forward work that only the backward needs; it may first run anywhere before its first reader.
         outside: part of the caller's loss, which runs between the forward and the backward and cannot be moved.
+        in_turn: draws random numbers or updates state; the first executions of such ops keep their order.
         replay_bytes: random-generator state held from the first to the last execution of an op that runs more than once.
         kind: the operator, for reports.
         module: path of the module, for reports.
@@ -67,3 +68,4 @@ class Op:
     eager_workspace: int = 0
     extra_seconds: float = 0.0
     inexact: str = ""
+    in_turn: bool = False

@@ -8,16 +8,21 @@ For a solver of your own, derive from ``Solver``, turn a ``Task`` into an ``Answ
 
 from remat_planner.solvers.budget_curve import SolveOne, curve, with_bound
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.errors import SolverMissingError, UnknownSolverError
-from remat_planner.solvers.interface import ORDER_GIVEN, Answer, Reporter, Solution, Solver, Task
+from remat_planner.solvers.errors import OrderError, SolverMissingError, UnknownSolverError
+from remat_planner.solvers.interface import ANY_SCHEDULE, ORDER_GIVEN, Answer, Conflict, Order, Reporter, Solution, Solver, Task
 from remat_planner.solvers.polish import Polished
+from remat_planner.solvers.problem import irreducible
 from remat_planner.solvers.registry import available
-from remat_planner.solvers.solve import solve
+from remat_planner.solvers.solve import check_order, solve
 
 __all__ = [
+    "ANY_SCHEDULE",
     "ORDER_GIVEN",
     "Answer",
+    "Conflict",
     "Deadline",
+    "Order",
+    "OrderError",
     "Polished",
     "Reporter",
     "Solution",
@@ -27,7 +32,9 @@ __all__ = [
     "Task",
     "UnknownSolverError",
     "available",
+    "check_order",
     "curve",
+    "irreducible",
     "solve",
     "with_bound",
 ]

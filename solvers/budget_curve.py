@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from remat_planner.schedules import Graph
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Reporter, Solution, Solver, Task
+from remat_planner.solvers.interface import OPTIMAL_TOLERANCE, Order, Reporter, Solution, Solver, Task
 from remat_planner.solvers.registry import resolve
-from remat_planner.solvers.solve import checked_budget, checked_time_limit, solve_task
+from remat_planner.solvers.solve import check_order, checked_budget, checked_time_limit, solve_task
 
 Steps = tuple[int, ...]
 SolveOne = Callable[[int, float, tuple[Steps, ...]], Solution]
@@ -26,6 +26,7 @@ def curve(
     reporter: Reporter | None = None,
     start: tuple[Steps, ...] = (),
     solve_one: SolveOne | None = None,
+    order: Order = "given",
 ) -> list[Solution]:
     """``solve`` for each of ``budgets``, in the given order; cost and bound never rise with the budget.
 
@@ -40,15 +41,17 @@ def curve(
         reporter: receives the progress of each solve.
         start: schedules known to run, which are candidates for every budget.
         solve_one: solves for one budget in the place of ``solve``, for instance by the rules of a device's allocator.
+        order: as ``solve`` has it.
 
     Raises:
-        UnknownSolverError, SolverMissingError, TypeError, ValueError: as ``solve`` does.
+        UnknownSolverError, SolverMissingError, TypeError, ValueError, OrderError: as ``solve`` does.
     """
     method = resolve(solver)
+    check_order(order, method, copies=bool(graph.pools))
     limits = [checked_budget(budget) for budget in budgets]
     ascending = sorted(set(limits))
     deadline = Deadline(checked_time_limit(time_limit))
-    shared = Task(graph, 1, reporter=reporter or Reporter())
+    shared = Task(graph, 1, reporter=reporter or Reporter(), order=order)
     solutions: dict[int, Solution] = {}
     known = start
     for k, budget in enumerate(ascending):

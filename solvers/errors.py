@@ -32,3 +32,7 @@ class SolverMissingError(ImportError):
         )
         self.solver = solver
         self.library = library
+
+
+class OrderError(ValueError):
+    """First executions are asked to move where they cannot, or the order is neither "given" nor "any"."""

@@ -19,6 +19,9 @@ from remat_planner.solvers.problem import Problem
 
 Status = Literal["optimal", "feasible", "infeasible"]
 
+Order = Literal["given", "any"]
+"""Whether first executions keep the graph's order, but for auxiliary ops, or may move wherever the bits stay."""
+
 # Classes of schedules that a bound may cover, widest first. A bound over a wider class is the stronger statement.
 ANY_SCHEDULE = "any schedule"
 ORDER_GIVEN = "first executions in the given order"
@@ -51,6 +54,23 @@ class Reporter:
 
 
 @dataclass(frozen=True)
+class Conflict:
+    """Storages that must be resident at once and exceed the budget; without any one of them the others would not.
+
+    Attributes:
+        op: name of the op that runs then; None at the end of the step.
+        bytes: all that is needed then, constants and the op's workspace included.
+        storages: as indices into ``Graph.storages``, the largest first; empty where constants and workspace exceed the budget.
+        assumption: the class of schedules that cannot avoid it.
+    """
+
+    op: str | None
+    bytes: int
+    storages: tuple[int, ...]
+    assumption: str
+
+
+@dataclass(frozen=True)
 class Solution:
     """An answer that the simulator has checked.
 
@@ -69,6 +89,7 @@ class Solution:
         bottleneck: name of the op that runs when ``minimum`` is reached; None unless infeasible.
         note: remarks, for instance how a chain solver cut a graph that is no chain.
         minimum_steps: the schedule with peak ``minimum`` if infeasible; else empty.
+        conflict: what proves that the budget is infeasible at one moment; None where nothing does.
     """
 
     steps: tuple[int, ...]
@@ -84,6 +105,7 @@ class Solution:
     bottleneck: str | None = None
     note: str = ""
     minimum_steps: tuple[int, ...] = ()
+    conflict: Conflict | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,7 @@ class Task:
         reporter: receives progress.
         start: schedules known to run, to start from; may be empty.
         enough: seconds of the step, or None. The solver may stop once it knows whether a schedule takes at most that.
+        order: whether first executions may move.
     """
 
     graph: Graph
@@ -125,6 +148,7 @@ class Task:
     reporter: Reporter = field(default_factory=Reporter)
     start: tuple[tuple[int, ...], ...] = ()
     enough: float | None = None
+    order: Order = "given"
 
     @cached_property
     def problem(self) -> Problem:
@@ -154,6 +178,7 @@ class Solver(abc.ABC):
         description: the method and its source, in one line.
         proves: what the bound says and under which assumption, in one line.
         source: the paper or other origin of the method.
+        any_order: moves first executions where the task allows it. Other solvers keep the given order.
         copies: understands transfers. Other solvers get the graph without its pools.
         quick: finishes in seconds on large graphs, so that ``auto`` may run it in a turn of its own.
         anytime: improves its schedule until the time is over, so that the time limit, not only the task, decides the answer.
@@ -163,6 +188,7 @@ class Solver(abc.ABC):
     description: ClassVar[str]
     proves: ClassVar[str] = "nothing"
     source: ClassVar[str] = "this project"
+    any_order: ClassVar[bool] = False
     copies: ClassVar[bool] = False
     quick: ClassVar[bool] = False
     anytime: ClassVar[bool] = False

@@ -26,7 +26,7 @@ class Polished(Solver):
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
-        for attribute in ("name", "description", "proves", "source", "copies", "quick", "anytime"):
+        for attribute in ("name", "description", "proves", "source", "any_order", "copies", "quick", "anytime"):
             setattr(self, attribute, getattr(solver, attribute))
 
     def solve(self, task: Task) -> Answer:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import get_args
 
 from remat_planner.schedules import Graph, Simulation, preference, simulate
 from remat_planner.solvers.deadline import Deadline
+from remat_planner.solvers.errors import OrderError
 from remat_planner.solvers.interface import (
     ANY_SCHEDULE,
     OPTIMAL_TOLERANCE,
     ORDER_GIVEN_FORWARD,
     WITHOUT_COPIES,
     Answer,
+    Conflict,
+    Order,
     Reporter,
     Solution,
     Solver,
     Status,
     Task,
 )
-from remat_planner.solvers.problem import least_peak, least_peak_forward
+from remat_planner.solvers.problem import irreducible, least_peak, least_peak_forward
 from remat_planner.solvers.registry import resolve
 
 # Sums of op times in different orders differ by rounding, by far less than this fraction of the step's seconds.
@@ -36,6 +40,7 @@ def solve(
     reporter: Reporter | None = None,
     start: tuple[tuple[int, ...], ...] = (),
     enough: float | None = None,
+    order: Order = "given",
 ) -> Solution:
     """Find the cheapest schedule of ``graph`` whose peak is at most ``budget`` bytes.
 
@@ -48,8 +53,12 @@ def solve(
         start: schedules known to run, for instance of another budget, for solvers that can improve on one. They are candidates
             too: if one is within the budget and cheaper than the solver's schedule, it is the answer.
         enough: seconds of the step; a solver may stop once it knows whether a schedule takes at most that.
+        order: "any" lets first executions move too, wherever the bits stay: not those of ops that draw random numbers, update
+            state or run once. For solvers with ``any_order``, on graphs without pools. With "given" a schedule in ``start``
+            that moves them is no candidate.
 
     Raises:
+        OrderError: ``order`` is "any" for a solver that keeps the given order, or for a graph with pools.
         UnknownSolverError: no solver has this name; the error lists the names.
         SolverMissingError: the solver's library is not installed.
         TypeError: ``solver`` is neither a name nor an instance of ``Solver``.
@@ -57,8 +66,10 @@ def solve(
         InvalidScheduleError: a schedule in ``start``, or one from a solver of your own, cannot run.
     """
     method = resolve(solver)
+    check_order(order, method, copies=bool(graph.pools))
     deadline = Deadline(checked_time_limit(time_limit))
-    return solve_task(Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough), method)
+    task = Task(graph, checked_budget(budget), deadline, reporter or Reporter(), start, enough, order)
+    return solve_task(task, method)
 
 
 def solve_task(task: Task, solver: Solver) -> Solution:
@@ -67,12 +78,28 @@ def solve_task(task: Task, solver: Solver) -> Solution:
     Raises:
         InvalidScheduleError: as ``solve`` does.
     """
+    if task.start and task.order == "given":
+        task = task.derive(start=tuple(steps for steps in task.start if task.problem.keeps_order(steps)))
     task.reporter.started(solver.name, task.graph, task.budget)
     copies = solver.copies or not task.graph.pools
     answer = solver.solve(task if copies else task.without_transfers()) if task.graph.ops else Answer(steps=())
     solution = _judged(task, answer, answer.solver or solver.name, copies=copies)
     task.reporter.finished(solution)
     return solution
+
+
+def check_order(order: str, solver: Solver, *, copies: bool) -> None:
+    """Require that ``solver`` can move first executions where it is asked to; ``copies``: the graph has pools.
+
+    Raises:
+        OrderError: they cannot, or ``order`` is no order.
+    """
+    if order not in get_args(Order):
+        raise OrderError(f"the order can be {' or '.join(get_args(Order))}, not {order!r}")
+    if order == "any" and not solver.any_order:
+        raise OrderError(f"solver {solver.name!r} keeps the order of first executions: take 'auto', or leave order='any' out")
+    if order == "any" and copies:
+        raise OrderError("copies are planned in the given order of first executions: leave order='any' or the copies out")
 
 
 def checked_budget(budget: float) -> int:
@@ -158,7 +185,11 @@ def _infeasible(task: Task, candidates: list[_Candidate], bound: float, assumpti
     candidates = [*candidates, _Candidate(order, simulate(graph, order))]
     lowest = min(candidates, key=lambda candidate: (candidate.simulation.peak_bytes, candidate.simulation.seconds))
     peak = lowest.simulation.peak_bytes
-    bound, assumption, proof = _impossible(task, proven=bound == math.inf) or (bound, assumption, "")
+    conflict = _conflict(task)
+    proof = ""
+    # A proof of the solver's own is of interest before one for a narrower class.
+    if conflict is not None and (bound < math.inf or conflict.assumption == ANY_SCHEDULE):
+        bound, assumption, proof = math.inf, conflict.assumption, _proof(conflict)
     return Solution(
         steps=(),
         cost=math.inf,
@@ -173,22 +204,29 @@ def _infeasible(task: Task, candidates: list[_Candidate], bound: float, assumpti
         bottleneck=graph.actions[lowest.steps[lowest.simulation.peak_step]].name if lowest.steps else None,
         note="; ".join(part for part in (proof, note) if part),
         minimum_steps=lowest.steps,
+        conflict=conflict,
     )
 
 
-def _impossible(task: Task, *, proven: bool) -> tuple[float, str, str] | None:
-    """Bound, assumption and reason if one op, with what must be resident beside it, needs more than the budget; else None.
-
-    If the solver has ``proven`` that no schedule exists, only a proof for a wider class of schedules is of interest.
-    """
+def _conflict(task: Task) -> Conflict | None:
+    """What one op, or the end of the step, needs at once beyond the budget; None where every moment by itself fits."""
     graph, budget = task.graph, task.budget
-    least, op = least_peak(graph)
-    if budget < least:
-        needs = "constants and results alone take" if op is None else f"{graph.ops[op].name!r} alone needs"
-        return math.inf, ANY_SCHEDULE, f"{needs} {least:,} bytes"
-    if task.problem.n and not proven and not graph.pools:  # with copies, what cannot be recomputed need not be resident
-        least, node = least_peak_forward(task.problem)
-        if budget < least:
-            name = graph.ops[int(task.problem.ops[node])].name
-            return math.inf, ORDER_GIVEN_FORWARD, f"{name!r} and what must be resident beside it take {least:,} bytes"
-    return None
+    least, op, storages = least_peak(graph)
+    assumption = ANY_SCHEDULE
+    if budget >= least and task.problem.n and not graph.pools:  # with copies, what cannot be recomputed need not be resident
+        least, node, storages = least_peak_forward(task.problem)
+        op, assumption = int(task.problem.ops[node]), ORDER_GIVEN_FORWARD
+    if budget >= least:
+        return None
+    rest = graph.constant_bytes + (0 if op is None else graph.ops[op].workspace)
+    sizes = {s: graph.storages[s].bytes for s in storages}
+    return Conflict(None if op is None else graph.ops[op].name, least, irreducible(sizes, budget - rest), assumption)
+
+
+def _proof(conflict: Conflict) -> str:
+    """``conflict`` in words."""
+    if conflict.op is None:
+        return f"constants and results alone take {conflict.bytes:,} bytes"
+    if conflict.assumption == ANY_SCHEDULE:
+        return f"{conflict.op!r} alone needs {conflict.bytes:,} bytes"
+    return f"{conflict.op!r} and what must be resident beside it take {conflict.bytes:,} bytes"

@@ -47,7 +47,7 @@ solvers.milp            -
 solvers.polish          deadline interface problem schedules
 solvers.problem         schedules
 solvers.registry        errors interface
-solvers.solve           deadline interface problem registry schedules
+solvers.solve           deadline errors interface problem registry schedules
 solvers.two_level       deadline milp problem schedules
 tracer.capture          functions joint passes python_state record refusals torch_higher_order torch_nested torch_private
                         torch_private_layouts torch_surroundings torch_values

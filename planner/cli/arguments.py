@@ -28,6 +28,7 @@ from remat_planner.planner.cli.options import (
     ModelSpec,
     OptimizerName,
     OptimizerOffload,
+    OrderKind,
     Outputs,
     Pools,
     Regions,
@@ -100,6 +101,7 @@ class PlanArguments(CopiesArguments):
     optimizer: OptimizerName = None
     budget_on: BudgetKind = "allocated"
     variants: VariantsKind = "exact"
+    order: OrderKind = "given"
     regions: Regions = None
     whole: Annotated[
         bool, typer.Option("--whole", help="refuse a model that cannot be captured whole; else its blocks are planned then")
@@ -199,6 +201,7 @@ class CurveArguments(CopiesArguments):
     optimizer: OptimizerName = None
     budget_on: BudgetKind = "allocated"
     variants: VariantsKind = "exact"
+    order: OrderKind = "given"
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each budget")] = 20.0
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it into this file", show_default=False)] = None
@@ -219,6 +222,7 @@ class FitArguments(CopiesArguments):
     optimizer: OptimizerName = None
     budget_on: BudgetKind = "allocated"
     variants: VariantsKind = "exact"
+    order: OrderKind = "given"
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", help="time for solving, each batch")] = 20.0
     as_json: Json = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from remat_planner.planner.errors import (
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.model_loading import ModelCodeError, ModelNotLoadedError
 from remat_planner.schedules import GraphError, ScheduleFileError, StaleScheduleError, TrainingStateError
-from remat_planner.solvers import SolverMissingError, UnknownSolverError
+from remat_planner.solvers import OrderError, SolverMissingError, UnknownSolverError
 from remat_planner.tracer import CaptureError
 from remat_planner.tracer.costs import CostError, MeasurementError
 
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (OptimizerError, ExitCode.USAGE),
     (VariantsError, ExitCode.USAGE),
     (OffloadError, ExitCode.USAGE),
+    (OrderError, ExitCode.USAGE),
     (TrainingStateError, ExitCode.USAGE),
     (UnknownSolverError, ExitCode.USAGE),
     (SolverMissingError, ExitCode.USAGE),
@@ -93,6 +95,7 @@ def data_of(error: Exception) -> dict[str, Any]:
             "bottleneck": error.bottleneck,
             "proven": error.proven,
             "inputs": dict(error.inputs) if error.inputs is not None else None,
+            "values": [asdict(value) for value in error.values],
         }
     if isinstance(error, OffloadError):
         return {"pool": error.pool, "needed_bytes": error.needed, "available_bytes": error.available}

@@ -89,6 +89,10 @@ VariantsKind = Annotated[
         help="operators with eager's bits, or also a loss head in chunks, whose gradients are close to eager's",
     ),
 ]
+OrderKind = Annotated[
+    Literal["given", "any"],
+    typer.Option("--order", help="keep the order of first executions, or let them move too wherever the bits stay"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of the report")]
 
 GradientDtype = Annotated[

@@ -17,6 +17,7 @@ def plan_options(asked: PlanArguments | CurveArguments | FitArguments) -> dict[s
     Raises:
         UsageError: options contradict each other.
         UnknownSolverError, SolverMissingError, UnknownDeviceError: a name is not known.
+        OrderError: first executions cannot move as asked.
         TrainingStateError: options of the training state contradict each other.
     """
     check_solver(asked.solver, asked.time_limit)
@@ -28,6 +29,7 @@ def plan_options(asked: PlanArguments | CurveArguments | FitArguments) -> dict[s
         "training": TrainingState(**asked.training_options()),
         "budget_on": asked.budget_on,
         "variants": asked.variants,
+        "order": asked.order,
         "offload": _offload(asked),
     }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from remat_planner.planner.gpu_allocator.allocator_peak import AllocatorPeak
 from remat_planner.schedules import Graph, preference, simulate
-from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
+from remat_planner.solvers import Deadline, Order, Reporter, Solution, Solver, solve
 
 _TRIES = 8
 """Solves after the first one, at most."""
@@ -44,6 +44,7 @@ def solve_on_gpu(
     time_limit: float,
     reporter: Reporter | None = None,
     start: tuple[Steps, ...] = (),
+    order: Order = "given",
 ) -> Solution:
     """The cheapest schedule found whose ``peak`` is within ``budget``; if infeasible, ``minimum`` is the lowest peak found.
 
@@ -55,7 +56,8 @@ def solve_on_gpu(
     def solve_for(target: int, share: float) -> Solution:
         """Solve for ``target`` bytes in that share of the remaining time, from what was found for others."""
         seconds = share * deadline.remaining
-        return solve(graph, target, solver=solver, time_limit=seconds, reporter=reporter, start=tuple(peaks))
+        known = tuple(peaks)
+        return solve(graph, target, solver=solver, time_limit=seconds, reporter=reporter, start=known, order=order)
 
     first = solve_for(budget, _FIRST_SHARE)
     peaks[_steps_of(first)] = peak(_steps_of(first))
@@ -64,7 +66,7 @@ def solve_on_gpu(
             return first
         last = _search(first, budget, peak, peaks, deadline, solve_for)
         if min(peaks.values()) > budget and last.status != "infeasible":
-            lowest = solve(graph, 1, solver=solver, time_limit=deadline.remaining, start=start).minimum_steps
+            lowest = solve(graph, 1, solver=solver, time_limit=deadline.remaining, start=start, order=order).minimum_steps
             peaks[lowest] = peak(lowest)
     candidates = [_Candidate(steps, simulate(graph, steps).seconds, size) for steps, size in peaks.items()]
     best = min(candidates, key=lambda candidate: preference(candidate, budget))

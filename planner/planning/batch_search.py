@@ -19,7 +19,7 @@ from remat_planner.planner.planning.signatures import input_signature
 from remat_planner.planner.planning.solve_step import schedule_step
 from remat_planner.planner.planning.step import trace_step
 from remat_planner.schedules import BudgetOn, Schedule, TrainingState, Variants
-from remat_planner.solvers import Solver
+from remat_planner.solvers import Order, Solver
 from remat_planner.tracer.joint import flatten_inputs, has_parts, map_tensors
 
 LARGEST_BATCH = 65_536
@@ -136,6 +136,7 @@ def fit(
     budget_on: BudgetOn = "allocated",
     offload: Offload | None = None,
     variants: Variants = "exact",
+    order: Order = "given",
     trying: Callable[[int], None] | None = None,
 ) -> Fit:
     """Search for the largest batch whose training step fits ``budget``, with as much recomputation as needed.
@@ -144,7 +145,7 @@ def fit(
     bisects to within a 32nd. Larger batches repeat the inputs along their first dimension.
 
     Args:
-        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on, offload, variants: as of ``plan``.
+        model, args, kwargs, solver, loss, costs, optimizer, training, budget_on, offload, variants, order: as of ``plan``.
         budget: bytes, or "auto". A share means nothing here, since the peak without recomputation grows with the batch.
         time_limit: seconds that solving may take for each batch.
         trying: receives each batch before it is planned.
@@ -171,6 +172,7 @@ def fit(
         budget_on=budget_on,
         offload=offload,
         variants=variants,
+        order=order,
     )
     tries: dict[int, Try] = {}
     fits, too_large, batch = 0, LARGEST_BATCH + 1, batches.size

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from remat_planner.schedules import Graph, simulate
-from remat_planner.solvers import Deadline, Solution, solve
+from remat_planner.solvers import Deadline, Order, Solution, solve
 
 FREE_OVERHEAD = 0.005
 """Overhead that counts as none, as a fraction of the step's time: the noise of measured steps."""
@@ -19,7 +19,7 @@ _GRID = 100  # the search tries budgets that are hundredths of the peak without 
 _SEARCH_SHARE = 1 / 4  # of the remaining time, for each budget that the search tries
 _MOST_GRAPHS = 16  # whose result is remembered
 
-_known: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+_known: OrderedDict[tuple[str, Order], tuple[int, ...]] = OrderedDict()
 
 
 def is_free(graph: Graph, seconds: float) -> bool:
@@ -27,9 +27,9 @@ def is_free(graph: Graph, seconds: float) -> bool:
     return seconds <= (1 + FREE_OVERHEAD) * graph.seconds
 
 
-def save_for_free(graph: Graph, solution: Solution, deadline: Deadline) -> tuple[int, ...]:
+def save_for_free(graph: Graph, solution: Solution, deadline: Deadline, order: Order) -> tuple[int, ...]:
     """The free steps with the lowest peak found; ``solution`` is free itself, and the result never exceeds its peak."""
-    known = _known.get(graph.fingerprint)
+    known = _known.get((graph.fingerprint, order))
     if known is not None:
         run = simulate(graph, known)
         if run.peak_bytes <= solution.peak_bytes and is_free(graph, run.seconds):
@@ -43,13 +43,13 @@ def save_for_free(graph: Graph, solution: Solution, deadline: Deadline) -> tuple
         if budget >= best.peak_bytes:
             high = middle
             continue
-        lower = solve(graph, budget, time_limit=_SEARCH_SHARE * deadline.remaining, enough=free)
+        lower = solve(graph, budget, time_limit=_SEARCH_SHARE * deadline.remaining, enough=free, order=order)
         if lower.status != "infeasible" and is_free(graph, lower.cost):
             high, best = middle, lower
         else:
             low = middle
-    _known[graph.fingerprint] = best.steps
-    _known.move_to_end(graph.fingerprint)
+    _known[graph.fingerprint, order] = best.steps
+    _known.move_to_end((graph.fingerprint, order))
     while len(_known) > _MOST_GRAPHS:
         _known.popitem(last=False)
     return best.steps

@@ -12,7 +12,8 @@ from remat_planner.planner.planning.device_budget import check_budget_on, check_
 from remat_planner.planner.planning.offload import Offload, pools_for
 from remat_planner.planner.training_state import NO_OPTIMIZER, OptimizerNeeds, optimizer_needs
 from remat_planner.schedules import BudgetOn, Pool, TrainingState, TrainingStateError, Variants
-from remat_planner.solvers import Solver
+from remat_planner.solvers import Order, Solver, check_order
+from remat_planner.solvers.registry import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ class Settings:
         pools: where activations may be copied to.
         disk_folder: for the files of a disk pool; None where there is none.
         variants: "exact", or "any" where the plan may round otherwise than eager.
+        order: "given", or "any" where first executions may move.
     """
 
     solver: str | Solver = "auto"
@@ -52,6 +54,7 @@ class Settings:
     pools: tuple[Pool, ...] = ()
     disk_folder: Path | None = None
     variants: Variants = "exact"
+    order: Order = "given"
 
 
 def settings_for(
@@ -66,6 +69,7 @@ def settings_for(
     budget_on: BudgetOn = "allocated",
     offload: Offload | None = None,
     variants: Variants = "exact",
+    order: Order = "given",
 ) -> Settings:
     """Check the arguments of ``plan`` against each other and the device, and count the bytes of the optimizer.
 
@@ -73,6 +77,7 @@ def settings_for(
         BudgetError: the budget is on reserved bytes, and the plan is not for a GPU.
         OffloadError: the pools of ``offload`` mean nothing for this plan, or have no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
+        OrderError: ``order`` is neither "given" nor "any", or first executions cannot move.
         VariantsError: ``variants`` is neither "exact" nor "any".
         TrainingStateError: ``training`` is not a ``TrainingState``, or has the optimizer on the host of a plan for a CPU.
     """
@@ -87,6 +92,7 @@ def settings_for(
     if variants not in get_args(Variants):
         raise VariantsError(f"variants can be {' or '.join(get_args(Variants))}, not {variants!r}")
     pools = pools_for(offload, model, costs, solver)
+    check_order(order, resolve(solver), copies=bool(pools))
     name, needs = None, NO_OPTIMIZER
     if optimizer is not None:
         name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
@@ -103,4 +109,5 @@ def settings_for(
         pools=pools,
         disk_folder=None if offload is None or offload.folder is None else Path(offload.folder).absolute(),
         variants=variants,
+        order=order,
     )

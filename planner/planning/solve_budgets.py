@@ -63,6 +63,7 @@ def _solve_form(
         reporter=reporter,
         start=(*known_schedules(form.graph), *translated),
         solve_one=_on_gpu(form, reporter),
+        order=form.settings.order,
     )
     for solution in solutions:
         remember_schedule(form.graph, solution.steps)
@@ -84,6 +85,7 @@ def _least_budget(
         solution = solve_one(lowest, seconds, starts)
     else:
         options: dict[str, Any] = {"solver": form.settings.solver, "time_limit": seconds, "reporter": reporter}
+        options["order"] = form.settings.order
         solution = solve(graph, lowest, start=starts, **options)
     if solution.status != "infeasible":
         return lowest
@@ -99,6 +101,6 @@ def _on_gpu(step: Step, reporter: Reporter | None) -> SolveOne | None:
 
     def solve_one(budget: int, seconds: float, start: tuple[Steps, ...]) -> Solution:
         options: dict[str, Any] = {"solver": settings.solver, "time_limit": seconds, "reporter": reporter, "start": start}
-        return solve_on_gpu(step.graph, budget, peak, **options)
+        return solve_on_gpu(step.graph, budget, peak, order=settings.order, **options)
 
     return solve_one

@@ -64,6 +64,7 @@ def schedule_step(
             start = (*start, *schedules_of_other_sizes(step.graph))
         peak = allocator_peak_of(step, step.graph)
         options: dict[str, Any] = {"solver": solver, "time_limit": seconds, "reporter": reporter, "start": start}
+        options["order"] = settings.order
         return solve(step.graph, limit, **options) if peak is None else solve_on_gpu(step.graph, limit, peak, **options)
 
     if automatic and enough is not None:
@@ -89,9 +90,9 @@ def schedule_step(
         )
     if solution.status == "infeasible":
         remember_schedule(step.graph, solution.minimum_steps)
-        raise no_schedule_error(step.graph, solution, limit, baseline)
+        raise no_schedule_error(step.graph, solution, limit, baseline, settings.order)
     if is_saving and not simulate(graph, solution.steps).traffic:
-        saving = save_for_free(graph.without_transfers, solution, deadline)
+        saving = save_for_free(graph.without_transfers, solution, deadline, settings.order)
         peak = allocator_peak_of(step, graph)
         if peak is None or peak(saving) <= limit:
             solution = replace(solution, steps=saving)

@@ -96,6 +96,8 @@ def _refuse_imagined_training(settings: Settings) -> None:
     """Refuse options that change the step which is measured, or what is measured of it."""
     if settings.variants != "exact":
         raise RegionError('a plan by regions has eager\'s bits: leave variants="any" out', names=())
+    if settings.order != "given":
+        raise RegionError('a plan by regions keeps the order of first executions: leave order="any" out', names=())
     changed = replace(settings.training, master_weights=False, optimizer_offload=False, accumulate=False)
     if changed != TrainingState() or settings.budget_on != "allocated":
         raise RegionError(

@@ -2,7 +2,7 @@
 
 The applied model hands such a gradient to autograd as soon as it may, and autograd frees it. Several processes must agree on
 the order in which gradients reach their wrapper, so gradients are released in eager's order. One computed early stays allocated
-until its turn, modelled as an extra read by the op it waits for.
+until its turn, modelled as an extra read by the op it waits for. For that, the ops that compute gradients keep their order.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ def with_released_gradients(graph: Graph, joint: Joint) -> Graph:
     released = set(values.values())
     names = [gradient.node.meta.get("name", "") if gradient.node is not None else "" for gradient in joint.gradients]
     waiting: dict[int, list[int]] = defaultdict(list)
+    in_turn: set[int] = set()
     latest = -1
     for k in joint.arrivals:
         producer = graph.by_name.get(names[k], -1)
         latest = max(latest, producer)
+        in_turn.add(producer)
         if k in values and producer < latest:
             waiting[latest].append(values[k])
     return replace(
         graph,
         ops=tuple(
-            replace(op, reads=tuple(dict.fromkeys((*op.reads, *waiting[i])))) if i in waiting else op
+            replace(op, reads=tuple(dict.fromkeys((*op.reads, *waiting[i]))), in_turn=op.in_turn or i in in_turn)
             for i, op in enumerate(graph.ops)
         ),
         results=tuple(value for value in graph.results if value not in released),

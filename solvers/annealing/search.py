@@ -95,6 +95,7 @@ def anneal(
     improved: Callable[[Sequence[int]], None] | None = None,
     threads: int | None = None,
     options: AnnealingOptions = DEFAULT_OPTIONS,
+    moves: int | None = None,
 ) -> Annealed:
     """Anneal until the moves planned for the deadline are made, the deadline is over, or ``target`` is reached.
 
@@ -108,13 +109,14 @@ def anneal(
         improved: called with each better sequence within the budget.
         threads: how many of the annealings run at the same time; None for all of them.
         options: how to anneal.
+        moves: of each stream; None for what the deadline stands for.
     """
     threads = options.streams if threads is None else threads
     search = _Search(problem, budget, seed, options)
     for start in starts:
         search.offer(start)
     announced = search.best.cost if search.best.fits else math.inf
-    planned = _planned_moves(problem, deadline, options, threads)
+    planned = _planned_moves(problem, deadline, options, threads) if moves is None else moves
     base, per_node = options.first_round
     with ThreadPoolExecutor(threads) as pool:
         for length in _rounds(planned, first=base + per_node * problem.n):
@@ -185,7 +187,7 @@ class _Search:
         self.problem = problem
         self.budget = budget
         self.options = options
-        self.wiring = wiring_of(problem)
+        self.wiring = wiring_of(problem, any_order=options.moves.firsts > 0)
         self.best = _judged(problem, budget, range(problem.n))
         self._rounds = 0
         self._seed = seed * 1_000_003

@@ -21,8 +21,11 @@ _PRICE_OF_FREE_OPS = 1e-6
 _ITEMS_PER_OP = 5.0
 
 
-def wiring_of(problem: Problem) -> kernel.Wiring:
-    """The graph as the kernel reads it. Costs are shares of the step's seconds."""
+def wiring_of(problem: Problem, *, any_order: bool = False) -> kernel.Wiring:
+    """The graph as the kernel reads it. Costs are shares of the step's seconds.
+
+    In any order, first runs may come late of all nodes but those that are never recomputed or keep their turn.
+    """
     n, m = problem.n, problem.m
     fixed = problem.pinned | problem.outside
     # An in-place result must run again whenever its base does: the kernel recomputes neither.
@@ -34,10 +37,10 @@ def wiring_of(problem: Problem) -> kernel.Wiring:
     # A lasting in-place result makes its base last.
     lasting = problem.lasting.copy()
     lasting[problem.base[problem.lasting]] = True
-    # The first instance of a result stays where it is.
+    # In the given order the first instance of a result stays where it is.
     makes_result = np.zeros(n, dtype=np.bool_)
     makes_result[problem.producer[lasting]] = True
-    late = problem.auxiliary & ~fixed & ~makes_result
+    late = ~problem.in_turn & ~fixed if any_order else problem.auxiliary & ~fixed & ~makes_result
     reads, writes = len(problem.read_items), len(problem.write_items)
     by_item = np.argsort(problem.read_items, kind="stable")
     readers = np.repeat(np.arange(n), np.diff(problem.read_ptr))[by_item]
@@ -104,7 +107,7 @@ def starting_state(
     removable = 0
     for e, v in enumerate(nodes):
         # The last run of the sequence stays, so that a run follows every other one.
-        if (state.runs[v, 0] or wiring.nodes[v, kernel.LATE]) and e + 1 < length:
+        if (state.runs[v, 0] or (problem.auxiliary[v] and wiring.nodes[v, kernel.LATE])) and e + 1 < length:
             state.run[e, kernel.INDEX] = removable
             state.removable[removable] = e
             removable += 1

@@ -7,6 +7,8 @@ half of them cold, half from the best schedule or the one that almost fits. Near
 the best schedule solved again. HiGHS and the compiled annealing release the interpreter, so both threads run. Each helps the
 other: annealing repairs overflows between moments, and a good schedule shows where memory binds and lets the programs prune.
 
+Where first executions may move, annealings in which they do go on from that answer.
+
 Where the graph has pools, the solver "offload" begins, then "pofo"; all of that follows only if schedules without copies may be
 better.
 """
@@ -22,7 +24,7 @@ from threading import TIMEOUT_MAX, Event, Lock
 
 from remat_planner.schedules import preference, simulate
 from remat_planner.solvers import registry
-from remat_planner.solvers.annealing import anneal, in_time
+from remat_planner.solvers.annealing import anneal, anneal_in_any_order, in_time
 from remat_planner.solvers.copies import NO_TIME_TO_COMPILE, CopySearch
 from remat_planner.solvers.deadline import Deadline
 from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, WITHOUT_COPIES, Answer, Reporter, Solver, Task
@@ -53,6 +55,8 @@ _IDLE_TURNS = 2
 _LEAST_TURN = 0.2
 # Share of the whole time for the last pass over a schedule.
 _POLISH_SHARE = 0.05
+# Share of the time for the given order, where first executions may move afterwards.
+_GIVEN_SHARE = 0.6
 # If no schedule fits: share of the time for the search for the least budget that has one.
 _LEAST_SHARE = 0.4
 # Share of what is left of that for one method on one budget.
@@ -67,6 +71,7 @@ class Auto(Solver):
     name = "auto"
     description = "lazy moments, and beside them every other method; keeps the best schedule and the best bound"
     proves = "what lazy moments prove: a lower bound for all schedules that keep the given order of first runs, copies included"
+    any_order = True
     copies = True
     anytime = True
 
@@ -74,6 +79,8 @@ class Auto(Solver):
         """The best schedule of all methods; if none fits, the one with the lowest peak."""
         if task.graph.pools:
             return _with_copies(task)
+        if task.order == "any":
+            return _in_any_order(task)
         search = _Search(task)
         for steps in task.start:
             search.offer(task.problem.nodes_of(steps), self.name)
@@ -81,6 +88,27 @@ class Auto(Solver):
         if not search.feasible and task.enough is None:
             search.lower_the_peak()
         return search.answer()
+
+
+def _in_any_order(task: Task) -> Answer:
+    """The answer for the given order, then annealings from it in which first executions move. The bound is the former's."""
+    problem, deadline = task.problem, task.deadline
+    starts = tuple(steps for steps in task.start if problem.keeps_order(steps))
+    answer = Auto().solve(task.derive(deadline=deadline.part(_GIVEN_SHARE), start=starts, order="given"))
+    if not in_time(deadline):
+        return answer
+    sequences = [problem.nodes_of(steps) for steps in (answer.steps, *task.start)]
+
+    def improved(nodes: Sequence[int]) -> None:
+        simulation = problem.simulate(nodes)
+        task.reporter.improved(simulation.seconds, simulation.peak_bytes)
+
+    limit = deadline.part(1 - _POLISH_SHARE)
+    best = anneal_in_any_order(problem, task.budget, limit, starts=sequences, improved=improved)
+    if best.nodes == sequences[0]:
+        return answer
+    steps = problem.expand(polished(problem, task.budget, best.nodes, deadline))
+    return replace(answer, steps=steps, solver="anneal")
 
 
 def _with_copies(task: Task) -> Answer:

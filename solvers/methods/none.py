@@ -12,6 +12,7 @@ class KeepEverything(Solver):
     description = "keep everything: every op runs once, in the given order"
     proves = "optimal wherever it fits, as no schedule is faster than running every op once"
     source = "what frameworks do by default"
+    any_order = True  # where it fits, no order is faster
     quick = True
 
     def solve(self, task: Task) -> Answer:

@@ -1,6 +1,6 @@
 """What every method works on: the reduced form of a graph, sequences of its nodes, and lower bounds on their peak."""
 
-from remat_planner.solvers.problem.least_peak import least_peak, least_peak_forward
+from remat_planner.solvers.problem.least_peak import irreducible, least_peak, least_peak_forward
 from remat_planner.solvers.problem.reduced_graph import Bools, Floats, Ints, Problem
 from remat_planner.solvers.problem.sequence_builder import SequenceBuilder
 
@@ -10,6 +10,7 @@ __all__ = [
     "Ints",
     "Problem",
     "SequenceBuilder",
+    "irreducible",
     "least_peak",
     "least_peak_forward",
 ]

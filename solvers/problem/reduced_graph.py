@@ -41,6 +41,7 @@ class Problem:
         pinned: bool[n], must run exactly once: pinned ops, the caller's loss, and bases that those overwrite in place.
         outside: bool[n], the caller's loss: nothing may run between two of these nodes.
         forward: bool[n], does not depend on the incoming gradient.
+        in_turn: bool[n], draws random numbers or updates state: the first runs of these nodes keep their order.
         auxiliary: bool[n], may first run anywhere before its first reader; it has a reader and makes no result.
         bytes: int64[m], bytes of each item; 0 for in-place results.
         producer: int64[m], the node that writes the item.
@@ -63,6 +64,7 @@ class Problem:
     outside: Bools
     forward: Bools
     auxiliary: Bools
+    in_turn: Bools
     bytes: Ints
     producer: Ints
     base: Ints
@@ -93,6 +95,7 @@ class Problem:
             outside=_bools(op.outside for op in ops),
             forward=_bools(op.phase == "forward" for op in ops),
             auxiliary=_bools(_auxiliary(ops, items)),
+            in_turn=_bools(op.in_turn or op.replay_bytes > 0 for op in ops),
             bytes=_ints(items.bytes),
             producer=_ints(items.producer),
             base=_ints(items.base),
@@ -209,6 +212,13 @@ class Problem:
     def with_views(self, steps: Iterable[int]) -> tuple[int, ...]:
         """Steps for a sequence of ops without free views, and of transfers: the same steps with the views that they need."""
         return self._views.restore(steps)
+
+    def keeps_order(self, steps: Sequence[int]) -> bool:
+        """Whether first executions in op steps are in the graph's order, but for auxiliary ones, which may come late."""
+        nodes = self.nodes_of(steps)
+        first = np.full(self.n, len(nodes), dtype=np.int64)
+        np.minimum.at(first, nodes, np.arange(len(nodes)))
+        return bool((np.diff(first[~self.auxiliary]) >= 0).all())
 
     def nodes_of(self, steps: Sequence[int]) -> list[int]:
         """The nodes among op steps: the inverse of ``expand``."""

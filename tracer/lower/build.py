@@ -96,6 +96,7 @@ class _Builder:
                 module=meta["module"],
                 source=meta["source"],
                 inexact=meta.get("inexact", ""),
+                in_turn=bool(meta["random"] or meta.get("once") or meta["pinned"]),
             )
         )
 

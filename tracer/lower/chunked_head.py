@@ -2,8 +2,8 @@
 
 Eager has the logits of all rows several times at once, where the backward begins: as the layer returned them, in float32, as
 logarithms of probabilities, and their gradients. One op that takes some rows after the other needs them of these rows only
-(``rows``). It runs in the forward; the backward multiplies its gradients by the number that arrives. Sums over the rows are
-made in parts, so the bits are others than eager's: the step takes this form only where the caller allows it.
+(``row_program``). It runs in the forward; the backward multiplies its gradients by the number that arrives. Sums over the rows
+are made in parts, so the bits are others than eager's: the step takes this form only where the caller allows it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import fx
 
 from remat_planner.tracer.joint import Joint, rewritten
 from remat_planner.tracer.lower.head_path import Head, NotChunkedError, found_at, is_loss
-from remat_planner.tracer.lower.rows import loss_in_chunks
+from remat_planner.tracer.lower.row_chunks import in_row_chunks
 
 _TIMES = ":times"
 """What follows the name of a gradient's op in that of the multiplication in its place."""
@@ -81,21 +81,18 @@ def with_heads_in_chunks(joint: Joint, chunks: Mapping[str, int]) -> Joint:
 
 def _in_chunks(graph: fx.Graph, head: Head, count: int, node_of: Mapping[fx.Node, fx.Node]) -> tuple[fx.Node, ...]:
     """The op in the place of ``head``, and its results: the loss, then those of ``head.gradients``."""
-    inputs = (head.hidden, head.weight, head.bias, head.logits, head.targets)
-    args = (*(None if node is None else node_of[node] for node in inputs), count)
-    op = graph.create_node("call_function", loss_in_chunks(head.recipe), args)
-    total = head.total.meta["val"]
-    fakes = [torch.empty_like(total), *(None if g is None else torch.empty_like(g.meta["val"]) for g in head.in_order)]
+    inputs, wholes = ([node_of[node] for node in nodes] for nodes in (head.inputs, head.wholes))
+    op = graph.create_node("call_function", in_row_chunks(head.program), (inputs, wholes, count))
+    replaced = (head.total, *head.gradients)
+    fakes = tuple(torch.empty_like(node.meta["val"]) for node in replaced)
     op.meta = dict(head.loss.meta) | {
         "name": f"{head.name}:{count} chunks",
-        "val": tuple(fakes),
+        "val": fakes,
         "wholes": head.computing,
         "inexact": f"the head in {count} chunks",
     }
     made = [op]
-    for place, (node, fake) in enumerate(zip((head.total, *head.in_order), fakes, strict=True)):
-        if node is None:
-            continue
+    for place, (node, fake) in enumerate(zip(replaced, fakes, strict=True)):
         result = graph.create_node("call_function", operator.getitem, (op, place))
         result.meta = dict(head.total.meta) | {"val": fake, "auxiliary": place > 0}
         result.meta["name"] = f"{head.name}:result {place}"

@@ -1,4 +1,4 @@
-"""Backwards between two linear layers in chunks of rows (``row_products``): where there are any, and the step with them."""
+"""Backwards between two linear layers in chunks of rows (``row_program``): where there are any, and the step with them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from torch import fx
 
 from remat_planner.tracer.joint import Joint, rewritten
 from remat_planner.tracer.lower.head_path import is_row_by_row
-from remat_planner.tracer.lower.row_products import RowAction, RowProgram, Whole, in_row_chunks
-from remat_planner.tracer.lower.rows import Row
+from remat_planner.tracer.lower.row_chunks import in_row_chunks
+from remat_planner.tracer.lower.row_program import PRODUCT, PRODUCTS, RowProgram, Whole
+from remat_planner.tracer.lower.row_writer import CAST, RowWriter
 
 _aten = torch.ops.aten
-_PRODUCT, _TURN, _SUM = _aten.mm.default, _aten.t.default, _aten.sum.dim_IntList
-_LINEAR = (_PRODUCT, _aten.addmm.default)
+_TURN, _SUM, _ADD = _aten.t.default, _aten.sum.dim_IntList, _aten.add.Tensor
 _VIEWS = (_aten.view.default, _aten._unsafe_view.default)
-_CAST, _ADD = _aten._to_copy.default, _aten.add.Tensor
 _TWO = 2
 
 
@@ -57,7 +56,7 @@ def betweens(joint: Joint) -> list[Between]:
     found: list[Between] = []
     used: set[fx.Node] = set()
     for node in joint.ops:
-        if node.target is _PRODUCT and node.meta["phase"] == "backward" and node not in used:
+        if node.target is PRODUCT and node.meta["phase"] == "backward" and node not in used:
             try:
                 between = _Search(joint, node, position).found()
             except _NoRowsError:
@@ -191,9 +190,7 @@ class _Search:
     def _is_step(self, node: fx.Node) -> bool:
         if _is_view(node):
             return self._has_rows(node)
-        if not is_row_by_row(node) or (
-            torch.Tag.pointwise not in getattr(node.target, "tags", ()) and node.target is not _CAST
-        ):
+        if not is_row_by_row(node) or (torch.Tag.pointwise not in getattr(node.target, "tags", ()) and node.target is not CAST):
             return False
         return self._has_rows(node) and all(self._has_rows(other) for other in node.all_input_nodes)
 
@@ -207,16 +204,16 @@ class _Search:
         """Take in what makes a result of the rows of ``of``, where ``user`` does or begins to."""
         if user.target is _TURN and len(user.users) == 1:
             product = next(iter(user.users))
-            if product.target is _PRODUCT and product.args[0] is user and self._has_rows(_argument(product, 1)):
+            if product.target is PRODUCT and product.args[0] is user and self._has_rows(_argument(product, 1)):
                 self.inside |= {user: "view", product: "product"}
                 return True
-        if user.target is _PRODUCT and user.args[1] is of:
+        if user.target is PRODUCT and user.args[1] is of:
             turned = _argument(user, 0)
             if turned.target is _TURN and self._has_rows(_argument(turned, 0)):
                 self.inside[user] = "product"
                 return True
         if (
-            user.target is _PRODUCT
+            user.target is PRODUCT
             and user.args[0] is of
             and of is not self.seed.args[0]
             and not self._is_gradient(_argument(user, 1))
@@ -241,39 +238,41 @@ class _Search:
 
     def _between(self) -> Between:
         first = min(map(self.position.__getitem__, self.inside))
-        writer = _Writer(self, first)
+        writer = _Writer(self)
         for node in sorted(self.inside, key=self.position.__getitem__):
             writer.write(node)
+        program = writer.program
         nodes = set(self.inside)
         for node in reversed(self.joint.ops):  # forward work that only these nodes asked for
             asked_for = node in writer.recomputed or node.target is _TURN
             if asked_for and node.meta["in_backward"] and node.users and set(node.users) <= nodes:
                 nodes.add(node)
-        if any(self.position[node] >= first for node in (*writer.inputs, *writer.wholes)):
+        if any(self.position[node] >= first for node in (*program.inputs, *program.wholes)):
             raise _NoRowsError
         return Between(
             name=str(self.seed.meta["name"]),
             nodes=frozenset(nodes),
             computing=tuple(n for n in self.joint.ops if n in nodes and not _is_view(n) and n.target is not _TURN),
-            inputs=tuple(writer.inputs),
-            wholes=tuple(writer.wholes),
+            inputs=tuple(program.inputs),
+            wholes=tuple(program.wholes),
             results=tuple(writer.results),
-            program=writer.program(),
+            program=program.program(),
         )
 
 
 @dataclass
 class _Writer:
-    """Writes the program of a ``_Search``."""
+    """Writes the program of a ``_Search``.
+
+    Attributes:
+        recomputed: forward nodes that the program computes again.
+        results: the nodes that make what it returns.
+    """
 
     search: _Search
-    first: int
-    inputs: dict[fx.Node, int] = field(default_factory=dict)
-    wholes: dict[fx.Node, int] = field(default_factory=dict)
-    results: list[fx.Node] = field(default_factory=list)
+    program: RowWriter = field(default_factory=RowWriter)
     recomputed: set[fx.Node] = field(default_factory=set)
-    actions: list[tuple[str, fx.Node, tuple[Any, ...]]] = field(default_factory=list)
-    made: dict[fx.Node, int] = field(default_factory=dict)
+    results: list[fx.Node] = field(default_factory=list)
 
     def write(self, node: fx.Node) -> None:
         kind = self.search.inside[node]
@@ -282,51 +281,31 @@ class _Writer:
         if kind == "step":
             self._step(node)
             return
-        if kind == "sum":
-            args: tuple[Any, ...] = (self._value(_argument(node, 0)),)
-        elif kind == "rows" and node.target is _ADD:
-            args = (self._value(_argument(node, 0)), self._value(_argument(node, 1)))
-        elif kind == "rows":
-            args = (self._value(_argument(node, 0)), self._whole(_argument(node, 1)))
-        else:
-            turned, other = _argument(node, 0), _argument(node, 1)
-            args = (self._value(_argument(turned, 0)), self._value(other))
         self.results.append(node)
-        self.actions.append((kind, node, args))
-
-    def program(self) -> RowProgram:
-        """The program, with values numbered from the inputs on."""
-
-        def numbered(argument: Any) -> Any:
-            if isinstance(argument, _Input):
-                return Row(argument.at)
-            return Row(argument.at + len(self.inputs)) if isinstance(argument, Row) else argument
-
-        actions = []
-        for kind, node, args in self.actions:
-            kwargs = {"dtype": node.kwargs["dtype"]} if node.target is _CAST else dict(node.kwargs)
-            kwargs = {} if kind == "sum" else kwargs
-            made = tuple(numbered(argument) for argument in args)
-            actions.append(RowAction(kind, node.target, made, tuple(kwargs.items()), node.meta["val"].dtype))  # type: ignore[arg-type]
-        return RowProgram(tuple(node.meta["val"].dtype for node in self.inputs), tuple(actions))
-
-    def _step(self, node: fx.Node) -> Row:
-        if node.target is _PRODUCT:
-            args: tuple[Any, ...] = (self._value(_argument(node, 0)), self._whole(_argument(node, 1)))
+        if kind == "sum":
+            self.program.add("sum", node, (self._rows(_argument(node, 0)),), {})
+        elif kind == "product":
+            turned = _argument(node, 0)
+            self.program.add("product", node, (self._rows(_argument(turned, 0)), self._rows(_argument(node, 1))))
+        elif node.target is _ADD:
+            self.program.add("rows", node, (self._rows(_argument(node, 0)), self._rows(_argument(node, 1))))
         else:
-            args = tuple(self._value(a) if isinstance(a, fx.Node) else a for a in node.args)
-        self.actions.append(("step", node, args))
-        self.made[node] = len(self.made)
-        return Row(self.made[node])
+            self.program.add("rows", node, (self._rows(_argument(node, 0)), self._whole(_argument(node, 1))))
 
-    def _value(self, node: fx.Node) -> Row | _Input:
+    def _step(self, node: fx.Node) -> None:
+        if node.target is PRODUCT:
+            args: tuple[Any, ...] = (self._rows(_argument(node, 0)), self._whole(_argument(node, 1)))
+        else:
+            args = tuple(self._rows(a) if isinstance(a, fx.Node) else a for a in node.args)
+        self.program.add("step", node, args)
+
+    def _rows(self, node: fx.Node) -> fx.Node:
+        """The node whose rows ``node`` has; where they are cheap, they are computed again."""
         source = _base(node)
-        if source in self.made:
-            return Row(self.made[source])
-        if source not in self.search.inside and self._is_cheap(source):
+        if not self.program.makes(source) and source not in self.search.inside and self._is_cheap(source):
             self.recomputed.add(source)
-            return self._step(source)
-        return _Input(self.inputs.setdefault(source, len(self.inputs)))
+            self._step(source)
+        return source
 
     def _is_cheap(self, node: fx.Node) -> bool:
         """Whether rows of ``node`` follow from rows of products by operators that treat each number by itself."""
@@ -334,19 +313,11 @@ class _Writer:
             return False
         if not self.search._is_step(node) or _is_view(node):
             return False
-        return all(_base(n).target in _LINEAR or self._is_cheap(_base(n)) for n in node.all_input_nodes)
+        return all(_base(n).target in PRODUCTS or self._is_cheap(_base(n)) for n in node.all_input_nodes)
 
     def _whole(self, node: fx.Node) -> Whole:
         turned = node.target is _TURN
-        source = _argument(node, 0) if turned else node
-        return Whole(self.wholes.setdefault(source, len(self.wholes)), turned)
-
-
-@dataclass(frozen=True)
-class _Input:
-    """Stands for a row of an input while the number of inputs is not known."""
-
-    at: int
+        return self.program.whole(_argument(node, 0) if turned else node, turned=turned)
 
 
 def _only_reader(node: fx.Node) -> list[fx.Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import fx
 
 from remat_planner.tracer.joint import Joint
-from remat_planner.tracer.lower.rows import Recipe, Row, RowStep
+from remat_planner.tracer.lower.row_program import PRODUCT, PRODUCT_AND_BIAS, PRODUCTS, RowProgram
+from remat_planner.tracer.lower.row_writer import CAST, RowWriter
 
 _aten = torch.ops.aten
 _LOSS, _LOSS_BACKWARD = _aten.nll_loss_forward.default, _aten.nll_loss_backward.default
@@ -21,9 +22,7 @@ _ROW_BY_ROW = {_LOGARITHMS, _LOGARITHMS_BACKWARD}
 _VIEWS = {_aten.view.default, _aten._unsafe_view.default, _aten.clone.default}
 """What only arranges the rows, whose last dimension stays."""
 _SLICE, _SLICE_BACKWARD = _aten.slice.Tensor, _aten.slice_backward.default
-_CAST, _TURN, _PRODUCT = _aten._to_copy.default, _aten.t.default, _aten.mm.default
-_LINEAR_WITH_BIAS = _aten.addmm.default
-_LINEAR = (_PRODUCT, _LINEAR_WITH_BIAS)
+_TURN, _BIAS_SUM = _aten.t.default, _aten.sum.dim_IntList
 _MEAN, _SUM = 1, 2
 """Reductions."""
 _ROWS_BY_CLASSES, _SEQUENCES = 2, 3
@@ -40,42 +39,29 @@ class Head:
 
     Attributes:
         loss: the node of the loss, of which ``total`` is the result.
-        hidden: what the layer reads, rows by inputs.
-        weight: inputs by classes.
-        bias: of the layer; None without one.
-        logits: where something else reads them too, the node that does not go; else None.
-        targets: a class for each row.
+        inputs: the nodes whose rows are read: the layer's inputs and, where something else reads them too, the logits.
+        wholes: those that all rows read: the layer's weight, inputs by classes, its bias, and the targets.
         arriving: the gradient of the loss, one number.
-        in_order: the nodes that make the gradients of ``hidden``, ``weight`` and ``bias``; None where there is none.
+        gradients: the nodes that make those of the layer's inputs, weight and bias, where there are any.
         replaced: all nodes that go.
         computing: those of them that compute something, in the order in which eager runs them.
-        rows: how many there are.
-        recipe: what becomes of each row.
+        program: what becomes of each row; its results are the loss and, for a gradient of 1 that arrives, ``gradients``.
     """
 
     loss: fx.Node
     total: fx.Node
-    hidden: fx.Node
-    weight: fx.Node
-    bias: fx.Node | None
-    logits: fx.Node | None
-    targets: fx.Node
+    inputs: tuple[fx.Node, ...]
+    wholes: tuple[fx.Node, ...]
     arriving: fx.Node
-    in_order: tuple[fx.Node | None, fx.Node | None, fx.Node | None]
+    gradients: tuple[fx.Node, ...]
     replaced: frozenset[fx.Node]
     computing: tuple[fx.Node, ...]
-    rows: int
-    recipe: Recipe
+    program: RowProgram
 
     @property
     def name(self) -> str:
         """The name of the loss's op in eager."""
         return str(self.loss.meta["name"])
-
-    @property
-    def gradients(self) -> tuple[fx.Node, ...]:
-        """Those of ``in_order`` that there are."""
-        return tuple(node for node in self.in_order if node is not None)
 
 
 def is_loss(node: fx.Node) -> bool:
@@ -110,27 +96,25 @@ def found_at(loss: fx.Node, joint: Joint) -> Head:
     if given is not None:
         inside -= set(down[: down.index(given) + 1])
         down = down[down.index(given) :]
-    recipe = _recipe(down, up, products, given=given is not None, mean=reduction == _MEAN, ignored=ignored)
     _refuse_what_is_kept(joint, inside, products)
-    bias, hidden, weight = _arguments_of_linear(linear)
-    arriving: Any = backward.args[0]
-    rows = hidden.meta["val"].shape[0]
-    if given is not None and given.meta["val"].numel() != rows * given.meta["val"].shape[-1]:
+    _refuse_lost_precision((*down, *up))
+    _, hidden, _ = _arguments_of_linear(linear)
+    if given is not None and given.meta["val"].numel() != hidden.meta["val"].shape[0] * given.meta["val"].shape[-1]:
         raise NotChunkedError("the model uses its logits elsewhere too, those of some rows")
+    writer = RowWriter()
+    gradient = _write_way(writer, down, up, {"mean": reduction == _MEAN, "ignored": ignored}, targets, given=given is not None)
+    _write_products(writer, products, linear, gradient)
+    arriving: Any = backward.args[0]
     return Head(
         loss=loss,
         total=total,
-        hidden=hidden,
-        weight=weight,
-        bias=bias,
-        logits=given,
-        targets=targets,
+        inputs=tuple(writer.inputs),
+        wholes=tuple(writer.wholes),
         arriving=arriving,
-        in_order=products.in_order,
+        gradients=products.found,
         replaced=frozenset(inside),
         computing=tuple(node for node in joint.ops if node in inside and _computes(node)),
-        rows=int(rows),
-        recipe=recipe,
+        program=writer.program(),
     )
 
 
@@ -150,7 +134,7 @@ def _way_down(log_probabilities: Any) -> list[fx.Node]:
     way = [log_probabilities]
     if log_probabilities.target is not _LOGARITHMS or log_probabilities.meta["val"].dim() != _ROWS_BY_CLASSES:
         raise NotChunkedError("what it reads is no log_softmax of rows by classes")
-    while way[0].target not in _LINEAR:
+    while way[0].target not in PRODUCTS:
         node, inputs = way[0], way[0].all_input_nodes
         if len(inputs) != 1 or node.meta["val"].shape[-1] != classes or not (_arranges(node) or is_row_by_row(node)):
             raise NotChunkedError(f"{node.meta.get('name', node.name)} stands between a linear layer and the loss")
@@ -180,8 +164,8 @@ class _Products:
     all: tuple[fx.Node, ...]
 
     @property
-    def in_order(self) -> tuple[fx.Node | None, fx.Node | None, fx.Node | None]:
-        return self.of_hidden, self.of_weight, self.of_bias
+    def found(self) -> tuple[fx.Node, ...]:
+        return tuple(node for node in (self.of_hidden, self.of_weight, self.of_bias) if node is not None)
 
 
 def _products(gradient: fx.Node, linear: fx.Node) -> _Products:
@@ -191,13 +175,13 @@ def _products(gradient: fx.Node, linear: fx.Node) -> _Products:
     for user in gradient.users:
         turn = [user] if user.target is _TURN else []
         node = next(iter(user.users)) if turn and len(user.users) == 1 else user
-        if node.target is _PRODUCT and node.args == (gradient, node.args[1]) and _is_turned(node.args[1], weight):
+        if node.target is PRODUCT and node.args == (gradient, node.args[1]) and _is_turned(node.args[1], weight):
             kind = "hidden"
-        elif node.target is _PRODUCT and turn and node.args == (user, hidden):
+        elif node.target is PRODUCT and turn and node.args == (user, hidden):
             kind = "weight"
-        elif node.target is _PRODUCT and node.args[1] is gradient and _is_turned(node.args[0], hidden):
+        elif node.target is PRODUCT and node.args[1] is gradient and _is_turned(node.args[0], hidden):
             kind = "turned weight"
-        elif node.target is _aten.sum.dim_IntList and node.args[1:] == ([0], True) and bias is not None:
+        elif node.target is _BIAS_SUM and node.args[1:] == ([0], True) and bias is not None:
             kind = "bias"
         else:
             raise NotChunkedError(f"{node.meta.get('name', node.name)} reads the gradient of the logits")
@@ -211,56 +195,58 @@ def _products(gradient: fx.Node, linear: fx.Node) -> _Products:
     return _Products(found.get("hidden"), of_weight, found.get("bias"), "turned weight" in found, tuple(nodes))
 
 
-def _recipe(
-    down: Sequence[fx.Node], up: Sequence[fx.Node], products: _Products, *, given: bool, mean: bool, ignored: Any
-) -> Recipe:
-    steps: list[RowStep] = []
-    row_of = {down[0]: Row(0)}
-    cut: list[tuple[int, int]] = []
-    loss = 0
+def _write_way(
+    writer: RowWriter, down: Sequence[fx.Node], up: Sequence[fx.Node], loss: dict[str, Any], targets: fx.Node, *, given: bool
+) -> fx.Node:
+    """Write what becomes of each row from the logits to their gradient, and return the node of the latter.
+
+    Args:
+        loss: its options, but for what is cut.
+        given: the logits are there already, and stay.
+    """
+    first = down[0]
+    if not given:
+        bias, hidden, weight = _arguments_of_linear(first)
+        before = () if bias is None else (writer.whole(bias),)
+        writer.add("step", first, (*before, hidden, writer.whole(weight)))
+    cuts = [_cut(node.args[1:], node.args[0].meta["val"].shape) for node in down[1:] if node.target is _SLICE]  # type: ignore[union-attr]
+    if len(cuts) > 1:
+        raise NotChunkedError("it takes some rows of the logits, and of these some again")
+    rows_of = {first: first}
     for node in (*down[1:], *up):
         if node is up[0]:
-            loss = len(steps) + 1
-            steps.append(RowStep(_LOSS_BACKWARD, (), (), node.meta["val"].dtype))
+            log_probabilities = rows_of[down[-1]]
+            writer.add("loss", node, (log_probabilities, writer.whole(targets)), loss | {"cut": cuts[0] if cuts else (0, 0)})
         elif _arranges(node):
             arguments: tuple[Any, ...] = node.args
-            source = arguments[0]
-            row_of[node] = row_of[source]
-            if node.target is _SLICE:
-                cut.append(_cut(arguments[1:], source.meta["val"].shape))
-            if node.target is _SLICE_BACKWARD and cut != [_cut(arguments[2:], arguments[1])]:
+            rows_of[node] = rows_of[arguments[0]]
+            if node.target is _SLICE_BACKWARD and cuts != [_cut(arguments[2:], arguments[1])]:
                 raise NotChunkedError("it takes some rows of the logits in a way that is not known")
             continue
         else:
-            if any(source not in row_of for source in node.all_input_nodes):
+            if any(source not in rows_of for source in node.all_input_nodes):
                 raise NotChunkedError("the model uses its logits elsewhere too, and their gradient needs what lies before them")
-            steps.append(_row_step(node, row_of))
-        row_of[node] = Row(len(steps))
-    if any(dtype == torch.float16 for dtype in (down[0].meta["val"].dtype, *(step.dtype for step in steps))):
+            writer.add("step", node, tuple(fx.node.map_arg(node.args, rows_of.__getitem__)))
+        rows_of[node] = node
+    return rows_of[up[-1]]
+
+
+def _write_products(writer: RowWriter, products: _Products, linear: fx.Node, gradient: fx.Node) -> None:
+    """Write what makes the gradients of the layer's inputs, weight and bias from that of its logits."""
+    _, hidden, weight = _arguments_of_linear(linear)
+    if products.of_hidden is not None:
+        writer.add("rows", products.of_hidden, (gradient, writer.whole(weight, turned=True)))
+    if products.of_weight is not None:
+        writer.add("product", products.of_weight, (hidden, gradient) if products.turned else (gradient, hidden))
+    if products.of_bias is not None:
+        writer.add("sum", products.of_bias, (gradient,), {})
+
+
+def _refuse_lost_precision(way: Collection[fx.Node]) -> None:
+    if any(node.meta["val"].dtype == torch.float16 for node in way):
         raise NotChunkedError(
             "its gradients are float16, and small ones would vanish before a gradient scaler enlarges them: train in bfloat16"
         )
-    if len(cut) > 1:
-        raise NotChunkedError("it takes some rows of the logits, and of these some again")
-    return Recipe(
-        logits=down[0].meta["val"].dtype,
-        given=given,
-        steps=tuple(steps),
-        loss=loss,
-        mean=mean,
-        ignored=ignored,
-        cut=cut[0] if cut else (0, 0),
-        of_hidden=products.of_hidden is not None,
-        of_weight=products.of_weight is not None,
-        of_bias=products.of_bias is not None,
-        turned=products.turned,
-    )
-
-
-def _row_step(node: fx.Node, row_of: Mapping[fx.Node, Row]) -> RowStep:
-    args = fx.node.map_arg(node.args, row_of.__getitem__)
-    kwargs = {"dtype": node.kwargs["dtype"]} if node.target is _CAST else dict(node.kwargs)
-    return RowStep(node.target, tuple(args), tuple(kwargs.items()), node.meta["val"].dtype)
 
 
 def _cut(arguments: Sequence[Any], shape: Sequence[Any]) -> tuple[int, int]:
@@ -275,13 +261,13 @@ def _cut(arguments: Sequence[Any], shape: Sequence[Any]) -> tuple[int, int]:
 
 def _refuse_what_is_kept(joint: Joint, inside: Collection[fx.Node], products: _Products) -> None:
     kept = {node for g in joint.gradients for node in (g.node, *g.contributions, *g.sums) if node is not None}
-    if kept & (set(inside) - set(products.in_order)) or any(node.meta["pinned"] for node in inside):
+    if kept & (set(inside) - set(products.found)) or any(node.meta["pinned"] for node in inside):
         raise NotChunkedError("a gradient that the step returns is computed inside of it, or an operator that must run once")
 
 
 def _arguments_of_linear(linear: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     """Bias, inputs and weight."""
-    arguments = linear.args if linear.target is _LINEAR_WITH_BIAS else (None, *linear.args)
+    arguments = linear.args if linear.target is PRODUCT_AND_BIAS else (None, *linear.args)
     bias, hidden, weight = arguments
     if linear.kwargs or not isinstance(hidden, fx.Node) or not isinstance(weight, fx.Node) or bias is weight:
         raise NotChunkedError(f"{linear.meta['name']} is no linear layer")
@@ -307,7 +293,7 @@ def is_row_by_row(node: fx.Node) -> bool:
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or node.meta["random"]:
         return False
-    if target is _CAST:
+    if target is CAST:
         source: Any = node.args[0]
         return node.kwargs.get("dtype") is not None and source.meta["val"].device == node.meta["val"].device
     return target in _ROW_BY_ROW or (torch.Tag.pointwise in target.tags and not target._schema.is_mutable)

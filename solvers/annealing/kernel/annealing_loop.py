@@ -66,13 +66,13 @@ def _with_digest(digest: int) -> Callable[[Wiring, SequenceState, MoveMix, int, 
             r = uniform(s.random)
             threshold = -temperature * math.log(uniform(s.random) + 1e-300)
             if s.counters[REMOVABLE] > 0 and r < mix.swaps + mix.removals:
-                length, cost = try_remove(w, s, log, budget)
+                length, cost = try_remove(w, s, mix, log, budget)
                 if r < mix.swaps and length > 0:
                     more, extra = try_insert(w, s, mix, threshold + weight * over - cost, log, length, budget)
                     length += more
                     cost += extra
-            elif s.counters[REMOVABLE] > 0 and r < mix.swaps + mix.removals + mix.shifts:
-                length, cost = try_shift(w, s, log, budget)
+            elif (s.counters[REMOVABLE] > 0 or mix.firsts > 0.0) and r < mix.swaps + mix.removals + mix.shifts:
+                length, cost = try_shift(w, s, mix, log, budget)
             else:
                 length, cost = try_insert(w, s, mix, threshold + weight * over, log, 0, budget)
             if length == 0:

@@ -91,6 +91,7 @@ class MoveMix(NamedTuple):
         alone: share of the insertions that insert one run. The others also insert runs of producers whose results are not
             available there, each with a chance of one half,
         whole: but this share of the insertions with certainty.
+        firsts: share of the shifts that put the first run of a node elsewhere; 0 where these keep the given order.
     """
 
     swaps: float = 0.25
@@ -99,6 +100,7 @@ class MoveMix(NamedTuple):
     at_peaks: float = 0.6
     alone: float = 0.4
     whole: float = 0.2
+    firsts: float = 0.0
 
 
 DEFAULT_MIX = MoveMix()

@@ -60,6 +60,9 @@ def insert(w: Wiring, s: SequenceState, v: int, reader: int, budget: int) -> int
         x = w.links[q]
         if before < 0:
             here += w.items[x, SIZE]
+            if w.items[x, LASTING]:  # The new instance lives to the end, that of the former first run only to its last use.
+                last = last_use(w.items, w.links, s.runs, s.run, x, following, slot_of(s.runs, s.run, v, 1))
+                over += _change(s.live, k + 1, last + 1, w.items[x, SIZE], budget)
             continue
         previous = s.run[s.runs[v, 1 + before], PLACE]
         last = last_use(w.items, w.links, s.runs, s.run, x, previous, following)
@@ -119,11 +122,15 @@ def remove(w: Wiring, s: SequenceState, e: int, budget: int) -> int:
         if last < k:
             over += _change(s.live, last + 1, k, -w.items[x, SIZE], budget)
     before = at - 1
-    if before >= 0:
-        previous = s.run[s.runs[v, 1 + before], PLACE]
-        following = slot_of(s.runs, s.run, v, at)
-        for q in range(w.nodes[v, WRITES], w.nodes[v, WRITES + 1]):
-            x = w.links[q]
+    following = slot_of(s.runs, s.run, v, at)
+    for q in range(w.nodes[v, WRITES], w.nodes[v, WRITES + 1]):
+        x = w.links[q]
+        if before < 0:
+            if w.items[x, LASTING]:  # The instance of the next run lives to the end instead.
+                last = last_use(w.items, w.links, s.runs, s.run, x, following, slot_of(s.runs, s.run, v, 1))
+                over += _change(s.live, k + 1, last + 1, -w.items[x, SIZE], budget)
+        else:
+            previous = s.run[s.runs[v, 1 + before], PLACE]
             last = last_use(w.items, w.links, s.runs, s.run, x, previous, following)
             if last > k:
                 if before == 0 and w.items[x, LASTING]:
@@ -140,15 +147,23 @@ def remove(w: Wiring, s: SequenceState, e: int, budget: int) -> int:
             over += _change(s.live, last + 1 if s.runs[v, 0] > 1 else last, k, -w.nodes[v, REPLAY], budget)
     s.free[s.counters[FREE]] = e
     s.counters[FREE] += 1
+    unlist(s, e)
+    s.counters[RUNS] -= 1
+    s.counters[OVER] += over
+    return s.held[neighbour(s.held, s.counters[SLOTS], k, 1)]
+
+
+@inner
+def unlist(s: SequenceState, e: int) -> None:
+    """Take a run out of those that a move may remove, if it is one of them."""
     i = s.run[e, INDEX]
+    if i < 0:
+        return
     s.counters[REMOVABLE] -= 1
     moved = s.removable[s.counters[REMOVABLE]]
     s.removable[i] = moved
     s.run[moved, INDEX] = i
     s.run[e, INDEX] = -1
-    s.counters[RUNS] -= 1
-    s.counters[OVER] += over
-    return s.held[neighbour(s.held, s.counters[SLOTS], k, 1)]
 
 
 @inner

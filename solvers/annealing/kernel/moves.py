@@ -8,6 +8,7 @@ from remat_planner.solvers.annealing.kernel.arrays import (
     INSERTED,
     KIND,
     LASTING,
+    LATE,
     LOGGED,
     NODE,
     NOWHERE,
@@ -26,7 +27,7 @@ from remat_planner.solvers.annealing.kernel.arrays import (
     Table,
     Wiring,
 )
-from remat_planner.solvers.annealing.kernel.edits import insert, remove
+from remat_planner.solvers.annealing.kernel.edits import insert, remove, unlist
 from remat_planner.solvers.annealing.kernel.splitmix import below, uniform
 from remat_planner.solvers.annealing.kernel.uses import (
     is_read,
@@ -54,10 +55,12 @@ _PLACES, _ITEMS = 6, 30
 
 
 @inner
-def try_remove(w: Wiring, s: SequenceState, log: Table, budget: int) -> tuple[int, float]:
+def try_remove(w: Wiring, s: SequenceState, mix: MoveMix, log: Table, budget: int) -> tuple[int, float]:
     """Remove a run, and then the runs that only it was inserted for; the number of edits, and the change of the cost."""
     e = s.removable[below(s.random, s.counters[REMOVABLE])]
     if not may_remove(w, s, e):
+        if mix.firsts > 0.0 and s.runs[s.run[e, NODE], 0] < 2:
+            unlist(s, e)  # Shifts find it without the list.
         return 0, 0.0
     log[0, PENDING] = e
     waiting = 1
@@ -91,10 +94,16 @@ def try_remove(w: Wiring, s: SequenceState, log: Table, budget: int) -> tuple[in
 
 
 @inner
-def try_shift(w: Wiring, s: SequenceState, log: Table, budget: int) -> tuple[int, float]:
+def try_shift(w: Wiring, s: SequenceState, mix: MoveMix, log: Table, budget: int) -> tuple[int, float]:
     """Put a run elsewhere."""
-    e = s.removable[below(s.random, s.counters[REMOVABLE])]
-    v = s.run[e, NODE]
+    if mix.firsts > 0.0 and (s.counters[REMOVABLE] == 0 or uniform(s.random) < mix.firsts):
+        v = below(s.random, s.runs.shape[0])
+        e = s.runs[v, 1]
+        if not w.nodes[v, LATE] or neighbour(s.held, s.counters[SLOTS], s.run[e, PLACE], 1) >= NOWHERE:
+            return 0, 0.0
+    else:
+        e = s.removable[below(s.random, s.counters[REMOVABLE])]
+        v = s.run[e, NODE]
     reader = _new_place(w, s, e)
     if reader < 0 or not may_insert(w, s, v, s.run[reader, PLACE], LONGEST_MOVE):
         return 0, 0.0

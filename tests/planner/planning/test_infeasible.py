@@ -40,7 +40,7 @@ def test_a_smaller_batch_is_named_only_where_it_helps():
     assert "make the batch smaller" not in message
     model = _blocks()
     least = remat_planner.plan(model, (torch.randn(256, 16),), budget="min", time_limit=2, verify=False).budget
-    assert "make the batch smaller" in str(_refusal(model, torch.randn(256, 16), least - 1))
+    assert "make the batch smaller" in str(_refusal(model, torch.randn(256, 16), least * 3 // 4))
     message = str(_refusal(model, torch.randn(256, 16), 8_000))
     assert "A smaller batch does not help" in message
     assert "TrainingState(shard=N)" in message
@@ -51,6 +51,15 @@ def test_a_loss_that_sets_the_floor_can_be_computed_in_chunks():
     labels = torch.randint(2000, (64,))
     message = str(_refusal(model, x, "50%", loss=lambda output: F.cross_entropy(output, labels)))
     assert "compute the loss in chunks" in message
+
+
+def test_what_cannot_be_left_out_is_named_with_its_module_and_line():
+    error = _refusal(nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8)), torch.randn(64, 8), 30_000)
+    assert error.proven
+    assert {(value.bytes, value.role) for value in error.values} == {(64 * 64 * 4, "read"), (64 * 64 * 4, "computed")}
+    assert {value.module for value in error.values} <= {"0", "1", "2"}
+    assert all(".py:" in value.source and str(value) in str(error) for value in error.values)
+    assert "Without any one of them the rest would fit" in str(error)
 
 
 @pytest.mark.slow

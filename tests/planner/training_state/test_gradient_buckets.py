@@ -10,7 +10,10 @@ import torch
 import remat_planner
 from remat_planner.planner.reports.peak_memory import memory_at_peak
 from remat_planner.planner.training_state.constants import ACCUMULATED, BUCKETS
+from remat_planner.planner.training_state.released_gradients import with_released_gradients
 from remat_planner.schedules import Schedule, TrainingState, TrainingStateError
+from remat_planner.tracer import capture
+from remat_planner.tracer.lower import lower
 from tests.planner.training_state.nets import ALL, BLOCKS, HEAD, Wide, on_gpu, planned
 
 
@@ -58,3 +61,13 @@ def test_gradients_in_buckets_are_not_those_of_one_process(tmp_path: Path) -> No
     )
     with pytest.raises(TrainingStateError, match="buckets of DistributedDataParallel"):
         remat_planner.verify(model, Schedule.load(tmp_path / "s.json"), (x,))
+
+
+def test_gradients_that_are_released_are_computed_in_eagers_order() -> None:
+    # What a gradient waits for, its turn, is counted for that order, also where other first executions move.
+    joint = capture(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)), (torch.randn(2, 4),))
+    graph = lower(joint).graph
+    of_gradients = {gradient.node.meta["name"] for gradient in joint.gradients if gradient.node is not None}
+    assert not any(op.in_turn for op in graph.ops if op.name in of_gradients)
+    released = with_released_gradients(graph, joint)
+    assert {op.name for op in released.ops if op.in_turn and op.pinned is None} == of_gradients

@@ -22,15 +22,6 @@ from tests.sampling import examples
 from tests.strategies import graphs
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compiled() -> None:
-    """With a short time limit the solver does without its kernel where that would have to be compiled first."""
-    problem = Problem.of(Graph.from_dag([1, 1], [2, 2], [(0, 1)]))
-    wiring = wiring_of(problem)
-    kernel.anneal(wiring, start_of(problem, wiring, budget=1, seed=0), kernel.DEFAULT_MIX, 1, 1.0, 1.0, 1.03, 1)
-    assert kernel.ready()
-
-
 def start_of(problem: Problem, wiring: kernel.Wiring, *, budget: int, seed: int) -> kernel.SequenceState:
     """The state for a run without recomputation."""
     return starting_state(problem, wiring, range(problem.n), budget, seed=seed, most_runs=DEFAULT_OPTIONS.most_runs)
@@ -49,6 +40,7 @@ def loosened(graph: Graph, draw: st.DataObject) -> Graph:
     late = draw.draw(st.sets(st.sampled_from(forward))) if forward else set()
     first = draw.draw(st.integers(0, len(graph.ops)))
     last = draw.draw(st.integers(0, len(graph.ops)))
+    in_turn = draw.draw(st.sets(st.integers(0, len(graph.ops))))
     ops = []
     for i, op in enumerate(graph.ops):
         outside = first <= i < last and i not in late and op.pinned is None
@@ -63,6 +55,7 @@ def loosened(graph: Graph, draw: st.DataObject) -> Graph:
                 pinned=op.pinned,
                 replay_bytes=op.replay_bytes,
                 auxiliary=i in late and op.pinned is None,
+                in_turn=i in in_turn,
                 outside=outside,
             )
         )
@@ -77,7 +70,8 @@ def test_the_kernel_counts_as_the_simulator_does(graph: Graph, data: st.DataObje
     if problem.n < 2:
         return
     peak = problem.simulate(range(problem.n)).peak_bytes - problem.constant_bytes
-    counts_as_the_simulator_does(problem, limit=data.draw(st.integers(0, max(peak, 1))), seed=data.draw(st.integers(0, 99)))
+    limit, seed = data.draw(st.integers(0, max(peak, 1))), data.draw(st.integers(0, 99))
+    counts_as_the_simulator_does(problem, limit=limit, seed=seed, any_order=data.draw(st.booleans()))
 
 
 def test_a_result_written_in_place_makes_its_memory_last() -> None:
@@ -95,11 +89,12 @@ def test_a_result_written_in_place_makes_its_memory_last() -> None:
         counts_as_the_simulator_does(Problem.of(graph), limit=7, seed=seed)
 
 
-def counts_as_the_simulator_does(problem: Problem, *, limit: int, seed: int) -> None:
-    wiring = wiring_of(problem)
+def counts_as_the_simulator_does(problem: Problem, *, limit: int, seed: int, any_order: bool = False) -> None:
+    wiring = wiring_of(problem, any_order=any_order)
+    mix = kernel.DEFAULT_MIX._replace(firsts=0.5 if any_order else 0.0)
     state = start_of(problem, wiring, budget=limit + problem.constant_bytes, seed=seed)
     for temperature in (1.0, 0.3, 0.02, 0.3):
-        kernel.anneal(wiring, state, kernel.DEFAULT_MIX, 60, temperature, temperature, 1.03, limit)
+        kernel.anneal(wiring, state, mix, 60, temperature, temperature, 1.03, limit)
         slots = np.flatnonzero(state.held[: state.counters[kernel.SLOTS]] >= 0)
         nodes = state.run[state.held[slots], kernel.NODE].tolist()
         simulated = problem.simulate(nodes).bytes - problem.constant_bytes
@@ -108,6 +103,10 @@ def counts_as_the_simulator_does(problem: Problem, *, limit: int, seed: int) -> 
         assert state.measures[kernel.COST] == pytest.approx(wiring.cost[nodes].sum() - wiring.cost.sum())
         steps = problem.expand(nodes)
         assert simulate(problem.graph, steps).seconds == pytest.approx(problem.simulate(nodes).seconds)
+        first = {v: k for k, v in reversed(list(enumerate(nodes)))}
+        assert any_order or problem.keeps_order(steps)
+        kept = [first[v] for v in range(problem.n) if problem.in_turn[v] and not problem.auxiliary[v]]
+        assert kept == sorted(kept)
         outside = [k for k, v in enumerate(nodes) if problem.outside[v]]
         if outside:
             between = nodes[outside[0] : outside[-1] + 1]
