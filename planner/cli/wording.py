@@ -18,6 +18,7 @@ _FLAGS = {
     "accumulate=True": "--accumulate",
     "master_weights=True": "--master-weights",
     "optimizer_offload=True": "--offload-optimizer",
+    "offload=(?=[)])": "--offload",
 }
 _OPTIONS = {
     "budget": "--budget",
@@ -35,8 +36,10 @@ _OPTIONS = {
     "accumulate": "--accumulate",
     "gradient_buckets": "--gradient-buckets",
     "outputs": "--outputs",
+    "order": "--order",
+    "variants": "--variants",
 }
-_CALL = re.compile(r"(?:remat_planner\.)?plan\((?:model, )?(?:\.\.\., )?(?P<inside>\w+=[^()]*)\)")
+_CALL = re.compile(r"(?:training=)?(?:remat_planner\.)?(?:plan|TrainingState)\((?:model, )?(?:\.\.\., )?(?P<inside>\w+=[^()]*)\)")
 _OFFLOAD = re.compile(r"(?:offload=)?(?:remat_planner\.)?Offload\((?P<inside>[^()]*)\)")
 _KEYWORD = re.compile(rf"\b(?P<name>{'|'.join(_OPTIONS)})=(?P<quote>['\"]?)(?P<value>[^'\"\s,)]+)(?P=quote)")
 # Names with an underscore are no words of English, so they can be told by themselves.
@@ -50,7 +53,7 @@ def in_options(message: str) -> str:
     message = _CALL.sub(lambda match: match["inside"], message)
     message = _OFFLOAD.sub(lambda match: _offload(match["inside"]), message)
     for flag, option in _FLAGS.items():
-        message = re.sub(rf"\b{flag}\b", option, message)
+        message = re.sub(rf"\b{flag}(?!\w)", option, message)
     message = _KEYWORD.sub(_option, message)
     return _NAME.sub(lambda match: _OPTIONS[match["name"]], message)
 
