@@ -32,8 +32,9 @@ class EagerMemory:
     def label(self, recorded: fx.Node, functional: Sequence[fx.Node]) -> None:
         """Label the ``functional`` nodes of the ``recorded`` one."""
         for node in functional:  # what was written to a slice is put into the whole before that is read
-            if node.target in _SCATTERS and "memory" in node.args[0].meta:
-                node.meta["memory"] = node.args[0].meta["memory"]
+            whole: Any = node.args[0] if node.target in _SCATTERS else None
+            if whole is not None and "memory" in whole.meta:
+                node.meta["memory"] = whole.meta["memory"]
         if not functional or recorded.op != "call_function":
             return
         target: Any = recorded.target
