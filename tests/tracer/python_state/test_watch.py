@@ -234,6 +234,10 @@ CHANGES: dict[str, tuple[Callable[[Model], Any], str]] = {
         f"encoded (global of {__name__}).registry[<class 'torch.Tensor'>]",
     ),
     "a cache that is cleared": (lambda _: looked_up.cache_clear(), f"looked_up (global of {__name__}).cache_clear"),
+    "a cache that is cleared and filled again": (
+        lambda _: (looked_up.cache_clear(), looked_up(1)),
+        f"looked_up (global of {__name__}).cache_clear",
+    ),
     "a configuration file": (lambda m: m.parser.set("train", "gain", "2.0"), "section._parser._sections['train']['gain']"),
     "a dropout's probability": (lambda m: setattr(m.drop, "p", 0.5), "drop.p"),
 }
