@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Literal
@@ -90,15 +90,16 @@ class CallsBelowDispatch:
             yield
 
     @contextmanager
-    def backward(self, outputs: Iterable[torch.Tensor]) -> Iterator[None]:
-        """Watch the backward from ``outputs`` inside, where it can run code of the user's.
+    def backward(
+        self, outputs: Iterable[torch.Tensor], observed: Callable[[], AbstractContextManager[ExecutedCode]]
+    ) -> Iterator[None]:
+        """Watch the backward from ``outputs`` inside, by ``observed`` where it can run code of the user's.
 
         Raises:
             CaptureError: as in ``forward``.
         """
-        code = ExecutedCode()
         runs_code = self._backward_runs_code or any(isinstance(node, BackwardCFunction) for node in nodes_behind(outputs))
-        with code.observed() if runs_code else nullcontext(), self._watched("backward", code):
+        with observed() if runs_code else nullcontext(ExecutedCode()) as code, self._watched("backward", code):
             yield
 
     @contextmanager

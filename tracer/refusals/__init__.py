@@ -33,6 +33,7 @@ from remat_planner.tracer.refusals.model import refuse_model, refuse_without_bac
 from remat_planner.tracer.refusals.recording import (
     absent_gpu_error,
     backward_raised_error,
+    backward_state_error,
     cached_function_error,
     changed_constant_error,
     changed_view_error,
@@ -80,6 +81,7 @@ __all__ = [
     "absent_gpu_error",
     "address_error",
     "backward_raised_error",
+    "backward_state_error",
     "cached_function_error",
     "cached_parametrizations_error",
     "changed_constant_error",

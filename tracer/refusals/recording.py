@@ -7,7 +7,7 @@ A function named ``..._error`` returns the error, for callers that raise it with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,13 +26,19 @@ _WITHOUT_READING = (
     "Rewrite the branch without reading the value (torch.where), move it out of the forward, or plan the blocks around it and "
     "leave the rest as it is (remat_planner.plan(model, ..., regions=...))"
 )
+_HANDED_ON = (
+    ". A number that is only handed on (logged, returned) may be read by .item(); float(x) and int(x) are taken for a use"
+)
 
 
-def data_dependent_error(operator: Any, source: str, why: str) -> DataDependentError:
-    """For a read of a value that the capture does not know; ``why`` says what the value depends on."""
+def data_dependent_error(operator: Any, source: str, why: str, *, is_number: bool = False) -> DataDependentError:
+    """For a read of a value that the capture does not know; ``why`` says what the value depends on.
+
+    ``is_number`` where it is one number, which a forward may read to hand it on.
+    """
     return DataDependentError(
         f"{source or 'the model'}: the code reads a value from a tensor ({operator}), and the value is unknown while the step "
-        f"is captured: {why}. {_WITHOUT_READING}",
+        f"is captured: {why}. {_WITHOUT_READING}{_HANDED_ON if is_number else ''}",
         source=source,
         operator=str(operator),
     )
@@ -74,10 +80,10 @@ def forward_varies_error() -> DataDependentError:
     )
 
 
-def python_draw_error() -> DataDependentError:
-    """For a forward that draws from a generator whose draws a graph cannot repeat."""
+def python_draw_error(part: Literal["forward", "backward"] = "forward") -> DataDependentError:
+    """For a forward or backward that draws from a generator whose draws a graph cannot repeat."""
     return DataDependentError(
-        "the forward draws from the random generator of Python or NumPy, and the captured step would repeat this one draw in "
+        f"the {part} draws from the random generator of Python or NumPy, and the captured step would repeat this one draw in "
         f"every step. Draw with torch, and use the draw in tensors, not in a branch. {_WITHOUT_READING}",
         source="",
         operator="random",
@@ -114,6 +120,17 @@ def storage_view_error(operator: Any, source: str) -> UnsupportedOperatorError:
         "(remat_planner.plan(model, ..., regions=...)), or run them without cuDNN (torch.backends.cudnn.flags(enabled=False))",
         operator=str(operator),
         source=source,
+    )
+
+
+def backward_state_error(names: Sequence[str]) -> PythonStateError:
+    """For code of the user's in the backward that changes Python state, or reads numbers that the forward counts."""
+    return PythonStateError(
+        "code that runs in the backward (a hook, a torch.autograd.Function) changes Python state, or reads a number that the "
+        f"forward counts: {', '.join(names)}. A planned step runs none of it: the change would be lost, and what depends on it "
+        "would not follow. Make it in the training loop, or in a hook on a parameter or on the planned module, which run in "
+        "every step; or keep the state in a buffer that is updated in place (register_buffer)",
+        names=tuple(names),
     )
 
 
