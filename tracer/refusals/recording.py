@@ -129,7 +129,8 @@ def backward_state_error(names: Sequence[str]) -> PythonStateError:
         "code that runs in the backward (a hook, a torch.autograd.Function) changes Python state, or reads a number that the "
         f"forward counts: {', '.join(names)}. A planned step runs none of it: the change would be lost, and what depends on it "
         "would not follow. Make it in the training loop, or in a hook on a parameter or on the planned module, which run in "
-        "every step; or keep the state in a buffer that is updated in place (register_buffer)",
+        "every step; or keep the state in a buffer that is updated in place (register_buffer). By regions, hooks of the blocks "
+        "themselves run around them",
         names=tuple(names),
     )
 
