@@ -69,6 +69,17 @@ def gradient_attribute_error(what: str, source: str) -> UnsupportedOperatorError
     )
 
 
+def retained_gradient_error(source: str) -> UnsupportedOperatorError:
+    """For a forward that asks autograd to keep the gradient of an activation."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: the forward calls retain_grad() of an activation. The backward of a captured step computes "
+        "the gradients of parameters and inputs, and keeps no others. Train without it, and look at such gradients in a step "
+        "of the model without the plan",
+        operator="retain_grad",
+        source=source,
+    )
+
+
 def forward_varies_error() -> DataDependentError:
     """For a forward that runs other operators when it is recorded a second time on the same inputs."""
     return DataDependentError(
@@ -231,6 +242,16 @@ def lost_hooks_error(names: Sequence[str]) -> LostHookError:
         "(handle.remove()), put them on the planned module itself or on parameters, where they run in every step, or plan "
         "by regions: hooks of the blocks themselves run around them",
         names=tuple(names),
+    )
+
+
+def parameter_hook_error(source: str) -> LostHookError:
+    """For a forward that registers a hook on a parameter."""
+    return LostHookError(
+        f"{source or 'the model'}: the forward registers a hook on a parameter. Eager would register one more in each step, "
+        "and a planned step runs none of the forward's code. Register it once, outside of the forward: it runs in every "
+        "planned step",
+        names=(source,),
     )
 
 

@@ -466,3 +466,33 @@ def test_code_in_the_backward_that_changes_or_draws_is_refused(hook: Callable[..
     with pytest.raises(error, match=named):
         capture(model, (X,), loss=mean_square)
     assert (model.norms, model.calls) == ([], 0)
+
+
+def _halves_a_gradient(m: Net, _: torch.Tensor) -> None:
+    m.b.weight.register_hook(lambda gradient: gradient / 2)
+
+
+def _acts_after_a_gradient(m: Net, _: torch.Tensor) -> None:
+    m.b.weight.register_post_accumulate_grad_hook(lambda _: None)
+
+
+def _retains_a_gradient(_: Net, h: torch.Tensor) -> None:
+    h.retain_grad()
+
+
+@pytest.mark.parametrize(
+    ("does", "named"),
+    [
+        (_halves_a_gradient, "registers a hook on a parameter"),
+        (_acts_after_a_gradient, "registers a hook on a parameter"),
+        (_retains_a_gradient, "retain_grad"),
+    ],
+)
+def test_what_a_forward_asks_of_later_gradients_is_refused(does: Callable[[Net, torch.Tensor], None], named: str) -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        does(m, h)
+        return m.b(h)
+
+    with pytest.raises(CaptureError, match=rf"test_python_state.py:\d+.*{named}"):
+        capture(Net(forward), (X,), loss=mean_square)
