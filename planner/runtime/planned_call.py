@@ -36,8 +36,7 @@ from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compil
 from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
 from remat_planner.schedules import Schedule
-from remat_planner.tracer import capture
-from remat_planner.tracer.errors import InputsDoNotFitError
+from remat_planner.tracer import InputsDoNotFitError, capture
 from remat_planner.tracer.joint import InputReader, InputTree, RecordedForward
 from remat_planner.tracer.python_state import Roots
 from remat_planner.tracer.record import (
