@@ -18,14 +18,14 @@ import torch
 from torch import nn
 
 from remat_planner.planner.compile import check_compiler, refuse_copies
-from remat_planner.planner.errors import AlreadyAppliedError, NotAppliedError
+from remat_planner.planner.errors import AlreadyAppliedError, InfeasibleBudgetError, NotAppliedError
 from remat_planner.planner.formatting import format_percent
 from remat_planner.planner.planning import (
     ENOUGH_FOR_REPLAN,
+    LEAST_FOUND,
     REPLAN_TIME_LIMIT,
-    Budget,
     Step,
-    asked_share,
+    asked_relatively,
     limited,
     schedule_step,
     settings_for_replan,
@@ -192,21 +192,31 @@ def replan_like(
 
     Without copies unless ``copies`` can run.
 
-    A step in another mode gets the same share of its peak, where a share was asked for: dropout takes bytes of its own.
+    Where the budget was asked for as a share of the peak, or as the least, a step in another mode gets its own: dropout takes
+    bytes of its own. So does a step on inputs of the same form that does not fit, as one that finds a state which the first
+    step had not.
+
     Solving takes at most ``time_limit`` seconds, and no more than for ``like``.
+
+    Raises:
+        InfeasibleBudgetError: the budget is too small.
     """
     settings = settings_for_replan(like, time_limit, copies=copies)
     step = trace_step_like(model, args, kwargs, like, replace(settings, loss=settings.loss or loss))
-    share = asked_share(like)
-    if share is not None and step.origin.modes != like.origin.modes:
-        schedule = schedule_step(step, Budget(share=share), enough=ENOUGH_FOR_REPLAN)
-        _log.warning(
-            "the model is in another mode than the planned one, so %s of the peak without recomputation are %s bytes now",
-            format_percent(float(share)),
-            f"{schedule.budget:,}",
-        )
-        return schedule
-    return schedule_step(step, like.budget, enough=ENOUGH_FOR_REPLAN)
+    asked = asked_relatively(like)
+    if asked is None or step.origin.modes == like.origin.modes:
+        try:
+            return schedule_step(step, like.budget, enough=ENOUGH_FOR_REPLAN)
+        except InfeasibleBudgetError:
+            if asked is None or step.origin.inputs != like.origin.inputs:
+                raise
+    schedule = schedule_step(step, asked, enough=ENOUGH_FOR_REPLAN)
+    _log.warning(
+        "the model is in another mode or state than the planned one: its budget, %s, is %s bytes now",
+        LEAST_FOUND if asked.share is None else f"{format_percent(float(asked.share))} of the peak without recomputation",
+        f"{schedule.budget:,}",
+    )
+    return schedule
 
 
 def _plan_level(step: Step, like: Schedule, enough: float, *, time_limit: float, copies: bool) -> Schedule:

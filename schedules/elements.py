@@ -18,12 +18,17 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor: a view onto ``Graph.storages[storage]``."""
+    """A tensor: a view onto ``Graph.storages[storage]``.
+
+    Attributes:
+        eager_base: the value in whose memory the framework computes this one without a plan; None where that is its own.
+    """
 
     name: str
     storage: int
     shape: tuple[int, ...] = ()
     dtype: str = ""
+    eager_base: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

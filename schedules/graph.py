@@ -124,9 +124,13 @@ class Graph:
 
     @cached_property
     def eager(self) -> Graph:
-        """The same step as the framework runs it without a plan: ops take their ``eager_workspace`` too, and no extra time."""
-        if not any(op.eager_workspace or op.extra_seconds for op in self.ops):
-            return self
+        """The same step as the framework runs it without a plan.
+
+        Ops take their ``eager_workspace`` too, and no extra time; values lie in the memory of their ``eager_base``.
+        """
+        graph = _in_eager_memory(self)
+        if not any(op.eager_workspace or op.extra_seconds for op in graph.ops):
+            return graph
         ops = (
             replace(
                 op,
@@ -135,9 +139,9 @@ class Graph:
                 seconds=op.seconds - op.extra_seconds,
                 extra_seconds=0.0,
             )
-            for op in self.ops
+            for op in graph.ops
         )
-        return replace(self, ops=tuple(ops))
+        return replace(graph, ops=tuple(ops))
 
     @cached_property
     def inexact(self) -> tuple[str, ...]:
@@ -294,6 +298,25 @@ def _aliased(graph: Graph, op: Op) -> int | None:
     written = {graph.values[v].storage for v in op.writes}
     read = {v for v in op.reads if not graph.storages[graph.values[v].storage].constant} or set(op.reads)
     return written.pop() if len(read) == 1 and written == {graph.values[v].storage for v in read} else None
+
+
+def _in_eager_memory(graph: Graph) -> Graph:
+    """``graph`` in which each value that has an ``eager_base`` lies there, with all that views it."""
+    allocated_by = {s: i for i, allocated in enumerate(graph.allocated) for s in allocated}
+    moved: dict[int, int] = {}  # storage -> that of the base
+    ops = list(graph.ops)
+    for v, value in enumerate(graph.values):
+        i = allocated_by.get(value.storage)
+        if value.eager_base is None or i is None or graph.ops[i].writes != (v,):
+            continue
+        base = graph.values[value.eager_base].storage
+        if base != value.storage and base in allocated_by:
+            moved[value.storage] = moved.get(base, base)
+            ops[i] = replace(ops[i], reads=(*ops[i].reads, value.eager_base))  # it is written over, used or not
+    if not moved:
+        return graph
+    values = (replace(value, storage=moved.get(value.storage, value.storage), eager_base=None) for value in graph.values)
+    return replace(graph, ops=tuple(ops), values=tuple(values))
 
 
 def _whole_bytes(index: int, size: float) -> int:

@@ -2,8 +2,8 @@
 
 from remat_planner.tracer.capture import capture, record_forward
 from remat_planner.tracer.costs import op_costs
-from remat_planner.tracer.errors import CaptureError
+from remat_planner.tracer.errors import CaptureError, InputsDoNotFitError
 from remat_planner.tracer.joint import Joint
 from remat_planner.tracer.lower import Lowering, lower
 
-__all__ = ["CaptureError", "Joint", "Lowering", "capture", "lower", "op_costs", "record_forward"]
+__all__ = ["CaptureError", "InputsDoNotFitError", "Joint", "Lowering", "capture", "lower", "op_costs", "record_forward"]

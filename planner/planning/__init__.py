@@ -5,11 +5,11 @@
 """
 
 from remat_planner.planner.planning.batch_search import LARGEST_BATCH, Batches, Fit, Try, fit
-from remat_planner.planner.planning.budget import AUTO, Budget, parse_budget
+from remat_planner.planner.planning.budget import AUTO, LEAST_FOUND, Budget, parse_budget
 from remat_planner.planner.planning.call_differences import CallNow, Difference, differences_of
 from remat_planner.planner.planning.call_guards import BoundSignature
 from remat_planner.planner.planning.captures import (
-    asked_share,
+    asked_relatively,
     remember_capture,
     remembered_capture,
     settings_of,
@@ -36,6 +36,7 @@ __all__ = [
     "ENOUGH_FOR_REPLAN",
     "FREE_OVERHEAD",
     "LARGEST_BATCH",
+    "LEAST_FOUND",
     "REPLAN_TIME_LIMIT",
     "Batches",
     "BoundSignature",
@@ -52,7 +53,7 @@ __all__ = [
     "SizedStep",
     "Step",
     "Try",
-    "asked_share",
+    "asked_relatively",
     "available_on_host",
     "budget_on_device",
     "capture_sized_step",

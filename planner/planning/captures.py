@@ -1,10 +1,10 @@
-"""Remembers what is behind each schedule of this process: capture, settings and asked share, so that nothing is done again."""
+"""Remembers what is behind each schedule of this process: capture, settings and asked budget, so that nothing is done again."""
 
 from __future__ import annotations
 
 import weakref
-from fractions import Fraction
 
+from remat_planner.planner.planning.budget import Budget
 from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.step import Step
 from remat_planner.planner.training_state import OptimizerNeeds
@@ -12,17 +12,18 @@ from remat_planner.schedules import Schedule
 from remat_planner.tracer import Joint
 
 _live: weakref.WeakKeyDictionary[Schedule, tuple[Joint, Settings]] = weakref.WeakKeyDictionary()
-_shares: weakref.WeakKeyDictionary[Schedule, Fraction] = weakref.WeakKeyDictionary()
+_budgets: weakref.WeakKeyDictionary[Schedule, Budget] = weakref.WeakKeyDictionary()
 
 
-def remember_share(schedule: Schedule, share: Fraction) -> None:
-    """Keep that the budget of ``schedule`` was asked for as this share of its peak without recomputation."""
-    _shares[schedule] = share
+def remember_budget(schedule: Schedule, asked: Budget) -> None:
+    """Keep how the budget of ``schedule`` was asked for."""
+    _budgets[schedule] = asked
 
 
-def asked_share(schedule: Schedule) -> Fraction | None:
-    """The share that was asked for; None for a budget in bytes, or a schedule from a file."""
-    return _shares.get(schedule)
+def asked_relatively(schedule: Schedule) -> Budget | None:
+    """The share or the least that was asked for; None for a budget in bytes, or a schedule from a file."""
+    asked = _budgets.get(schedule)
+    return None if asked is None or asked.bytes is not None else asked
 
 
 def remember_capture(schedule: Schedule, step: Step) -> None:

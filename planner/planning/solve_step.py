@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 from remat_planner.planner.errors import InfeasibleBudgetError
 from remat_planner.planner.gpu_allocator import AllocatorPeak, allocator_peak, solve_on_gpu
 from remat_planner.planner.planning.budget import LEAST_FOUND, Budget, parse_budget
-from remat_planner.planner.planning.captures import remember_capture, remember_share
+from remat_planner.planner.planning.captures import remember_budget, remember_capture
 from remat_planner.planner.planning.free_savings import is_free, save_for_free
 from remat_planner.planner.planning.infeasible import no_schedule_error, update_error
 from remat_planner.planner.planning.leaner_form import better_in_leaner_form
@@ -50,7 +49,9 @@ def schedule_step(
     graph, settings = step.graph, step.settings
     asked = budget if isinstance(budget, Budget) else parse_budget(budget)
     if asked.least:
-        return schedule_step(step, Budget(bytes=least_budget(step), origin=LEAST_FOUND), reporter=reporter)
+        schedule = schedule_step(step, Budget(bytes=least_budget(step), origin=LEAST_FOUND), reporter=reporter)
+        remember_budget(schedule, asked)
+        return schedule
     baseline = peak_without_recomputation(step)
     limit = asked.resolve(baseline)
     if graph.update and limit < graph.update_peak:
@@ -70,7 +71,7 @@ def schedule_step(
     if automatic and enough is not None:
         known = solution_of(step, "none", deadline.remaining)
         if known.status != "infeasible" and known.cost <= (1 + enough) * graph.seconds:
-            return _schedule(step, limit, replace(known, solver="auto"), asked.share)
+            return _schedule(step, limit, replace(known, solver="auto"), asked)
     has_forms = automatic and has_leaner_form(step)
     share = 1.0
     if has_forms and settings.variants == "any":
@@ -96,11 +97,11 @@ def schedule_step(
         peak = allocator_peak_of(step, graph)
         if peak is None or peak(saving) <= limit:
             solution = replace(solution, steps=saving)
-    return _schedule(step, limit, solution, asked.share)
+    return _schedule(step, limit, solution, asked)
 
 
-def _schedule(step: Step, budget: int, solution: Solution, share: Fraction | None) -> Schedule:
-    """The schedule of ``solution``, which later plans know; ``share`` is the one that was asked for."""
+def _schedule(step: Step, budget: int, solution: Solution, asked: Budget) -> Schedule:
+    """The schedule of ``solution``, which later plans know; ``asked`` is the budget as it was given."""
     remember_schedule(step.graph, solution.steps)
     schedule = Schedule(
         graph=step.graph,
@@ -113,8 +114,7 @@ def _schedule(step: Step, budget: int, solution: Solution, share: Fraction | Non
         origin=step.origin,
     )
     remember_capture(schedule, step)
-    if share is not None:
-        remember_share(schedule, share)
+    remember_budget(schedule, asked)
     return schedule
 
 

@@ -36,7 +36,7 @@ from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compil
 from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
 from remat_planner.schedules import Schedule
-from remat_planner.tracer import capture
+from remat_planner.tracer import InputsDoNotFitError, capture
 from remat_planner.tracer.joint import InputReader, InputTree, RecordedForward
 from remat_planner.tracer.python_state import Roots
 from remat_planner.tracer.record import (
@@ -226,7 +226,12 @@ class PlannedCall:
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
         if self.audit is not None:
             self.audit.calls += 1  # a call that is captured needs no audit
-        program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
+        try:
+            program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
+        except InputsDoNotFitError as error:
+            if isinstance(error.__cause__, Exception):
+                raise error.__cause__  # noqa: B904 - the forward's own, which training code may catch
+            raise
         new_state, new_inputs = signature.state(), signature.inputs(leaves, tree)
         if new_state is None or new_inputs is None or not signature.accepted(new_state, new_inputs, autocast, settings):
             raise RuntimeError("the new capture does not fit the inputs that it was captured with; please report this")

@@ -94,3 +94,13 @@ def test_the_framework_takes_bytes_of_its_own(tmp_path: Path) -> None:
     for one in (schedule, Schedule.load(tmp_path / "it.json")):
         assert (one.peak_bytes, one.baseline_peak_bytes) == (8, 108)
     assert graph.fingerprint == graph.eager.fingerprint
+
+
+def test_the_framework_computes_in_the_memory_of_another_value(tmp_path: Path) -> None:
+    """It keeps all of the product, of which the third op writes over a slice; the plan keeps the slice alone."""
+    chain = Graph.from_dag([1, 1, 1, 1], [8, 2, 8, 1], [(0, 1), (1, 2), (1, 3)])
+    values = (chain.values[0], replace(chain.values[1], eager_base=0), *chain.values[2:])
+    schedule = Schedule(replace(chain, values=values), range(4), budget=10, solver="none", status="feasible", bound_seconds=0.0)
+    schedule.save(tmp_path / "it.json")
+    for one in (schedule, Schedule.load(tmp_path / "it.json")):
+        assert (one.peak_bytes, one.baseline_peak_bytes) == (10, 16)

@@ -17,6 +17,7 @@ stand in the order in which eager runs them, so the graph's own order has eager'
     once        argument positions that a recomputation passes as None (running statistics that the first run updates)
     factor      position of the argument of a batch normalisation that a node computes, one over its counter; else absent
     operator    index into ``Joint.operators`` of the eager operator behind it; absent where the capture added the node
+    memory       number of the storage of eager in which its result lies; absent where that is its own
     adds_to_view  True for a sum in the backward whose first term is a view in eager
     wholes      the nodes that this one, or this one and another, replace (``tracer.lower.variants``); mostly absent
     over        position of the argument in whose memory the node leaves its result; mostly absent

@@ -14,6 +14,7 @@ from torch import fx
 
 from remat_planner.schedules import Graph, Op, Storage, Value
 from remat_planner.tracer.joint import Joint, operator_name, tensors_of
+from remat_planner.tracer.lower.autograd_nodes import with_eager_lifetimes
 from remat_planner.tracer.lower.loss_workspace import loss_workspace
 from remat_planner.tracer.lower.lowering import LOSS, Lowering
 from remat_planner.tracer.lower.overwriting import with_results_in_place
@@ -51,6 +52,7 @@ def lower(joint: Joint, *, sums_in_place: bool = True) -> Lowering:
     )
     if sums_in_place:
         graph = with_sums_in_place(graph, joint)
+    graph = with_eager_lifetimes(graph, joint)
     graph = with_results_in_place(graph, joint)
     return Lowering(graph=graph, joint=joint, node_of={node.meta["name"]: node for node in joint.ops})
 
@@ -62,6 +64,7 @@ class _Builder:
     Attributes:
         values_of: indices of the values that each node produces, one for each of its tensors.
         storage_of: index of each storage, by the key of the fakes' storage.
+        eager_bases: the first value in each memory of eager, by its number in ``meta["memory"]``.
     """
 
     joint: Joint
@@ -70,6 +73,7 @@ class _Builder:
     storages: list[Storage] = field(default_factory=list)
     values_of: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
     storage_of: dict[int, int] = field(default_factory=dict)
+    eager_bases: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         joint = self.joint
@@ -159,10 +163,18 @@ class _Builder:
                     storage=self.storage_of[key],
                     shape=tuple(tensor.shape),
                     dtype=str(tensor.dtype).removeprefix("torch."),
+                    eager_base=self._eager_base(node) if len(tensors) == 1 else None,
                 )
             )
         self.values_of[node] = tuple(range(first, len(self.values)))
         return self.values_of[node]
+
+    def _eager_base(self, node: fx.Node) -> int | None:
+        """The value in whose memory eager computes the one of ``node``, which is added next."""
+        if "memory" not in node.meta:
+            return None
+        base = self.eager_bases.setdefault(node.meta["memory"], len(self.values))
+        return base if base < len(self.values) else None
 
     def _add_value_like(self, value: int, name: str) -> int:
         """Append a value of the same shape in a storage of its own."""

@@ -19,6 +19,7 @@ from remat_planner.tracer.graph_trace import newest_node, nodes_after, recorded_
 from remat_planner.tracer.operators import with_some_number, written_arguments
 from remat_planner.tracer.passes.checkpointed_draws import use_first_draws
 from remat_planner.tracer.passes.eager_gradients import use_eager_gradients
+from remat_planner.tracer.passes.eager_memory import EagerMemory
 from remat_planner.tracer.passes.effects import readers
 from remat_planner.tracer.passes.in_place_on_strided import mark_in_place, pure_form_of_permuted, run_in_place_layouts
 from remat_planner.tracer.passes.in_place_views import take_views_out_of_place
@@ -138,6 +139,7 @@ class _Replay(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self._factors: dict[fx.Node, fx.Node] = {}
+        self._memory = EagerMemory()
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
         args, kwargs = super().fetch_args_kwargs_from_env(n)
@@ -163,6 +165,7 @@ class _Replay(fx.Interpreter):
         for node in new_nodes:
             node.meta.update({key: n.meta[key] for key in _ORIGIN if key in n.meta})
         self._keep_factor(n, new_nodes)
+        self._memory.label(n, new_nodes)
         return result
 
     def _run_pure(self, n: fx.Node, pure: Callable[..., torch.Tensor]) -> Any:

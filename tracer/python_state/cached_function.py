@@ -6,6 +6,8 @@ import functools
 import gc
 import weakref
 from collections.abc import Callable, Container
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch.utils import _pytree as pytree
@@ -17,16 +19,44 @@ from remat_planner.tracer.torch_private import is_fake
 KIND = type(functools.cache(lambda: None))
 
 
-_seen: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Seen:
+    """A cache when it was last looked at.
+
+    Attributes:
+        counts: its hits and misses, which start at 0 when it is cleared.
+        first: the first results in it; empty where it may have dropped these by itself.
+        times: how often it was found cleared.
+    """
+
+    counts: tuple[int, int] = (0, 0)
+    first: tuple[Any, ...] = ()
+    times: int = 0
+
+
+_FEW = 4
+_seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
 
 
 def _times_cleared(function: Any) -> int:
-    """How often its cache was found cleared. One that was filled again before it was asked for is not seen."""
-    misses, (before, times) = function.cache_info().misses, _seen.get(function, (0, 0))
-    times += misses < before
-    if (misses, times) != (before, times) or function not in _seen:
-        _seen[function] = misses, times
-    return times
+    """How often its cache was found cleared, and perhaps filled again."""
+    hits, misses, most, size = function.cache_info()
+    before = _seen.get(function, _Seen())
+    first = () if size == most else _first_results(function)
+    is_cleared = misses < before.counts[1] or hits < before.counts[0]
+    is_cleared |= bool(before.first and first) and not any(one is other for one in before.first for other in first)
+    _seen[function] = _Seen((hits, misses), first, before.times + is_cleared)
+    return before.times + is_cleared
+
+
+def _first_results(function: Any) -> tuple[Any, ...]:
+    """The first results that it keeps; Python tells them to its garbage collector alone.
+
+    A cache without a limit is a dictionary; of another one the keys and results follow each other, after its class.
+    """
+    things = gc.get_referents(function)
+    kept = next((thing.values() for thing in things if type(thing) is dict), things[2::2])
+    return tuple(islice(kept, _FEW))
 
 
 class CachedFunction(Holder):

@@ -14,11 +14,18 @@ import numpy as np
 import torch
 
 from remat_planner.tracer.python_state.holders import Holder, Names
+from remat_planner.tracer.python_state.long_containers import (
+    LONG,
+    same_items,
+    same_parts_of_array,
+    same_parts_of_mapping,
+)
 from remat_planner.tracer.python_state.places import Place, referent_of
 from remat_planner.tracer.python_state.tensor_entries import has_form, same_forms
 
-_MOST_ITEMS = 10_000  # of one container that are looked at; of a longer one its length only
+_MOST_ITEMS = 1_000_000  # of one container that are looked at; of a longer one its length only
 _MOST_BYTES = 2**20  # of numbers in memory; to compare so many takes a tenth of a millisecond
+_MOST_BYTES_KEPT = 2**26  # of an array, which is compared in parts; of a larger one it is not known whether it changes
 
 
 class Mapping(Holder):
@@ -46,7 +53,7 @@ class Mapping(Holder):
         return OrderedDict if isinstance(self.target, OrderedDict) else dict
 
     def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
-        if ignored or type(self.target) is not dict or len(self.target) > _MOST_ITEMS:
+        if ignored or type(self.target) is not dict or len(self.target) > LONG:
             return None
         return self.target, [key for key in self.target if key not in ignored]
 
@@ -54,6 +61,8 @@ class Mapping(Holder):
         is_same, keys_of, target = super().check(ignored), self._kind.keys, self.target
         if ignored or len(target) > _MOST_ITEMS or is_same is None:
             return is_same
+        if len(target) > LONG and not any(isinstance(value, torch.Tensor) for value in dict.values(target)):
+            return same_parts_of_mapping(target)
         keys = list(keys_of(target))
         return lambda: list(keys_of(target)) == keys and is_same()
 
@@ -100,6 +109,8 @@ class Sequence(Holder):
             return same_forms(target)
         if ignored or size > _MOST_ITEMS or any(isinstance(value, torch.Tensor) for value in target):
             return super().check(ignored)
+        if size > LONG and type(target) is list:
+            return same_items(target)
         kept = tuple(target)
         expected = tuple(map(id, kept))
         return lambda: tuple(map(id, target)) == expected and kept is not None
@@ -157,13 +168,17 @@ class Array(Holder):
     has_places = False
 
     def entries(self) -> dict[Any, Any]:
-        return {"content": self._content() if self.target.nbytes <= _MOST_BYTES else None}
+        return {"content": self._content() if self.target.nbytes <= _MOST_BYTES_KEPT else None}
 
     def _content(self) -> bytes:
         return np.ndarray.tobytes(self.target)  # that of a subclass may do other things
 
     def place_of(self, key: Any) -> Place:  # noqa: ARG002 - the elements of an array have no places of their own
         return self.place
+
+    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+        is_compared_in_parts = _MOST_BYTES < self.target.nbytes <= _MOST_BYTES_KEPT and self.target.flags.c_contiguous
+        return same_parts_of_array(self.target) if is_compared_in_parts and not ignored else super().check(ignored)
 
     def put_back(self, entries: dict[Any, Any]) -> None:
         if entries["content"] is not None and self.target.flags.writeable and self._content() != entries["content"]:

@@ -98,6 +98,13 @@ class ExecutedCode:
                     names.update(item for item in constant if isinstance(item, str))
         return frozenset(names)
 
+    def include(self, other: ExecutedCode) -> None:
+        """Count what ``other`` has seen as seen here, too."""
+        for code, namespace in other.calls:
+            self._calls[id(code)] = (code, namespace)
+        self._asked |= other._asked
+        self._hidden |= other._hidden
+
     @contextmanager
     def observed(self) -> Iterator[None]:
         """Observe the calls that this thread makes.

@@ -8,6 +8,7 @@ import contextvars
 import ctypes
 import functools
 import io
+import logging
 import queue
 import random
 import sys
@@ -54,10 +55,12 @@ from remat_planner.tracer.python_state.containers import (
 )
 from remat_planner.tracer.python_state.executed_code import is_installed, is_users_code, is_users_module
 from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
+from remat_planner.tracer.python_state.logger_level import LoggerLevel
 from remat_planner.tracer.python_state.places import PROXIES, Place
 
 _MOST_HOLDERS = 50_000  # objects that one walk looks at, nearest first
 _NUMBERS_IN_C = ctypes.Structure.__base__  # of all types of ctypes
+_HOLD_NOTHING = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _NAMESPACES = ("types.SimpleNamespace", "argparse.Namespace")
 
 
@@ -108,6 +111,7 @@ _ITEMS_IN: typing.Mapping[type, str] = {
 _OWN_ATTRIBUTES: typing.Mapping[type, Names] = {
     **dict.fromkeys((queue.Queue, queue.LifoQueue, queue.PriorityQueue, ChainMap, UserString), None),
     **dict.fromkeys((configparser.ConfigParser, configparser.RawConfigParser), frozenset({"_sections", "_defaults"})),
+    logging.LoggerAdapter: frozenset({"logger"}),
     configparser.SectionProxy: frozenset({"_parser", "_name"}),
 }
 """Classes of the standard library whose attributes matter, whatever names code uses; None for all of them."""
@@ -134,6 +138,7 @@ _BY_KIND: tuple[tuple[Any, Any], ...] = (
     (dict, Mapping),
     (types.MappingProxyType, MappingView),
     (weakref.ref, WeakReference),
+    (logging.Logger, LoggerLevel),
     (contextvars.ContextVar, ContextVariable),
     (threading.local, ThreadLocal),
     ((array.array, bytearray, memoryview, _NUMBERS_IN_C), Memory),
@@ -197,6 +202,6 @@ def walk(
         left -= 1
         yield holder
         if holder.has_places and not (names is not None and isinstance(holder, Namespace) and holder.is_of_package):
-            queue.extend((holder.place_of(key), entry) for key, entry in holder.entries().items())
+            queue.extend((holder.place_of(k), v) for k, v in holder.entries().items() if type(v) not in _HOLD_NOTHING)
         if isinstance(holder, (Attributes, Slots, ClassAttributes)):  # of a class, those of its metaclass
             queue.extend((Place(f"class {base.__qualname__}", base, "object"), base) for base in type(value).__mro__[:-1])

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from remat_planner.tracer.refusals import (
     data_assigned_error,
     random_state_error,
     refuse_moved_state,
+    retained_gradient_error,
     storage_changed_error,
 )
 from remat_planner.tracer.torch_modules import conversions_watched
@@ -56,7 +57,15 @@ _OF_GPUS = (torch.cuda.manual_seed, torch.cuda.manual_seed_all, torch.cuda.seed,
 _FOR_BACKWARD = frozenset({"register_hook", "register_prehook", "_push_saved_tensors_default_hooks"})
 _READS_OF_VALUES = frozenset({"numpy", "tolist"})
 _WATCHED = frozenset(
-    {"swap_tensors", *_READS_OF_VALUES, *_OF_GENERATORS, *_OF_STORAGES, *_FOR_BACKWARD, *(f.__name__ for f in _OF_GPUS)}
+    {
+        "swap_tensors",
+        "retain_grad",
+        *_READS_OF_VALUES,
+        *_OF_GENERATORS,
+        *_OF_STORAGES,
+        *_FOR_BACKWARD,
+        *(f.__name__ for f in _OF_GPUS),
+    }
 )
 
 
@@ -90,15 +99,16 @@ class CallsBelowDispatch:
             yield
 
     @contextmanager
-    def backward(self, outputs: Iterable[torch.Tensor]) -> Iterator[None]:
-        """Watch the backward from ``outputs`` inside, where it can run code of the user's.
+    def backward(
+        self, outputs: Iterable[torch.Tensor], observed: Callable[[], AbstractContextManager[ExecutedCode]]
+    ) -> Iterator[None]:
+        """Watch the backward from ``outputs`` inside, by ``observed`` where it can run code of the user's.
 
         Raises:
             CaptureError: as in ``forward``.
         """
-        code = ExecutedCode()
         runs_code = self._backward_runs_code or any(isinstance(node, BackwardCFunction) for node in nodes_behind(outputs))
-        with code.observed() if runs_code else nullcontext(), self._watched("backward", code):
+        with observed() if runs_code else nullcontext(ExecutedCode()) as code, self._watched("backward", code):
             yield
 
     @contextmanager
@@ -143,6 +153,10 @@ class CallsBelowDispatch:
             self._refuse_storage(f"UntypedStorage.{name}", frame)
         elif name in _READS_OF_VALUES:
             self._outside.note([owner])
+        elif name == "retain_grad" and isinstance(owner, torch.Tensor) and not owner.is_leaf:
+            source, _ = _asked_by(frame)
+            if source is not None:
+                self._refuse(retained_gradient_error(source))
 
     def _refuse_generator(self, method: str, frame: FrameType) -> None:
         source, through = _asked_by(frame)

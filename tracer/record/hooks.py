@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.joint import Hook
 from remat_planner.tracer.python_state import Change, Snapshot, hook_function, hooks_on_modules, same_function
 from remat_planner.tracer.record.provenance import user_line
-from remat_planner.tracer.refusals import lost_hooks_error
+from remat_planner.tracer.refusals import lost_hooks_error, parameter_hook_error
 
 # Index, among the arguments of such a hook, of the value that its result replaces.
 _REPLACEABLE = {"_forward_pre_hooks": 1, "_forward_hooks": -1, "_backward_pre_hooks": 1, "_backward_hooks": 1}
@@ -65,10 +65,20 @@ def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Itera
     watched: list[_WatchedHook] = []
     replaced: list[tuple[dict[int, Any], int, Any]] = []
     original_register_hook: Any = torch.Tensor.register_hook
+    original_post_hook: Any = torch.Tensor.register_post_accumulate_grad_hook
+
+    def refuse_parameter(tensor: torch.Tensor) -> None:
+        if any(tensor is parameter for parameter in model.parameters()):
+            raise parameter_hook_error(user_line(sys._getframe(2)))
+
+    def register_post_hook(tensor: torch.Tensor, hook: Callable[..., Any]) -> Any:
+        refuse_parameter(tensor)
+        return original_post_hook(tensor, hook)
 
     def register_hook(tensor: torch.Tensor, hook: Callable[..., Any]) -> Any:
         if isinstance(hook, _WatchedHook):  # in a function mode torch calls this twice
             return original_register_hook(tensor, hook)
+        refuse_parameter(tensor)
         watched.append(_WatchedHook(hook, f"hook of a tensor in {user_line(sys._getframe(1))}", 0, (), hooks_now))
         return original_register_hook(tensor, watched[-1])
 
@@ -81,9 +91,11 @@ def watched_hooks(model: nn.Module, state: Iterable[torch.Tensor] = ()) -> Itera
             replaced.append((hooks, key, hooks[key]))
             hooks[key] = watched[-1]
         torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
+        torch.Tensor.register_post_accumulate_grad_hook = register_post_hook  # type: ignore[method-assign]
         yield hooks_now
     finally:
         torch.Tensor.register_hook = original_register_hook  # type: ignore[method-assign]
+        torch.Tensor.register_post_accumulate_grad_hook = original_post_hook  # type: ignore[method-assign]
         for hooks, key, hook in replaced:
             if key in hooks:
                 hooks[key] = hook

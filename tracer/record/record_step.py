@@ -249,7 +249,7 @@ def record(
             if tangents:
                 # Outside the caller's autocast, as PyTorch's documentation asks.
                 with (
-                    below.backward(reached),
+                    below.backward(reached, forward.watching_backward),
                     followed.following(),
                     mode,
                     recorder,

@@ -143,7 +143,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             except UnknownValueError as error:
                 expected = self._checks.expected(args[0])
                 if expected is None or (self.in_backward and not in_checkpoint()):
-                    refusal = data_dependent_error(func, origin.source, str(error))
+                    refusal = data_dependent_error(func, origin.source, str(error), is_number=not self.in_backward)
                     if self.in_backward or not self.numbers.give(args[0], origin.module, origin.source, refusal):
                         raise refusal from None
                     return False

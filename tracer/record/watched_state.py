@@ -43,7 +43,7 @@ from remat_planner.tracer.record.hooks import WatchedHooks, watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
 from remat_planner.tracer.record.used_up import UsedUp
-from remat_planner.tracer.refusals import cached_function_error, python_draw_error
+from remat_planner.tracer.refusals import backward_state_error, cached_function_error, python_draw_error
 from remat_planner.tracer.torch_private import generator_key
 
 
@@ -155,6 +155,42 @@ class WatchedForward:
         if python_random_state() != drawn:
             self.put_back()
             raise python_draw_error()
+
+    @contextmanager
+    def watching_backward(self) -> Iterator[ExecutedCode]:
+        """Run the backward inside, with code of the user's in it: what that can read, the forward can. Yields what observes it.
+
+        Raises:
+            DataDependentError: it drew from the generator of Python or NumPy.
+            PythonStateError: it changes Python state.
+        """
+        for change in self.changes:
+            change.holder.put_back(change.after)  # the backward finds what the forward has left
+        drawn, start, caller = python_random_state(), _snapshot(self._starts), sys._getframe(2)
+        code = ExecutedCode(lambda code, frame: start.add_names_of(code, frame, caller))
+        try:
+            with code.observed():
+                yield code
+            changed = [name for change in start.changes() for name in change.names]
+        finally:
+            start.put_back()
+            for change in reversed(self.changes):
+                change.holder.put_back(change.before)
+        self.executed.include(code)
+        changed += self._counted_for(code)
+        if changed:
+            raise backward_state_error(changed)
+        if python_random_state() != drawn:
+            raise python_draw_error("backward")
+
+    def _counted_for(self, code: ExecutedCode) -> Iterator[str]:
+        """Names of the numbers that the forward counts and that ``code``, which runs in the backward, can read."""
+        names = code.names
+        for change in self.changes:
+            for key in change.keys:
+                is_number = isinstance(change.after.get(key), int) and not isinstance(change.after[key], bool)
+                if is_number and (names is None or not isinstance(key, str) or key in names):
+                    yield change.holder.name_of(key)
 
     @property
     def found(self) -> set[int]:

@@ -7,7 +7,7 @@ A function named ``..._error`` returns the error, for callers that raise it with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,13 +26,19 @@ _WITHOUT_READING = (
     "Rewrite the branch without reading the value (torch.where), move it out of the forward, or plan the blocks around it and "
     "leave the rest as it is (remat_planner.plan(model, ..., regions=...))"
 )
+_HANDED_ON = (
+    ". A number that is only handed on (logged, returned) may be read by .item(); float(x) and int(x) are taken for a use"
+)
 
 
-def data_dependent_error(operator: Any, source: str, why: str) -> DataDependentError:
-    """For a read of a value that the capture does not know; ``why`` says what the value depends on."""
+def data_dependent_error(operator: Any, source: str, why: str, *, is_number: bool = False) -> DataDependentError:
+    """For a read of a value that the capture does not know; ``why`` says what the value depends on.
+
+    ``is_number`` where it is one number, which a forward may read to hand it on.
+    """
     return DataDependentError(
         f"{source or 'the model'}: the code reads a value from a tensor ({operator}), and the value is unknown while the step "
-        f"is captured: {why}. {_WITHOUT_READING}",
+        f"is captured: {why}. {_WITHOUT_READING}{_HANDED_ON if is_number else ''}",
         source=source,
         operator=str(operator),
     )
@@ -63,6 +69,17 @@ def gradient_attribute_error(what: str, source: str) -> UnsupportedOperatorError
     )
 
 
+def retained_gradient_error(source: str) -> UnsupportedOperatorError:
+    """For a forward that asks autograd to keep the gradient of an activation."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: the forward calls retain_grad() of an activation. The backward of a captured step computes "
+        "the gradients of parameters and inputs, and keeps no others. Train without it, and look at such gradients in a step "
+        "of the model without the plan",
+        operator="retain_grad",
+        source=source,
+    )
+
+
 def forward_varies_error() -> DataDependentError:
     """For a forward that runs other operators when it is recorded a second time on the same inputs."""
     return DataDependentError(
@@ -74,10 +91,10 @@ def forward_varies_error() -> DataDependentError:
     )
 
 
-def python_draw_error() -> DataDependentError:
-    """For a forward that draws from a generator whose draws a graph cannot repeat."""
+def python_draw_error(part: Literal["forward", "backward"] = "forward") -> DataDependentError:
+    """For a forward or backward that draws from a generator whose draws a graph cannot repeat."""
     return DataDependentError(
-        "the forward draws from the random generator of Python or NumPy, and the captured step would repeat this one draw in "
+        f"the {part} draws from the random generator of Python or NumPy, and the captured step would repeat this one draw in "
         f"every step. Draw with torch, and use the draw in tensors, not in a branch. {_WITHOUT_READING}",
         source="",
         operator="random",
@@ -114,6 +131,18 @@ def storage_view_error(operator: Any, source: str) -> UnsupportedOperatorError:
         "(remat_planner.plan(model, ..., regions=...)), or run them without cuDNN (torch.backends.cudnn.flags(enabled=False))",
         operator=str(operator),
         source=source,
+    )
+
+
+def backward_state_error(names: Sequence[str]) -> PythonStateError:
+    """For code of the user's in the backward that changes Python state, or reads numbers that the forward counts."""
+    return PythonStateError(
+        "code that runs in the backward (a hook, a torch.autograd.Function) changes Python state, or reads a number that the "
+        f"forward counts: {', '.join(names)}. A planned step runs none of it: the change would be lost, and what depends on it "
+        "would not follow. Make it in the training loop, or in a hook on a parameter or on the planned module, which run in "
+        "every step; or keep the state in a buffer that is updated in place (register_buffer). By regions, hooks of the blocks "
+        "themselves run around them",
+        names=tuple(names),
     )
 
 
@@ -213,6 +242,16 @@ def lost_hooks_error(names: Sequence[str]) -> LostHookError:
         "(handle.remove()), put them on the planned module itself or on parameters, where they run in every step, or plan "
         "by regions: hooks of the blocks themselves run around them",
         names=tuple(names),
+    )
+
+
+def parameter_hook_error(source: str) -> LostHookError:
+    """For a forward that registers a hook on a parameter."""
+    return LostHookError(
+        f"{source or 'the model'}: the forward registers a hook on a parameter. Eager would register one more in each step, "
+        "and a planned step runs none of the forward's code. Register it once, outside of the forward: it runs in every "
+        "planned step",
+        names=(source,),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 
@@ -12,6 +13,7 @@ from torch import nn
 
 import remat_planner
 from remat_planner.planner.errors import InfeasibleBudgetError
+from tests.planner.runtime.planned_net import equal, gradients
 
 _LABELS = torch.randint(10, (74,), generator=torch.Generator().manual_seed(3))
 _X = torch.randn(74, 16, generator=torch.Generator().manual_seed(2))
@@ -88,9 +90,11 @@ def test_another_mode_gets_the_same_share_and_is_named(caplog: pytest.LogCapture
     planned.train()
     with caplog.at_level(logging.WARNING, "remat_planner"):
         planned(_X).sum().backward()
-    assert any("another mode than the planned one, so 100.0 %" in record.getMessage() for record in caplog.records)
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("another mode or state than the planned one: its budget, 100.0 %" in message for message in messages)
     model.eval()
-    in_bytes = remat_planner.plan(model, (_X,), budget="min", time_limit=1, verify=False)
+    least = remat_planner.plan(model, (_X,), budget="min", time_limit=1, verify=False).budget
+    in_bytes = remat_planner.plan(model, (_X,), budget=least, time_limit=1, verify=False)
     planned = remat_planner.apply_schedule(model, in_bytes)
     planned.train()
     with pytest.raises(InfeasibleBudgetError, match="The model is in training mode, and the plan is for evaluation mode"):
@@ -109,3 +113,38 @@ def test_a_planned_module_with_a_local_loss_can_be_pickled():
     loaded = torch.load(file, weights_only=False)
     assert all(map(torch.equal, _gradients(loaded, _X, _LABELS), eager))
     assert [p.schedule.steps for p in loaded._planned.programs] == [schedule.steps]
+
+
+class Recurrent(nn.Module):
+    """Its first step has no state yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.state: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] != 8:
+            raise KeyError("eight features")
+        h = self.inner(x) if self.state is None else self.inner(x) + self.outer(self.state).tanh()
+        self.state = h.detach()
+        return self.head(h.tanh()).square().mean()
+
+
+@pytest.mark.slow
+def test_a_state_that_the_first_step_had_not_gets_the_least_budget_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    eager = Recurrent()
+    model = copy.deepcopy(eager)
+    schedule = remat_planner.plan(model, (torch.zeros(32, 8),), budget="min", time_limit=1, verify=False)
+    ours = remat_planner.apply_schedule(model, schedule)
+    with caplog.at_level(logging.WARNING, logger="remat_planner"):
+        for k in range(3):
+            x = torch.full((32, 8), k / 2)
+            for net in (eager, ours):
+                net.zero_grad()
+                net(x).backward()
+            assert equal(*([*gradients(net), net.state] for net in (eager, ours)))
+    assert sum("the least for which a schedule was found, is" in record.getMessage() for record in caplog.records) == 1
+    with pytest.raises(KeyError, match="eight features"):  # as eager does, so that the loop can catch it
+        ours(torch.zeros(32, 7))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import itertools
+import random
 import time
 import types
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from remat_planner import apply_schedule, plan
+from remat_planner.tracer import capture
 from remat_planner.tracer.errors import CaptureError, DataDependentError, PythonStateError
 
 X = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
@@ -399,3 +401,98 @@ def test_a_loss_that_reads_a_cache_is_refused() -> None:
     model = Net(forward, scale=None)
     with pytest.raises(PythonStateError, match="scale"):
         plan(model, (X,), budget="100%", loss=lambda output: mean_square(output * model.scale))
+
+
+class Reversed(torch.autograd.Function):
+    """The reversed gradient of domain adaptation, by a weight that training anneals."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        ctx.module = module
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return -gradient * ctx.module.reversal, None
+
+
+def test_what_code_in_the_backward_reads_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "gain", 1.0)
+
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = Reversed.apply(hidden(m, x), m)
+        m.sign = -1.0
+        h.register_hook(lambda gradient: gradient * m.options["clip"] * m.sign)
+        y = m.b(h)
+        y.grad_fn.register_hook(lambda found, _: tuple(None if g is None else g * SETTINGS["gain"] for g in found))
+        return y
+
+    def step(m: Net, k: int) -> torch.Tensor:
+        m.reversal, m.options["clip"], SETTINGS["gain"] = (0.1, 1.0, 1.0) if k == 0 else (0.2, 0.5 + (k > 1), float(k))
+        return mean_square(m(X))
+
+    assert_trains_as_eager(lambda: Net(forward, reversal=0.1, sign=1.0, options={"clip": 1.0}), lambda: (X,), step)
+
+
+def _stored(m: Net, gradient: torch.Tensor) -> torch.Tensor:
+    m.norms.append(gradient.norm())
+    return gradient * 2
+
+
+def _counted(m: Net, gradient: torch.Tensor) -> torch.Tensor:
+    return gradient * (2 if m.calls > 2 else 1)
+
+
+def _drawn(_: Net, gradient: torch.Tensor) -> torch.Tensor:
+    return gradient * random.random()
+
+
+@pytest.mark.parametrize(
+    ("hook", "error", "named"),
+    [
+        (_stored, PythonStateError, r"norms\[0\]"),
+        (_counted, PythonStateError, "calls"),
+        (_drawn, DataDependentError, "backward draws"),
+    ],
+)
+def test_code_in_the_backward_that_changes_or_draws_is_refused(hook: Callable[..., Any], error: type, named: str) -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        m.calls += 1
+        h = hidden(m, x)
+        h.register_hook(lambda gradient: hook(m, gradient))
+        return m.b(h)
+
+    model = Net(forward, norms=[], calls=0)
+    with pytest.raises(error, match=named):
+        capture(model, (X,), loss=mean_square)
+    assert (model.norms, model.calls) == ([], 0)
+
+
+def _halves_a_gradient(m: Net, _: torch.Tensor) -> None:
+    m.b.weight.register_hook(lambda gradient: gradient / 2)
+
+
+def _acts_after_a_gradient(m: Net, _: torch.Tensor) -> None:
+    m.b.weight.register_post_accumulate_grad_hook(lambda _: None)
+
+
+def _retains_a_gradient(_: Net, h: torch.Tensor) -> None:
+    h.retain_grad()
+
+
+@pytest.mark.parametrize(
+    ("does", "named"),
+    [
+        (_halves_a_gradient, "registers a hook on a parameter"),
+        (_acts_after_a_gradient, "registers a hook on a parameter"),
+        (_retains_a_gradient, "retain_grad"),
+    ],
+)
+def test_what_a_forward_asks_of_later_gradients_is_refused(does: Callable[[Net, torch.Tensor], None], named: str) -> None:
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        h = hidden(m, x)
+        does(m, h)
+        return m.b(h)
+
+    with pytest.raises(CaptureError, match=rf"test_python_state.py:\d+.*{named}"):
+        capture(Net(forward), (X,), loss=mean_square)

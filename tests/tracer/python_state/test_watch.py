@@ -7,6 +7,7 @@ import configparser
 import contextvars
 import copy
 import functools
+import logging
 import threading
 import types
 import weakref
@@ -19,7 +20,8 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import ExecutedCode, PythonReads, Watch
+from remat_planner.tracer.python_state import ExecutedCode, Place, PythonReads, Watch
+from remat_planner.tracer.python_state.walk import holder_of
 
 WEIGHT = 1.0
 TABLE = {"scale": 1.0}
@@ -146,12 +148,15 @@ class Model(nn.Module):
         self.made, self.parser = Made(), configparser.ConfigParser()
         self.parser.read_dict({"train": {"gain": "1.0"}})
         self.section = self.parser["train"]
+        self.numbers, self.vocabulary, self.table = [0.0] * 20_000, dict.fromkeys(range(50_000), 1), np.ones(200_000)
+        self.log = logging.getLogger(f"{__name__}.model")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.closure(helper(self.act(self.a(x)))) * self.config.scale * self.options.rate * self.options.steps[0]
         h = h * self.slotted.gain * self.weights["kl"]["start"] * len(self.queue) * len(self.names) * self.coefficient
         h = self.scales[1](self.scales[0](h)) * self.derived.gain * self.rate.bonus * self.row.bonus * self.fired.rate
         h = (h + self.shift) * float(self.masked.sum()) * self.things[0] + self.long[-1]
+        h = h + self.numbers[0] * self.vocabulary[0] * self.table[0] * self.log.isEnabledFor(logging.DEBUG)
         h = encoded(h) * looked_up(1) * type(self.made).scale * float(self.section["gain"])
         h = GATE(h) * CONTEXT.get() * THREAD.value * PROXY.gain
         return self.drop(self.b(self.partial(h, h))) * WEIGHT * self.namespace.depth
@@ -198,6 +203,10 @@ CHANGES: dict[str, tuple[Callable[[Model], Any], str]] = {
     "the mask of an array": (lambda m: m.masked.mask.__setitem__(0, True), "masked.__dict__['_mask']"),
     "an array of objects": (lambda m: m.things.__setitem__(0, 2.0), "things[(0,)]"),
     "a long array": (lambda m: m.long.__setitem__(-1, 2.0), "long"),
+    "an item of a long list": (lambda m: m.numbers.__setitem__(15_000, 2.0), "numbers[15000]"),
+    "an item of a long dictionary": (lambda m: m.vocabulary.__setitem__(5, 2), "vocabulary[5]"),
+    "a very long array": (lambda m: m.table.__setitem__(slice(None), 2.0), "table"),
+    "a logger's level": (lambda m: m.log.setLevel(logging.DEBUG), "log"),
     "a nested dictionary": (lambda m: m.weights["kl"].__setitem__("start", 0.5), "weights['kl']['start']"),
     "a deque": (lambda m: m.queue.append(3), "queue[2]"),
     "a set": (lambda m: m.names.add("y"), "names"),
@@ -225,6 +234,10 @@ CHANGES: dict[str, tuple[Callable[[Model], Any], str]] = {
         f"encoded (global of {__name__}).registry[<class 'torch.Tensor'>]",
     ),
     "a cache that is cleared": (lambda _: looked_up.cache_clear(), f"looked_up (global of {__name__}).cache_clear"),
+    "a cache that is cleared and filled again": (
+        lambda _: (looked_up.cache_clear(), looked_up(1)),
+        f"looked_up (global of {__name__}).cache_clear",
+    ),
     "a configuration file": (lambda m: m.parser.set("train", "gain", "2.0"), "section._parser._sections['train']['gain']"),
     "a dropout's probability": (lambda m: setattr(m.drop, "p", 0.5), "drop.p"),
 }
@@ -241,6 +254,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Watch]:
     monkeypatch.setattr(THREAD, "value", 1.0, raising=False)
     monkeypatch.setattr(GATE, "gain", 1.0, raising=False)
     CONTEXT.set(1.0)
+    monkeypatch.setattr(logging.getLogger(f"{__name__}.model"), "level", logging.WARNING)
     model, executed = Model(), ExecutedCode()
     with executed.observed():
         model(torch.ones(2, 4))
@@ -316,3 +330,17 @@ def test_classes_are_watched_where_code_may_read_any_name() -> None:
     model = Model()
     holders = {id(holder.target) for holder in PythonReads(None).holders(model)}
     assert {id(Config), id(Model)} <= holders
+
+
+@pytest.mark.parametrize("items", [dict.fromkeys(range(70_000), 1), np.ones(400_000)], ids=["dictionary", "array"])
+def test_a_change_far_behind_is_seen_within_some_comparisons_and_in_each_one_then(items: Any) -> None:
+    holder = holder_of(Place("it", items, "object"), items, None)
+    assert holder is not None
+    check = holder.check()
+    assert check is not None
+    assert all(check() for _ in range(30))
+    items[50_001] = 2
+    assert not all(check() for _ in range(13))
+    assert not any(check() for _ in range(13))
+    items[50_001] = 1
+    assert all(check() for _ in range(30))
