@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from remat_planner.tracer.refusals import refuse_compiled
 logger = logging.getLogger("remat_planner")
 
 ATTEMPTS = 4
-"""Compilations at most: the first, and three with what the measured peaks exceeded the budget by."""
+"""Compilations at most: the first, and three with what the predictions were too low by."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class CompiledStep:
         fastest = sum(part.fastest_seconds for part in self.parts)
         return sum(part.seconds for part in self.parts) / fastest - 1.0 if fastest else 0.0
 
+    @property
+    def bound(self) -> float:
+        """Predicted seconds that any partition within the budget takes at least, as a share of those of this one.
+
+        A partition computes each value at most once more and has the order of ``torch.compile``; a schedule may be faster.
+        """
+        seconds = sum(part.seconds for part in self.parts)
+        return sum(min(part.bound_seconds, part.seconds) for part in self.parts) / seconds if seconds else 1.0
+
 
 _steps: weakref.WeakKeyDictionary[nn.Module, CompiledStep] = weakref.WeakKeyDictionary()
 
@@ -66,8 +76,8 @@ def compile(  # noqa: A001
     """``torch.compile(model, dynamic=False)``, with a step within ``budget`` as measured.
 
     The model is compiled with ``budgeted_backend``, and a step on these inputs runs: forward, loss and backward. Where its peak
-    exceeds the budget, the model is compiled again with a budget lowered by the difference, three times at most. The model, its
-    inputs, gradients and random generators are left as they were. ``compiled_step`` has the figures.
+    exceeds the budget, the model is compiled again with a budget lowered by what was mispredicted, three times at most. The
+    model, its inputs, gradients and random generators are left as they were. ``compiled_step`` has the figures.
 
     Args:
         model: the model, in the mode in which it is trained.
@@ -133,10 +143,10 @@ class _Compilation:
             if measured <= budget:
                 return compiled, step
             tried.append(step)
-            if len(tried) > 1 and tried[-2].parts == step.parts:
+            if predicted > budget - less:
                 break  # nothing less is found
             earlier = step.parts
-            less += measured - budget
+            less = measured - predicted
         lowest = min(tried, key=lambda step: step.measured_peak_bytes)
         raise InfeasibleBudgetError(
             f"compiled {len(tried)} times, the step took {format_bytes_both(lowest.measured_peak_bytes)} at least as measured "
@@ -146,7 +156,7 @@ class _Compilation:
             budget=lowest.budget_bytes,
             minimum=lowest.measured_peak_bytes,
             bottleneck="",
-            proven=False,
+            proven=any(math.isinf(part.bound_seconds) for part in lowest.parts),
         )
 
     def _peak(self, compiled: nn.Module) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import fx
 
 from remat_planner.planner.errors import InfeasibleBudgetError, ShapesError
 from remat_planner.planner.formatting import format_bytes_both
+from remat_planner.planner.partition.bound import seconds_at_least
 from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
@@ -18,6 +21,20 @@ from remat_planner.tracer.fusion import FusedStep, Judged, measured_rates, value
 
 SEARCH_SECONDS = 10.0
 """CPU seconds that the search for one graph takes at most. Compiling a graph of 1000 operators takes more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes at the peak of a graph, above what is there all the time.
+
+    Attributes:
+        here: that this graph may take.
+        whole: that it could take if no other graph of the step took any.
+    """
+
+    here: int
+    whole: int
+
 
 Graphs = tuple[fx.GraphModule, fx.GraphModule]
 
@@ -28,7 +45,7 @@ def partition(
     static: Sequence[int],
     *,
     frame: tuple[int, int],
-    limit: Callable[[int], int],
+    limit: Callable[[int], Room],
     between: int,
     always: bool,
 ) -> tuple[Graphs, CompiledPart]:
@@ -39,7 +56,7 @@ def partition(
         forward_results: number of results of the forward.
         static: positions of the parameters and buffers among the inputs.
         frame: of the part.
-        limit: bytes at the peak, above what is there all the time, for the peak of the fastest partition.
+        limit: what there is room for, from the peak of the fastest partition.
         between: bytes that other graphs take between this forward and its backward.
         always: whether the least peak that is found will do where none is within the limit.
 
@@ -52,8 +69,10 @@ def partition(
     step = _step(joint.graph, forward_results, between)
     search = Search(step, seconds=SEARCH_SECONDS)
     fastest = search.fastest
-    most = limit(fastest.peak)
+    room = limit(fastest.peak)
+    most = room.here
     found = search.within(most)
+    bound = seconds_at_least(step, room.whole)
     if not found.fits and not always:
         raise InfeasibleBudgetError(
             f"torch.compile's graph {frame[0]}/{frame[1]} fits no partition into {format_bytes_both(most)} of activations and "
@@ -62,11 +81,11 @@ def partition(
             budget=most,
             minimum=found.judged.peak,
             bottleneck="",
-            proven=False,
+            proven=math.isinf(bound),
         )
     judged = found.judged
     graphs = divided(joint, _passed(joint.graph, step, judged), forward_results, static)
-    return graphs, _part(frame, step, judged, fastest)
+    return graphs, _part(frame, step, judged, fastest, bound)
 
 
 def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:
@@ -95,7 +114,7 @@ def _passed(graph: fx.Graph, step: FusedStep, judged: Judged) -> list[fx.Node]:
     return [node for node in graph.nodes if node.name in names]
 
 
-def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judged) -> CompiledPart:
+def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judged, bound: float) -> CompiledPart:
     values = step.values.values
     return CompiledPart(
         frame=frame,
@@ -104,6 +123,7 @@ def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judg
         seconds=judged.seconds,
         fastest_seconds=fastest.seconds,
         fastest_bytes=fastest.peak,
+        bound_seconds=bound,
         recomputed=tuple(values[v].name for v in sorted(judged.recomputed)),
     )
 

@@ -116,10 +116,7 @@ class FusedStep:
             v
             for v in self.candidates
             if v not in self._always
-            and (
-                values[v].kind != "pointwise"
-                or (values[v].bytes >= small and (worth >> v & 1 or values[v].weight >= _DRAWN))
-            )
+            and (values[v].kind != "pointwise" or (values[v].bytes >= small and (worth >> v & 1 or values[v].weight >= _DRAWN)))
         )
 
     def evaluate(self, saved: Iterable[int]) -> Judged:

@@ -18,7 +18,7 @@ from torch._functorch.compilers import nop
 
 from remat_planner import InfeasibleBudgetError, ShapesError
 from remat_planner.planner.partition.part import CompiledPart
-from remat_planner.planner.partition.partitioner import partition
+from remat_planner.planner.partition.partitioner import Room, partition
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,15 @@ def backend_within(limit: Callable[[int], int], parts: list[CompiledPart], *, al
     """A backend that divides the graph within ``limit`` and runs both halves by PyTorch's kernels."""
 
     def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
-        graphs, part = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=limit, between=0, always=always)
+        graphs, part = partition(
+            joint,
+            num_fwd_outputs,
+            (),
+            frame=(0, 0),
+            limit=lambda fastest: Room(limit(fastest), limit(fastest)),
+            between=0,
+            always=always,
+        )
         parts.append(part)
         return graphs
 
