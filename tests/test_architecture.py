@@ -85,8 +85,8 @@ tracer.torch_sizes      size_expressions torch_private
 tracer.torch_surroundings  -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
-planner.cli             curve errors exports formatting memory_table model_loading module_paths plan planning regions reports
-                        training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
+planner.cli             curve errors exports formatting memory_table model_loading module_paths partition plan planning regions
+                        reports training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
 planner.copies          errors schedules
 planner.compile         codegen errors torch_private tracer.operators

@@ -17,10 +17,13 @@ from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
 from remat_planner.tracer.costs import op_costs
-from remat_planner.tracer.fusion import FusedStep, Judged, measured_rates, values_of
+from remat_planner.tracer.fusion import FusedStep, Judged, is_converted, measured_rates, values_of
 
 SEARCH_SECONDS = 10.0
 """CPU seconds that the search for one graph takes at most. Compiling a graph of 1000 operators takes more."""
+
+
+_VIEW = torch.ops.aten.view.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ def partition(
     """
     _refuse_symbolic(joint.graph)
     merged(joint)
+    _pass_images_flat(joint.graph)
     step = _step(joint.graph, forward_results, between)
     search = Search(step, seconds=SEARCH_SECONDS)
     fastest = search.fastest
@@ -108,10 +112,31 @@ def _device(graph: fx.Graph) -> torch.device:
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
+def _pass_images_flat(graph: fx.Graph) -> None:
+    """Let everything read the weights and images of convolutions through a flat view, which can pass to the backward.
+
+    Inductor returns such a tensor itself from the forward as a copy in the layout ``channels_last``: all weights would be in
+    memory twice until the backward.
+    """
+    for node in list(graph.nodes):
+        if is_converted(node) and any(user.op == "call_function" for user in node.users):
+            shape = node.meta["val"].shape
+            with graph.inserting_after(node):
+                flat = graph.call_function(_VIEW, (node, [shape[0], shape[1] * shape[2] * shape[3]]))
+            with graph.inserting_after(flat):
+                back = graph.call_function(_VIEW, (flat, list(shape)))
+            node.replace_all_uses_with(back, delete_user_cb=lambda user, flat=flat: user is not flat and user.op != "output")
+            for view in (flat, back):
+                view.meta["val"] = _VIEW(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in view.args))
+
+
 def _passed(graph: fx.Graph, step: FusedStep, judged: Judged) -> list[fx.Node]:
     """The nodes whose tensors pass from forward to backward, parameters and inputs among them."""
     names = {step.values.values[v].name for v in judged.passed}
-    return [node for node in graph.nodes if node.name in names]
+    flat = {
+        node: next((user for user in node.users if user.target is _VIEW), node) for node in graph.nodes if is_converted(node)
+    }
+    return [flat.get(node, node) for node in graph.nodes if node.name in names]
 
 
 def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judged, bound: float) -> CompiledPart:

@@ -7,7 +7,7 @@ backward: seconds and peak of the two compiled graphs.
 from remat_planner.tracer.fusion.least import least_seconds, seconds_again
 from remat_planner.tracer.fusion.rates import Rates, measured_rates
 from remat_planner.tracer.fusion.step import FusedStep, Judged
-from remat_planner.tracer.fusion.values import Value, Values, values_of
+from remat_planner.tracer.fusion.values import Value, Values, is_converted, values_of
 
 __all__ = [
     "FusedStep",
@@ -15,6 +15,7 @@ __all__ = [
     "Rates",
     "Value",
     "Values",
+    "is_converted",
     "least_seconds",
     "measured_rates",
     "seconds_again",

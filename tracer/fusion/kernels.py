@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from remat_planner.tracer.fusion.values import Value
 
 _MOST_READS, _MOST_OPERATORS = 4, 30  # inductor's realize_reads_threshold, realize_opcount_threshold
-_HEAVY_ON_CPU = 10.0  # inductor realizes a reused "exp" or "sigmoid" on a CPU
+# A reused result of these is realized on a CPU: heavy_ops of StorageBox.should_realize_on_reuse.
+_HEAVY_ON_CPU = {f"aten.{name}.default" for name in ("exp", "log", "log10", "log1p", "log2", "sigmoid", "tanh")}
 
 
 @dataclass(slots=True)
@@ -125,7 +126,7 @@ def _inlined(
                 read |= reads[argument]
                 computed |= computes[argument] | bit
         reads[v], computes[v] = read, computed
-        if value.weight >= _HEAVY_ON_CPU or computed & heavy:
+        if value.operator in _HEAVY_ON_CPU or computed & heavy:
             heavy |= 1 << v
         if (
             value.kind != "pointwise"

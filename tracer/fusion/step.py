@@ -80,7 +80,7 @@ class FusedStep:
         for v in reversed(range(len(values))):
             if v in wanted:
                 wanted.update(values[v].reads)
-        return tuple(v for v in sorted(wanted) if forward[v] and values[v].bytes and values[v].kind != "given")
+        return tuple(v for v in sorted(wanted) if forward[v] and values[v].bytes and values[v].kind not in ("given", "copy"))
 
     @cached_property
     def _always(self) -> frozenset[int]:

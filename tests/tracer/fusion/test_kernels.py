@@ -37,9 +37,10 @@ def test_a_cheap_value_is_computed_in_each_of_its_readers():
     assert [bits(kernel.computes) for kernel in kernels] == [[1, 2], [3], [1, 4]]
 
 
-def test_on_a_cpu_a_dear_value_of_several_readers_is_kept():
+def test_on_a_cpu_an_exponential_of_several_readers_is_kept():
+    exponential = replace(value("a", "pointwise", (0,)), operator="aten.exp.default")
     values = [
-        *(value("x", "given"), value("exp", "pointwise", (0,), weight=10.0), value("b", "pointwise", (1,))),
+        *(value("x", "given"), exponential, value("b", "pointwise", (1,))),
         *(value("mm", "kernel", (2,)), value("c", "pointwise", (1, 3))),
     ]
     assert 1 not in bits(kernels_of(values, [1, 2, 3, 4], mask(4), cpu=False)[0].writes)
