@@ -6,7 +6,7 @@ import logging
 import math
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ logger = logging.getLogger("remat_planner")
 
 ATTEMPTS = 4
 """Compilations at most: the first, and three with what the predictions were too low by."""
+_COSTLY, _ROOM = 0.005, 0.02
+"""Predicted extra time, and share of the budget left, above which it is worth compiling once more for a faster partition."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def compile(  # noqa: A001
     """``torch.compile(model, dynamic=False)``, with a step within ``budget`` as measured.
 
     The model is compiled with ``budgeted_backend``, and a step on these inputs runs: forward, loss and backward. Where its peak
-    exceeds the budget, the model is compiled again with a budget lowered by what was mispredicted, three times at most. The
-    model, its inputs, gradients and random generators are left as they were. ``compiled_step`` has the figures.
+    exceeds the budget, the model is compiled again with a budget lowered by what was mispredicted, three times at most; where
+    the first prediction was too high and the budget costs time, once with a budget raised by that. The model, its inputs,
+    gradients and random generators are left as they were. ``compiled_step`` has the figures.
 
     Args:
         model: the model, in the mode in which it is trained.
@@ -133,6 +136,7 @@ class _Compilation:
         less = 0
         earlier: tuple[CompiledPart, ...] = ()
         tried = []
+        fits: tuple[nn.Module, CompiledStep] | None = None
         for attempt in range(1, ATTEMPTS + 1):
             backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True)
             compiled: Any = torch.compile(self.model, backend=backend, dynamic=False)
@@ -140,8 +144,13 @@ class _Compilation:
             predicted = self._constant_bytes() + backend.predicted_peak_bytes - backend.constant_bytes
             budget = self._budget_bytes(backend, measured)
             step = CompiledStep(budget, predicted, measured, tuple(backend.parts), attempt)
-            if measured <= budget:
-                return compiled, step
+            if measured <= budget and (fits is None or step.overhead < fits[1].overhead):
+                fits = compiled, step
+            if fits is not None:
+                if attempt > 1 or not self._leaves_room(step):
+                    return fits[0], replace(fits[1], attempts=attempt)
+                earlier, less = step.parts, measured - predicted
+                continue
             tried.append(step)
             if predicted > budget - less:
                 break  # nothing less is found
@@ -158,6 +167,11 @@ class _Compilation:
             bottleneck="",
             proven=any(math.isinf(part.bound_seconds) for part in lowest.parts),
         )
+
+    def _leaves_room(self, step: CompiledStep) -> bool:
+        """Whether so much of the budget is left, since the prediction was too high, that a faster partition may fit."""
+        room = step.predicted_peak_bytes - step.measured_peak_bytes
+        return step.overhead > _COSTLY and room > _ROOM * (step.budget_bytes - self._constant_bytes())
 
     def _peak(self, compiled: nn.Module) -> int:
         """Measured peak of the second step, in bytes above the constant ones: the first compiles."""

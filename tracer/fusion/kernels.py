@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from remat_planner.tracer.fusion.values import Value
 
@@ -54,14 +55,15 @@ class Kernel:
         return self.read_by[member] & ~others
 
 
-def bits(of: int) -> list[int]:
+@lru_cache(maxsize=1 << 15)  # most kernels are the same in most of the sets that a search judges
+def bits(of: int) -> tuple[int, ...]:
     """The values of a set, in order."""
     found = []
     while of:
         low = of & -of
         found.append(low.bit_length() - 1)
         of ^= low
-    return found
+    return tuple(found)
 
 
 def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, *, cpu: bool) -> list[Kernel]:
