@@ -20,7 +20,7 @@ from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import error_within
 from remat_planner.tracer.joint import tensor_inputs
-from remat_planner.tracer.refusals import refuse_compiled
+from remat_planner.tracer.refusals import refuse_model, refuse_without_backward
 
 logger = logging.getLogger("remat_planner")
 
@@ -94,13 +94,15 @@ def compile(  # noqa: A001
         InfeasibleBudgetError: no partition is within the budget, or the measured peaks stay above it.
         BudgetError: the budget is none, or "min".
         CompilerError: inductor cannot be used here, or this release of PyTorch has no place for a partitioner.
-        tracer.ModelNotSupportedError: the model is compiled already.
+        tracer.ModelNotSupportedError: the model is compiled already, wrapped for several ranks, or no module.
+        tracer.NothingToTrainError: nothing in the step gets a gradient.
     """
-    refuse_compiled(model)
+    refuse_model(model)
     wanted = parse_budget(budget)
     if wanted.least:
         raise BudgetError('a compiled step has no least budget: write a number of bytes, such as "40GB", or a share, "60%"')
     kwargs = dict(kwargs or {})
+    refuse_without_backward(model, tensor_inputs(args, kwargs))
     with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
         compiled, step = _Compilation(model, args, kwargs, loss, wanted, state).within_budget()
     _steps[compiled] = step

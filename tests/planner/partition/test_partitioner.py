@@ -96,6 +96,27 @@ def test_without_any_room_the_lowest_is_taken_or_refused():
     assert refused.value.inner_exception.minimum == parts[0].peak_bytes
 
 
+def test_weights_of_convolutions_pass_as_views():
+    """As they are, inductor would copy each for the backward."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(0, 2))
+    passed: list[torch.Size] = []
+
+    def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
+        def room(_: int) -> Room:
+            return Room(here=10**6, whole=10**6)
+
+        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False)
+        passed.extend(node.meta["val"].shape for node in graphs[1].graph.nodes if node.op == "placeholder")
+        return graphs
+
+    x = torch.randn(4, 2, 16, 16, requires_grad=True)
+    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=nop, bw_compiler=nop, partition_fn=divide), fullgraph=True)
+    ours, theirs = (torch.autograd.grad(called(x).square().sum(), [*model.parameters(), x]) for called in (compiled, model))
+    assert all(map(torch.equal, ours, theirs))
+    assert {torch.Size([3, 18]), torch.Size([4, 512])} <= set(passed)
+    assert not {torch.Size([3, 2, 3, 3]), x.shape} & set(passed)
+
+
 def test_shapes_that_may_change_are_refused():
     with pytest.raises(BackendCompilerFailed) as refused:
         gradients(Net(), backend_within(lambda fastest: fastest, []), dynamic=True)
