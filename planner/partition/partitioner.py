@@ -17,7 +17,7 @@ from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
 from remat_planner.tracer.costs import op_costs
-from remat_planner.tracer.fusion import FusedStep, Judged, is_converted, measured_rates, values_of
+from remat_planner.tracer.fusion import FusedStep, Judged, is_converted, measured_rates, product_added, values_of
 
 SEARCH_SECONDS = 10.0
 """CPU seconds that the search for one graph takes at most. Compiling a graph of 1000 operators takes more."""
@@ -70,6 +70,7 @@ def partition(
     _refuse_symbolic(joint.graph)
     merged(joint)
     _pass_images_flat(joint.graph)
+    _separate_late_additions(joint.graph)
     step = _step(joint.graph, forward_results, between)
     search = Search(step, seconds=SEARCH_SECONDS)
     fastest = search.fastest
@@ -128,6 +129,31 @@ def _pass_images_flat(graph: fx.Graph) -> None:
             node.replace_all_uses_with(back, delete_user_cb=lambda user, flat=flat: user is not flat and user.op != "output")
             for view in (flat, back):
                 view.meta["val"] = _VIEW(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in view.args))
+
+
+def _separate_late_additions(graph: fx.Graph) -> None:
+    """Let a product run before what it is added to is there, as where a weight is used twice and its two gradients are added.
+
+    Inductor would make one kernel of product and addition, and what the product reads would wait for the addition. It does not
+    see ``other - (-product)``, which has the same bits. The sum of two products stays: the kernel of one adds it to the other.
+    """
+    products = 0  # before each node
+    before: dict[fx.Node, int] = {}
+    for node in list(graph.nodes):
+        before[node] = products
+        products += node.target is torch.ops.aten.mm.default
+        product = product_added(node)
+        if product is None or products == before[product] + 1:
+            continue
+        (other,) = (argument for argument in node.all_input_nodes if argument is not product)
+        if other.target is torch.ops.aten.mm.default:
+            continue
+        with graph.inserting_before(node):
+            negative = graph.call_function(torch.ops.aten.neg.default, (product,))
+            difference = graph.call_function(torch.ops.aten.sub.Tensor, (other, negative))
+        negative.meta["val"], difference.meta = product.meta["val"], dict(node.meta)
+        node.replace_all_uses_with(difference)
+        graph.erase_node(node)
 
 
 def _passed(graph: fx.Graph, step: FusedStep, judged: Judged) -> list[fx.Node]:

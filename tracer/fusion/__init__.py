@@ -7,7 +7,7 @@ backward: seconds and peak of the two compiled graphs.
 from remat_planner.tracer.fusion.least import least_seconds, seconds_again
 from remat_planner.tracer.fusion.rates import Rates, measured_rates
 from remat_planner.tracer.fusion.step import FusedStep, Judged
-from remat_planner.tracer.fusion.values import Value, Values, is_converted, values_of
+from remat_planner.tracer.fusion.values import Value, Values, is_converted, product_added, values_of
 
 __all__ = [
     "FusedStep",
@@ -18,6 +18,7 @@ __all__ = [
     "is_converted",
     "least_seconds",
     "measured_rates",
+    "product_added",
     "seconds_again",
     "values_of",
 ]

@@ -91,7 +91,7 @@ def values_of(
         [node for node in nodes if kinds[node] == "kernel" and isinstance(node.target, torch._ops.OpOverload)]
     )
     changed = _sharing_memory(graph, overwritten)
-    products = {node: product for node in nodes if (product := _product_added(node)) is not None}
+    products = {node: product for node in nodes if (product := product_added(node)) is not None}
     added = set(products.values())
     images: set[int] = set()
     reads_of: dict[fx.Node, tuple[int, ...]] = {}
@@ -138,7 +138,7 @@ def is_converted(node: fx.Node) -> bool:
         and tensor.is_contiguous()
         and not tensor.is_contiguous(memory_format=torch.channels_last)
         and not _is_tangent(node)
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
 
@@ -156,7 +156,7 @@ def _kind(node: fx.Node) -> str:
     return "loop" if kind == "pointwise" and several else kind
 
 
-def _product_added(node: fx.Node) -> fx.Node | None:
+def product_added(node: fx.Node) -> fx.Node | None:
     """The matrix product that ``node`` adds something to and nothing else reads: on a CPU inductor makes one kernel of both."""
     if node.target is not torch.ops.aten.add.Tensor or len(node.all_input_nodes) != 2 or node.kwargs:
         return None

@@ -117,6 +117,36 @@ def test_weights_of_convolutions_pass_as_views():
     assert not {torch.Size([3, 2, 3, 3]), x.shape} & set(passed)
 
 
+class Tied(nn.Module):
+    """A weight that is looked up at the beginning and multiplied with at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.inside = nn.Embedding(8, 16), nn.Linear(16, 16, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embedding.weight @ torch.tanh(self.inside(self.embedding(x))).t()
+
+
+def test_a_product_does_not_wait_for_what_is_added_much_later():
+    model, x = Tied(), torch.arange(4)
+    orders: list[list[str]] = []
+
+    def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
+        def room(_: int) -> Room:
+            return Room(here=10**6, whole=10**6)
+
+        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False)
+        orders.append([str(node.target) for node in graphs[1].graph.nodes if node.op == "call_function"])
+        return graphs
+
+    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=nop, bw_compiler=nop, partition_fn=divide), fullgraph=True)
+    ours, theirs = (torch.autograd.grad(called(x).square().sum(), [*model.parameters()]) for called in (compiled, model))
+    assert all(map(torch.equal, ours, theirs))
+    assert "aten.sub.Tensor" in orders[0]
+    assert "aten.add.Tensor" not in orders[0]
+
+
 def test_shapes_that_may_change_are_refused():
     with pytest.raises(BackendCompilerFailed) as refused:
         gradients(Net(), backend_within(lambda fastest: fastest, []), dynamic=True)
