@@ -120,7 +120,7 @@ def _pass_images_flat(graph: fx.Graph) -> None:
     memory twice until the backward.
     """
     for node in list(graph.nodes):
-        if is_converted(node) and any(user.op == "call_function" for user in node.users):
+        if is_converted(node) and not any(_writes(user) for user in node.users):
             shape = node.meta["val"].shape
             with graph.inserting_after(node):
                 flat = graph.call_function(_VIEW, (node, [shape[0], shape[1] * shape[2] * shape[3]]))
@@ -129,6 +129,10 @@ def _pass_images_flat(graph: fx.Graph) -> None:
             node.replace_all_uses_with(back, delete_user_cb=lambda user, flat=flat: user is not flat and user.op != "output")
             for view in (flat, back):
                 view.meta["val"] = _VIEW(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in view.args))
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _separate_late_additions(graph: fx.Graph) -> None:
