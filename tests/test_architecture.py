@@ -85,8 +85,8 @@ tracer.torch_sizes      size_expressions torch_private
 tracer.torch_surroundings  -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
-planner.cli             curve errors exports formatting memory_table model_loading module_paths plan planning regions reports
-                        training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
+planner.cli             curve errors exports formatting memory_table model_loading module_paths partition plan planning regions
+                        reports training_state verified_plan verify schedules solvers solvers.registry tracer tracer.costs
 planner.codegen         distributed torch_private training_state schedules tracer.joint tracer.torch_private
 planner.copies          errors schedules
 planner.compile         codegen errors torch_private tracer.operators
@@ -104,8 +104,8 @@ planner.measurement     distributed torch_private tracer.costs tracer.joint trac
 planner.memory_table    errors planning reports training_state schedules tracer tracer.joint tracer.record
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
-planner.partition       compile errors formatting measurement planning torch_inductor tracer.costs tracer.fusion
-                        tracer.joint tracer.refusals
+planner.partition       compile errors formatting measurement planning torch_inductor solvers.milp tracer.costs
+                        tracer.fusion tracer.joint tracer.refusals
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
                         solvers.problem solvers.registry tracer

@@ -103,6 +103,10 @@ class PlanArguments(CopiesArguments):
     variants: VariantsKind = "exact"
     order: OrderKind = "given"
     regions: Regions = None
+    compiler: Annotated[
+        Literal["inductor"] | None,
+        typer.Option(help="compile within the budget by torch.compile in place of a schedule, and measure", show_default=False),
+    ] = None
     whole: Annotated[
         bool, typer.Option("--whole", help="refuse a model that cannot be captured whole; else its blocks are planned then")
     ] = False

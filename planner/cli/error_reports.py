@@ -14,12 +14,14 @@ from remat_planner.planner.cli.exit_codes import ExitCode, UsageError
 from remat_planner.planner.errors import (
     BatchError,
     BudgetError,
+    CompilerError,
     EagerStepError,
     ExportError,
     InfeasibleBudgetError,
     OffloadError,
     OptimizerError,
     RegionError,
+    ShapesError,
     VariantsError,
     VerificationError,
 )
@@ -36,6 +38,8 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (BatchError, ExitCode.MODEL),
     (RegionError, ExitCode.MODEL),
     (ExportError, ExitCode.MODEL),
+    (CompilerError, ExitCode.USAGE),
+    (ShapesError, ExitCode.MODEL),
     (OptimizerError, ExitCode.USAGE),
     (VariantsError, ExitCode.USAGE),
     (OffloadError, ExitCode.USAGE),

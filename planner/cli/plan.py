@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from remat_planner.planner.cli.arguments import PlanArguments
+from remat_planner.planner.cli.compiled import compiled_command
 from remat_planner.planner.cli.exit_codes import ExitCode, UsageError
 from remat_planner.planner.cli.interruptible import interruptibly
 from remat_planner.planner.cli.outcome import tell_error
@@ -53,6 +54,9 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
     """Keep a model's training step within a number of bytes at the least extra time, and prove how near to the best that is."""
     if asked.budget != AUTO:
         parse_budget(asked.budget)  # a bad budget is refused before the model is loaded
+    if asked.compiler is not None:
+        compiled_command(result, asked)
+        return
     options = plan_options(asked)
     if asked.device is not None and asked.verify_it:
         raise UsageError(

@@ -11,7 +11,7 @@ from torch import fx
 from remat_planner.planner.compile import check_compiler
 from remat_planner.planner.errors import CompilerError
 from remat_planner.planner.partition.part import CompiledPart, bytes_after, step_peak
-from remat_planner.planner.partition.partitioner import Graphs, partition
+from remat_planner.planner.partition.partitioner import Graphs, Room, partition
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import compiled_frame, compiled_with, partitioner_missing
 
@@ -97,9 +97,10 @@ class BudgetedBackend:
         before = sum(part.saved_bytes for part in self.parts)
         position = len(self.parts)
 
-        def limit(fastest: int) -> int:
+        def limit(fastest: int) -> Room:
             baseline = self.constant_bytes + max(before + fastest, _baseline(self._earlier))
-            return self._budget.resolve(baseline) - self.constant_bytes - before - self._less
+            whole = self._budget.resolve(baseline) - self.constant_bytes
+            return Room(here=whole - before - self._less, whole=whole)
 
         graphs, part = partition(
             joint,

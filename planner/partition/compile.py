@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import error_within
 from remat_planner.tracer.joint import tensor_inputs
-from remat_planner.tracer.refusals import refuse_compiled
+from remat_planner.tracer.refusals import refuse_model, refuse_without_backward
 
 logger = logging.getLogger("remat_planner")
 
 ATTEMPTS = 4
-"""Compilations at most: the first, and three with what the measured peaks exceeded the budget by."""
+"""Compilations at most: the first, and three with what the predictions were too low by."""
+_COSTLY, _ROOM = 0.005, 0.02
+"""Predicted extra time, and share of the budget left, above which it is worth compiling once more for a faster partition."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class CompiledStep:
         fastest = sum(part.fastest_seconds for part in self.parts)
         return sum(part.seconds for part in self.parts) / fastest - 1.0 if fastest else 0.0
 
+    @property
+    def bound(self) -> float:
+        """Predicted seconds that any partition within the budget takes at least, as a share of those of this one.
+
+        A partition computes each value at most once more and has the order of ``torch.compile``; a schedule may be faster.
+        """
+        seconds = sum(part.seconds for part in self.parts)
+        return sum(min(part.bound_seconds, part.seconds) for part in self.parts) / seconds if seconds else 1.0
+
 
 _steps: weakref.WeakKeyDictionary[nn.Module, CompiledStep] = weakref.WeakKeyDictionary()
 
@@ -66,8 +78,9 @@ def compile(  # noqa: A001
     """``torch.compile(model, dynamic=False)``, with a step within ``budget`` as measured.
 
     The model is compiled with ``budgeted_backend``, and a step on these inputs runs: forward, loss and backward. Where its peak
-    exceeds the budget, the model is compiled again with a budget lowered by the difference, three times at most. The model, its
-    inputs, gradients and random generators are left as they were. ``compiled_step`` has the figures.
+    exceeds the budget, the model is compiled again with a budget lowered by what was mispredicted, three times at most; where
+    the first prediction was too high and the budget costs time, once with a budget raised by that. The model, its inputs,
+    gradients and random generators are left as they were. ``compiled_step`` has the figures.
 
     Args:
         model: the model, in the mode in which it is trained.
@@ -81,13 +94,15 @@ def compile(  # noqa: A001
         InfeasibleBudgetError: no partition is within the budget, or the measured peaks stay above it.
         BudgetError: the budget is none, or "min".
         CompilerError: inductor cannot be used here, or this release of PyTorch has no place for a partitioner.
-        tracer.ModelNotSupportedError: the model is compiled already.
+        tracer.ModelNotSupportedError: the model is compiled already, wrapped for several ranks, or no module.
+        tracer.NothingToTrainError: nothing in the step gets a gradient.
     """
-    refuse_compiled(model)
+    refuse_model(model)
     wanted = parse_budget(budget)
     if wanted.least:
         raise BudgetError('a compiled step has no least budget: write a number of bytes, such as "40GB", or a share, "60%"')
     kwargs = dict(kwargs or {})
+    refuse_without_backward(model, tensor_inputs(args, kwargs))
     with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
         compiled, step = _Compilation(model, args, kwargs, loss, wanted, state).within_budget()
     _steps[compiled] = step
@@ -123,6 +138,7 @@ class _Compilation:
         less = 0
         earlier: tuple[CompiledPart, ...] = ()
         tried = []
+        fits: tuple[nn.Module, CompiledStep] | None = None
         for attempt in range(1, ATTEMPTS + 1):
             backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True)
             compiled: Any = torch.compile(self.model, backend=backend, dynamic=False)
@@ -130,13 +146,18 @@ class _Compilation:
             predicted = self._constant_bytes() + backend.predicted_peak_bytes - backend.constant_bytes
             budget = self._budget_bytes(backend, measured)
             step = CompiledStep(budget, predicted, measured, tuple(backend.parts), attempt)
-            if measured <= budget:
-                return compiled, step
+            if measured <= budget and (fits is None or step.overhead < fits[1].overhead):
+                fits = compiled, step
+            if fits is not None:
+                if attempt > 1 or not self._leaves_room(step):
+                    return fits[0], replace(fits[1], attempts=attempt)
+                earlier, less = step.parts, measured - predicted
+                continue
             tried.append(step)
-            if len(tried) > 1 and tried[-2].parts == step.parts:
+            if predicted > budget - less:
                 break  # nothing less is found
             earlier = step.parts
-            less += measured - budget
+            less = measured - predicted
         lowest = min(tried, key=lambda step: step.measured_peak_bytes)
         raise InfeasibleBudgetError(
             f"compiled {len(tried)} times, the step took {format_bytes_both(lowest.measured_peak_bytes)} at least as measured "
@@ -146,8 +167,13 @@ class _Compilation:
             budget=lowest.budget_bytes,
             minimum=lowest.measured_peak_bytes,
             bottleneck="",
-            proven=False,
+            proven=any(math.isinf(part.bound_seconds) for part in lowest.parts),
         )
+
+    def _leaves_room(self, step: CompiledStep) -> bool:
+        """Whether so much of the budget is left, since the prediction was too high, that a faster partition may fit."""
+        room = step.predicted_peak_bytes - step.measured_peak_bytes
+        return step.overhead > _COSTLY and room > _ROOM * (step.budget_bytes - self._constant_bytes())
 
     def _peak(self, compiled: nn.Module) -> int:
         """Measured peak of the second step, in bytes above the constant ones: the first compiles."""

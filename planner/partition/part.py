@@ -17,6 +17,8 @@ class CompiledPart:
         seconds: predicted seconds of its forward and backward.
         fastest_seconds: those of the fastest partition, without a budget.
         fastest_bytes: the peak of that.
+        bound_seconds: no partition within the whole budget takes fewer, as the model of the kernels has it; inf where none has
+            a peak so low. The class: each value is computed at most once more, in the order of ``torch.compile``.
         recomputed: names of the operators that the backward runs again.
     """
 
@@ -26,6 +28,7 @@ class CompiledPart:
     seconds: float
     fastest_seconds: float
     fastest_bytes: int
+    bound_seconds: float
     recomputed: tuple[str, ...]
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,14 +12,32 @@ from torch import fx
 
 from remat_planner.planner.errors import InfeasibleBudgetError, ShapesError
 from remat_planner.planner.formatting import format_bytes_both
+from remat_planner.planner.partition.bound import seconds_at_least
 from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
 from remat_planner.tracer.costs import op_costs
-from remat_planner.tracer.fusion import FusedStep, Judged, measured_rates, values_of
+from remat_planner.tracer.fusion import FusedStep, Judged, is_converted, measured_rates, product_added, values_of
 
 SEARCH_SECONDS = 10.0
 """CPU seconds that the search for one graph takes at most. Compiling a graph of 1000 operators takes more."""
+
+
+_VIEW = torch.ops.aten.view.default
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes at the peak of a graph, above what is there all the time.
+
+    Attributes:
+        here: that this graph may take.
+        whole: that it could take if no other graph of the step took any.
+    """
+
+    here: int
+    whole: int
+
 
 Graphs = tuple[fx.GraphModule, fx.GraphModule]
 
@@ -28,7 +48,7 @@ def partition(
     static: Sequence[int],
     *,
     frame: tuple[int, int],
-    limit: Callable[[int], int],
+    limit: Callable[[int], Room],
     between: int,
     always: bool,
 ) -> tuple[Graphs, CompiledPart]:
@@ -39,7 +59,7 @@ def partition(
         forward_results: number of results of the forward.
         static: positions of the parameters and buffers among the inputs.
         frame: of the part.
-        limit: bytes at the peak, above what is there all the time, for the peak of the fastest partition.
+        limit: what there is room for, from the peak of the fastest partition.
         between: bytes that other graphs take between this forward and its backward.
         always: whether the least peak that is found will do where none is within the limit.
 
@@ -49,11 +69,15 @@ def partition(
     """
     _refuse_symbolic(joint.graph)
     merged(joint)
+    _pass_images_flat(joint.graph)
+    _separate_late_additions(joint.graph)
     step = _step(joint.graph, forward_results, between)
     search = Search(step, seconds=SEARCH_SECONDS)
     fastest = search.fastest
-    most = limit(fastest.peak)
+    room = limit(fastest.peak)
+    most = room.here
     found = search.within(most)
+    bound = seconds_at_least(step, room.whole)
     if not found.fits and not always:
         raise InfeasibleBudgetError(
             f"torch.compile's graph {frame[0]}/{frame[1]} fits no partition into {format_bytes_both(most)} of activations and "
@@ -62,11 +86,11 @@ def partition(
             budget=most,
             minimum=found.judged.peak,
             bottleneck="",
-            proven=False,
+            proven=math.isinf(bound),
         )
     judged = found.judged
     graphs = divided(joint, _passed(joint.graph, step, judged), forward_results, static)
-    return graphs, _part(frame, step, judged, fastest)
+    return graphs, _part(frame, step, judged, fastest, bound)
 
 
 def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:
@@ -89,13 +113,63 @@ def _device(graph: fx.Graph) -> torch.device:
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
+def _pass_images_flat(graph: fx.Graph) -> None:
+    """Let everything read the weights and images of convolutions through a flat view, which can pass to the backward.
+
+    Inductor returns such a tensor itself from the forward as a copy in the layout ``channels_last``: all weights would be in
+    memory twice until the backward.
+    """
+    for node in list(graph.nodes):
+        if is_converted(node) and not any(_writes(user) for user in node.users):
+            shape = node.meta["val"].shape
+            with graph.inserting_after(node):
+                flat = graph.call_function(_VIEW, (node, [shape[0], shape[1] * shape[2] * shape[3]]))
+            with graph.inserting_after(flat):
+                back = graph.call_function(_VIEW, (flat, list(shape)))
+            node.replace_all_uses_with(back, delete_user_cb=lambda user, flat=flat: user is not flat and user.op != "output")
+            for view in (flat, back):
+                view.meta["val"] = _VIEW(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in view.args))
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _separate_late_additions(graph: fx.Graph) -> None:
+    """Let a product run before what it is added to is there, as where a weight is used twice and its two gradients are added.
+
+    Inductor would make one kernel of product and addition, and what the product reads would wait for the addition. It does not
+    see ``other - (-product)``, which has the same bits. The sum of two products stays: the kernel of one adds it to the other.
+    """
+    products = 0  # before each node
+    before: dict[fx.Node, int] = {}
+    for node in list(graph.nodes):
+        before[node] = products
+        products += node.target is torch.ops.aten.mm.default
+        product = product_added(node)
+        if product is None or products == before[product] + 1:
+            continue
+        (other,) = (argument for argument in node.all_input_nodes if argument is not product)
+        if other.target is torch.ops.aten.mm.default:
+            continue
+        with graph.inserting_before(node):
+            negative = graph.call_function(torch.ops.aten.neg.default, (product,))
+            difference = graph.call_function(torch.ops.aten.sub.Tensor, (other, negative))
+        negative.meta["val"], difference.meta = product.meta["val"], dict(node.meta)
+        node.replace_all_uses_with(difference)
+        graph.erase_node(node)
+
+
 def _passed(graph: fx.Graph, step: FusedStep, judged: Judged) -> list[fx.Node]:
     """The nodes whose tensors pass from forward to backward, parameters and inputs among them."""
     names = {step.values.values[v].name for v in judged.passed}
-    return [node for node in graph.nodes if node.name in names]
+    flat = {
+        node: next((user for user in node.users if user.target is _VIEW), node) for node in graph.nodes if is_converted(node)
+    }
+    return [flat.get(node, node) for node in graph.nodes if node.name in names]
 
 
-def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judged) -> CompiledPart:
+def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judged, bound: float) -> CompiledPart:
     values = step.values.values
     return CompiledPart(
         frame=frame,
@@ -104,6 +178,7 @@ def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judg
         seconds=judged.seconds,
         fastest_seconds=fastest.seconds,
         fastest_bytes=fastest.peak,
+        bound_seconds=bound,
         recomputed=tuple(values[v].name for v in sorted(judged.recomputed)),
     )
 

@@ -19,6 +19,7 @@ from remat_planner.tracer.fusion import FusedStep, Judged
 
 _Move = tuple[frozenset[int], frozenset[int]]  # to save, to drop
 _LEAST_GAIN = 1e-7  # of the step's seconds: less is rounding
+_NEAR = 1.005  # of the fastest step's seconds: good enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,24 @@ class Search:
         return self._fastest
 
     def within(self, budget: int) -> Found:
-        """The fastest set found whose peak is at most ``budget`` bytes, those that are there all the time left out."""
+        """The fastest set found whose peak is at most ``budget`` bytes, those that are there all the time left out.
+
+        The descent begins with the fastest set; where that takes more than a little time, also with that of all results of
+        kernels and reductions, and with none, from which other valleys are reached.
+        """
         deadline = self._clock() + self._seconds
-        saved, judged = self._sets(self.fastest)
+        values = self._step.values.values
+        kernels = frozenset(v for v in self._step.choice if values[v].kind != "pointwise")
+        best = self._descended(self._set(self.fastest), budget, deadline)
+        for start in (kernels, frozenset[int]()):
+            near = best.fits and best.judged.seconds < _NEAR * self.fastest.seconds
+            if near or self._clock() >= deadline:
+                break
+            best = min(best, self._descended(start, budget, deadline), key=_rank)
+        return best
+
+    def _descended(self, saved: frozenset[int], budget: int, deadline: float) -> Found:
+        judged = self._judge(saved)
         lowest = judged
         queue = [(math.inf, k) for k in range(len(self._moves))]  # of the ratio when it was judged last
         while judged.peak > budget and self._clock() < deadline:
@@ -105,9 +121,12 @@ class Search:
             judged = self._judged[saved] = self._step.evaluate(saved)
         return judged
 
-    def _sets(self, judged: Judged) -> tuple[frozenset[int], Judged]:
-        saved = judged.saved & frozenset(self._step.choice)
-        return saved, self._judge(saved)
+    def _set(self, judged: Judged) -> frozenset[int]:
+        return judged.saved & frozenset(self._step.choice)
+
+
+def _rank(found: Found) -> tuple[bool, float]:
+    return not found.fits, found.judged.seconds if found.fits else found.judged.peak
 
 
 def _better(candidate: Judged, judged: Judged) -> bool:

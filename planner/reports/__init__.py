@@ -21,7 +21,7 @@ from remat_planner.planner.reports.summary import summarize_verification
 from remat_planner.planner.reports.terminal import one_line, plan_report, usage_hint, verification_report
 from remat_planner.planner.reports.terminal_explanation import explanation_report
 from remat_planner.planner.reports.terminal_whole import pinned_report
-from remat_planner.planner.reports.terminal_widgets import plain_table
+from remat_planner.planner.reports.terminal_widgets import fact_table, plain_table
 from remat_planner.planner.reports.whole_summary import WholeSummary, summarize
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "explain",
     "explain_together",
     "explanation_report",
+    "fact_table",
     "load_curve",
     "memory_at_peak",
     "one_line",

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from remat_planner.tracer.fusion.values import Value
 
 _MOST_READS, _MOST_OPERATORS = 4, 30  # inductor's realize_reads_threshold, realize_opcount_threshold
-_HEAVY_ON_CPU = 10.0  # inductor realizes a reused "exp" or "sigmoid" on a CPU
+# A reused result of these is realized on a CPU: heavy_ops of StorageBox.should_realize_on_reuse.
+_HEAVY_ON_CPU = {f"aten.{name}.default" for name in ("exp", "log", "log10", "log1p", "log2", "sigmoid", "tanh")}
 
 
 @dataclass(slots=True)
@@ -53,14 +55,15 @@ class Kernel:
         return self.read_by[member] & ~others
 
 
-def bits(of: int) -> list[int]:
+@lru_cache(maxsize=1 << 15)  # most kernels are the same in most of the sets that a search judges
+def bits(of: int) -> tuple[int, ...]:
     """The values of a set, in order."""
     found = []
     while of:
         low = of & -of
         found.append(low.bit_length() - 1)
         of ^= low
-    return found
+    return tuple(found)
 
 
 def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, *, cpu: bool) -> list[Kernel]:
@@ -125,7 +128,7 @@ def _inlined(
                 read |= reads[argument]
                 computed |= computes[argument] | bit
         reads[v], computes[v] = read, computed
-        if value.weight >= _HEAVY_ON_CPU or computed & heavy:
+        if value.operator in _HEAVY_ON_CPU or computed & heavy:
             heavy |= 1 << v
         if (
             value.kind != "pointwise"

@@ -80,7 +80,7 @@ class FusedStep:
         for v in reversed(range(len(values))):
             if v in wanted:
                 wanted.update(values[v].reads)
-        return tuple(v for v in sorted(wanted) if forward[v] and values[v].bytes and values[v].kind != "given")
+        return tuple(v for v in sorted(wanted) if forward[v] and values[v].bytes and values[v].kind not in ("given", "copy"))
 
     @cached_property
     def _always(self) -> frozenset[int]:
@@ -103,21 +103,20 @@ class FusedStep:
     def choice(self) -> tuple[int, ...]:
         """The candidates that are saved or not as one likes.
 
-        Of elementwise values these are the ones that the forward has in memory anyway, and random numbers.
+        Of elementwise values these are the ones that the forward has in memory anyway, those that the backward's own values
+        read, and random numbers.
         """
         values = self.values.values
         kept = self._always | {v for v in self.candidates if values[v].kind != "pointwise"}
         results = _mask(v for v in self.values.forward_results if values[v].kind != "given") | _mask(kept)
         in_memory = _union(kernel.writes for kernel in kernels_of(values, self._forward(results), results, cpu=self.cpu))
+        worth = in_memory | _mask(r for v in self.needed for r in values[v].reads)
         small = _SMALL * sum(values[v].bytes for v in self.candidates)
         return tuple(
             v
             for v in self.candidates
             if v not in self._always
-            and (
-                values[v].kind != "pointwise"
-                or (values[v].bytes >= small and (in_memory >> v & 1 or values[v].weight >= _DRAWN))
-            )
+            and (values[v].kind != "pointwise" or (values[v].bytes >= small and (worth >> v & 1 or values[v].weight >= _DRAWN)))
         )
 
     def evaluate(self, saved: Iterable[int]) -> Judged:

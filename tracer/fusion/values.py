@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ class Value:
     Attributes:
         name: of the node in the joint graph.
         operator: its name; "" for what is given.
-        kind: how it comes about; "given" for parameters, inputs and incoming gradients; "part" for one of several results.
+        kind: how it comes about; "given" for parameters, inputs and incoming gradients; "part" for one of several results;
+            "copy" for a given tensor in the layout that a convolution wants, which inductor makes and nobody can save.
         reads: the values that its operator reads, as indices, each once.
         bytes: of its memory; 0 for an operator of several results, whose parts have them.
         elements: iterations of the loop that computes it: those of a reduction's input.
@@ -90,8 +91,9 @@ def values_of(
         [node for node in nodes if kinds[node] == "kernel" and isinstance(node.target, torch._ops.OpOverload)]
     )
     changed = _sharing_memory(graph, overwritten)
-    products = {node: product for node in nodes if (product := _product_added(node)) is not None}
+    products = {node: product for node in nodes if (product := product_added(node)) is not None}
     added = set(products.values())
+    images: set[int] = set()
     reads_of: dict[fx.Node, tuple[int, ...]] = {}
     values: list[Value] = []
     index_of: dict[fx.Node, int] = {}
@@ -107,8 +109,14 @@ def values_of(
         if kinds[node] == "view" and reads:
             index_of[node] = index_of[node.all_input_nodes[0]]
             continue
+        if copied := [r for r in reads if r in images] if node.target is torch.ops.aten.convolution.default else []:
+            for r in copied:
+                values.append(_copy(values[r], r))
+                depends.append(False)
+                reads = tuple(len(values) - 1 if read == r else read for read in reads)
         index_of[node] = len(values)
         depends.append(_is_tangent(node) or any(depends[k] for k in reads))
+        images.update([len(values)] if is_converted(node) else ())
         values.append(_value(node, kind, reads, cost, values, changed))
     return Values(
         values=tuple(values),
@@ -117,6 +125,25 @@ def values_of(
         forward_results=frozenset(index_of[node] for node in flat[:forward_results] if node is not None),
         backward_results=frozenset(index_of[node] for node in flat[forward_results:] if node is not None),
     )
+
+
+def is_converted(node: fx.Node) -> bool:
+    """Whether inductor copies this placeholder for convolutions, which run in the layout ``channels_last`` on a CPU."""
+    tensor = node.meta.get("val")
+    return (
+        node.op == "placeholder"
+        and isinstance(tensor, torch.Tensor)
+        and tensor.dim() == 4
+        and tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+        and not tensor.is_contiguous(memory_format=torch.channels_last)
+        and not _is_tangent(node)
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
+
+
+def _copy(value: Value, of: int) -> Value:
+    return replace(value, operator="copy", kind="copy", reads=(of,), weight=1.0, repeatable=True)
 
 
 def _kind(node: fx.Node) -> str:
@@ -129,7 +156,7 @@ def _kind(node: fx.Node) -> str:
     return "loop" if kind == "pointwise" and several else kind
 
 
-def _product_added(node: fx.Node) -> fx.Node | None:
+def product_added(node: fx.Node) -> fx.Node | None:
     """The matrix product that ``node`` adds something to and nothing else reads: on a CPU inductor makes one kernel of both."""
     if node.target is not torch.ops.aten.add.Tensor or len(node.all_input_nodes) != 2 or node.kwargs:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -62,9 +63,22 @@ def test_the_measured_step_is_within_the_budget_and_its_masks_are_replayed():
         torch.testing.assert_close(one, other)
 
 
-def test_a_compiled_model_is_refused():
-    with pytest.raises(remat_planner.ModelNotSupportedError, match="compiled already"):
-        remat_planner.compile(torch.compile(Perceptron()), (torch.randn(2, 64),), budget="80%")
+@pytest.mark.parametrize(
+    ("wrapped", "message"),
+    [
+        (torch.compile, r"compiled already.*_orig_mod"),
+        (nn.DataParallel, "wrapped by DataParallel"),
+        (lambda model: model.forward, "pass an nn.Module"),
+    ],
+)
+def test_what_is_no_plain_model_is_refused(wrapped: Callable[[nn.Module], nn.Module], message: str):
+    with pytest.raises(remat_planner.ModelNotSupportedError, match=message):
+        remat_planner.compile(wrapped(Perceptron()), (torch.randn(2, 64),), budget="80%")
+
+
+def test_a_model_without_parameters_to_train_is_refused():
+    with pytest.raises(remat_planner.NothingToTrainError):
+        remat_planner.compile(Perceptron().requires_grad_(False), (torch.randn(2, 64),), budget="80%")
 
 
 def test_budgets_that_mean_nothing_here():

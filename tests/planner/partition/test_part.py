@@ -6,7 +6,9 @@ from remat_planner.planner.partition.part import CompiledPart, bytes_after, step
 
 
 def part(peak: int, saved: int) -> CompiledPart:
-    return CompiledPart((0, 0), peak, saved, seconds=2.0, fastest_seconds=1.0, fastest_bytes=peak, recomputed=())
+    return CompiledPart(
+        (0, 0), peak, saved, seconds=2.0, fastest_seconds=1.0, fastest_bytes=peak, bound_seconds=1.0, recomputed=()
+    )
 
 
 def test_what_the_first_saves_waits_while_the_second_runs():

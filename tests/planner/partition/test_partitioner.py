@@ -18,7 +18,7 @@ from torch._functorch.compilers import nop
 
 from remat_planner import InfeasibleBudgetError, ShapesError
 from remat_planner.planner.partition.part import CompiledPart
-from remat_planner.planner.partition.partitioner import partition
+from remat_planner.planner.partition.partitioner import Room, partition
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,15 @@ def backend_within(limit: Callable[[int], int], parts: list[CompiledPart], *, al
     """A backend that divides the graph within ``limit`` and runs both halves by PyTorch's kernels."""
 
     def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
-        graphs, part = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=limit, between=0, always=always)
+        graphs, part = partition(
+            joint,
+            num_fwd_outputs,
+            (),
+            frame=(0, 0),
+            limit=lambda fastest: Room(limit(fastest), limit(fastest)),
+            between=0,
+            always=always,
+        )
         parts.append(part)
         return graphs
 
@@ -86,6 +94,57 @@ def test_without_any_room_the_lowest_is_taken_or_refused():
     assert isinstance(refused.value.inner_exception, InfeasibleBudgetError)
     assert refused.value.inner_exception.budget == 1
     assert refused.value.inner_exception.minimum == parts[0].peak_bytes
+
+
+def test_weights_of_convolutions_pass_as_views():
+    """As they are, inductor would copy each for the backward."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(0, 2))
+    passed: list[torch.Size] = []
+
+    def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
+        def room(_: int) -> Room:
+            return Room(here=10**6, whole=10**6)
+
+        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False)
+        passed.extend(node.meta["val"].shape for node in graphs[1].graph.nodes if node.op == "placeholder")
+        return graphs
+
+    x = torch.randn(4, 2, 16, 16, requires_grad=True)
+    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=nop, bw_compiler=nop, partition_fn=divide), fullgraph=True)
+    ours, theirs = (torch.autograd.grad(called(x).square().sum(), [*model.parameters(), x]) for called in (compiled, model))
+    assert all(map(torch.equal, ours, theirs))
+    assert {torch.Size([3, 18]), torch.Size([4, 512])} <= set(passed)
+    assert not {torch.Size([3, 2, 3, 3]), x.shape} & set(passed)
+
+
+class Tied(nn.Module):
+    """A weight that is looked up at the beginning and multiplied with at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.inside = nn.Embedding(8, 16), nn.Linear(16, 16, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embedding.weight @ torch.tanh(self.inside(self.embedding(x))).t()
+
+
+def test_a_product_does_not_wait_for_what_is_added_much_later():
+    model, x = Tied(), torch.arange(4)
+    orders: list[list[str]] = []
+
+    def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
+        def room(_: int) -> Room:
+            return Room(here=10**6, whole=10**6)
+
+        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False)
+        orders.append([str(node.target) for node in graphs[1].graph.nodes if node.op == "call_function"])
+        return graphs
+
+    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=nop, bw_compiler=nop, partition_fn=divide), fullgraph=True)
+    ours, theirs = (torch.autograd.grad(called(x).square().sum(), [*model.parameters()]) for called in (compiled, model))
+    assert all(map(torch.equal, ours, theirs))
+    assert "aten.sub.Tensor" in orders[0]
+    assert "aten.add.Tensor" not in orders[0]
 
 
 def test_shapes_that_may_change_are_refused():
