@@ -39,7 +39,9 @@ _OPTIONS = {
     "order": "--order",
     "variants": "--variants",
 }
-_CALL = re.compile(r"(?:training=)?(?:remat_planner\.)?(?:plan|TrainingState)\((?:model, )?(?:\.\.\., )?(?P<inside>\w+=[^()]*)\)")
+_CALL = re.compile(
+    r"(?:training=)?(?:remat_planner\.)?(?:plan|TrainingState)\((?:model, )?(?:\.\.\., )?(?P<inside>\w+=[^()]*)\)"
+)
 _OFFLOAD = re.compile(r"(?:offload=)?(?:remat_planner\.)?Offload\((?P<inside>[^()]*)\)")
 _KEYWORD = re.compile(rf"\b(?P<name>{'|'.join(_OPTIONS)})=(?P<quote>['\"]?)(?P<value>[^'\"\s,)]+)(?P=quote)")
 # Names with an underscore are no words of English, so they can be told by themselves.
