@@ -1,16 +1,15 @@
 """The cost of a training step that eager PyTorch runs with parts of its forward in ``torch.utils.checkpoint``.
 
 A schedule recomputes each tensor just before it is needed. A checkpoint recomputes its region at once, when the backward first
-unpacks a tensor that the region saved, and up to the last op that saves one; and autograd retains what a node saved until the
-whole node has run. So the same graph gets other steps and longer lifetimes here. The simulator judges them like any schedule.
+unpacks a tensor that the region saved, and up to the last op that saves one. So the same graph gets other steps here. The
+simulator judges them like any schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 
 import torch
 from torch import fx
@@ -68,10 +67,6 @@ class EagerStep:
         self._node = {node.meta["name"]: node for node in joint.ops}
         self._last_recomputed: dict[tuple[tuple[str, ...] | tuple[int, ...], bool], int | None] = {}
         self._ops_in: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        self._ops = tuple(
-            replace(op, reads=tuple(dict.fromkeys((*op.reads, *retained)))) if retained else op
-            for op, retained in zip(graph.ops, self._retained_by_autograd(), strict=True)
-        )
 
     def node(self, op: int) -> fx.Node:
         """The captured node of an op."""
@@ -114,7 +109,7 @@ class EagerStep:
         unpacked_by = self._unpacking_ops(regions)
         recomputed = [self._recomputed(region) for region in regions]
         steps = list(range(self.loss + 1))
-        ops = list(self._ops)
+        ops = list(graph.ops)
         done: set[int] = set()
         for i in range(self.loss + 1, len(graph.ops)):
             for number in unpacked_by.get(i, ()):
@@ -204,19 +199,3 @@ class EagerStep:
         """For each op whether it reads an activation, a parameter or an input: what autograd's nodes save."""
         producer = self.graph.producer
         return tuple(any((p := producer[v]) is None or p < self.loss for v in op.reads) for op in self.graph.ops)
-
-    def _retained_by_autograd(self) -> Iterator[tuple[int, ...]]:
-        """For each op the values to add to its reads so that the inputs of an autograd node live until the node has run."""
-        ops = self.graph.ops
-        for node, run in groupby(range(len(ops)), key=self._autograd_node):
-            members = list(run)
-            if node is None:
-                yield from (() for _ in members)
-                continue
-            written = {value for i in members for value in ops[i].writes}
-            yield from (() for _ in members[1:])
-            yield tuple(dict.fromkeys(value for i in members for value in ops[i].reads if value not in written))
-
-    def _autograd_node(self, op: int) -> int | None:
-        operator = self.operator(op) if op > self.loss else None
-        return None if operator is None else operator.autograd_node
