@@ -43,6 +43,7 @@ class Op:
         flops: floating-point operations of one execution.
         workspace: bytes allocated only while the op runs.
         eager_workspace: bytes that the framework allocates beyond these while it runs the op without a plan.
+        eager_reads: values that the framework retains until it has run the op without a plan, besides those that the op reads.
         extra_seconds: part of ``seconds`` that the framework does not take, since it runs this op and another as one.
         inexact: how it computes its results otherwise than the framework, which rounds otherwise; "" where the bits are equal.
         phase: "backward" if the op depends on the incoming gradient.
@@ -71,6 +72,7 @@ class Op:
     module: str = ""
     source: str = ""
     eager_workspace: int = 0
+    eager_reads: tuple[int, ...] = ()
     extra_seconds: float = 0.0
     inexact: str = ""
     in_turn: bool = False

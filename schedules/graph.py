@@ -124,18 +124,21 @@ class Graph:
 
     @cached_property
     def eager(self) -> Graph:
-        """The same step as the framework runs it without a plan.
+        """The same step as the framework runs it without a plan: nothing is copied.
 
-        Ops take their ``eager_workspace`` too, and no extra time; values lie in the memory of their ``eager_base``.
+        Ops take their ``eager_workspace`` too, hold their ``eager_reads``, and take no extra time; values lie in the memory of
+        their ``eager_base``.
         """
-        graph = _in_eager_memory(self)
-        if not any(op.eager_workspace or op.extra_seconds for op in graph.ops):
+        graph = _in_eager_memory(self.without_transfers)
+        if not any(op.eager_workspace or op.eager_reads or op.extra_seconds for op in graph.ops):
             return graph
         ops = (
             replace(
                 op,
                 workspace=op.workspace + op.eager_workspace,
                 eager_workspace=0,
+                reads=tuple(dict.fromkeys((*op.reads, *op.eager_reads))),
+                eager_reads=(),
                 seconds=op.seconds - op.extra_seconds,
                 extra_seconds=0.0,
             )
@@ -369,10 +372,10 @@ def _validate_costs(op: Op) -> None:
 
 
 def _validate_wiring(graph: Graph, op: Op, written: set[int]) -> None:
-    for v in (*op.reads, *op.writes):
+    for v in (*op.reads, *op.writes, *op.eager_reads):
         if not 0 <= v < len(graph.values):
             raise GraphError(f"op {op.name!r} refers to value {v}, which does not exist")
-    for v in op.reads:
+    for v in (*op.reads, *op.eager_reads):
         if v not in written and not graph.storages[graph.values[v].storage].constant:
             raise GraphError(f"op {op.name!r} reads {graph.values[v].name!r} before anything has computed it")
     for v in op.writes:

@@ -22,20 +22,14 @@ _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
 def with_eager_lifetimes(graph: Graph, joint: Joint) -> Graph:
-    """``graph`` whose ops of the backward count in ``eager_workspace`` what eager has not released yet and the plan has."""
+    """``graph`` in which the last op of each autograd node has the values in ``eager_reads`` that the node holds until then."""
     node_of = {node.meta["name"]: node for node in joint.ops}
-    in_eager = graph.eager
-    allocated_by = {s: i for i, allocated in enumerate(in_eager.allocated) for s in allocated}
-    last_read = {in_eager.values[value].storage: i for i, op in enumerate(in_eager.ops) for value in (*op.reads, *op.writes)}
-    last_read |= {in_eager.values[value].storage: len(graph.ops) for value in graph.results}
     ops = list(graph.ops)
     for run in _runs(graph, joint, node_of):
-        read = {in_eager.values[value].storage for i in run for value in graph.ops[i].reads}
-        held = [s for s in read if allocated_by.get(s, len(ops)) < run[0]]
-        for i in run:
-            kept = sum(graph.storages[s].bytes for s in held if last_read[s] < i)
-            if kept:
-                ops[i] = replace(ops[i], eager_workspace=ops[i].eager_workspace + kept)
+        written = {value for i in run for value in ops[i].writes}
+        read = dict.fromkeys(value for i in run for value in ops[i].reads if value not in written)
+        last = ops[run[-1]]
+        ops[run[-1]] = replace(last, eager_reads=tuple(value for value in read if value not in last.reads))
     return replace(graph, ops=tuple(ops))
 
 
