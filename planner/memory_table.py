@@ -164,7 +164,7 @@ def _inputs_in(dtype: torch.dtype, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def _row(combination: Combination, graph: Graph, first_peak: int | None) -> MemoryRow:
     unplanned = tuple(range(len(graph.ops)))
-    schedule = Schedule(graph, unplanned, budget=0, solver="none", status="feasible", bound_seconds=0.0)
+    schedule = Schedule(graph.eager, unplanned, budget=0, solver="none", status="feasible", bound_seconds=0.0)
     peak = schedule.peak_bytes
     return MemoryRow(
         combination=combination,

@@ -24,9 +24,11 @@ from remat_planner.tracer.torch_private import (
     TorchDispatchMode,
     compiled_functions_refused,
     graph_module,
+    is_fake,
     is_symbolic,
     name_of_node,
     snapshot,
+    without_modes,
 )
 from remat_planner.tracer.torch_values import is_composite, run_composite
 
@@ -130,6 +132,9 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_composite(func) and not _has_kernel(func, tensors):
             with self:
                 return run_composite(func, *args, **kwargs)
+        if torch.Tag.data_dependent_output in func.tags and not any(map(is_fake, tensors)):
+            with without_modes():
+                return func(*args, **kwargs)  # the values of other tensors are known
         run = _COPY if func is _LIFT else func  # a constant of the code may be changed in place after it was lifted
         recorded_args, recorded_kwargs = pytree.tree_unflatten(list(map(self.argument, leaves)), spec)
         node = self.graph.create_node("call_function", run, recorded_args, recorded_kwargs, name=_name(run))

@@ -117,6 +117,12 @@ def test_other_tensors_are_constants():
     assert torch.equal(module(torch.ones(2))[0], torch.full((2,), 7.0))
 
 
+def test_values_of_other_tensors_are_known():
+    three = torch.tensor(3.0)
+    graph = trace(lambda x: x * three.item(), *_fakes(torch.ones(2))).graph
+    assert [node.args[1] for node in graph.nodes if node.op == "call_function"] == [3.0]
+
+
 def test_a_constant_of_the_code_is_copied_before_it_is_changed():
     module = trace(lambda x: x + torch.tensor(1.0).add_(1), *_fakes(torch.ones(2)))
     for _ in range(2):

@@ -25,7 +25,7 @@ from remat_planner.tracer.torch_higher_order import compiled_calls_by
 _PROJECT = str(Path(__file__).parents[2]) + os.sep
 _STDLIB = tuple({sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib")})
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-_TORCH = str(Path(torch.__file__).parent) + os.sep
+_TORCH = tuple(str(Path(torch.__file__).parent.with_name(name)) + os.sep for name in ("torch", "functorch", "torchgen"))
 _SYMPY = tuple(f"{os.sep}{name}{os.sep}" for name in ("sympy", "mpmath"))  # PyTorch's arithmetic of symbolic sizes
 
 # With these a name that is read can be put together at run time, so no name can be left out.
@@ -287,7 +287,7 @@ def _nothing(_code: Any, _frame: FrameType) -> None:
 
 def is_users_file(filename: str) -> bool:
     """Whether code of this file can be the model's: no part of PyTorch, the standard library or this project."""
-    if filename.startswith((_TORCH, _PROJECT, "<frozen ")) or any(part in filename for part in _SYMPY):
+    if filename.startswith((*_TORCH, _PROJECT, "<frozen ")) or any(part in filename for part in _SYMPY):
         return False
     return not filename.startswith(_STDLIB) or is_installed(filename)
 
@@ -309,6 +309,8 @@ def is_installed(filename: str) -> bool:
 
 _NOT_USERS = frozenset(sys.stdlib_module_names) | {
     "torch",
+    "functorch",
+    "torchgen",
     "numpy",
     "remat_planner",
     "builtins",
