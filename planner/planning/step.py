@@ -163,14 +163,14 @@ def leaner(
     joint = in_less_memory(step.joint, at_hand=at_hand, whole=whole, overwriting=overwriting, chunks=chunks)
     lowering = lower(joint)
     graph, _ = _with_costs(lowering, op_costs(lowering.costed, costs=step.settings.costs), step.settings)
-    in_eager, here = (simulate(g, range(len(g.ops))).bytes.tolist() for g in (step.graph.eager, graph))
+    in_eager, here = (simulate(g, range(len(g.ops))).bytes.tolist() for g in (step.graph.eager, graph.eager))
     wholes = {node.meta["name"]: node.meta["wholes"] for node in joint.ops if "wholes" in node.meta}
     replaced = {name: tuple(whole.meta["name"] for whole in nodes) for name, nodes in wholes.items()}
     ops = []
     for op, bytes_here in zip(graph.ops, here, strict=True):
         bytes_in_eager = [in_eager[step.graph.by_name[name]] for name in replaced.get(op.name, ())]
         more = max(0, max(bytes_in_eager, default=0) - bytes_here)
-        ops.append(replace(op, eager_workspace=max(op.eager_workspace, more)))
+        ops.append(replace(op, eager_workspace=op.eager_workspace + more))
     graph = replace(graph, ops=tuple(ops))
     graph = graph if step.graph.pools else graph.without_transfers
     return LeanerStep(graph, step.joint, step.origin, step.settings, replaced, whole, overwriting, chunks)
