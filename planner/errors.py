@@ -278,6 +278,18 @@ class MissingGradientError(BackwardError):
         self.outputs = outputs
 
 
+class OutputHookError(BackwardError):
+    """A hook on an output, or its ``retain_grad()``, sees less of its gradient than in eager.
+
+    Attributes:
+        output: place of the output, as in "['logits']".
+    """
+
+    def __init__(self, message: str, *, output: str) -> None:
+        super().__init__(message)
+        self.output = output
+
+
 class UnexpectedGradientError(BackwardError):
     """A gradient arrived at an output that the planned loss sends none to, or after the backward had begun.
 

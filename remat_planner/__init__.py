@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from remat_planner.planner.errors import NotAppliedError as NotAppliedError
     from remat_planner.planner.errors import OffloadError as OffloadError
     from remat_planner.planner.errors import OptimizerError as OptimizerError
+    from remat_planner.planner.errors import OutputHookError as OutputHookError
     from remat_planner.planner.errors import RegionError as RegionError
     from remat_planner.planner.errors import ShapesError as ShapesError
     from remat_planner.planner.errors import ShardedError as ShardedError
@@ -127,6 +128,7 @@ _PUBLIC = {
         "SharedCastError",
         "ShardedError",
         "TransformError",
+        "OutputHookError",
         "UnexpectedGradientError",
         "VerificationError",
     ),

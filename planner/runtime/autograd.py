@@ -50,8 +50,7 @@ def run_program(
         outputs = _apply_outputs(state, number, *[tokens[k] for k in node.chains])
         for position, output in zip(node.positions, outputs, strict=True):
             state.outputs[position] = output
-    outputs, state.outputs = state.outputs, []
-    return tuple(outputs)
+    return state.take_outputs()
 
 
 def first_and_last_node(outputs: Sequence[torch.Tensor]) -> tuple[Node, Node] | None:

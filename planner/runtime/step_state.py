@@ -7,6 +7,7 @@ up to its own.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import Any
@@ -21,6 +22,7 @@ from remat_planner.planner.errors import (
     ChangedInBetweenError,
     DoubleBackwardError,
     MissingGradientError,
+    OutputHookError,
     TransformError,
     UnexpectedGradientError,
 )
@@ -35,6 +37,11 @@ _version = attrgetter("_version")
 _address = torch.Tensor.data_ptr
 
 
+def _is_users_hook(hook: Any) -> bool:
+    """Whether ``hook`` is not PyTorch's own, as that with which ``fully_shard`` gathers parameters, which takes no gradient."""
+    return not str(getattr(getattr(hook, "func", hook), "__module__", "")).startswith("torch.")
+
+
 class StepState:
     """State of one forward and its backwards.
 
@@ -43,6 +50,7 @@ class StepState:
         on_backward: called when a backward begins.
         token: the gradient of a link between two autograd nodes.
         outputs: what the forward returned, until autograd knows it.
+        returned: the returned tensors that the forward reads itself, by position, as long as they are alive.
         store: what the forward retains for the backward; None once it is freed.
         versions: version counters, after the forward, of what must not change until the backward.
         memory: where that lies; to assign to ``x.data`` is no change of version.
@@ -58,6 +66,7 @@ class StepState:
         "on_backward",
         "outputs",
         "pools",
+        "returned",
         "running",
         "shared",
         "store",
@@ -72,6 +81,7 @@ class StepState:
         self.on_backward = on_backward
         self.token = wiring.token
         self.outputs: list[torch.Tensor] = []
+        self.returned: list[tuple[int, weakref.ref[torch.Tensor]]] = []
         self.store: list[Any] | None = None
         self.versions: list[int] = []
         self.memory: list[int] = []
@@ -93,6 +103,12 @@ class StepState:
         self.memory = self._memory_in(store)
         self.outputs = list(outputs)
         self.shared = tuple(SharedMemory(outputs, sharing) for sharing in program.sharing)
+
+    def take_outputs(self) -> tuple[torch.Tensor, ...]:
+        """The outputs, with their history."""
+        outputs, self.outputs = self.outputs, []
+        self.returned = [(position, weakref.ref(outputs[position])) for position in self.wiring.read_inside]
+        return tuple(outputs)
 
     def _versions_in(self, store: list[Any]) -> list[int]:
         return list(map(_version, map(store.__getitem__, self.wiring.unchanged_places)))
@@ -161,6 +177,19 @@ class StepState:
         running.left[handover.segment] = tuple(left)
         return gradients
 
+    def _refuse_hooks(self, position: int, output: torch.Tensor | None) -> None:
+        """Raise where somebody wants the gradient of an output that the forward reads itself: autograd knows a part of it."""
+        if output is None or not (output.retains_grad or any(map(_is_users_hook, (output._backward_hooks or {}).values()))):
+            return
+        name = self.wiring.output_names[position]
+        what = "retain_grad() of" if output.retains_grad else "a hook on"
+        raise OutputHookError(
+            f"{what} the output {name} would see only the gradient from outside of the planned forward, which computes other "
+            "outputs from it. Take the plan off where you look at such gradients (remat_planner.remove_schedule), or return a "
+            "copy that is used nowhere else",
+            output=name,
+        )
+
     def _unexpected(self, position: int) -> UnexpectedGradientError:
         name = self.wiring.output_names[position]
         if not self.wiring.incoming[position]:
@@ -186,6 +215,8 @@ class StepState:
         backward = self._backward_for(running.arrived)
         if self._versions_in(store) != self.versions or self._memory_in(store) != self.memory:
             self._check_unchanged(backward.unchanged, "between the forward and the backward, which reads it")
+        for position, reference in self.returned:
+            self._refuse_hooks(position, reference())
         for memory in self.shared:
             memory.refuse_changes(running.arrived, wiring.output_names, self)
         if self.on_backward is not None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from remat_planner.planner.codegen import Program, TensorLayout
@@ -50,6 +51,7 @@ class Wiring:
         nodes: the autograd nodes of the tensors that the forward returns; those without a node have no history.
         incoming: for each of these tensors the gradients that the plan expects: several where the captured output held the
             tensor in several places, none where the plan expects none.
+        read_inside: the tensors, by position, from which the forward computes others that have a history.
         output_names: name of each of these tensors, for messages.
         unchanged_names: name of each entry of ``program.unchanged``, for messages.
     """
@@ -57,6 +59,7 @@ class Wiring:
     program: Program
     nodes: tuple[OutputNode, ...]
     incoming: tuple[tuple[Expected, ...], ...]
+    read_inside: tuple[int, ...]
     output_names: tuple[str, ...]
     unchanged_names: tuple[str, ...]
 
@@ -109,11 +112,22 @@ def wire(joint: Joint, program: Program) -> Wiring:
         program=program,
         nodes=_nodes(program, [k for k, has_history in enumerate(differentiable) if has_history], incoming),
         incoming=tuple(map(tuple, incoming)),
+        read_inside=_read_inside(joint, program.outputs),
         output_names=tuple(output_names),
         unchanged_names=tuple(
             f"output {leaf_names[owner]}" if isinstance(owner, int) else names[owner] for _, owner in program.unchanged
         ),
     )
+
+
+def _read_inside(joint: Joint, positions: Sequence[int | None]) -> tuple[int, ...]:
+    """The positions of the differentiable outputs on which other ones depend."""
+    outputs = {leaf.node: k for leaf, k in zip(joint.outputs, positions, strict=True) if leaf.differentiable and leaf.node}
+    reached: set[fx.Node] = set()  # nodes on which an output depends that they are not
+    for node in reversed(joint.graph.graph.nodes):
+        if any(user in outputs or user in reached for user in node.users):
+            reached.add(node)
+    return tuple(sorted(k for node, k in outputs.items() if k is not None and node in reached))
 
 
 def _nodes(program: Program, outputs: Sequence[int], incoming: Sequence[Sequence[Expected]]) -> tuple[OutputNode, ...]:

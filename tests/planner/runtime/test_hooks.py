@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from remat_planner import remove_schedule
+from remat_planner import OutputHookError, apply_schedule, plan, remove_schedule
 from remat_planner.planner.codegen import cuts
 from remat_planner.tracer.errors import LostHookError
 from tests.planner.runtime.planned_net import (
@@ -113,3 +114,43 @@ def test_a_hook_that_comes_later_is_planned_with_or_refused():
         handle.remove()
     assert trained_alike()
     assert len(calls) == 1
+
+
+class _ReturnsBoth(nn.Module):
+    """Returns hidden values, and what it computes from them; and other values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.other = nn.Linear(4, 4), nn.Linear(4, 1), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden = self.first(x).tanh()
+        return hidden, self.last(hidden), self.other(x)
+
+
+def _loss_of_all(outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return outputs[0].square().mean() + outputs[1].mean() + outputs[2].square().mean()
+
+
+@pytest.mark.parametrize("asks", [lambda t: t.retain_grad(), lambda t: t.register_hook(lambda g: None)], ids=["retain", "hook"])
+def test_a_gradient_of_which_a_part_stays_inside_is_refused_to_hooks(asks: Callable[[torch.Tensor], Any]) -> None:
+    model, x = _ReturnsBoth(), torch.randn(3, 4)
+    schedule = plan(model, (x,), budget="100%", loss=_loss_of_all, verify=False)
+    of_plan = apply_schedule(copy.deepcopy(model), schedule)
+    seen: list[torch.Tensor] = []
+    outputs = of_plan(x)
+    outputs[2].register_hook(seen.append)
+    outputs[1].retain_grad()
+    _loss_of_all(outputs).backward()
+    expected = model(x)
+    expected[2].register_hook(seen.append)
+    expected[1].retain_grad()
+    _loss_of_all(expected).backward()
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(outputs[1].grad, expected[1].grad)
+    assert equal(gradients(of_plan), gradients(model))
+    outputs = of_plan(x)
+    asks(outputs[0])
+    with pytest.raises(OutputHookError, match=r"the output \[0\]") as caught:
+        _loss_of_all(outputs).backward()
+    assert caught.value.output == "[0]"

@@ -38,7 +38,7 @@ def test_one_tensor_in_two_outputs():
 
 def wiring(*devices: str) -> Wiring:
     forms = tuple((Expected(TensorLayout((), (), torch.float32, torch.device(device), True), None, 0),) for device in devices)
-    return Wiring(cast(Any, None), (), forms, (), ())
+    return Wiring(cast(Any, None), (), forms, (), (), ())
 
 
 def test_a_link_hangs_on_the_accelerator_where_gradients_arrive_on_one() -> None:
