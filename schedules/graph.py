@@ -124,11 +124,7 @@ class Graph:
 
     @cached_property
     def eager(self) -> Graph:
-        """The same step as the framework runs it without a plan: nothing is copied.
-
-        Ops take their ``eager_workspace`` too, hold their ``eager_reads``, and take no extra time; values lie in the memory of
-        their ``eager_base``.
-        """
+        """The same step as the framework runs it without a plan (``Op.eager_workspace`` and the like); nothing is copied."""
         graph = _in_eager_memory(self.without_transfers)
         if not any(op.eager_workspace or op.eager_reads or op.extra_seconds for op in graph.ops):
             return graph
