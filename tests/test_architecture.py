@@ -55,7 +55,7 @@ tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
 tracer.fusion           torch_inductor
 tracer.functions        graph_trace operators torch_functions torch_higher_order torch_private torch_script torch_sparse
-tracer.graph_trace      torch_private torch_values
+tracer.graph_trace      torch_private torch_tracing torch_values
 tracer.joint            python_state torch_nested torch_private torch_sparse
 tracer.lazy_types       -
 tracer.lower            costs joint operators torch_convolution torch_kernel_table torch_private schedules
@@ -65,7 +65,7 @@ tracer.passes           functions graph_trace joint operators record refusals to
 tracer.python_state     torch_higher_order torch_nested torch_private torch_sparse
 tracer.record           errors functions graph_trace joint operators python_state refusals torch_functions torch_higher_order
                         torch_kernels torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings
-                        torch_values
+                        torch_tracing torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
 tracer.size_expressions  -
 tracer.sizes            capture joint python_state record torch_private torch_sizes
@@ -83,6 +83,7 @@ tracer.torch_sparse     -
 tracer.torch_private_layouts  -
 tracer.torch_sizes      size_expressions torch_private
 tracer.torch_surroundings  -
+tracer.torch_tracing    -
 tracer.torch_values     -
 planner.apply           compile errors formatting planning regions runtime schedules tracer.refusals
 planner.cli             curve errors exports formatting memory_table model_loading module_paths partition plan planning regions

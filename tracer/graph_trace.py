@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -19,16 +18,15 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdRef
 
-from remat_planner.tracer.torch_private import (
-    FakeTensor,
-    TorchDispatchMode,
+from remat_planner.tracer.torch_private import FakeTensor, is_fake, is_symbolic, without_modes
+from remat_planner.tracer.torch_tracing import (
+    TracingMode,
     compiled_functions_refused,
     graph_module,
-    is_fake,
-    is_symbolic,
     name_of_node,
     snapshot,
-    without_modes,
+    tracing_interrupted,
+    tracing_mode,
 )
 from remat_planner.tracer.torch_values import is_composite, run_composite
 
@@ -46,19 +44,15 @@ def trace(function: Callable[..., Any], *args: Any) -> fx.GraphModule:
     recorded = _Trace()
     for k, tensor in enumerate(pytree.tree_leaves(args)):
         recorded.hold(tensor, recorded.graph.placeholder(f"input_{k}"))
-    token = _running.set(recorded)
-    try:
-        with recorded, compiled_functions_refused():
-            returned = pytree.tree_leaves(function(*args))
-        recorded.graph.output([recorded.argument(leaf) for leaf in returned])
-    finally:
-        _running.reset(token)
+    with recorded, compiled_functions_refused():
+        returned = pytree.tree_leaves(function(*args))
+    recorded.graph.output([recorded.argument(leaf) for leaf in returned])
     return graph_module(recorded.root, recorded.graph)
 
 
 def is_recording() -> bool:
-    """Whether a trace is under way, and not interrupted."""
-    return _running.get() is not None
+    """Whether a trace is under way, and not interrupted: PyTorch's own code does so to compute forms."""
+    return isinstance(tracing_mode(), _Trace)
 
 
 def recorded_graph() -> fx.Graph:
@@ -67,20 +61,15 @@ def recorded_graph() -> fx.Graph:
     Raises:
         RuntimeError: no trace is under way.
     """
-    recorded = _running.get()
-    if recorded is None:
+    recorded = tracing_mode()
+    if not isinstance(recorded, _Trace):
         raise RuntimeError("no trace is under way")
     return recorded.graph
 
 
-@contextmanager
-def without_recording() -> Iterator[None]:
+def without_recording() -> AbstractContextManager[Any]:
     """Run operators on fakes without appending them to the graph."""
-    token = _running.set(None)
-    try:
-        yield
-    finally:
-        _running.reset(token)
+    return tracing_interrupted()
 
 
 def newest_node(graph: fx.Graph) -> fx.Node:
@@ -97,7 +86,7 @@ def nodes_after(node: fx.Node) -> Iterator[fx.Node]:
         node = node.next
 
 
-class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Trace(TracingMode):  # type: ignore[no-untyped-call]
     """Appends each operator that runs to a graph.
 
     Attributes:
@@ -105,15 +94,8 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         root: holds the constants.
     """
 
-    supports_higher_order_operators = True  # where nothing is recorded; otherwise the recorder above runs them
-
-    @classmethod
-    def is_infra_mode(cls) -> bool:
-        """So that ``torch.compile``, which operators that take functions call in eager too, compiles inside."""
-        return True
-
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.graph = fx.Graph()
         self.root = nn.Module()
         self._nodes: dict[int, tuple[WeakIdRef, fx.Node]] = {}  # by the tensor's id, which another one may get later
@@ -121,10 +103,8 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _running.get() is not self or func is torch.ops.prim.device.default:
+        if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
-        if not isinstance(func, torch._ops.OpOverload):
-            return NotImplemented
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if any(type(tensor) not in _PLAIN and self._node_of(tensor) is None for tensor in tensors):
@@ -174,9 +154,6 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = self.graph.get_attr(self._constants[id(tensor)][1])
         node.meta["val"] = snapshot(tensor)
         return node
-
-
-_running: ContextVar[_Trace | None] = ContextVar("_running", default=None)
 
 
 def _has_kernel(func: torch._ops.OpOverload, tensors: list[torch.Tensor]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.cuda.amp.common
 import torch.utils.checkpoint
-from torch import _meta_registrations, fx, nn
+from torch import _meta_registrations, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -24,14 +24,10 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.amp import autocast_mode
-from torch.fx import _symbolic_trace
-from torch.fx._lazy_graph_module import _LazyGraphModule
-from torch.fx.experimental.proxy_tensor import extract_val
 from torch.types import py_sym_types
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
-    "CALLS_COMPILED_CODE",
     "READS_OF_FAKES",
     "DataDependentOutputException",
     "DynamicOutputShapeException",
@@ -42,7 +38,6 @@ __all__ = [
     "autocast_asks_for_gpu",
     "backward_sequence_number",
     "compiled_by",
-    "compiled_functions_refused",
     "errors_not_logged",
     "fake_mode_of",
     "fakes_by_example",
@@ -50,7 +45,6 @@ __all__ = [
     "form_check",
     "forward_sequence_number",
     "generator_key",
-    "graph_module",
     "grouped_products_of_any_dtype",
     "hashable",
     "in_checkpoint",
@@ -59,14 +53,12 @@ __all__ = [
     "is_symbolic",
     "lacks_fake",
     "modes_active",
-    "name_of_node",
     "negated",
     "new_fake_mode",
     "number_of",
     "same_sizes",
     "sequence_number",
     "single_threaded_backward",
-    "snapshot",
     "storage_key",
     "to_fake",
     "truncated_normals_not_drawn",
@@ -80,8 +72,6 @@ READS_OF_FAKES = (
     "Not available for 'meta' device type",
     "its data is not allocated yet",
 )
-# Message of torch.compile when a compiled function is called under a trace.
-CALLS_COMPILED_CODE = "symbolically trace a dynamo-optimized function"
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -206,32 +196,6 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
 def forget_originals(mode: FakeTensorMode) -> None:
     """Forget of which tensors fakes were made: ``torch.utils.swap_tensors`` refuses tensors with weak references."""
     mode.fake_tensor_converter.meta_converter.describer.lookup_tensor.clear()
-
-
-def snapshot(value: Any) -> Any:
-    """Fakes of the form that tensors have now; what is changed in place later does not change them."""
-    return extract_val(value)
-
-
-def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A module that runs ``graph``; its Python code is written at its first call, and captures run graphs without it."""
-    return _LazyGraphModule(root, graph)
-
-
-def name_of_node(operator: str) -> str:
-    """The name, before numbers, of a graph's node that calls ``operator``."""
-    return fx.Graph()._target_to_str(operator)
-
-
-@contextmanager
-def compiled_functions_refused() -> Iterator[None]:
-    """Let a function of ``torch.compile`` raise ``CALLS_COMPILED_CODE``: its code would run on the memory of fakes."""
-    before = _symbolic_trace._is_fx_tracing_flag
-    _symbolic_trace._is_fx_tracing_flag = True
-    try:
-        yield
-    finally:
-        _symbolic_trace._is_fx_tracing_flag = before
 
 
 def negated(tensor: torch.Tensor) -> torch.Tensor:

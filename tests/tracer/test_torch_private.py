@@ -259,38 +259,6 @@ def test_compiled_modules_are_told_from_others():
     assert private.compiled_by(in_place) == "module.compile()"
 
 
-def test_compiled_functions_can_be_refused():
-    compiled = torch.compile(torch.tanh, backend="eager")
-    with pytest.raises(RuntimeError, match=private.CALLS_COMPILED_CODE), private.compiled_functions_refused():
-        compiled(torch.ones(2))
-
-
-def test_a_snapshot_stays_as_the_tensor_was():
-    fake = private.to_fake(private.new_fake_mode(), torch.ones(2, 3))
-    kept, of_both = private.snapshot(fake), private.snapshot((fake, None))
-    fake.transpose_(0, 1)
-    assert (kept.shape, of_both[0].shape, fake.shape, of_both[1]) == ((2, 3), (2, 3), (3, 2), None)
-    assert private.storage_key(kept) == private.storage_key(fake)
-
-
-def test_the_code_of_a_graph_waits_for_its_first_call():
-    graph = torch.fx.Graph()
-    graph.output(graph.call_function(torch.tanh, (graph.placeholder("x"),)))
-    module = private.graph_module(torch.nn.Module(), graph)
-    module.recompile()
-    assert "_code" not in vars(module)
-    assert isinstance(module, torch.fx.GraphModule)
-    assert torch.equal(module(torch.ones(2)), torch.ones(2).tanh())
-
-
-def test_nodes_have_names_of_operators():
-    assert [private.name_of_node(name) for name in ("_log_softmax", "addmm", "getItem")] == [
-        "_log_softmax",
-        "addmm",
-        "get_item",
-    ]
-
-
 @pytest.mark.slow
 def test_inductor_says_what_it_has_code_for():
     aten = torch.ops.aten

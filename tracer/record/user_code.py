@@ -26,12 +26,12 @@ from remat_planner.tracer.refusals import (
 )
 from remat_planner.tracer.torch_functions import READS_OF_ADDRESSES
 from remat_planner.tracer.torch_private import (
-    CALLS_COMPILED_CODE,
     READS_OF_FAKES,
     DataDependentOutputException,
     DynamicOutputShapeException,
     lacks_fake,
 )
+from remat_planner.tracer.torch_tracing import CALLS_COMPILED_CODE
 
 
 def run_user_code(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
