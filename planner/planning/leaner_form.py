@@ -149,14 +149,19 @@ def _made_whole(
 ) -> tuple[Step, Solution]:
     """``parts`` and ``solution`` with those ops whole whose parts run one after the other and have room beside each other."""
     whole = _with_room(parts.graph, solution.steps, limit)
-    if not whole:
-        return parts, solution
-    changed = leaner(step, whole=whole, chunks=parts.chunks)
-    steps = _renamed(parts.graph, solution.steps, changed.graph, whole)
-    if steps is None:
-        return parts, solution
-    run = simulate(changed.graph, steps)
-    if max(run.peak_bytes, peak_of(changed)(steps)) > limit:
+    while whole:
+        changed = leaner(step, whole=whole, chunks=parts.chunks)
+        steps = _renamed(parts.graph, solution.steps, changed.graph, whole)
+        if steps is None:
+            return parts, solution
+        run = simulate(changed.graph, steps)
+        over = {changed.graph.actions[i].name for i, held in zip(steps, run.bytes, strict=True) if held > limit}
+        if not over:
+            break
+        if whole.isdisjoint(over):
+            return parts, solution
+        whole -= over  # with more workspace than its parts
+    if not whole or peak_of(changed)(steps) > limit:
         return parts, solution
     saved = sum(parts.graph.ops[second].extra_seconds for name, (_, second) in pairs(parts.graph).items() if name in whole)
     bound = min(solution.bound - saved, run.seconds)
