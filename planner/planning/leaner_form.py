@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from remat_planner.planner.gpu_allocator import AllocatorPeak
@@ -148,25 +148,38 @@ def _made_whole(
     step: Step, parts: LeanerStep, solution: Solution, limit: int, peak_of: Callable[[Step], AllocatorPeak]
 ) -> tuple[Step, Solution]:
     """``parts`` and ``solution`` with those ops whole whose parts run one after the other and have room beside each other."""
-    whole = _with_room(parts.graph, solution.steps, limit)
-    while whole:
-        changed = leaner(step, whole=whole, chunks=parts.chunks)
-        steps = _renamed(parts.graph, solution.steps, changed.graph, whole)
-        if steps is None:
-            return parts, solution
-        run = simulate(changed.graph, steps)
-        over = {changed.graph.actions[i].name for i, held in zip(steps, run.bytes, strict=True) if held > limit}
-        if not over:
-            break
-        if whole.isdisjoint(over):
-            return parts, solution
-        whole -= over  # with more workspace than its parts
-    if not whole or peak_of(changed)(steps) > limit:
+    fitting = _fitting(step, parts, solution.steps, _with_room(parts.graph, solution.steps, limit), limit)
+    if fitting is None:
         return parts, solution
-    saved = sum(parts.graph.ops[second].extra_seconds for name, (_, second) in pairs(parts.graph).items() if name in whole)
+    changed, steps = fitting
+    if peak_of(changed)(steps) > limit:
+        return parts, solution
+    run = simulate(changed.graph, steps)
+    made_whole = (second for name, (_, second) in pairs(parts.graph).items() if name in changed.whole)
+    saved = sum(parts.graph.ops[second].extra_seconds for second in made_whole)
     bound = min(solution.bound - saved, run.seconds)
     gap = (run.seconds - bound) / changed.graph.seconds if changed.graph.seconds else 0.0
     return changed, replace(solution, steps=steps, cost=run.seconds, peak_bytes=run.peak_bytes, bound=bound, gap=gap)
+
+
+def _fitting(
+    step: Step, parts: LeanerStep, steps: Steps, candidates: Collection[str], limit: int
+) -> tuple[LeanerStep, Steps] | None:
+    """``parts`` with the ``candidates`` whole, except for those that need more workspace than there is; None without any."""
+    whole = set(candidates)
+    while whole:
+        changed = leaner(step, whole=whole, chunks=parts.chunks)
+        renamed = _renamed(parts.graph, steps, changed.graph, whole)
+        if renamed is None:
+            return None
+        held = simulate(changed.graph, renamed).bytes
+        over = {changed.graph.actions[i].name for i, bytes_held in zip(renamed, held, strict=True) if bytes_held > limit}
+        if not over:
+            return changed, renamed
+        if whole.isdisjoint(over):
+            return None
+        whole = whole - over
+    return None
 
 
 def _with_room(graph: Graph, steps: Sequence[int], limit: int) -> set[str]:
