@@ -86,7 +86,6 @@ from remat_planner.tracer.torch_private import (
     grouped_products_of_any_dtype,
     new_fake_mode,
     storage_key,
-    to_fake,
     without_addresses,
 )
 from remat_planner.tracer.torch_private_layouts import laid_out_as_real
@@ -244,7 +243,7 @@ def assemble(recorded: RecordedStep) -> Joint:
     """
     call, mode, recording = recorded.call, recorded.mode, recorded.recording
     with _capturing(mode), without_autocast():  # the casts are recorded: under autocast their readers would cast once more
-        module = make_functional(recording, mode, [to_fake(mode, t) for t in call.tensors])
+        module = make_functional(recording, mode)
     graph = module.graph
     placeholders = Placeholders.of(graph, call)
     return_as_autograd(graph, placeholders, call, recording)

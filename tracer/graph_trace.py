@@ -67,6 +67,36 @@ def recorded_graph() -> fx.Graph:
     return recorded.graph
 
 
+def append_copy(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> fx.Node:
+    """Append the call of ``node``, of another graph, to the running trace without running it; what it makes is known.
+
+    Args:
+        node: the call.
+        value_of: gives what stands for a node that it reads: a tensor, or a node of the running trace.
+    """
+    recorded = tracing_mode()
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: recorded.argument(value_of(read)))
+    target: Any = node.target
+    name = None if target is operator.getitem else _name(target)
+    copied = recorded.graph.create_node("call_function", target, args, kwargs, name=name)
+    recorded.take_over(node, copied)
+    return copied
+
+
+def stand_for(node: fx.Node, tensor: torch.Tensor) -> fx.Node:
+    """The node of the running trace that made ``tensor``; from now on it makes the known one of ``node``, of another graph."""
+    recorded = tracing_mode()
+    made: fx.Node = recorded.argument(tensor)
+    recorded.take_over(node, made)
+    if made.target is operator.getitem:
+        several: Any = made.args[0]
+        k: Any = made.args[1]
+        values = list(several.meta["val"])
+        values[k] = node.meta["val"]
+        several.meta["val"] = tuple(values)
+    return made
+
+
 def without_recording() -> AbstractContextManager[Any]:
     """Run operators on fakes without appending them to the graph."""
     return tracing_interrupted()
@@ -125,7 +155,7 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
     def hold(self, value: Any, node: fx.Node) -> None:
         """``node`` makes ``value``, a tensor or several."""
         if isinstance(value, torch.Tensor):
-            self._nodes[id(value)] = WeakIdRef(value), node
+            self.identify(value, node)
             node.meta["val"] = snapshot(value)
         elif isinstance(value, (tuple, list)):
             node.meta["val"] = snapshot(value)
@@ -133,6 +163,17 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
                 self.hold(item, self.graph.call_function(operator.getitem, (node, k)))
         elif is_symbolic(value):
             node.meta["val"] = value
+
+    def identify(self, tensor: torch.Tensor, node: fx.Node) -> None:
+        """``node`` stands for ``tensor`` from now on."""
+        self._nodes[id(tensor)] = WeakIdRef(tensor), node
+
+    def take_over(self, known: fx.Node, node: fx.Node) -> None:
+        """``node`` makes what ``known`` makes, a node of another graph."""
+        if "val" in known.meta:
+            node.meta["val"] = known.meta["val"]
+            if isinstance(known.meta["val"], torch.Tensor):
+                self.identify(known.meta["val"], node)
 
     def argument(self, leaf: Any) -> Any:
         """What stands for ``leaf`` in the graph."""

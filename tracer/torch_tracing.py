@@ -18,6 +18,8 @@ __all__ = [
     "CALLS_COMPILED_CODE",
     "TracingMode",
     "compiled_functions_refused",
+    "functional_tensor",
+    "functional_value",
     "graph_module",
     "name_of_node",
     "snapshot",
@@ -81,6 +83,20 @@ def compiled_functions_refused() -> Iterator[None]:
 def snapshot(value: Any) -> Any:
     """Fakes of the form that tensors have now; what is changed in place later does not change them."""
     return extract_val(value)
+
+
+def functional_tensor(value: torch.Tensor) -> torch.Tensor:
+    """``value`` as ``torch.func.functionalize`` gives it to its function, inside of that function."""
+    functorch: Any = torch._C._functorch
+    return functorch._wrap_functional_tensor(value, functorch.maybe_current_level())
+
+
+def functional_value(value: Any) -> Any:
+    """The tensor that a trace inside of ``torch.func.functionalize`` sees in the place of ``value``, with all writes."""
+    if not isinstance(value, torch.Tensor) or not torch._is_functional_tensor(value):
+        return value
+    torch._sync(value)  # type: ignore[attr-defined,no-untyped-call]
+    return torch._from_functional_tensor(value)
 
 
 def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

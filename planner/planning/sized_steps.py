@@ -129,9 +129,9 @@ def capture_sized_step(
     if not any(map(joint.holds_nearby, others)):
         raise OneSizeError("it depends on the exact sizes", by_chance=True)
     other = step.sizes_of([node.meta["val"] for node in known.input_nodes])
-    if joint.holds(other) and is_same_joint(written := joint.at(other), known):
+    # The known sizes may equal others by chance. It is the same step even so, unless that merged what is the same there alone.
+    if joint.holds_nearby(other) and is_same_joint(written := joint.at(other), known):
         return replace(step, known=other, written=written)
-    # The known sizes may equal others by chance, so that it has merged what is the same for them alone.
     if not is_same_joint(written := joint.at(sizes), capture(model, args, kwargs, loss=settings.loss)):
         raise OneSizeError("with symbolic sizes it runs other operators", by_chance=True)
     return replace(step, known=sizes, written=written)

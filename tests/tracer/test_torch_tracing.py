@@ -65,3 +65,19 @@ def test_nodes_have_names_of_operators():
         "addmm",
         "get_item",
     ]
+
+
+def test_a_functional_tensor_has_all_that_was_written_to_it():
+    zeros, found = torch.zeros(2), []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        inside = tracing.functional_tensor(zeros)
+        found.append(tracing.functional_value(inside.clone()))
+        inside.add_(x)
+        found.append(tracing.functional_value(inside))
+        return inside
+
+    torch.func.functionalize(function)(torch.ones(2))
+    assert [value.tolist() for value in found] == [[0.0, 0.0], [1.0, 1.0]]
+    assert not any(torch._is_functional_tensor(value) for value in found)
+    assert tracing.functional_value(found) is found
