@@ -11,9 +11,11 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer import capture
+from remat_planner.tracer.costs import record_memory
 from remat_planner.tracer.costs.measure import undisturbed
 from remat_planner.tracer.operators import op_call
 from tests.tracer.cases import Written, linear, mean_square
+from tests.tracer.fake_calls import call_of
 
 MASK = torch.tensor([True, False, True, True, False, True])
 RUNS = torch.tensor([0, 0, 3, 3, 3, 7])
@@ -86,3 +88,18 @@ def test_calls_that_differ_in_the_size_of_the_result_alone_are_told_apart():
     keys = [op_call(node).key for node in joint.ops if node.target is torch.ops.aten.index.Tensor]
     assert len(set(keys)) == 2
     assert keys[0].endswith("->[[4,16]]")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("shape", [(6, 16), (6, 1), (16,), ()], ids=str)
+def test_no_mask_takes_more_memory_than_the_sample(shape: tuple[int, ...], dtype: torch.dtype):
+    backward, gradient = torch.ops.aten.masked_scatter_backward.default, torch.randn(6, 16, dtype=dtype)
+
+    def bytes_with(mask: torch.Tensor) -> int:
+        return record_memory(lambda: backward(gradient, mask, [6, 16]))[1].peak
+
+    with undisturbed([]) as samples:
+        call = call_of(lambda g, m: backward(g, m, [6, 16]), gradient, torch.zeros(shape, dtype=torch.bool))
+        args, _ = samples.make(call)
+    tried = [torch.rand(shape) < share for share in (-1, 0.2, 0.8, 2)]
+    assert max(map(bytes_with, tried)) <= bytes_with(args[1])

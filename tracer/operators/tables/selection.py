@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from remat_planner.tracer.operators.facts import OperatorFacts, SampleInputs, Values
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec
@@ -30,21 +30,26 @@ def _selected(call: OpCall) -> Sample:
     return {"mask": Chosen(mask, _rows(call) // repeated)}
 
 
-def _scattered(source: Callable[[OpCall], tuple[int, ...]]) -> SampleInputs:
+def _scattered(call: OpCall) -> Sample:
     """As many ones as the source has elements, in a mask that may be broadcast."""
-
-    def sample(call: OpCall) -> Sample:
-        tensor = call.argument("self") if "self" in _names(call) else call.argument("grad_output")
-        mask = call.argument("mask")
-        whole, size = math.prod(tensor.shape), math.prod(mask.shape)
-        ones = min(whole, math.prod(source(call))) * size // max(1, whole)
-        return {"mask": Chosen(mask, ones)}
-
-    return sample
+    return _most_ones(call, call.argument("self"), call.argument("source").shape)
 
 
-def _names(call: OpCall) -> list[str]:
-    return [argument.name for argument in call.target._schema.arguments]  # type: ignore[attr-defined]
+def _scattered_backward(call: OpCall) -> Sample:
+    """The mask for which the kernel takes most memory.
+
+    It appends zeros for elements of the source that were left over, by a copy of the whole. A mask that repeats itself is copied,
+    and with it what it selects.
+    """
+    mask, tensor = call.argument("mask"), call.argument("grad_output")
+    own = math.prod(size for size, step in zip(mask.shape, mask.stride, strict=True) if step)
+    return _most_ones(call, tensor, call.argument("sizes"), left=1 if own >= math.prod(tensor.shape) else 0)
+
+
+def _most_ones(call: OpCall, tensor: TensorSpec, source: Sequence[int], *, left: int = 0) -> Sample:
+    mask, whole = call.argument("mask"), math.prod(tensor.shape)
+    ones = max(0, min(whole, math.prod(source)) - left) * math.prod(mask.shape) // max(1, whole)
+    return {"mask": Chosen(mask, ones)}
 
 
 def _distinct(call: OpCall) -> Sample:
@@ -82,8 +87,8 @@ _DISTINCT_SLICES = OperatorFacts(sample_inputs=_distinct_slices)
 TABLE: Mapping[str, OperatorFacts] = {
     "aten::nonzero": OperatorFacts(sample_inputs=_mask("self", _rows)),
     "aten::masked_select": OperatorFacts(sample_inputs=_selected),
-    "aten::masked_scatter": OperatorFacts(sample_inputs=_scattered(lambda call: call.argument("source").shape)),
-    "aten::masked_scatter_backward": OperatorFacts(sample_inputs=_scattered(lambda call: call.argument("sizes"))),
+    "aten::masked_scatter": OperatorFacts(sample_inputs=_scattered),
+    "aten::masked_scatter_backward": OperatorFacts(sample_inputs=_scattered_backward),
     "aten::repeat_interleave.Tensor": OperatorFacts(sample_inputs=lambda call: {"repeats": Shares(_rows(call))}),
     "aten::bincount": _DISTINCT,
     "aten::_unique": _DISTINCT,
