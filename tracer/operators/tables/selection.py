@@ -38,8 +38,8 @@ def _scattered(call: OpCall) -> Sample:
 def _scattered_backward(call: OpCall) -> Sample:
     """The mask for which the kernel takes most memory.
 
-    It appends zeros for elements of the source that were left over, by a copy of the whole. A mask that repeats itself is copied,
-    and with it what it selects.
+    It appends zeros for elements of the source that were left over, by a copy of the whole. A mask that repeats itself is
+    copied, and with it what it selects.
     """
     mask, tensor = call.argument("mask"), call.argument("grad_output")
     own = math.prod(size for size, step in zip(mask.shape, mask.stride, strict=True) if step)
