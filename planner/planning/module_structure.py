@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter, getitem, is_
+from operator import attrgetter, getitem
 from typing import Any
 
 from torch import nn
@@ -31,7 +31,8 @@ class ModuleStructure:
         self._names = list(map(tuple, self._parents))
         self._owners = [registry for registry in self._parents for _ in registry]
         self._keys = [key for registry in self._parents for key in registry]
-        self._children = list(map(getitem, self._owners, self._keys))
+        self._children = list(map(getitem, self._owners, self._keys))  # alive, so that no other one gets their identity
+        self._identities = list(map(id, self._children))
         registered: list[Any] = [readable(r) for module in self._modules for r in (module._parameters, module._buffers)]
         self._registries = [registry for registry in registered if len(registry)]
         self._sizes = list(map(len, self._registries))
@@ -52,4 +53,5 @@ class ModuleStructure:
             absent = list(map(getitem, self._absent_owners, self._absent_keys))
         except KeyError:
             return False
-        return all(map(is_, map(getitem, self._owners, self._keys), self._children)) and not any(a is not None for a in absent)
+        children = list(map(id, map(getitem, self._owners, self._keys)))
+        return children == self._identities and not any(tensor is not None for tensor in absent)

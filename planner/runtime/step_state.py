@@ -285,20 +285,22 @@ class StepState:
     def _check_unchanged(self, indices: Sequence[int], when: str, store: list[Any] | None = None) -> None:
         store = self.store if store is None else store
         assert store is not None
-        unchanged, versions = self.wiring.program.unchanged, self.versions
-        memory = self.memory or None
-        changed = [
-            k
-            for k in indices
-            if (tensor := store[unchanged[k][0]])._version != versions[k]
-            or (memory is not None and _address(tensor) != memory[k])
-        ]
+        tensors = [store[self.wiring.unchanged_places[k]] for k in indices]
+        changed = self._differing(indices, list(map(_version, tensors)), self.versions)
+        if self.memory:
+            changed += self._differing(indices, list(map(_address, tensors)), self.memory)
         if not changed:
             return
         names = tuple(dict.fromkeys(self.wiring.unchanged_names[k] for k in changed))
         raise ChangedInBetweenError(
             f"changed in place {when}: {', '.join(names)}. Change it after the backward, or change a clone", names=names
         )
+
+    @staticmethod
+    def _differing(indices: Sequence[int], now: list[int], before: Sequence[int]) -> list[int]:
+        """Those of ``indices`` whose numbers ``now`` are not those of ``before``. All are compared in C first."""
+        then = list(map(before.__getitem__, indices))
+        return [] if now == then else [k for k, one, other in zip(indices, now, then, strict=True) if one != other]
 
 
 class _RunningBackward:
