@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -25,7 +24,6 @@ from remat_planner.tracer.torch_tracing import (
     graph_module,
     name_of_node,
     snapshot,
-    tracing_interrupted,
     tracing_mode,
 )
 from remat_planner.tracer.torch_values import is_composite, run_composite
@@ -95,11 +93,6 @@ def stand_for(node: fx.Node, tensor: torch.Tensor) -> fx.Node:
         values[k] = node.meta["val"]
         several.meta["val"] = tuple(values)
     return made
-
-
-def without_recording() -> AbstractContextManager[Any]:
-    """Run operators on fakes without appending them to the graph."""
-    return tracing_interrupted()
 
 
 def newest_node(graph: fx.Graph) -> fx.Node:

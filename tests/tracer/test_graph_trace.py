@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from remat_planner.tracer.graph_trace import is_recording, newest_node, nodes_after, recorded_graph, trace, without_recording
+from remat_planner.tracer.graph_trace import is_recording, newest_node, nodes_after, recorded_graph, trace
 from remat_planner.tracer.torch_private import TorchDispatchMode, new_fake_mode, to_fake
+from remat_planner.tracer.torch_tracing import tracing_interrupted
 
 
 def _fakes(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -45,7 +46,7 @@ def test_the_recorded_graph_is_open_to_dispatch_modes_and_can_be_left_out():
     def function(x: torch.Tensor) -> torch.Tensor:
         with Mode():
             y = x.tanh()
-        with without_recording():
+        with tracing_interrupted():
             y.sin()
         return y
 
@@ -72,7 +73,7 @@ def test_a_trace_is_interrupted_where_nothing_is_recorded():
 
     def recorded(tensor: torch.Tensor) -> torch.Tensor:
         seen.append(is_recording())
-        with without_recording():
+        with tracing_interrupted():
             seen.append(is_recording())
         return tensor.sin()
 
@@ -142,7 +143,7 @@ def test_a_trace_inside_of_another_one_is_apart():
 
     def function(x: torch.Tensor) -> torch.Tensor:
         y = x.sin()
-        with without_recording():
+        with tracing_interrupted():
             inner.append(trace(lambda z: z.exp(), y.detach()).graph)
         return y.cos()
 

@@ -23,10 +23,10 @@ from remat_planner.tracer.functions.errors import SampleError
 from remat_planner.tracer.functions.forms import TensorForm, UnlikePlannedError, located
 from remat_planner.tracer.functions.operator_call import OperatorCall, OperatorResults, marked
 from remat_planner.tracer.functions.surroundings import current_autocast
-from remat_planner.tracer.graph_trace import without_recording
 from remat_planner.tracer.operators import OpCall, OperatorFacts, TensorSpec, Values, is_pure, is_random, written_arguments
 from remat_planner.tracer.torch_higher_order import BRANCH, FLEX_ATTENTION, is_higher_order, name_of, run_kernel
 from remat_planner.tracer.torch_private import FakeTensorMode, is_fake, storage_key
+from remat_planner.tracer.torch_tracing import tracing_interrupted
 
 _MOST_HASHED = 1 << 16
 """Bytes of a constant in a function that tell it from others."""
@@ -118,7 +118,7 @@ class HigherOrderCall(OperatorCall):
     def _learnt(
         self, args: Any, kwargs: Any, tensors: Sequence[torch.Tensor], mode: FakeTensorMode
     ) -> tuple[Results, tuple[pytree.TreeSpec, tuple[Any, ...]]]:
-        with without_recording(), mode:
+        with tracing_interrupted(), mode:
             if self.name == BRANCH:
                 if any(is_higher_order(node.target) for graph in self._graphs for node in _nodes(graph)):
                     raise SampleError("a branch inside of it chooses by a value again, so what it allocates is not known")

@@ -14,7 +14,7 @@ from torch import nn
 
 from remat_planner.tracer.errors import DataDependentError, InputsDoNotFitError
 from remat_planner.tracer.functions import use_functions
-from remat_planner.tracer.graph_trace import trace, without_recording
+from remat_planner.tracer.graph_trace import trace
 from remat_planner.tracer.joint import CapturedLoss
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.loss_lifetimes import LossLifetimes
@@ -26,6 +26,7 @@ from remat_planner.tracer.record.value_guards import KnownValues
 from remat_planner.tracer.record.values_in_c import values_readable
 from remat_planner.tracer.refusals import loss_of_no_output_error, loss_raised_error, loss_reads_value_error, refuse_loss
 from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward
+from remat_planner.tracer.torch_tracing import tracing_interrupted
 
 
 def record_loss(
@@ -39,7 +40,7 @@ def record_loss(
         LossRaisedError: the loss's own code raised.
     """
     run = _LossRun(loss, mode, leaves, spec)
-    with without_recording():
+    with tracing_interrupted():
         stand_ins = run.stand_ins()
         known = KnownValues()
         recorder = Recorder(mode, Provenance(nn.Module()), known)
