@@ -54,14 +54,15 @@ tracer.capture          functions joint passes python_state record refusals torc
 tracer.costs            errors joint operators torch_private schedules
 tracer.errors           -
 tracer.fusion           torch_inductor
-tracer.functions        graph_trace operators torch_functions torch_higher_order torch_private torch_script torch_sparse
+tracer.functions        operators torch_functions torch_higher_order torch_private torch_script torch_sparse torch_tracing
 tracer.graph_trace      torch_private torch_tracing torch_values
 tracer.joint            python_state torch_nested torch_private torch_sparse
 tracer.lazy_types       -
 tracer.lower            costs joint operators torch_convolution torch_kernel_table torch_private schedules
 tracer.on_paper         record refusals torch_higher_order torch_kernels torch_private
 tracer.operators        -
-tracer.passes           functions graph_trace joint operators record refusals torch_functions torch_private torch_values
+tracer.passes           functions graph_trace joint operators record refusals torch_functions torch_private torch_tracing
+                        torch_values
 tracer.python_state     torch_higher_order torch_nested torch_private torch_sparse
 tracer.record           errors functions graph_trace joint operators python_state refusals torch_functions torch_higher_order
                         torch_kernels torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings
