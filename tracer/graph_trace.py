@@ -24,6 +24,7 @@ from remat_planner.tracer.torch_tracing import (
     graph_module,
     name_of_node,
     snapshot,
+    tracing_interrupted,
     tracing_mode,
 )
 from remat_planner.tracer.torch_values import is_composite, run_composite
@@ -95,6 +96,15 @@ def stand_for(node: fx.Node, tensor: torch.Tensor) -> fx.Node:
     return made
 
 
+def detached(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor.detach()`` under the running trace, for which both are one tensor."""
+    recorded = tracing_mode()
+    with tracing_interrupted():
+        alone = tensor.detach()
+    recorded.identify(alone, recorded.argument(tensor))
+    return alone
+
+
 def newest_node(graph: fx.Graph) -> fx.Node:
     """The last node of ``graph``, or its root, which stands before the first node, where it is empty."""
     return graph._root.prev
@@ -127,7 +137,7 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
-            return func(*args, **kwargs)
+            return args[0].device if is_fake(args[0]) else func(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if any(type(tensor) not in _PLAIN and self._node_of(tensor) is None for tensor in tensors):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from remat_planner.tracer.graph_trace import is_recording, newest_node, nodes_after, recorded_graph, trace
+from remat_planner.tracer.graph_trace import detached, is_recording, newest_node, nodes_after, recorded_graph, trace
 from remat_planner.tracer.torch_private import TorchDispatchMode, new_fake_mode, to_fake
 from remat_planner.tracer.torch_tracing import tracing_interrupted
 
@@ -156,3 +156,16 @@ def test_a_function_that_raises_ends_its_trace():
     with pytest.raises(ZeroDivisionError):
         trace(lambda x: x / (1 // 0), *_fakes(torch.ones(2)))
     assert not is_recording()
+
+
+def test_a_detached_tensor_is_the_same_node():
+    def function(x: torch.Tensor) -> torch.Tensor:
+        alone = detached(x)
+        assert alone is not x
+        assert not alone.requires_grad
+        return alone.sin() + x
+
+    fake = to_fake(new_fake_mode(), torch.ones(2))
+    graph = trace(function, fake).graph
+    placeholder, sine, total, _ = graph.nodes
+    assert (sine.args, total.args) == ((placeholder,), (sine, placeholder))

@@ -56,20 +56,23 @@ def return_as_autograd(graph: fx.Graph, placeholders: Placeholders, call: Captur
     gradients = laid_out_as_owners(
         graph,
         returned[n_outputs:],
-        [_laid_out(k, call, recording, placeholders) for k in range(len(call.differentiated))],
+        [
+            _laid_out(kind, i, call, recording.arriving_strides.get(k), placeholders)
+            for k, (kind, i) in enumerate(call.differentiated)
+        ],
         outside=[*outputs, *(node for node in graph.nodes if node.op == "placeholder")],
     )
     graph.output_node().args = ((tuple(outputs), tuple(gradients)),)
 
 
-def _laid_out(gradient: int, call: CapturedCall, recording: Recording, placeholders: Placeholders) -> torch.Tensor:
-    """A tensor that lies as the gradient with this index has to: its owner, but for an input that another operator made.
+def _laid_out(
+    kind: str, i: int, call: CapturedCall, strides: tuple[int, ...] | None, placeholders: Placeholders
+) -> torch.Tensor:
+    """A tensor that lies as the gradient of this parameter or input has to: its owner, but for one that an operator made.
 
-    Autograd passes the gradient of such an input on as it is.
+    Autograd passes the gradient of such an input on as it is, with the ``strides`` with which it arrives.
     """
-    kind, i = call.differentiated[gradient]
     owner = (call.state.parameters if kind == "parameter" else call.inputs)[i]
-    strides = recording.arriving_strides.get(gradient)
     fake: torch.Tensor = placeholders.of_kind(kind)[i].meta["val"]  # its sizes may be symbols
     if owner.is_leaf or strides is None:
         return fake

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from remat_planner.tracer.errors import InputsDoNotFitError
-from remat_planner.tracer.graph_trace import newest_node, recorded_graph, trace
+from remat_planner.tracer.graph_trace import detached, newest_node, recorded_graph, trace
 from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
 from remat_planner.tracer.python_state import Change, Place, Roots, is_read_number
 from remat_planner.tracer.record.autocast import without_autocast
@@ -172,14 +172,14 @@ def record(
     def step(parameters: list[torch.Tensor], buffers: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
         stand_ins = _StandIns(
             [
-                stands_for(p.detach().requires_grad_(o.requires_grad), o)
+                stands_for(detached(p).requires_grad_(o.requires_grad), o)
                 for p, o in zip(parameters, state.parameters, strict=True)
             ],
             [
-                stands_for(b.detach().requires_grad_() if o.requires_grad else b, o)
+                stands_for(detached(b).requires_grad_() if o.requires_grad else b, o)
                 for b, o in zip(buffers, state.buffers, strict=True)
             ],
-            [t.detach().requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
+            [detached(t).requires_grad_(o.requires_grad) for t, o in zip(inputs, originals, strict=True)],
         ).with_one_for_same(call.same_inputs)
         known, provenance = stand_ins.known_values(call), Provenance(call.model)
         recorder = Recorder(mode, provenance, known, outside)

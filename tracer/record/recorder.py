@@ -57,6 +57,7 @@ from remat_planner.tracer.torch_private import (
     generator_key,
     in_checkpoint,
     in_checkpoint_replaying_draws,
+    is_fake,
 )
 from remat_planner.tracer.torch_values import is_composite, result_given, run_composite
 
@@ -108,6 +109,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sparse = SparseOperators(mode, known, outside)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # asked of each tensor, in C
+            return args[0].device if is_fake(args[0]) else func(*args, **(kwargs or {}))
         if has_jagged(types):
             self._note_jagged(args, kwargs or {})
             return NotImplemented  # their class calls operators on what they consist of
@@ -117,7 +120,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: Any, kwargs: Any, name: str = "") -> Any:
-        if func is torch.ops.prim.device.default or not is_recording():  # asks a fake for its device; computes forms alone
+        if not is_recording():  # computes forms alone
             return func(*args, **kwargs)
         origin = self._provenance.of_running_operator(in_backward=self.in_backward)
         if self._below_autograd and is_composite(func):
