@@ -15,6 +15,7 @@ from torch import nn
 
 import remat_planner
 from remat_planner.planner.apply import planned_call
+from remat_planner.planner.planning import sized_steps
 
 WIDTH = 8
 LENGTHS = (14, 11, 13, 9, 2, 1, 8, 31, 12)
@@ -217,3 +218,22 @@ def test_a_copy_has_programs_of_its_own():
     copied = copy.deepcopy(planned)
     for length in (20, 31, 19):
         assert is_same(step(eager, (5, length), length), step(copied, (5, length), length)), length
+
+
+def test_a_length_that_equals_the_width_is_no_reason_for_another_capture(monkeypatch: pytest.MonkeyPatch):
+    class Attends(Net):
+        def forward(self, x):
+            h = self.hidden(x)
+            return (h @ h.transpose(1, 2)).softmax(-1).bmm(h).mean()
+
+    torch.manual_seed(0)
+    eager = Attends()
+    model, x = copy.deepcopy(eager), torch.randn(5, WIDTH, WIDTH).requires_grad_()
+    schedule = remat_planner.plan(model, (x,), budget="100%", verify=False, time_limit=2)
+    planned = remat_planner.apply_schedule(model, schedule)
+    step(planned, (5, WIDTH), 0)
+    monkeypatch.setattr(sized_steps, "capture", lambda *_, **__: pytest.fail("captured once more"))
+    for length in (WIDTH - 1, WIDTH - 2, WIDTH, WIDTH - 3):
+        assert is_same(step(eager, (5, length), length), step(planned, (5, length), length)), length
+    assert larger(planned) == 3
+    assert {program.schedule is schedule for program in planned_call(planned).programs} == {True}
