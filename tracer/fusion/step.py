@@ -198,6 +198,8 @@ class FusedStep:
             moved = sum(min(values[v].bytes, most) for v in bits(kernel.reads | kernel.writes))
             arithmetic = sum(values[v].weight * values[v].elements for v in bits(kernel.computes))
             total += rates.launch + moved / rates.bandwidth + arithmetic / rates.arithmetic
+            total += rates.narrow_read * sum(min(values[v].narrow, kernel.elements) for v in bits(kernel.reads))
+            total += rates.narrow_written * sum(min(values[v].narrow, kernel.elements) for v in bits(kernel.writes))
         return total
 
 

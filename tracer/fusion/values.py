@@ -33,6 +33,7 @@ class Value:
         weight: arithmetic of an iteration, in additions.
         seconds: of a kernel of its own; 0 for what is fused.
         repeatable: whether the backward may compute it again.
+        narrow: elements of one byte each, which a loop on a CPU reads and writes slowly; 0 for wider ones.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Value:
     weight: float
     seconds: float
     repeatable: bool
+    narrow: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ def _value(
         weight=weighs(node.target) if node.op == "call_function" else 0.0,
         seconds=seconds,
         repeatable=_is_repeatable(node, overwritten) and (kind != "part" or values[reads[0]].repeatable),
+        narrow=_elements(node) if isinstance(tensor, torch.Tensor) and tensor.itemsize == 1 else 0,
     )
 
 
