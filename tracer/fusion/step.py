@@ -234,7 +234,9 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
         dying = [v for v in bits(kernel.reads & allocated & ~returned) if last[v] == k]
         written = bits(kernel.writes & ~allocated)
         more = sum(values[v].bytes for v in written)
-        if not kernel.alone:
+        if kernel.alone:
+            more += sum(values[v].workspace for v in kernel.members)
+        else:
             ends = _mask(dying)
             for v in written:
                 free = (r for r in bits(kernel.read_by_one(v) & ends) if values[r].bytes == values[v].bytes)
