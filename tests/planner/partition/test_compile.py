@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 import remat_planner
 from remat_planner.planner.partition import backend as backends
@@ -61,6 +63,83 @@ def test_the_measured_step_is_within_the_budget_and_its_masks_are_replayed():
     theirs = gradients(torch.compile(model, dynamic=False), model, x)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_schedule_for_a_compiler_is_refused_and_the_way_is_named():
+    with pytest.raises(remat_planner.CompilerError, match=r"remat_planner\.compile\(model.*apply_schedule") as caught:
+        remat_planner.plan(Perceptron(), (torch.randn(2, 64),), budget="80%", compiler="inductor")
+    assert caught.value.compiler == "inductor"
+
+
+def test_a_model_that_has_a_schedule_is_refused():
+    model, x = Perceptron(1), torch.randn(2, 64)
+    applied = remat_planner.apply_schedule(model, remat_planner.plan(model, (x,), budget="100%"))
+    with pytest.raises(remat_planner.AlreadyAppliedError, match="remove_schedule"):
+        remat_planner.compile(applied, (x,), budget="80%")
+
+
+def test_a_model_that_torch_compile_leaves_as_it_is_is_refused():
+    class Kept(Perceptron):
+        @torch.compiler.disable
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    with pytest.raises(remat_planner.CompilerError, match=r"no graph of this Kept.*explain"):
+        remat_planner.compile(Kept(), (torch.randn(2, 64),), budget="80%")
+
+
+def test_shapes_that_may_change_are_refused():
+    model = Perceptron(1)
+    compiled = torch.compile(model, backend=remat_planner.budgeted_backend("1GB"), dynamic=True)
+    with pytest.raises(BackendCompilerFailed, match="pass dynamic=False") as caught:
+        compiled(torch.randn(5, 64))
+    assert isinstance(caught.value.inner_exception, remat_planner.ShapesError)
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("blocks", [True, False])
+def test_graphs_of_sharded_modules_are_refused(blocks: bool):
+    from torch.distributed.fsdp import fully_shard
+
+    backend = remat_planner.budgeted_backend("1GB")
+    model: nn.Module = nn.Sequential(Perceptron(1))
+    if blocks:
+        model[0].compile(backend=backend, dynamic=False)
+    fully_shard(model[0])
+    fully_shard(model)
+    with pytest.raises(BackendCompilerFailed, match=r"fully_shard.*regions=") as caught:
+        (model if blocks else torch.compile(model, backend=backend, dynamic=False))(torch.randn(2, 64))
+    assert caught.value.inner_exception.kind == "fully_shard"
+
+
+@pytest.mark.usefixtures("process_group")
+def test_sharded_models_are_refused():
+    from torch.distributed.fsdp import fully_shard
+
+    with pytest.raises(remat_planner.ModelNotSupportedError, match="fully_shard"):
+        remat_planner.compile(fully_shard(Perceptron(1)), (torch.randn(2, 64),), budget="80%")
+
+
+@pytest.mark.usefixtures("process_group")
+def test_graphs_on_shards_of_tensors_are_refused():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_module, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (1,))
+    model = distribute_module(Perceptron(1), mesh)
+    compiled = torch.compile(model, backend=remat_planner.budgeted_backend("1GB"), dynamic=False)
+    with pytest.raises(BackendCompilerFailed, match="DTensor"):
+        compiled(distribute_tensor(torch.randn(2, 64), mesh))
 
 
 @pytest.mark.parametrize(
