@@ -178,6 +178,30 @@ def test_a_model_that_was_not_compiled_here_has_no_figures():
         remat_planner.compiled_step(Perceptron())
 
 
+class Pictures(nn.Module):
+    """Convolutions of two sizes, normalisation and ReLU, as in a ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.Conv2d(16, 16, 1, bias=False)
+        self.third, self.norm = nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        x = x + torch.relu(self.norm(self.second(x)))
+        return torch.relu(self.third(x)).mean()
+
+
+@pytest.mark.slow
+def test_a_convolutional_network_takes_the_predicted_bytes():
+    torch.manual_seed(0)
+    model, x = Pictures(), torch.randn(4, 3, 32, 32)
+    step = remat_planner.compiled_step(remat_planner.compile(model, (x,), budget="100%"))
+    assert step.attempts == 1
+    assert step.predicted_peak_bytes == pytest.approx(step.measured_peak_bytes, rel=0.03)
+    assert not any(name.startswith("convolution") for name in step.parts[0].recomputed)
+
+
 class Broken(Perceptron):
     """Two graphs: ``torch.compile`` cuts at the graph break."""
 
