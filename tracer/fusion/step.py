@@ -221,7 +221,7 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
     """Bytes that are allocated before the first of ``kernels`` and while each runs.
 
     ``at_start`` is allocated before. A value is freed after its last reader. Where only one result of a loop reads it and has
-    the same size, that result takes its place (``SchedulerNode.decide_inplace_update``).
+    the same size, that result takes its place (``SchedulerNode.decide_inplace_update``); an incoming gradient is not written to.
     """
     last: dict[int, int] = {}
     for k, kernel in enumerate(kernels):

@@ -93,3 +93,11 @@ def test_elements_of_one_byte_cost_where_a_loop_reads_or_writes_them():
     step = with_changed(replace(chain(1), rates=slow), "tanh_backward0", narrow=100)
     # One loop writes the gradient, and a kernel reads it, which costs what the kernel was measured at.
     assert step.evaluate(saved).seconds - fast.evaluate(saved).seconds == pytest.approx(10_000.0)
+
+
+def test_no_result_takes_the_place_of_an_incoming_gradient():
+    step = with_changed(chain(1), "tangents", bytes=100)
+    # Before the backward: product, loss and the gradient of the caller. Then tanh's gradient takes the product's place.
+    assert step.evaluate(named(step, "mm0")).bytes[4:6] == (201, 201)
+    step = with_changed(step, "mm0", bytes=99)
+    assert step.evaluate(named(step, "mm0")).bytes[4:6] == (200, 300)
