@@ -221,7 +221,7 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
     """Bytes that are allocated before the first of ``kernels`` and while each runs.
 
     ``at_start`` is allocated before. A value is freed after its last reader. Where only one result of a loop reads it and has
-    the same size, that result takes its place (``SchedulerNode.decide_inplace_update``); an incoming gradient is not written to.
+    the same size, that result takes its place (``SchedulerNode.decide_inplace_update``). Incoming gradients stay as they are.
     """
     last: dict[int, int] = {}
     for k, kernel in enumerate(kernels):
@@ -237,7 +237,7 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
         if kernel.alone:
             more += sum(values[v].workspace for v in kernel.members)
         else:
-            ends = _mask(dying)
+            ends = _mask(v for v in dying if values[v].kind != "given")
             for v in written:
                 free = (r for r in bits(kernel.read_by_one(v) & ends) if values[r].bytes == values[v].bytes)
                 if (r := next(free, None)) is not None:
