@@ -41,7 +41,7 @@ _CASES = {
     **CASES,
     "llama": Case(llama(3, 128, **_LLAMA)),
     "vit": Case(vit(6, 64, **_VIT)),
-    "t5": Case(t5(4, 96, **_T5)),
+    "t5": Case(t5(4, 96, dropout_rate=0.0, **_T5)),
     "resnet50": Case(resnet(4, 64, **_RESNET_50)),
 }
 MODELS = ("gpt2", "llama", "bert", "t5", "vit", "resnet50", "unet", "mamba")

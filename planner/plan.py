@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from remat_planner.planner.errors import AlreadyAppliedError, InfeasibleBudgetError, RegionError
+from remat_planner.planner.errors import AlreadyAppliedError, CompilerError, InfeasibleBudgetError, RegionError
 from remat_planner.planner.module_paths import merged_names
 from remat_planner.planner.planning import (
     Budget,
@@ -63,6 +63,7 @@ def plan(
     variants: Variants = "exact",
     order: Order = "given",
     verify: bool | None = None,
+    compiler: str | None = None,
 ) -> Schedule | RegionSchedule:
     """Find the schedule of one training step that stays within ``budget`` at the least extra time.
 
@@ -115,8 +116,10 @@ def plan(
             (experts, unrolled cells) need less memory or recomputation so; the search takes longer, and the bound covers
             schedules in the given order.
         verify: False to leave out running the planned step; True to refuse a plan that cannot be run here.
+        compiler: refused: ``remat_planner.compile`` plans a compiled step, which has no schedule.
 
     Raises:
+        CompilerError: there is a ``compiler``.
         BudgetError: the budget is not a number of bytes, or is on reserved bytes for a plan that is not for a GPU.
         OffloadError: what ``offload`` names cannot serve this plan, or has no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
@@ -131,6 +134,13 @@ def plan(
         VerificationError: the planned step was run, and leaves something else than eager or takes more than the budget.
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
+    if compiler is not None:
+        raise CompilerError(
+            "plan finds a schedule, and a compiled step has none: remat_planner.compile(model, args, kwargs, budget=...) plans "
+            "what torch.compile saves and recomputes, and returns the compiled model. To compile what runs between the "
+            f"recomputations of a schedule, leave compiler out here: apply_schedule(..., compiler={compiler!r}) has it",
+            compiler=compiler,
+        )
     if isinstance(model, nn.Module):
         refuse_applied(model)
     asked = budget_on_device(budget, model, costs)  # refuse bad arguments before the work, not after

@@ -106,7 +106,7 @@ planner.measurement     distributed torch_private tracer.costs tracer.joint trac
 planner.memory_table    errors planning reports training_state schedules tracer tracer.joint tracer.record
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
-planner.partition       compile errors formatting measurement planning torch_inductor solvers.milp tracer.costs
+planner.partition       compile errors formatting measurement plan planning torch_inductor solvers.milp tracer.costs
                         tracer.fusion tracer.joint tracer.refusals
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers

@@ -14,6 +14,7 @@ from remat_planner.planner.partition.part import CompiledPart, bytes_after, step
 from remat_planner.planner.partition.partitioner import Graphs, Room, partition
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import compiled_frame, compiled_with, partitioner_missing
+from remat_planner.tracer.refusals import refuse_sharded_call
 
 
 def budgeted_backend(budget: int | str) -> BudgetedBackend:
@@ -82,7 +83,9 @@ class BudgetedBackend:
             InfeasibleBudgetError: no partition is within the budget. ``torch.compile`` wraps this error in one of its own.
             ShapesError: the graph is for shapes that may change. Wrapped too.
             CompilerError: inductor lacks a compiler here. Wrapped too.
+            tracer.ModelNotSupportedError: the graph is one of a sharded module. Wrapped too.
         """
+        refuse_sharded_call(inputs)
         tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
         check_compiler("inductor", tensors)
         for tensor in tensors:

@@ -74,5 +74,5 @@ def _moments(step: FusedStep) -> Iterator[tuple[set[int], int]]:
         # While a kernel runs, what it reads and writes is there, saved or not.
         own = sum(values[r].bytes for r in values[v].reads if values[r].kind != "given" and r not in results)
         gradients -= values[v].bytes if v in step.values.backward_results else 0
-        yield read_later - set(values[v].reads) - results, gradients + own + values[v].bytes
+        yield read_later - set(values[v].reads) - results, gradients + own + values[v].bytes + values[v].workspace
         read_later |= set(values[v].reads)

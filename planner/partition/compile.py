@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.planner.errors import BudgetError, InfeasibleBudgetError
+from remat_planner.planner.errors import BudgetError, CompilerError, InfeasibleBudgetError
 from remat_planner.planner.formatting import format_bytes_both, format_percent
 from remat_planner.planner.measurement import KeptState, Loss, device_of, measure_peak, one_step, state_restored
 from remat_planner.planner.partition.backend import BudgetedBackend
 from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.plan import refuse_applied
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import error_within
 from remat_planner.tracer.joint import tensor_inputs
@@ -93,11 +94,14 @@ def compile(  # noqa: A001
     Raises:
         InfeasibleBudgetError: no partition is within the budget, or the measured peaks stay above it.
         BudgetError: the budget is none, or "min".
-        CompilerError: inductor cannot be used here, or this release of PyTorch has no place for a partitioner.
+        CompilerError: inductor cannot be used here, or this release of PyTorch has no place for a partitioner, or
+            ``torch.compile`` captured nothing of the model.
+        AlreadyAppliedError: the model, or a module inside it, has a schedule.
         tracer.ModelNotSupportedError: the model is compiled already, wrapped for several ranks, or no module.
         tracer.NothingToTrainError: nothing in the step gets a gradient.
     """
     refuse_model(model)
+    refuse_applied(model)
     wanted = parse_budget(budget)
     if wanted.least:
         raise BudgetError('a compiled step has no least budget: write a number of bytes, such as "40GB", or a share, "60%"')
@@ -143,6 +147,12 @@ class _Compilation:
             backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True)
             compiled: Any = torch.compile(self.model, backend=backend, dynamic=False)
             measured = self._constant_bytes() + self._peak(compiled)
+            if not backend.parts:
+                raise CompilerError(
+                    f"torch.compile captured no graph of this {type(self.model).__name__} that has a backward, so all of it "
+                    "runs as it is: torch._dynamo.explain(model)(...) says why. remat_planner.plan needs no torch.compile",
+                    compiler="inductor",
+                )
             predicted = self._constant_bytes() + backend.predicted_peak_bytes - backend.constant_bytes
             budget = self._budget_bytes(backend, measured)
             step = CompiledStep(budget, predicted, measured, tuple(backend.parts), attempt)

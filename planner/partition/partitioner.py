@@ -17,7 +17,17 @@ from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
 from remat_planner.tracer.costs import op_costs
-from remat_planner.tracer.fusion import FusedStep, Judged, is_converted, measured_rates, product_added, values_of
+from remat_planner.tracer.fusion import (
+    FusedStep,
+    Judged,
+    KernelCost,
+    as_called,
+    is_converted,
+    measured_rates,
+    product_added,
+    runs_channels_last,
+    values_of,
+)
 
 SEARCH_SECONDS = 10.0
 """CPU seconds that the search for one graph takes at most. Compiling a graph of 1000 operators takes more."""
@@ -69,7 +79,7 @@ def partition(
     """
     _refuse_symbolic(joint.graph)
     merged(joint)
-    _pass_images_flat(joint.graph)
+    flat = _flat_images(joint.graph)
     _separate_late_additions(joint.graph)
     step = _step(joint.graph, forward_results, between)
     search = Search(step, seconds=SEARCH_SECONDS)
@@ -89,23 +99,25 @@ def partition(
             proven=math.isinf(bound),
         )
     judged = found.judged
-    graphs = divided(joint, _passed(joint.graph, step, judged), forward_results, static)
+    graphs = divided(joint, _passed(joint.graph, step, judged, flat), forward_results, static)
     return graphs, _part(frame, step, judged, fastest, bound)
 
 
 def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:
-    placeholders = [node for node in graph.nodes if node.op == "placeholder" and "primals" in str(node.target)]
+    placeholders = [node for node in graph.nodes if _is_primal(node)]
     overwritten = [placeholders[k] for k in overwritten_inputs() if k < len(placeholders)]
     device = _device(graph)
     with outside_tracing():
         rates = measured_rates(device)
-    values = values_of(graph, forward_results, overwritten, _kernel_seconds)
+    values = values_of(graph, forward_results, overwritten, _kernel_costs)
     return FusedStep(values, rates, cpu=device.type == "cpu", between=between)
 
 
-def _kernel_seconds(nodes: Sequence[fx.Node]) -> Mapping[fx.Node, float]:
+def _kernel_costs(nodes: Sequence[fx.Node]) -> Mapping[fx.Node, KernelCost]:
+    calls = {node: as_called(node) for node in nodes}
     with outside_tracing():
-        return {node: cost.seconds for node, cost in op_costs(nodes).items()}
+        costs = op_costs(calls.values())
+    return {node: KernelCost(costs[call].seconds, costs[call].workspace) for node, call in calls.items()}
 
 
 def _device(graph: fx.Graph) -> torch.device:
@@ -113,22 +125,34 @@ def _device(graph: fx.Graph) -> torch.device:
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
-def _pass_images_flat(graph: fx.Graph) -> None:
+def _flat_images(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Let everything read the weights and images of convolutions through a flat view, which can pass to the backward.
 
     Inductor returns such a tensor itself from the forward as a copy in the layout ``channels_last``: all weights would be in
     memory twice until the backward.
     """
+    flat: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
-        if is_converted(node) and not any(_writes(user) for user in node.users):
+        if _is_primal(node) and is_converted(node) and _is_image(node):
             shape = node.meta["val"].shape
             with graph.inserting_after(node):
-                flat = graph.call_function(_VIEW, (node, [shape[0], shape[1] * shape[2] * shape[3]]))
-            with graph.inserting_after(flat):
-                back = graph.call_function(_VIEW, (flat, list(shape)))
-            node.replace_all_uses_with(back, delete_user_cb=lambda user, flat=flat: user is not flat and user.op != "output")
-            for view in (flat, back):
-                view.meta["val"] = _VIEW(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in view.args))
+                view = graph.call_function(_VIEW, (node, [shape[0], shape[1] * shape[2] * shape[3]]))
+            with graph.inserting_after(view):
+                back = graph.call_function(_VIEW, (view, list(shape)))
+            node.replace_all_uses_with(back, delete_user_cb=lambda user, view=view: user is not view and user.op != "output")
+            for made in (view, back):
+                made.meta["val"] = _VIEW(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in made.args))
+            flat[node] = view
+    return flat
+
+
+def _is_primal(node: fx.Node) -> bool:
+    return node.op == "placeholder" and "primals" in str(node.target)
+
+
+def _is_image(node: fx.Node) -> bool:
+    """Whether convolutions read ``node``, and nothing overwrites it."""
+    return any(map(runs_channels_last, node.users)) and not any(map(_writes, node.users))
 
 
 def _writes(node: fx.Node) -> bool:
@@ -160,12 +184,9 @@ def _separate_late_additions(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
-def _passed(graph: fx.Graph, step: FusedStep, judged: Judged) -> list[fx.Node]:
+def _passed(graph: fx.Graph, step: FusedStep, judged: Judged, flat: Mapping[fx.Node, fx.Node]) -> list[fx.Node]:
     """The nodes whose tensors pass from forward to backward, parameters and inputs among them."""
     names = {step.values.values[v].name for v in judged.passed}
-    flat = {
-        node: next((user for user in node.users if user.target is _VIEW), node) for node in graph.nodes if is_converted(node)
-    }
     return [flat.get(node, node) for node in graph.nodes if node.name in names]
 
 

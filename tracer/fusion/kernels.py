@@ -3,7 +3,8 @@
 The rules follow inductor's lowering and scheduler (``torch/_inductor/lowering.py``, ``ir.py``, ``scheduler.py``) in short:
 
 - An elementwise value is computed inside each of its readers, unless it is *realized*: a kernel of its own reads it, it is
-  returned, or it has several readers and is made of much. Reductions and kernels of their own are always realized.
+  returned, or it has several readers and is made of much. Reductions, kernels of their own and random numbers are always
+  realized.
 - A realized value joins the loop of a value that it reads, or shares a read with, where both loops have the same iterations and
   everything else that it reads comes from no later kernel.
 - A realized value that only its own kernel reads takes no memory.
@@ -22,6 +23,7 @@ from remat_planner.tracer.fusion.values import Value
 _MOST_READS, _MOST_OPERATORS = 4, 30  # inductor's realize_reads_threshold, realize_opcount_threshold
 # A reused result of these is realized on a CPU: heavy_ops of StorageBox.should_realize_on_reuse.
 _HEAVY_ON_CPU = {f"aten.{name}.default" for name in ("exp", "log", "log10", "log1p", "log2", "sigmoid", "tanh")}
+_RANDOM = "prims.inductor_random.default"
 
 
 @dataclass(slots=True)
@@ -132,6 +134,7 @@ def _inlined(
             heavy |= 1 << v
         if (
             value.kind != "pointwise"
+            or value.operator == _RANDOM
             or kept >> v & 1
             or (
                 readers[v] > 1

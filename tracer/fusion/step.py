@@ -198,6 +198,8 @@ class FusedStep:
             moved = sum(min(values[v].bytes, most) for v in bits(kernel.reads | kernel.writes))
             arithmetic = sum(values[v].weight * values[v].elements for v in bits(kernel.computes))
             total += rates.launch + moved / rates.bandwidth + arithmetic / rates.arithmetic
+            total += rates.narrow_read * sum(min(values[v].narrow, kernel.elements) for v in bits(kernel.reads))
+            total += rates.narrow_written * sum(min(values[v].narrow, kernel.elements) for v in bits(kernel.writes))
         return total
 
 
@@ -219,7 +221,7 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
     """Bytes that are allocated before the first of ``kernels`` and while each runs.
 
     ``at_start`` is allocated before. A value is freed after its last reader. Where only one result of a loop reads it and has
-    the same size, that result takes its place (``SchedulerNode.decide_inplace_update``).
+    the same size, that result takes its place (``SchedulerNode.decide_inplace_update``). Incoming gradients stay as they are.
     """
     last: dict[int, int] = {}
     for k, kernel in enumerate(kernels):
@@ -232,8 +234,10 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
         dying = [v for v in bits(kernel.reads & allocated & ~returned) if last[v] == k]
         written = bits(kernel.writes & ~allocated)
         more = sum(values[v].bytes for v in written)
-        if not kernel.alone:
-            ends = _mask(dying)
+        if kernel.alone:
+            more += sum(values[v].workspace for v in kernel.members)
+        else:
+            ends = _mask(v for v in dying if values[v].kind != "given")
             for v in written:
                 free = (r for r in bits(kernel.read_by_one(v) & ends) if values[r].bytes == values[v].bytes)
                 if (r := next(free, None)) is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from remat_planner.tracer.fusion.layouts import is_converted, runs_channels_last
 from remat_planner.tracer.torch_inductor import OperatorKind, kind_of, storage_key, weighs
 
 
@@ -32,7 +33,9 @@ class Value:
         rows: results of a reduction; 0 for anything else.
         weight: arithmetic of an iteration, in additions.
         seconds: of a kernel of its own; 0 for what is fused.
+        workspace: bytes that a kernel of its own allocates beside its results while it runs.
         repeatable: whether the backward may compute it again.
+        narrow: elements of one byte each, which a loop on a CPU reads and writes slowly; 0 for wider ones.
     """
 
     name: str
@@ -45,6 +48,19 @@ class Value:
     weight: float
     seconds: float
     repeatable: bool
+    narrow: int = 0
+    workspace: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCost:
+    """Attributes:
+    seconds: of a kernel of its own.
+    workspace: bytes that it allocates beside its results while it runs.
+    """
+
+    seconds: float
+    workspace: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,11 +82,14 @@ class Values:
     backward_results: frozenset[int]
 
 
+_FUSED = KernelCost(0.0)
+
+
 def values_of(
     graph: fx.Graph,
     forward_results: int,
     overwritten: Collection[fx.Node],
-    kernel_seconds: Callable[[Sequence[fx.Node]], Mapping[fx.Node, float]],
+    kernel_costs: Callable[[Sequence[fx.Node]], Mapping[fx.Node, KernelCost]],
 ) -> Values:
     """Read the joint ``graph``, whose first ``forward_results`` results are those of the forward.
 
@@ -78,7 +97,7 @@ def values_of(
         graph: of the operators that inductor gets.
         forward_results: their number.
         overwritten: placeholders that the caller of the forward overwrites after it, such as running statistics.
-        kernel_seconds: the seconds of the operators that run as kernels of their own.
+        kernel_costs: the costs of the operators that run as kernels of their own.
     """
     nodes = [node for node in graph.nodes if node.op != "output"]
     results: Any = graph.output_node().args[0]
@@ -87,9 +106,7 @@ def values_of(
     for node in nodes:  # a part of several views is a view
         if node.target is operator.getitem:
             kinds[node] = "view" if kinds[node.args[0]] == "view" else "part"
-    seconds = kernel_seconds(
-        [node for node in nodes if kinds[node] == "kernel" and isinstance(node.target, torch._ops.OpOverload)]
-    )
+    costs = kernel_costs([node for node in nodes if kinds[node] == "kernel" and isinstance(node.target, torch._ops.OpOverload)])
     changed = _sharing_memory(graph, overwritten)
     products = {node: product for node in nodes if (product := product_added(node)) is not None}
     added = set(products.values())
@@ -105,14 +122,14 @@ def values_of(
             reads_of[node] = reads
             continue
         product = products.get(node)
-        kind, cost = (kinds[node], seconds.get(node, 0.0)) if product is None else ("kernel", seconds.get(product, 0.0))
+        kind, cost = (kinds[node], costs.get(node, _FUSED)) if product is None else ("kernel", costs.get(product, _FUSED))
         if kinds[node] == "view" and reads:
             index_of[node] = index_of[node.all_input_nodes[0]]
             continue
-        if copied := [r for r in reads if r in images] if node.target is torch.ops.aten.convolution.default else []:
-            for r in copied:
+        if runs_channels_last(node):
+            for r in [r for r in reads if r in images]:
                 values.append(_copy(values[r], r))
-                depends.append(False)
+                depends.append(depends[r])
                 reads = tuple(len(values) - 1 if read == r else read for read in reads)
         index_of[node] = len(values)
         depends.append(_is_tangent(node) or any(depends[k] for k in reads))
@@ -124,21 +141,6 @@ def values_of(
         forward=tuple(not late for late in depends),
         forward_results=frozenset(index_of[node] for node in flat[:forward_results] if node is not None),
         backward_results=frozenset(index_of[node] for node in flat[forward_results:] if node is not None),
-    )
-
-
-def is_converted(node: fx.Node) -> bool:
-    """Whether inductor copies this placeholder for convolutions, which run in the layout ``channels_last`` on a CPU."""
-    tensor = node.meta.get("val")
-    return (
-        node.op == "placeholder"
-        and isinstance(tensor, torch.Tensor)
-        and tensor.dim() == 4
-        and tensor.device.type == "cpu"
-        and tensor.is_contiguous()
-        and not tensor.is_contiguous(memory_format=torch.channels_last)
-        and not _is_tangent(node)
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
 
@@ -179,7 +181,7 @@ def _is_tangent(node: fx.Node) -> bool:
 
 
 def _value(
-    node: fx.Node, kind: str, reads: tuple[int, ...], seconds: float, values: list[Value], overwritten: set[fx.Node]
+    node: fx.Node, kind: str, reads: tuple[int, ...], cost: KernelCost, values: list[Value], overwritten: set[fx.Node]
 ) -> Value:
     tensor = node.meta.get("val")
     elements = _elements(node)
@@ -196,8 +198,10 @@ def _value(
         elements=elements,
         rows=rows,
         weight=weighs(node.target) if node.op == "call_function" else 0.0,
-        seconds=seconds,
+        seconds=cost.seconds,
+        workspace=cost.workspace,
         repeatable=_is_repeatable(node, overwritten) and (kind != "part" or values[reads[0]].repeatable),
+        narrow=_elements(node) if isinstance(tensor, torch.Tensor) and tensor.itemsize == 1 else 0,
     )
 
 

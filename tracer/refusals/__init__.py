@@ -29,7 +29,7 @@ from remat_planner.tracer.refusals.loss import (
     loss_reads_value_error,
     refuse_loss,
 )
-from remat_planner.tracer.refusals.model import refuse_model, refuse_without_backward
+from remat_planner.tracer.refusals.model import refuse_model, refuse_sharded_call, refuse_without_backward
 from remat_planner.tracer.refusals.recording import (
     absent_gpu_error,
     backward_raised_error,
@@ -131,6 +131,7 @@ __all__ = [
     "refuse_output_layouts",
     "refuse_outputs",
     "refuse_python_state",
+    "refuse_sharded_call",
     "refuse_sparse_gradients",
     "refuse_without_backward",
     "refuse_written_activations",

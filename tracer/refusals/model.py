@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -52,6 +53,32 @@ def refuse_without_backward(model: nn.Module, inputs: Iterable[Any]) -> None:
             f"no parameter of {type(model).__name__} and no input requires a gradient, so there is no backward to plan. "
             "Set requires_grad on the parameters that are trained"
         )
+
+
+def refuse_sharded_call(inputs: Iterable[Any]) -> None:
+    """Refuse a graph of a sharded module, which ``torch.compile`` captures while the module is called; ``inputs`` are its own.
+
+    Raises:
+        ModelNotSupportedError: an input is a DTensor, or a module under ``fully_shard`` is being called.
+    """
+    sharded = loaded("torch.distributed.tensor", "DTensor")
+    if sharded is not None and any(isinstance(value, sharded) for value in inputs):
+        raise ModelNotSupportedError(
+            "an input of the graph is a DTensor, of which each rank holds a part: tensor-parallel modules cannot be compiled "
+            "within a budget. Leave them to plain torch.compile",
+            kind="DTensor",
+        )
+    fsdp2 = loaded("torch.distributed.fsdp", "FSDPModule")
+    frame = inspect.currentframe() if fsdp2 is not None else None
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), fsdp2):
+            raise ModelNotSupportedError(
+                "the graph is one of a module under fully_shard, whose gathered parameters and whose other blocks take memory "
+                "that this graph does not show: such a model cannot be compiled within a budget. Plan it by regions, "
+                'remat_planner.plan(..., regions="model.layers.*"), and apply that without torch.compile',
+                kind="fully_shard",
+            )
+        frame = frame.f_back
 
 
 def _refuse_wrapped(model: nn.Module) -> None:

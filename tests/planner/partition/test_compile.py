@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 import remat_planner
 from remat_planner.planner.partition import backend as backends
@@ -63,6 +65,83 @@ def test_the_measured_step_is_within_the_budget_and_its_masks_are_replayed():
         torch.testing.assert_close(one, other)
 
 
+def test_a_schedule_for_a_compiler_is_refused_and_the_way_is_named():
+    with pytest.raises(remat_planner.CompilerError, match=r"remat_planner\.compile\(model.*apply_schedule") as caught:
+        remat_planner.plan(Perceptron(), (torch.randn(2, 64),), budget="80%", compiler="inductor")
+    assert caught.value.compiler == "inductor"
+
+
+def test_a_model_that_has_a_schedule_is_refused():
+    model, x = Perceptron(1), torch.randn(2, 64)
+    applied = remat_planner.apply_schedule(model, remat_planner.plan(model, (x,), budget="100%"))
+    with pytest.raises(remat_planner.AlreadyAppliedError, match="remove_schedule"):
+        remat_planner.compile(applied, (x,), budget="80%")
+
+
+def test_a_model_that_torch_compile_leaves_as_it_is_is_refused():
+    class Kept(Perceptron):
+        @torch.compiler.disable
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    with pytest.raises(remat_planner.CompilerError, match=r"no graph of this Kept.*explain"):
+        remat_planner.compile(Kept(), (torch.randn(2, 64),), budget="80%")
+
+
+def test_shapes_that_may_change_are_refused():
+    model = Perceptron(1)
+    compiled = torch.compile(model, backend=remat_planner.budgeted_backend("1GB"), dynamic=True)
+    with pytest.raises(BackendCompilerFailed, match="pass dynamic=False") as caught:
+        compiled(torch.randn(5, 64))
+    assert isinstance(caught.value.inner_exception, remat_planner.ShapesError)
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("blocks", [True, False])
+def test_graphs_of_sharded_modules_are_refused(blocks: bool):
+    from torch.distributed.fsdp import fully_shard
+
+    backend = remat_planner.budgeted_backend("1GB")
+    model: nn.Module = nn.Sequential(Perceptron(1))
+    if blocks:
+        model[0].compile(backend=backend, dynamic=False)
+    fully_shard(model[0])
+    fully_shard(model)
+    with pytest.raises(BackendCompilerFailed, match=r"fully_shard.*regions=") as caught:
+        (model if blocks else torch.compile(model, backend=backend, dynamic=False))(torch.randn(2, 64))
+    assert caught.value.inner_exception.kind == "fully_shard"
+
+
+@pytest.mark.usefixtures("process_group")
+def test_sharded_models_are_refused():
+    from torch.distributed.fsdp import fully_shard
+
+    with pytest.raises(remat_planner.ModelNotSupportedError, match="fully_shard"):
+        remat_planner.compile(fully_shard(Perceptron(1)), (torch.randn(2, 64),), budget="80%")
+
+
+@pytest.mark.usefixtures("process_group")
+def test_graphs_on_shards_of_tensors_are_refused():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_module, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (1,))
+    model = distribute_module(Perceptron(1), mesh)
+    compiled = torch.compile(model, backend=remat_planner.budgeted_backend("1GB"), dynamic=False)
+    with pytest.raises(BackendCompilerFailed, match="DTensor"):
+        compiled(distribute_tensor(torch.randn(2, 64), mesh))
+
+
 @pytest.mark.parametrize(
     ("wrapped", "message"),
     [
@@ -97,6 +176,30 @@ def test_a_release_without_partitioners_is_refused(monkeypatch):
 def test_a_model_that_was_not_compiled_here_has_no_figures():
     with pytest.raises(KeyError):
         remat_planner.compiled_step(Perceptron())
+
+
+class Pictures(nn.Module):
+    """Convolutions whose gradients need much workspace, normalisation and ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Conv2d(64, 64, 3, padding=1, bias=False)
+        self.third, self.norm = nn.Conv2d(64, 128, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        x = x + torch.relu(self.norm(self.second(x)))
+        return torch.relu(self.third(x)).mean()
+
+
+@pytest.mark.slow
+def test_a_convolutional_network_takes_the_predicted_bytes():
+    torch.manual_seed(0)
+    model, x = Pictures(), torch.randn(4, 3, 8, 8)
+    step = remat_planner.compiled_step(remat_planner.compile(model, (x,), budget="100%"))
+    assert step.attempts == 1
+    assert step.predicted_peak_bytes == pytest.approx(step.measured_peak_bytes, rel=0.03)
+    assert not any(name.startswith("convolution") for name in step.parts[0].recomputed)
 
 
 class Broken(Perceptron):

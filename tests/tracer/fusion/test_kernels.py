@@ -62,3 +62,13 @@ def test_reductions_over_other_rows_do_not_share_a_loop():
         *(value(f"sum{rows}", "reduction", (0,), rows, rows=rows) for rows in (10, 20)),
     ]
     assert len(kernels_of(values, [1, 2], mask(1, 2), cpu=False)) == 2
+
+
+def test_random_numbers_that_two_kernels_read_are_in_memory():
+    for operator, first in (("prims.inductor_random.default", (1, 2)), ("aten.neg.default", (2,))):
+        values = [
+            *(value("seed", "given"), replace(value("random", "pointwise", (0,)), operator=operator)),
+            *(value("masked", "pointwise", (1,)), value("mm", "kernel", (2,)), value("again", "pointwise", (1, 3))),
+        ]
+        kernels = kernels_of(values, [1, 2, 3, 4], mask(4), cpu=True)
+        assert [bits(kernel.writes) for kernel in kernels] == [first, (3,), (4,)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.tracer.fusion.steps import chain, value
+from tests.tracer.fusion.steps import RATES, chain, value
 
 
 def named(step, *names: str) -> list[int]:
@@ -66,3 +68,36 @@ def test_what_cannot_be_repeated_is_saved_always():
     )
     assert drawn not in step.choice
     assert drawn in step.evaluate([]).saved
+
+
+def with_changed(step, name: str, **facts: int):
+    """``step`` with other facts of the value ``name``."""
+    k = step.values.index_of[name]
+    values = list(step.values.values)
+    values[k] = replace(values[k], **facts)
+    return replace(step, values=replace(step.values, values=tuple(values)))
+
+
+def test_a_workspace_is_there_while_its_kernel_runs():
+    step = with_changed(chain(1), "weight_gradient0", workspace=1000)
+    assert step.evaluate(named(step, "mm0")).bytes == (0, 100, 101, 101, 102, 102, 1201)
+
+
+def test_elements_of_one_byte_cost_where_a_loop_reads_or_writes_them():
+    slow = replace(RATES, narrow_read=1.0, narrow_written=100.0)
+    step = with_changed(replace(chain(1), rates=slow), "mm0", narrow=100)
+    fast = replace(step, rates=RATES)
+    saved = named(step, "mm0")
+    # The product is a kernel's own. Two loops read it: that of the sum, which has one iteration here, and that of the backward.
+    assert step.evaluate(saved).seconds - fast.evaluate(saved).seconds == pytest.approx(101.0)
+    step = with_changed(replace(chain(1), rates=slow), "tanh_backward0", narrow=100)
+    # One loop writes the gradient, and a kernel reads it, which costs what the kernel was measured at.
+    assert step.evaluate(saved).seconds - fast.evaluate(saved).seconds == pytest.approx(10_000.0)
+
+
+def test_no_result_takes_the_place_of_an_incoming_gradient():
+    step = with_changed(chain(1), "tangents", bytes=100)
+    # Before the backward: product, loss and the gradient of the caller. Then tanh's gradient takes the product's place.
+    assert step.evaluate(named(step, "mm0")).bytes[4:6] == (201, 201)
+    step = with_changed(step, "mm0", bytes=99)
+    assert step.evaluate(named(step, "mm0")).bytes[4:6] == (200, 300)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from remat_planner.tracer.fusion import values_of
+from remat_planner.tracer.fusion import KernelCost, values_of
 from remat_planner.tracer.fusion.values import Values
 
 
@@ -19,7 +19,7 @@ def convolved(weight: torch.Tensor, image: torch.Tensor) -> Values:
     result = graph.call_function(torch.ops.aten.convolution.default, (inputs[1], inputs[0], *settings))
     result.meta["val"] = torch.ops.aten.convolution.default(image, weight, *settings)
     graph.output((result,))
-    return values_of(graph, 1, (), lambda _: {})
+    return values_of(graph, 1, (), lambda nodes: dict.fromkeys(nodes, KernelCost(2.0, workspace=7)))
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without it inductor keeps layouts")
@@ -34,3 +34,34 @@ def test_one_that_has_the_layout_is_read_itself():
     wanted = {"memory_format": torch.channels_last}
     values = convolved(torch.ones(4, 3, 2, 2).contiguous(**wanted), torch.ones(1, 3, 8, 8).contiguous(**wanted)).values
     assert [value.kind for value in values] == ["given", "given", "kernel"]
+
+
+def test_a_kernel_has_the_workspace_and_the_seconds_that_its_call_has():
+    (kernel,) = (value for value in convolved(torch.ones(4, 3, 2, 2), torch.ones(1, 3, 8, 8)).values if value.kind == "kernel")
+    assert (kernel.seconds, kernel.workspace) == (2.0, 7)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without it inductor keeps layouts")
+def test_the_backward_of_a_convolution_copies_too_and_after_the_gradient_comes_in():
+    graph = fx.Graph()
+    names = ("tangents_1", "primals_1", "primals_2")
+    gradient, image, weight = inputs = [graph.placeholder(name) for name in names]
+    for node, shape in zip(inputs, ((1, 4, 7, 7), (1, 3, 8, 8), (4, 3, 2, 2)), strict=True):
+        node.meta["val"] = torch.ones(shape)
+    call = (gradient, image, weight, [0], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False])
+    result = graph.call_function(torch.ops.aten.convolution_backward.default, call)
+    result.meta["val"] = result.target(*fx.node.map_arg(call, lambda node: node.meta["val"]))
+    graph.output((None, result))
+    values = values_of(graph, 1, (), lambda _: {})
+    assert [value.kind for value in values.values] == ["given"] * 3 + ["copy"] * 3 + ["kernel"]
+    assert values.forward == (False, True, True, False, True, True, False)
+
+
+def test_elements_of_one_byte_are_narrow():
+    graph = fx.Graph()
+    given = graph.placeholder("primals_1")
+    given.meta["val"] = torch.ones(5)
+    mask = graph.call_function(torch.ops.aten.le.Scalar, (given, 0))
+    mask.meta["val"] = torch.ones(5, dtype=torch.bool)
+    graph.output((mask,))
+    assert [value.narrow for value in values_of(graph, 1, (), lambda _: {}).values] == [0, 5]
