@@ -22,6 +22,7 @@ from remat_planner.schedules.origin import BudgetOn, Origin, Status, Variants
 from remat_planner.schedules.pieces import Lifetimes, live_bytes
 from remat_planner.schedules.preference import preference
 from remat_planner.schedules.queues import Timing
+from remat_planner.schedules.ranges import SizeRange, in_words, is_at_largest
 from remat_planner.schedules.region_schedule import RegionSchedule
 from remat_planner.schedules.schedule import Schedule
 from remat_planner.schedules.simulate import Simulation, Traffic, simulate
@@ -55,6 +56,7 @@ __all__ = [
     "Schedule",
     "ScheduleFileError",
     "Simulation",
+    "SizeRange",
     "StaleScheduleError",
     "Status",
     "Storage",
@@ -67,6 +69,8 @@ __all__ = [
     "Value",
     "Variants",
     "differences",
+    "in_words",
+    "is_at_largest",
     "lifetimes",
     "live_bytes",
     "load_schedule",

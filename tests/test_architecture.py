@@ -68,7 +68,7 @@ tracer.record           errors functions graph_trace joint operators python_stat
                         torch_tracing torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
 tracer.size_expressions  -
-tracer.sizes            capture joint python_state record torch_private torch_sizes
+tracer.sizes            capture joint python_state record size_expressions torch_private torch_sizes
 tracer.torch_convolution  -
 tracer.torch_functions  -
 tracer.torch_higher_order  -

@@ -25,7 +25,17 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.size_expressions import MATHEMATICS, OPERATORS, Expression, SizeArithmetic, are_in_bounds, function_of
+from remat_planner.tracer.size_expressions import (
+    BOUNDS,
+    MATHEMATICS,
+    OPERATORS,
+    Box,
+    Expression,
+    SizeArithmetic,
+    function_of,
+    in_words,
+    where_not,
+)
 from remat_planner.tracer.torch_private import is_symbolic
 
 __all__ = ["SymbolicSizes", "sizes_as_numbers"]
@@ -38,8 +48,8 @@ class _Environment:
     _translation_validation_enabled = False
     settings = None
 
-    def __init__(self) -> None:
-        self.arithmetic = SizeArithmetic()
+    def __init__(self, where: Callable[[], str]) -> None:
+        self.arithmetic = SizeArithmetic(where)
         self.fake_tensor_cache: dict[Any, Any] = {}
         self._nodes: dict[Expression, _SizeNode] = {}
 
@@ -261,21 +271,34 @@ class SymbolicSizes:
         dims: each tensor with those of its dimensions that are symbols; they are 2 or longer.
         symbols: for each of these sizes, one after the other, which symbol it is; by default each is one by itself. Those that
             are one symbol are equal.
+        bounds: the least and the largest size of each symbol, in the order of their numbers; by default 2 and any.
+        where: says which line of code is running, where a question is asked.
 
     Attributes:
         mode: the mode of the fakes that have these sizes.
+        bounds: the least and the largest size for each symbol.
         same: the sizes that are the same symbol as an earlier one, with that one, by their places.
     """
 
-    def __init__(self, dims: Sequence[tuple[torch.Tensor, Sequence[int]]], symbols: Sequence[int] | None = None) -> None:
-        self._environment = _Environment()
+    def __init__(
+        self,
+        dims: Sequence[tuple[torch.Tensor, Sequence[int]]],
+        symbols: Sequence[int] | None = None,
+        bounds: Sequence[tuple[int, int]] | None = None,
+        where: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._environment = _Environment(where)
         places = [(tensor, dim) for tensor, symbolic in dims for dim in symbolic]
         of_place = list(range(len(places))) if symbols is None else list(symbols)
         first = {symbol: k for k, symbol in reversed(list(enumerate(of_place)))}
         self.same = [(k, first[symbol]) for k, symbol in enumerate(of_place) if first[symbol] != k]
         self._first = sorted(first.values())
         arithmetic = self._environment.arithmetic
-        made = {of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}")) for k in self._first}
+        self.bounds: Box = tuple(BOUNDS if bounds is None else bounds[of_place[k]] for k in self._first)
+        made = {
+            of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}"), within)
+            for k, within in zip(self._first, self.bounds, strict=True)
+        }
         # The mode gives the same fake for the same tensor as long as the fake is alive.
         self.mode = _SizedFakeMode(allow_non_fake_inputs=True)
         sizes = iter([_symbolic_int(self._environment.node(made[symbol])) for symbol in of_place])
@@ -304,7 +327,26 @@ class SymbolicSizes:
 
     def are_in_bounds(self, sizes: Sequence[int]) -> bool:
         """Whether all is answered for these sizes but for the conditions."""
-        return are_in_bounds(sizes)
+        return all(low <= sizes[k] <= high for k, (low, high) in zip(self._first, self.bounds, strict=True))
+
+    def where_not(self, question: Expression, answer: bool) -> list[Box]:
+        """The sizes within the bounds for which a question has another answer.
+
+        Raises:
+            UndecidedError: they lie in too many places.
+        """
+        return where_not(self._environment.arithmetic, question, answer, self.bounds)
+
+    def no_more(self, number: Expression) -> Expression:
+        """Whether an integer is no larger for other sizes than for those of the capture."""
+        arithmetic = self._environment.arithmetic
+        return arithmetic.at_least(arithmetic.constant(number.value), number)
+
+    def in_words(self, question: Expression, names: Sequence[str]) -> str:
+        """A question as a line of Python, and the line that asks it; ``names`` are those of the symbols."""
+        arithmetic = self._environment.arithmetic
+        text, source = in_words(arithmetic, question, names), arithmetic.sources.get(question)
+        return f"{text} ({source})" if source else text
 
     def function(self, expressions: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
         """A function that computes ``expressions`` from the sizes, exactly as Python does."""

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.planning.step import Step, costed_step
+from remat_planner.schedules import SizeRange
 from remat_planner.tracer import Joint, capture
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ class SizedStep:
         """The sizes of a call with these tensor inputs."""
         return tuple(tensors[index].shape[dim] for index, dim in self.dims)
 
+    def sizes_for(self, sizes: Mapping[tuple[int, int], int]) -> tuple[int, ...]:
+        """The sizes of ``dims`` in their order."""
+        return tuple(map(sizes.__getitem__, self.dims))
+
+    def written_for(self, sizes: Sequence[int]) -> Joint:
+        """The capture for these sizes."""
+        return self.written if self.written is not None and tuple(sizes) == self.known else self.joint.at(sizes)
+
     def at(self, model: nn.Module, sizes: Sequence[int]) -> Step:
         """The step for these sizes, costed."""
         leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
@@ -79,7 +88,7 @@ class SizedStep:
             shape = [size if k == dim else other for k, other in enumerate(tensor.shape)]
             leaves[places[index]] = tensor.new_empty(shape)
         args, kwargs = pytree.tree_unflatten(leaves, spec)
-        joint = self.written if self.written is not None and tuple(sizes) == self.known else self.joint.at(sizes)
+        joint = self.written_for(sizes)
         return costed_step(joint, state_signature(model), input_signature(args, kwargs), self.settings)
 
 
@@ -92,6 +101,7 @@ def capture_sized_step(
     along: Collection[tuple[int, int]],
     known: Joint,
     settings: Settings,
+    bounds: Sequence[tuple[int, int]] | None = None,
 ) -> SizedStep:
     """Capture ``model(*args, **kwargs)`` for all sizes of ``dims``.
 
@@ -105,6 +115,7 @@ def capture_sized_step(
         known: a capture of the step for other sizes, with which this one is compared where it is for these sizes too; else with
             a new capture.
         settings: of the step.
+        bounds: the least and the largest size of each symbol, for which alone it is captured; by default 2 and any.
 
     Raises:
         OneSizeError: the step has to be captured for each size.
@@ -113,7 +124,7 @@ def capture_sized_step(
     from remat_planner.tracer.sizes import NotSizedError, capture_sized, is_same_joint
 
     try:
-        joint = capture_sized(model, args, kwargs, dims=dims, symbols=symbols, loss=settings.loss)
+        joint = capture_sized(model, args, kwargs, dims=dims, symbols=symbols, bounds=bounds, loss=settings.loss)
     except NotSizedError as error:
         raise OneSizeError(str(error)) from error
     except Exception as error:  # where the step itself cannot be captured, the ordinary capture that follows says why
@@ -126,7 +137,7 @@ def capture_sized_step(
     nearby = [k for k in range(-_NEARBY, _NEARBY + 1) if k]
     differing = [place not in along for place in dims]
     others = ([size + k * differs for size, differs in zip(sizes, differing, strict=True)] for k in nearby)
-    if not any(map(joint.holds_nearby, others)):
+    if bounds is None and not any(map(joint.holds_nearby, others)):
         raise OneSizeError("it depends on the exact sizes", by_chance=True)
     other = step.sizes_of([node.meta["val"] for node in known.input_nodes])
     if joint.holds(other) and is_same_joint(written := joint.at(other), known):
@@ -135,3 +146,23 @@ def capture_sized_step(
     if not is_same_joint(written := joint.at(sizes), capture(model, args, kwargs, loss=settings.loss)):
         raise OneSizeError("with symbolic sizes it runs other operators", by_chance=True)
     return replace(step, known=sizes, written=written)
+
+
+def capture_ranges(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    ranges: Sequence[SizeRange],
+    known: Joint,
+    settings: Settings,
+) -> SizedStep:
+    """Capture ``model(*args, **kwargs)`` for all sizes of ``ranges``; ``known`` is a capture for the sizes of this call.
+
+    Raises:
+        OneSizeError: the step has to be captured for each size.
+        tracer.CaptureError: without symbols it cannot be captured.
+    """
+    places = sorted((place, symbol) for symbol, of in enumerate(ranges) for place in of.dims)
+    dims, symbols = tuple(place for place, _ in places), [symbol for _, symbol in places]
+    bounds = [of.bounds for of in ranges]
+    return capture_sized_step(model, args, kwargs, dims, symbols, (), known, settings, bounds)

@@ -28,6 +28,7 @@ from remat_planner.planner.runtime.audit import Audit
 from remat_planner.planner.runtime.checked_step import CheckedStep
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
+from remat_planner.planner.runtime.range_programs import RangePrograms
 from remat_planner.planner.runtime.recaptures import Recaptures
 from remat_planner.planner.runtime.same_step import same_step
 from remat_planner.planner.runtime.sized_programs import PlanLevel, SizedPrograms
@@ -35,7 +36,7 @@ from remat_planner.planner.runtime.step_watch import StepWatch, Watch
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
 from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
-from remat_planner.schedules import Schedule
+from remat_planner.schedules import Schedule, is_at_largest
 from remat_planner.tracer import InputsDoNotFitError, capture
 from remat_planner.tracer.joint import InputReader, InputTree, RecordedForward
 from remat_planner.tracer.python_state import Roots
@@ -103,6 +104,7 @@ class PlannedCall:
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler, disk_folder)
         self._plan_level = plan_level
         self._sized = self._sized_programs()
+        self._ranges = RangePrograms(model, schedule, self.loss)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._reader = InputReader()
         self._checked = CheckedStep(model)
@@ -112,7 +114,7 @@ class PlannedCall:
         self._unplanned = UnplannedTraining(model) if watched else None
         for form in reversed(schedule.forms):
             joint = remembered_capture(form)
-            if joint is not None and joint.model is model:
+            if joint is not None and joint.model is model and is_at_largest(form.origin.ranges):
                 self.add(self._source.program(form, joint))
 
     def returned(self, planned: nn.Module) -> None:
@@ -294,13 +296,11 @@ class PlannedCall:
                 return self._bound[0]
             tell(None, programs=len(self._bound))
         known = [program.schedule for program in self.programs]
-        if (
-            not alike
-            and self._sized is not None
-            and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known)
-        ):
+        if not alike:
             self._source.refuse_sharded()
-            bound = self._sized.bound_for(call, self._bound)
+            bound = self._ranges.bound_for(call)
+            if bound is None and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known):
+                bound = None if self._sized is None else self._sized.bound_for(call, self._bound)
             if bound is not None:
                 self._bound.insert(0, bound)
                 del self._bound[self._most_programs :]
@@ -320,6 +320,7 @@ class PlannedCall:
         """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""
         self._emitted_for_group = in_process_group()
         self._sized = self._sized_programs()
+        self._ranges = RangePrograms(self.model, self.schedule, self.loss)
         self._bound = [
             (self._source.program(program.schedule, program.joint), signature)
             for program, signature in self._bound

@@ -87,17 +87,17 @@ class _Level:
         return (time.perf_counter() - self.begin) * self.extra_time >= self.took
 
 
-class _StepPrograms:
+class StepPrograms:
     """The programs of one step that is captured for many sizes.
 
     Args:
         model: the model.
         step: the step.
         like: a schedule for other sizes.
-        plan_level: plans for some sizes.
+        plan_level: plans for some sizes; None where the levels that are adopted are for all sizes.
     """
 
-    def __init__(self, model: nn.Module, step: SizedStep, like: Schedule, plan_level: PlanLevel) -> None:
+    def __init__(self, model: nn.Module, step: SizedStep, like: Schedule, plan_level: PlanLevel | None = None) -> None:
         self.step = step
         self._model = model
         self._like = like
@@ -123,6 +123,8 @@ class _StepPrograms:
         if not signature.fits(call.leaves, call.tree, call.autocast, call.switches):
             return None
         level = self._level_for(sizes, sized.storage_bytes(numbers))
+        if level is None:
+            return None
         return level.program.with_sizes(sized, numbers), signature
 
     def differs_by_chance(self, call: CallNow) -> bool:
@@ -143,6 +145,7 @@ class _StepPrograms:
             InfeasibleBudgetError: the budget is too small for them.
         """
         begin, joint = time.perf_counter(), self.step.joint
+        assert self._plan_level is not None
         step = self.step.at(self._model, sizes)
         try:
             schedule = self._plan_level(step, self._like, enough)
@@ -153,11 +156,10 @@ class _StepPrograms:
         _log.info("planned for inputs up to %s in %.1f s", format_inputs(step.origin.inputs), end - begin)
         return self._with_level(_Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin))
 
-    def adopt(self, schedule: Schedule) -> None:
-        """Take ``schedule``, which is planned for the known sizes of the step, as a level."""
-        begin, joint, sizes = time.perf_counter(), self.step.joint, self.step.known
-        assert self.step.written is not None
-        program = PlannedProgram.of(schedule, self.step.written)
+    def adopt(self, schedule: Schedule, sizes: tuple[int, ...]) -> None:
+        """Take ``schedule``, which is planned for these sizes, as a level."""
+        begin, joint = time.perf_counter(), self.step.joint
+        program = PlannedProgram.of(schedule, self.step.written_for(sizes))
         end = time.perf_counter()
         self._with_level(_Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin))
 
@@ -165,12 +167,12 @@ class _StepPrograms:
         self._levels = [level, *self._levels[: _MOST_LEVELS - 1]]
         return level
 
-    def _level_for(self, sizes: tuple[int, ...], storages: list[int]) -> _Level:
+    def _level_for(self, sizes: tuple[int, ...], storages: list[int]) -> _Level | None:
         covering = [level for level in self._levels if level.covers(storages)]
         if not covering:
-            return self.add_level(sizes, self._like.overhead + _NO_EXTRA_TIME)
+            return None if self._plan_level is None else self.add_level(sizes, self._like.overhead + _NO_EXTRA_TIME)
         best = min(covering, key=lambda level: (level.extra_time, sum(level.storages)))
-        if best.extra_time <= _NO_EXTRA_TIME or not best.has_cost_a_plan():
+        if self._plan_level is None or best.extra_time <= _NO_EXTRA_TIME or not best.has_cost_a_plan():
             return best
         least = min(covering, key=lambda level: sum(level.storages))
         if sum(storages) >= _LEAST_SHARE * sum(least.storages):
@@ -201,7 +203,7 @@ class SizedPrograms:
         self._schedule = schedule
         self._settings = replace(settings_of(schedule), loss=loss)
         self._plan_level = plan_level
-        self._steps: list[_StepPrograms] = []
+        self._steps: list[StepPrograms] = []
         self._captures = 0
         self._dims: set[tuple[int, int]] = set()
 
@@ -247,7 +249,7 @@ class SizedPrograms:
         self._steps.insert(0, programs)
         return programs.bound_for(call)
 
-    def _captured(self, call: CallNow, known: PlannedProgram) -> _StepPrograms:
+    def _captured(self, call: CallNow, known: PlannedProgram) -> StepPrograms:
         """Capture the step of ``call`` for all sizes in which calls have differed so far.
 
         Raises:
@@ -266,10 +268,10 @@ class SizedPrograms:
             format_inputs(input_signature(call.args, call.kwargs)),
             f"{self._schedule.budget:,}",
         )
-        programs = _StepPrograms(self._model, step, known.schedule, self._plan_level)
+        programs = StepPrograms(self._model, step, known.schedule, self._plan_level)
         here, there = step.sizes_of(inputs), step.sizes_of(before)
         if step.known == there:
-            programs.adopt(known.schedule)
+            programs.adopt(known.schedule, there)
             if all(map(operator.le, here, there)):
                 return programs
         above = programs.next_sizes(tuple(map(max, here, there)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 from remat_planner.tracer.capture import capture
 from remat_planner.tracer.joint import has_parts
 from remat_planner.tracer.python_state import sizes_seen_as_numbers
+from remat_planner.tracer.record import user_line
 from remat_planner.tracer.sizes.errors import NotSizedError
 from remat_planner.tracer.sizes.sized_joint import SizedJoint
 from remat_planner.tracer.torch_private import is_fake, storage_key
@@ -25,6 +27,7 @@ def capture_sized(
     *,
     dims: Sequence[tuple[int, int]],
     symbols: Sequence[int] | None = None,
+    bounds: Sequence[tuple[int, int]] | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
 ) -> SizedJoint:
     """Capture ``model(*args, **kwargs)`` as ``capture`` does, for other sizes too.
@@ -36,6 +39,7 @@ def capture_sized(
         dims: index among the tensor inputs, and dimension, of each size that may be another one.
         symbols: for each of ``dims`` which symbol it is; those that are one symbol are always equal. By default each is one by
             itself.
+        bounds: the least and the largest size of each symbol; by default 2 and any. The step holds for no others.
         loss: as for ``capture``.
 
     Raises:
@@ -52,7 +56,10 @@ def capture_sized(
     in_order = [(index, dim) for index, of_input in symbolic.items() for dim in of_input]
     symbol_of = dict(zip(dims, range(len(dims)) if symbols is None else symbols, strict=True))
     sizes = SymbolicSizes(
-        [(tensors[index], of_input) for index, of_input in symbolic.items()], [symbol_of[place] for place in in_order]
+        [(tensors[index], of_input) for index, of_input in symbolic.items()],
+        [symbol_of[place] for place in in_order],
+        bounds,
+        where=lambda: user_line(sys._getframe(1)),
     )
     with sizes_as_numbers(), sizes_seen_as_numbers():
         joint = capture(model, args, kwargs, loss=loss, mode=sizes.mode, once=True)

@@ -23,6 +23,7 @@ from remat_planner.tracer.joint import (
     rewritten,
     tensors_of,
 )
+from remat_planner.tracer.size_expressions import Box, Expression, UndecidedError
 from remat_planner.tracer.sizes.errors import NotSizedError
 from remat_planner.tracer.sizes.fakes import Fakes, TensorForm, TensorForms, ToCompute
 from remat_planner.tracer.torch_private import hashable, is_symbolic, new_fake_mode, number_of
@@ -53,6 +54,7 @@ class _Conditions:
 
     def __init__(self, sizes: SymbolicSizes, questions: Sequence[Any]) -> None:
         self._are_in_bounds = sizes.are_in_bounds
+        self.questions = questions
         self._answers = sizes.function(questions)
         self._expected = tuple(map(sizes.answer, questions))
 
@@ -63,6 +65,19 @@ class _Conditions:
             return self._answers(*sizes) == self._expected
         except ArithmeticError:  # some number cannot be computed for these sizes
             return False
+
+
+@dataclass(frozen=True)
+class OtherSizes:
+    """Sizes within the bounds of a capture for which the step is another one, or takes more bytes.
+
+    Attributes:
+        boxes: these sizes: the least and the largest of each symbol.
+        why: what is asked of the sizes there, or what takes more bytes.
+    """
+
+    boxes: list[Box]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,8 @@ class SizedJoint:
     _holds: _Conditions
     _holds_nearby: _Conditions
     _constants: Mapping[str, tuple[Any, ...]]
+    _sizes: SymbolicSizes
+    _expressions: list[Any]  # of the numbers
     _texts: Mapping[str, ToCompute] = field(default_factory=dict)
 
     @classmethod
@@ -125,8 +142,52 @@ class SizedJoint:
             _Conditions(sizes, conditions),
             _Conditions(sizes, lasting),
             constants,
+            sizes,
+            list(numbers.expressions),
             texts,
         )
+
+    def other_sizes(self, names: Sequence[str]) -> list[OtherSizes]:
+        """The sizes within the bounds of the capture for which it does not hold, or takes more bytes.
+
+        For all others, each storage of the step is at most as large as for the sizes of the capture.
+
+        Args:
+            names: of the symbols, for the texts.
+
+        Raises:
+            NotSizedError: there are too many.
+        """
+        sizes, found = self._sizes, []
+        for question in self._holds.questions:
+            found.append(self._where_not(question, sizes.answer(question), sizes.in_words(question, names)))
+        for number, name in self._named_storages().items():
+            question = sizes.no_more(self._expressions[number])
+            text = sizes.in_words(self._expressions[number], names)
+            found.append(self._where_not(question, True, f"the bytes of {name}, {text}"))
+        return [other for other in found if other.boxes]
+
+    def _where_not(self, question: Expression, answer: bool, why: str) -> OtherSizes:
+        try:
+            return OtherSizes(self._sizes.where_not(question, answer), why)
+        except UndecidedError as error:
+            raise NotSizedError(f"the sizes are too many to try for {why}") from error
+
+    def _named_storages(self) -> dict[int, str]:
+        """For each number of bytes of a storage that is computed from sizes, the operator that makes such a storage first."""
+        named: dict[int, str] = {}
+        graphs = [self._joint.graph.graph] if self._loss is None else [self._joint.graph.graph, self._loss.graph.graph]
+        for node in (node for graph in graphs for node in graph.nodes):
+            for form in _forms_of(node):
+                size = self._forms.storages[form.storage].bytes
+                if isinstance(size, ToCompute):
+                    where = ", ".join(filter(None, (node.meta.get("module"), node.meta.get("source"))))
+                    name = node.meta.get("name", node.name)
+                    named.setdefault(size.number, f"{name} ({where})" if where else name)
+        for lifetime in () if self._loss is None else self._loss.lifetimes:
+            if isinstance(lifetime.bytes, ToCompute):
+                named.setdefault(lifetime.bytes.number, "the loss")
+        return named
 
     def holds(self, sizes: Sequence[int]) -> bool:
         """Whether the step is the captured one for these sizes."""
@@ -144,8 +205,10 @@ class SizedJoint:
         return self._compute(*sizes)
 
     def storage_bytes(self, numbers: Sequence[Any]) -> list[int]:
-        """The bytes of all storages of the step."""
-        return [_number(storage.bytes, numbers) for storage in self._forms.storages.values()]
+        """The bytes of all storages of the step, and of what the loss allocates besides."""
+        of_storages = [_number(storage.bytes, numbers) for storage in self._forms.storages.values()]
+        of_loss = () if self._loss is None else self._loss.lifetimes
+        return of_storages + [_number(lifetime.bytes, numbers) for lifetime in of_loss]
 
     def forms_with(self, nodes: str, numbers: Sequence[Any]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Shape and strides of the placeholders of one kind, ``"input_nodes"`` or ``"tangent_nodes"``."""
