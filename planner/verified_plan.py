@@ -124,6 +124,22 @@ def verdict_on(
         share = min(share, Fraction(1)) / 2
 
 
+def verdict_on_all(
+    model: nn.Module,
+    forms: Sequence[InputForm],
+    schedule: Schedule | RegionSchedule,
+    settings: Settings,
+    plan_again: PlanAgain,
+) -> Verdict:
+    """The worst verdict on ``schedule`` for any of ``forms``; that it was not run for one counts as worst."""
+
+    def how_bad(verdict: Verdict) -> tuple[bool, tuple[int, int]]:
+        found = verdict.verification
+        return found is None, (0, 0) if found is None else _how_wrong(found)
+
+    return max((verdict_on(model, form, schedule, settings, plan_again) for form in forms), key=how_bad)
+
+
 def _planned_alike(form: InputForm, budget: Budget, plan_again: PlanAgain) -> Schedule | RegionSchedule:
     """The schedule for a part of the batch; a smaller step may not shrink to the same share of its peak."""
     try:

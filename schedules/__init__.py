@@ -24,7 +24,7 @@ from remat_planner.schedules.preference import preference
 from remat_planner.schedules.queues import Timing
 from remat_planner.schedules.ranges import SizeRange, in_words, is_at_largest
 from remat_planner.schedules.region_schedule import RegionSchedule
-from remat_planner.schedules.schedule import Schedule
+from remat_planner.schedules.schedule import Schedule, planned_ranges
 from remat_planner.schedules.simulate import Simulation, Traffic, simulate
 from remat_planner.schedules.training_state import TrainingState
 from remat_planner.schedules.transfers import (
@@ -75,6 +75,7 @@ __all__ = [
     "live_bytes",
     "load_schedule",
     "origin_differences",
+    "planned_ranges",
     "preference",
     "retained_bytes",
     "simulate",

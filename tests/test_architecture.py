@@ -81,7 +81,8 @@ tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_sparse     -
 tracer.torch_private_layouts  -
-tracer.torch_sizes      size_expressions torch_private
+tracer.torch_size_nodes  size_expressions
+tracer.torch_sizes      size_expressions torch_private torch_size_nodes
 tracer.torch_surroundings  -
 tracer.torch_tracing    -
 tracer.torch_values     -

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 
 from torch import nn
 
@@ -30,6 +31,8 @@ _log = logging.getLogger("remat_planner")
 
 _MOST_PARTS = 16
 """Each takes two captures."""
+_MOST_ALONE = 3
+"""Captures that hold for their largest sizes alone; so will the next ones."""
 _MOST_HALVES = 3
 """Of each range; with smaller sizes the others are at their largest, so that these are not the smallest steps."""
 _NO_EXTRA_TIME = 0.01
@@ -102,13 +105,13 @@ def _parts(model: nn.Module, form: InputForm, ranges: Sequence[SizeRange], setti
     """The parts of ``ranges``, that of the largest sizes first."""
     boxes = _without_ones(tuple(of.bounds for of in ranges))
     reasons: dict[str, None] = {}
-    count = 0
+    count = alone = 0
     while boxes:
-        if count == _MOST_PARTS:
+        if count == _MOST_PARTS or alone == _MOST_ALONE:
             listed = "; ".join(list(reasons)[:_MOST_REASONS])
             raise ShapesError(
-                f"{in_words(ranges)} has more than {_MOST_PARTS} parts with steps of their own, for it depends on: {listed}. "
-                "Give a range in which that is the same, as with a larger least size, or the sizes one by one, shapes=[...]",
+                f"{in_words(ranges)} has too many parts with steps of their own, of which {_MOST_PARTS} are planned at most, for it "
+                f"depends on: {listed}. Give a range in which that is the same, as with a larger least size, or the sizes one by one, shapes=[...]",
                 number=None,
             )
         count += 1
@@ -130,6 +133,7 @@ def _parts(model: nn.Module, form: InputForm, ranges: Sequence[SizeRange], setti
             for whole in wholes:
                 left += _without_all(whole, left)
         boxes += merged(left)
+        alone += _count([box]) - _count(left) == 1
         yield _Part(step, sized)
     if count > 1:
         _log.info(
@@ -189,6 +193,11 @@ def _without_ones(bounds: Box) -> list[Box]:
         intervals = [(1, 1), (2, high)] if low == 1 else [(low, high)]
         boxes = [(*box, interval) for interval in intervals for box in boxes]
     return boxes
+
+
+def _count(boxes: Sequence[Box]) -> int:
+    """The number of sizes in boxes that do not overlap."""
+    return sum(prod(high - low + 1 for low, high in box) for box in boxes)
 
 
 def _with_fixed(box: Box, part: Box) -> Box:

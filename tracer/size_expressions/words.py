@@ -52,4 +52,4 @@ class _Text:
 
     def _factor(self, atom: Expression) -> str:
         text = self.of(atom)
-        return text if text.isidentifier() else f"({text})"
+        return text if text.replace("_", "").isalnum() else f"({text})"
