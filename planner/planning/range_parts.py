@@ -110,9 +110,9 @@ def _parts(model: nn.Module, form: InputForm, ranges: Sequence[SizeRange], setti
         if count == _MOST_PARTS or alone == _MOST_ALONE:
             listed = "; ".join(list(reasons)[:_MOST_REASONS])
             raise ShapesError(
-                f"{in_words(ranges)} has too many parts with steps of their own (at most {_MOST_PARTS} are planned): it depends "
-                f"on {listed}. Give a range in which that is the same, as with a larger least size, or the sizes one by one, "
-                "shapes=[...]",
+                f"{in_words(ranges)} has too many parts with steps of their own (at most {_MOST_PARTS} are planned), for it is "
+                f"asked: {listed}. Give a range in which the answer is the same, as with a larger least size, or the sizes one "
+                "by one, shapes=[...]",
                 number=None,
             )
         count += 1
