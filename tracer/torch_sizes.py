@@ -71,10 +71,12 @@ class SymbolicSizes:
             are one symbol are equal.
         bounds: the least and the largest size of each symbol, in the order of their numbers; by default 2 and any.
         where: says which line of code is running, where a question is asked.
+        numbers: numbers besides the sizes that are symbols too.
 
     Attributes:
         mode: the mode of the fakes that have these sizes.
         bounds: the least and the largest size for each symbol.
+        numbers: these symbols.
         same: the sizes that are the same symbol as an earlier one, with that one, by their places.
     """
 
@@ -84,19 +86,22 @@ class SymbolicSizes:
         symbols: Sequence[int] | None = None,
         bounds: Sequence[tuple[int, int]] | None = None,
         where: Callable[[], str] = lambda: "",
+        numbers: Sequence[float] = (),
     ) -> None:
         self._environment = SizeEnvironment(where)
         places = [(tensor, dim) for tensor, symbolic in dims for dim in symbolic]
         of_place = list(range(len(places))) if symbols is None else list(symbols)
         first = {symbol: k for k, symbol in reversed(list(enumerate(of_place)))}
         self.same = [(k, first[symbol]) for k, symbol in enumerate(of_place) if first[symbol] != k]
-        self._first = sorted(first.values())
+        self._first, self._places = sorted(first.values()), len(places)
         arithmetic = self._environment.arithmetic
         self.bounds: Box = tuple(BOUNDS if bounds is None else bounds[of_place[k]] for k in self._first)
         made = {
             of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}"), within)
             for k, within in zip(self._first, self.bounds, strict=True)
         }
+        given = [arithmetic.number(number, sympy.Symbol(f"n{k}")) for k, number in enumerate(numbers)]
+        self.numbers = [_symbolic_float(self._environment.node(number)) for number in given]
         # The mode gives the same fake for the same tensor as long as the fake is alive.
         self.mode = _SizedFakeMode(allow_non_fake_inputs=True)
         sizes = iter([_symbolic_int(self._environment.node(made[symbol])) for symbol in of_place])
@@ -147,9 +152,9 @@ class SymbolicSizes:
         return f"{text} ({source})" if source else text
 
     def function(self, expressions: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
-        """A function that computes ``expressions`` from the sizes, exactly as Python does."""
+        """A function that computes ``expressions`` from the sizes and numbers, exactly as Python does."""
         compute = function_of(self._environment.arithmetic, expressions)
-        first = self._first
+        first = [*self._first, *range(self._places, self._places + len(self.numbers))]
         return lambda *sizes: compute(*(sizes[k] for k in first))
 
 

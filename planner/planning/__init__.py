@@ -29,7 +29,13 @@ from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
 from remat_planner.planner.planning.size_ranges import form_at, size_ranges
-from remat_planner.planner.planning.sized_steps import OneSizeError, SizedStep, capture_ranges, capture_sized_step
+from remat_planner.planner.planning.sized_steps import (
+    OneSizeError,
+    SizedStep,
+    capture_numbers,
+    capture_ranges,
+    capture_sized_step,
+)
 from remat_planner.planner.planning.solve_budgets import solve_budgets
 from remat_planner.planner.planning.solve_step import least_budget, peak_function, peak_without_recomputation, schedule_step
 from remat_planner.planner.planning.step import Step, costed_step, eager_graph, profile_step, trace_step, with_settings
@@ -59,6 +65,7 @@ __all__ = [
     "asked_relatively",
     "available_on_host",
     "budget_on_device",
+    "capture_numbers",
     "capture_ranges",
     "capture_sized_step",
     "costed_step",

@@ -136,6 +136,7 @@ class BoundSignature:
         other = copy.copy(self)
         other.joint = joint
         other._accepted = [Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward)]
+        other._leaves = joint.constant_leaves
         other._objects = {}
         other._input_forms = {
             position: self._input_forms[position]._replace(shape=torch.Size(shape), stride=stride)

@@ -26,6 +26,8 @@ Dims = tuple[tuple[int, int], ...]
 """Index among the tensor inputs, and dimension, of each size."""
 
 
+_OTHER = 1e-3
+"""A capture that does not hold for numbers larger by this is for these numbers alone."""
 _NEARBY = 8
 """A capture that holds for none of so many sizes around its own is for this one alone."""
 
@@ -59,7 +61,7 @@ class SizedStep:
     settings: Settings
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    known: tuple[int, ...] = ()
+    known: tuple[Any, ...] = ()
     written: Joint | None = None
 
     @property
@@ -70,6 +72,12 @@ class SizedStep:
     def sizes_of(self, tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
         """The sizes of a call with these tensor inputs."""
         return tuple(tensors[index].shape[dim] for index, dim in self.dims)
+
+    def numbers_of(self, leaves: Sequence[Any]) -> tuple[float, ...] | None:
+        """The numbers of a call with these inputs that may be any; None where they are no numbers there."""
+        if any(k >= len(leaves) or type(leaves[k]) is not float for k in self.joint.leaves):
+            return None
+        return tuple(leaves[k] for k in self.joint.leaves)
 
     def sizes_for(self, sizes: Mapping[tuple[int, int], int]) -> tuple[int, ...]:
         """The sizes of ``dims`` in their order."""
@@ -146,6 +154,33 @@ def capture_sized_step(
     if not is_same_joint(written := joint.at(sizes), capture(model, args, kwargs, loss=settings.loss)):
         raise OneSizeError("with symbolic sizes it runs other operators", by_chance=True)
     return replace(step, known=sizes, written=written)
+
+
+def capture_numbers(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], numbers: Sequence[int], settings: Settings
+) -> SizedStep:
+    """Capture ``model(*args, **kwargs)`` for all values of these of its inputs, which are numbers.
+
+    Raises:
+        OneSizeError: the step has to be captured for each.
+        tracer.CaptureError: it cannot be captured.
+    """
+    from remat_planner.tracer.sizes import NotSizedError, capture_sized, is_same_joint
+
+    known = capture(model, args, kwargs, loss=settings.loss)
+    try:
+        joint = capture_sized(model, args, kwargs, dims=(), numbers=numbers, loss=settings.loss)
+    except NotSizedError as error:
+        raise OneSizeError(str(error)) from error
+    except Exception as error:  # the ordinary capture could do it
+        raise OneSizeError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+    without_memory = pytree.tree_map_only(
+        torch.Tensor, lambda t: torch.empty_like(t, device="meta"), (tuple(args), dict(kwargs))
+    )
+    values = tuple(pytree.tree_leaves((args, dict(kwargs)))[k] for k in numbers)
+    if not joint.holds([value + _OTHER for value in values]) or not is_same_joint(written := joint.at(values), known):
+        raise OneSizeError("it depends on the exact numbers")
+    return SizedStep(joint, settings, *without_memory, known=values, written=written)
 
 
 def capture_ranges(

@@ -26,6 +26,7 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.runtime.audit import Audit
 from remat_planner.planner.runtime.checked_step import CheckedStep
+from remat_planner.planner.runtime.numbered_programs import NumberedPrograms
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
 from remat_planner.planner.runtime.range_programs import RangePrograms
@@ -105,6 +106,7 @@ class PlannedCall:
         self._plan_level = plan_level
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(model, schedule, self.loss)
+        self._numbered = NumberedPrograms(model, self.loss)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._reader = InputReader()
         self._checked = CheckedStep(model)
@@ -279,6 +281,11 @@ class PlannedCall:
             and signature.fits_but_for_values(call.leaves, call.tree)
             and signature.tensors() is not None
         ]
+        numbered = None if self._sized is None else self._numbered.bound_for(call)
+        if numbered is None and alike and self._sized is not None:
+            numbered = self._numbered.captured_for(call, *alike[0])
+        if numbered is not None:
+            return self._kept(numbered)
         if alike:
             differences = differences_of(call, alike[0][1])
             start = time.perf_counter()
@@ -302,14 +309,17 @@ class PlannedCall:
             if bound is None and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known):
                 bound = None if self._sized is None else self._sized.bound_for(call, self._bound)
             if bound is not None:
-                self._bound.insert(0, bound)
-                del self._bound[self._most_programs :]
-                return bound
+                return self._kept(bound)
         places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.tree)]
         if any(places):
             _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
         self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
         return self._bound[0]
+
+    def _kept(self, bound: tuple[PlannedProgram, BoundSignature]) -> tuple[PlannedProgram, BoundSignature]:
+        self._bound.insert(0, bound)
+        del self._bound[self._most_programs :]
+        return bound
 
     @staticmethod
     def _fits_so_far(call: CallNow, signature: BoundSignature) -> bool:
@@ -321,6 +331,7 @@ class PlannedCall:
         self._emitted_for_group = in_process_group()
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(self.model, self.schedule, self.loss)
+        self._numbered = NumberedPrograms(self.model, self.loss)
         self._bound = [
             (self._source.program(program.schedule, program.joint), signature)
             for program, signature in self._bound

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -132,11 +133,12 @@ class StepPrograms:
         sized, sizes = self.step.joint, self._sizes(call)
         return sizes is not None and not sized.holds(sizes) and sized.holds_nearby(sizes)
 
-    def _sizes(self, call: CallNow) -> tuple[int, ...] | None:
+    def _sizes(self, call: CallNow) -> tuple[Any, ...] | None:
         tensors = [leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)]
         dims = self.step.dims
         is_alike = all(index < len(tensors) and dim < tensors[index].dim() for index, dim in dims)
-        return self.step.sizes_of(tensors) if is_alike else None
+        numbers = self.step.numbers_of(call.leaves)
+        return (*self.step.sizes_of(tensors), *numbers) if is_alike and numbers is not None else None
 
     def add_level(self, sizes: tuple[int, ...], enough: float) -> _Level:
         """Plan for these sizes; a schedule with ``enough`` extra time, as a fraction of the step, is as good as any.

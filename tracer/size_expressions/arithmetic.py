@@ -24,7 +24,7 @@ class SizeArithmetic:
         where: says where the code asks that is running; it is called at each new condition.
 
     Attributes:
-        symbols: the sizes.
+        symbols: the sizes, then the numbers of the caller.
         conditions: each question with its answer.
         sources: each question with what ``where`` said.
         atoms: what polynomials are of: the sizes, and integers that other operators compute.
@@ -47,6 +47,12 @@ class SizeArithmetic:
         self.symbols.append(symbol)
         self._known["int", frozenset(symbol.terms.items())] = symbol
         return symbol
+
+    def number(self, value: float, name: Any) -> Expression:
+        """A number that the caller gives, and that may be any other one."""
+        number = Expression(value, "symbol", (), None, (-math.inf, math.inf), frozenset([name]))
+        self.symbols.append(number)
+        return number
 
     def constant(self, value: Any) -> Expression:
         """A number that is the same for all sizes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ def capture_sized(
     dims: Sequence[tuple[int, int]],
     symbols: Sequence[int] | None = None,
     bounds: Sequence[tuple[int, int]] | None = None,
+    numbers: Sequence[int] = (),
     loss: Callable[..., torch.Tensor] | None = None,
 ) -> SizedJoint:
     """Capture ``model(*args, **kwargs)`` as ``capture`` does, for other sizes too.
@@ -39,6 +41,7 @@ def capture_sized(
         dims: index among the tensor inputs, and dimension, of each size that may be another one.
         symbols: for each of ``dims`` which symbol it is; those that are one symbol are always equal. By default each is one by
             itself.
+        numbers: index among the inputs of each number that may be another one.
         bounds: the least and the largest size of each symbol; by default 2 and any. The step holds for no others.
         loss: as for ``capture``.
 
@@ -48,7 +51,8 @@ def capture_sized(
     """
     if has_parts(args, kwargs):
         raise NotSizedError("an input is sparse or jagged")
-    tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)]
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     symbolic: dict[int, list[int]] = {}
     for index, dim in dims:
         symbolic.setdefault(index, []).append(dim)
@@ -60,10 +64,15 @@ def capture_sized(
         [symbol_of[place] for place in in_order],
         bounds,
         where=lambda: user_line(sys._getframe(1)),
+        numbers=[leaves[k] for k in numbers],
     )
+    for k, number in zip(numbers, sizes.numbers, strict=True):
+        leaves[k] = number
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
     with sizes_as_numbers(), sizes_seen_as_numbers():
         joint = capture(model, args, kwargs, loss=loss, mode=sizes.mode, once=True)
-        return SizedJoint.of(joint, sizes, in_order)
+        states = tuple(None if k in numbers else state for k, state in enumerate(joint.argument_states))
+        return SizedJoint.of(replace(joint, argument_states=states), sizes, in_order, numbers)
 
 
 def _refuse_forms(tensors: Sequence[torch.Tensor], symbolic: Mapping[int, Sequence[int]]) -> None:

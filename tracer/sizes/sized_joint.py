@@ -86,9 +86,11 @@ class SizedJoint:
 
     Attributes:
         dims: index among the inputs, and dimension, of each of these sizes.
+        leaves: index among the inputs of each number that is a symbol too. Wherever ``sizes`` are given, these numbers follow.
     """
 
     dims: tuple[tuple[int, int], ...]
+    leaves: tuple[int, ...]
     _joint: Joint  # its nodes have forms in the place of fakes, and numbers to compute among their arguments
     _loss: CapturedLoss | None
     _forms: TensorForms
@@ -102,7 +104,7 @@ class SizedJoint:
     _texts: Mapping[str, ToCompute] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, joint: Joint, sizes: SymbolicSizes, dims: Sequence[tuple[int, int]]) -> SizedJoint:
+    def of(cls, joint: Joint, sizes: SymbolicSizes, dims: Sequence[tuple[int, int]], leaves: Sequence[int] = ()) -> SizedJoint:
         """The captured ``joint``, which is taken apart.
 
         Raises:
@@ -129,11 +131,13 @@ class SizedJoint:
             lifetimes = tuple(replace(lifetime, bytes=numbers(lifetime.bytes)) for lifetime in loss.lifetimes)
             loss = replace(loss, lifetimes=lifetimes)
         texts = {text: numbers(size) for text, size in joint.forward.sizes.items()}
-        joint = replace(joint, outputs=outputs, guards=_guards_with(joint.guards, numbers), loss=None)
+        given = tuple(map(numbers, joint.constant_leaves))
+        joint = replace(joint, constant_leaves=given, outputs=outputs, guards=_guards_with(joint.guards, numbers), loss=None)
         conditions = sizes.conditions()
         lasting = [condition for condition in conditions if not sizes.is_about_single_sizes(condition)]
         return cls(
             tuple(dims),
+            tuple(leaves),
             joint,
             loss,
             forms,
@@ -222,6 +226,7 @@ class SizedJoint:
         nodes = [leaf.node for leaf in joint.outputs]
         return replace(
             joint,
+            constant_leaves=tuple(_number(leaf, numbers) for leaf in self._joint.constant_leaves),
             outputs=tuple(
                 replace(leaf, node=node, constant=_number(leaf.constant, numbers))
                 for leaf, node in zip(self._joint.outputs, nodes, strict=True)
