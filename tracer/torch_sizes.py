@@ -128,7 +128,7 @@ class SymbolicSizes:
         """Whether a condition rules out single sizes alone."""
         return question.operator == "is zero" and not question.value
 
-    def are_in_bounds(self, sizes: Sequence[int]) -> bool:
+    def are_in_bounds(self, sizes: Sequence[float]) -> bool:
         """Whether all is answered for these sizes but for the conditions."""
         return all(low <= sizes[k] <= high for k, (low, high) in zip(self._first, self.bounds, strict=True))
 

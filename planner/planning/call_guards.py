@@ -183,7 +183,9 @@ class BoundSignature:
 
     def changed_python_state(self) -> tuple[str, ...]:
         """Names of the Python values that the forward can read and that differ from those of the capture."""
-        return self._python_state.changed()
+        numbers = self.joint.attributes.items()
+        changed = [place for place, number in numbers if not _equal(vars(self._modules[place[0]]).get(place[1]), number)]
+        return tuple(".".join(filter(None, place)) for place in changed) or self._python_state.changed()
 
     def changed_places(self) -> tuple[str, ...]:
         """Names of the tensors in Python state that are gone, or have another form than those of the capture."""

@@ -61,7 +61,7 @@ class SizedStep:
     settings: Settings
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    known: tuple[Any, ...] = ()
+    known: tuple[float, ...] = ()
     written: Joint | None = None
 
     @property
@@ -73,17 +73,19 @@ class SizedStep:
         """The sizes of a call with these tensor inputs."""
         return tuple(tensors[index].shape[dim] for index, dim in self.dims)
 
-    def numbers_of(self, leaves: Sequence[Any]) -> tuple[float, ...] | None:
-        """The numbers of a call with these inputs that may be any; None where they are no numbers there."""
-        if any(k >= len(leaves) or type(leaves[k]) is not float for k in self.joint.leaves):
+    def numbers_of(self, model: nn.Module, leaves: Sequence[Any]) -> tuple[float, ...] | None:
+        """The numbers of a call of ``model`` with these inputs that may be any; None where they are no numbers there."""
+        if any(k >= len(leaves) for k in self.joint.leaves):
             return None
-        return tuple(leaves[k] for k in self.joint.leaves)
+        attributes = (vars(model.get_submodule(path)).get(name) for path, name in self.joint.attributes)
+        numbers = (*(leaves[k] for k in self.joint.leaves), *attributes)
+        return numbers if all(type(number) is float for number in numbers) else None
 
     def sizes_for(self, sizes: Mapping[tuple[int, int], int]) -> tuple[int, ...]:
         """The sizes of ``dims`` in their order."""
         return tuple(map(sizes.__getitem__, self.dims))
 
-    def written_for(self, sizes: Sequence[int]) -> Joint:
+    def written_for(self, sizes: Sequence[float]) -> Joint:
         """The capture for these sizes."""
         return self.written if self.written is not None and tuple(sizes) == self.known else self.joint.at(sizes)
 
@@ -157,30 +159,42 @@ def capture_sized_step(
 
 
 def capture_numbers(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], numbers: Sequence[int], settings: Settings
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    numbers: Sequence[int],
+    attributes: Sequence[tuple[str, str]],
+    settings: Settings,
 ) -> SizedStep:
-    """Capture ``model(*args, **kwargs)`` for all values of these of its inputs, which are numbers.
+    """Capture ``model(*args, **kwargs)`` for all values of some numbers that it computes with.
+
+    Args:
+        model: the model.
+        args: positional inputs.
+        kwargs: named inputs.
+        numbers: index among the inputs of each of them.
+        attributes: path of the module, and name, of each that is an attribute.
+        settings: of the step.
 
     Raises:
-        OneSizeError: the step has to be captured for each.
+        OneSizeError: the step has to be captured for each value.
         tracer.CaptureError: it cannot be captured.
     """
-    from remat_planner.tracer.sizes import NotSizedError, capture_sized, is_same_joint
+    from remat_planner.tracer.sizes import capture_sized, is_same_joint
 
     known = capture(model, args, kwargs, loss=settings.loss)
     try:
-        joint = capture_sized(model, args, kwargs, dims=(), numbers=numbers, loss=settings.loss)
-    except NotSizedError as error:
-        raise OneSizeError(str(error)) from error
+        joint = capture_sized(model, args, kwargs, dims=(), numbers=numbers, attributes=attributes, loss=settings.loss)
     except Exception as error:  # the ordinary capture could do it
         raise OneSizeError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
-    without_memory = pytree.tree_map_only(
-        torch.Tensor, lambda t: torch.empty_like(t, device="meta"), (tuple(args), dict(kwargs))
-    )
-    values = tuple(pytree.tree_leaves((args, dict(kwargs)))[k] for k in numbers)
-    if not joint.holds([value + _OTHER for value in values]) or not is_same_joint(written := joint.at(values), known):
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), (tuple(args), dict(kwargs)))
+    step = SizedStep(joint, settings, args, kwargs)
+    values = step.numbers_of(model, pytree.tree_leaves((args, kwargs)))
+    if values is None or not joint.holds([value + _OTHER for value in values]):
         raise OneSizeError("it depends on the exact numbers")
-    return SizedStep(joint, settings, *without_memory, known=values, written=written)
+    if not is_same_joint(written := joint.at(values), known):
+        raise OneSizeError("with symbolic numbers it runs other operators")
+    return replace(step, known=values, written=written)
 
 
 def capture_ranges(

@@ -1,45 +1,57 @@
-"""Programs for calls that differ in numbers among their inputs: the step is captured once for all of them.
+"""Programs for calls that differ in numbers, among the inputs or in attributes of modules: captured once for all values.
 
-A share of a mixture or a weight of a loss is another one in each step. The numbers are symbols of the capture, as sizes are, and
-what the forward computes from them is computed again for each step, in its order. A branch on a number is a condition.
+The share of a mixture, the weight of a loss or a temperature may be another one in each step. They are symbols of the capture,
+as sizes are. What the forward computes from them is computed again for each step, in its order. A branch on one is a condition.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from remat_planner.planner.planning import BoundSignature, CallNow, OneSizeError, capture_numbers, settings_of
+from remat_planner.planner.planning import BoundSignature, CallNow, OneSizeError, SizedStep, capture_numbers, settings_of
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.same_step import differ_in_numbers_only
 from remat_planner.planner.runtime.sized_programs import StepPrograms
+from remat_planner.schedules import Schedule
 from remat_planner.tracer import CaptureError
 
 _log = logging.getLogger("remat_planner")
 
-_MOST_STEPS = 4
-"""Captures with symbols: a model that takes other branches for other numbers has several."""
+_MOST_CAPTURES = 8
+"""With symbols for numbers, also in vain: a model that takes other branches for other numbers has several."""
+
+
+class _Numbers(NamedTuple):
+    """Some numbers: the index of each among the inputs, and path and name of each that is an attribute of a module."""
+
+    leaves: tuple[int, ...]
+    attributes: tuple[tuple[str, str], ...]
 
 
 class NumberedPrograms:
-    """Finds programs for calls that differ from known ones in numbers among their inputs alone.
+    """Finds programs for calls that differ from known ones in numbers alone.
 
     Args:
         model: the model itself, which stays eager.
+        schedule: the plan.
         loss: the loss of the plan; None for the default one.
     """
 
-    def __init__(self, model: nn.Module, loss: Callable[..., torch.Tensor] | None) -> None:
+    def __init__(self, model: nn.Module, schedule: Schedule, loss: Callable[..., torch.Tensor] | None) -> None:
         self._model = model
+        self._schedule = schedule
         self._loss = loss
         self._steps: list[StepPrograms] = []
         self._captures = 0
-        self._differed: set[int] = set()
+        self._seen: set[Any] = set()
+        self._refused: set[_Numbers] = set()
 
     def bound_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature] | None:
         """A program for a call by a capture that is there, and its signature; else None."""
@@ -47,37 +59,76 @@ class NumberedPrograms:
         return next((bound for bound in found if bound is not None), None)
 
     def captured_for(
-        self, call: CallNow, program: PlannedProgram, signature: BoundSignature
+        self, call: CallNow, alike: Sequence[tuple[PlannedProgram, BoundSignature]]
     ) -> tuple[PlannedProgram, BoundSignature] | None:
-        """A program for a call that differs from ``program`` in numbers, from the second time on that these do; else None."""
-        changed = signature.changed_inputs(call.leaves)
-        numbers = sorted(position for position, _ in changed)
-        is_about_numbers = all(
-            type(before) is type(call.leaves[k]) is float and math.isfinite(call.leaves[k]) for k, before in changed
-        )
-        if not changed or not is_about_numbers or not signature.is_of_model_now(call.autocast, call.switches):
+        """A program for a call that differs from known ones in numbers, from the second time on that these do; else None.
+
+        ``alike`` are the known programs for tensors of these forms, the one that was used last first.
+        """
+        changed = self._changed(call, alike[0][1])
+        if changed is None:
             return None
-        if not self._differed.issuperset(numbers):
-            self._differed.update(numbers)
+        if not self._seen.issuperset((*changed.leaves, *changed.attributes)):
+            self._seen.update((*changed.leaves, *changed.attributes))
             return None
-        if self._captures == _MOST_STEPS:
-            return None
-        self._captures += 1
+        for numbers in dict.fromkeys((self._all_seen(call), changed)):
+            if numbers not in self._refused and self._captures < _MOST_CAPTURES:
+                self._captures += 1
+                step = self._captured(call, numbers)
+                if step is not None:
+                    return self._by_known_schedule(step, [program for program, _ in alike], call)
+        return None
+
+    def _captured(self, call: CallNow, numbers: _Numbers) -> SizedStep | None:
+        """The step of ``call`` for all values of ``numbers``; None where it has to be captured for each."""
+        settings = replace(settings_of(self._schedule), loss=self._loss)
         try:
-            step = capture_numbers(
-                self._model,
-                call.args,
-                call.kwargs,
-                sorted(self._differed),
-                replace(settings_of(program.schedule), loss=self._loss),
-            )
+            return capture_numbers(self._model, call.args, call.kwargs, *numbers, settings)
         except (OneSizeError, CaptureError) as error:
-            _log.info("the step is captured anew for each number that it is called with: %s", error)
-            self._captures = _MOST_STEPS
+            _log.info("the step is captured anew for each value of these numbers: %s", error)
+            self._refused.add(numbers)
             return None
-        if step.written is None or not differ_in_numbers_only(step.written, program.joint):
+
+    def _by_known_schedule(
+        self, step: SizedStep, known: Sequence[PlannedProgram], call: CallNow
+    ) -> tuple[PlannedProgram, BoundSignature] | None:
+        """The program of ``step`` for a call by a known schedule; None where it is another step, which has to be planned."""
+        written = step.written_for(step.known)
+        for program in known:
+            if differ_in_numbers_only(written, program.joint):
+                programs = StepPrograms(self._model, step, program.schedule)
+                programs.adopt(program.schedule, step.known)
+                self._steps.insert(0, programs)
+                return programs.bound_for(call)
+        return None
+
+    def _all_seen(self, call: CallNow) -> _Numbers:
+        """All numbers that have been seen to change, and are numbers in this call."""
+        modules = dict(self._model.named_modules())
+        attributes = [seen for seen in self._seen if isinstance(seen, tuple)]
+        return _Numbers(
+            tuple(sorted(k for k in self._seen if isinstance(k, int) and k < len(call.leaves) and _is_number(call.leaves[k]))),
+            tuple(
+                sorted(
+                    (path, name) for path, name in attributes if path in modules and _is_number(vars(modules[path]).get(name))
+                )
+            ),
+        )
+
+    def _changed(self, call: CallNow, signature: BoundSignature) -> _Numbers | None:
+        """The numbers in which a call differs; None where it differs in something else, or in nothing."""
+        inputs = signature.changed_inputs(call.leaves)
+        if not all(type(before) is float and _is_number(call.leaves[position]) for position, before in inputs):
             return None
-        programs = StepPrograms(self._model, step, program.schedule)
-        programs.adopt(program.schedule, step.known)
-        self._steps.insert(0, programs)
-        return programs.bound_for(call)
+        modules = dict(self._model.named_modules())
+        attributes = []
+        for changed in signature.changed_python_state():
+            path, _, name = changed.rpartition(".")
+            if path not in modules or not _is_number(vars(modules[path]).get(name)):
+                return None
+            attributes.append((path, name))
+        return _Numbers(tuple(position for position, _ in inputs), tuple(sorted(attributes))) if inputs or attributes else None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)

@@ -106,7 +106,7 @@ class PlannedCall:
         self._plan_level = plan_level
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(model, schedule, self.loss)
-        self._numbered = NumberedPrograms(model, self.loss)
+        self._numbered = NumberedPrograms(model, schedule, self.loss)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._reader = InputReader()
         self._checked = CheckedStep(model)
@@ -283,7 +283,7 @@ class PlannedCall:
         ]
         numbered = None if self._sized is None else self._numbered.bound_for(call)
         if numbered is None and alike and self._sized is not None:
-            numbered = self._numbered.captured_for(call, *alike[0])
+            numbered = self._numbered.captured_for(call, alike)
         if numbered is not None:
             return self._kept(numbered)
         if alike:
@@ -331,7 +331,7 @@ class PlannedCall:
         self._emitted_for_group = in_process_group()
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(self.model, self.schedule, self.loss)
-        self._numbered = NumberedPrograms(self.model, self.loss)
+        self._numbered = NumberedPrograms(self.model, self.schedule, self.loss)
         self._bound = [
             (self._source.program(program.schedule, program.joint), signature)
             for program, signature in self._bound

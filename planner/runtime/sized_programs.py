@@ -68,7 +68,7 @@ class _Level:
         took: seconds that this took.
     """
 
-    sizes: tuple[int, ...]
+    sizes: tuple[Any, ...]
     storages: list[int]
     program: PlannedProgram
     begin: float
@@ -137,7 +137,7 @@ class StepPrograms:
         tensors = [leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)]
         dims = self.step.dims
         is_alike = all(index < len(tensors) and dim < tensors[index].dim() for index, dim in dims)
-        numbers = self.step.numbers_of(call.leaves)
+        numbers = self.step.numbers_of(self._model, call.leaves)
         return (*self.step.sizes_of(tensors), *numbers) if is_alike and numbers is not None else None
 
     def add_level(self, sizes: tuple[int, ...], enough: float) -> _Level:
@@ -158,7 +158,7 @@ class StepPrograms:
         _log.info("planned for inputs up to %s in %.1f s", format_inputs(step.origin.inputs), end - begin)
         return self._with_level(_Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin))
 
-    def adopt(self, schedule: Schedule, sizes: tuple[int, ...]) -> None:
+    def adopt(self, schedule: Schedule, sizes: tuple[float, ...]) -> None:
         """Take ``schedule``, which is planned for these sizes, as a level."""
         begin, joint = time.perf_counter(), self.step.joint
         program = PlannedProgram.of(schedule, self.step.written_for(sizes))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ def capture_sized(
     symbols: Sequence[int] | None = None,
     bounds: Sequence[tuple[int, int]] | None = None,
     numbers: Sequence[int] = (),
+    attributes: Sequence[tuple[str, str]] = (),
     loss: Callable[..., torch.Tensor] | None = None,
 ) -> SizedJoint:
     """Capture ``model(*args, **kwargs)`` as ``capture`` does, for other sizes too.
@@ -42,6 +44,7 @@ def capture_sized(
         symbols: for each of ``dims`` which symbol it is; those that are one symbol are always equal. By default each is one by
             itself.
         numbers: index among the inputs of each number that may be another one.
+        attributes: path of the module, and name, of each attribute that is such a number.
         bounds: the least and the largest size of each symbol; by default 2 and any. The step holds for no others.
         loss: as for ``capture``.
 
@@ -64,15 +67,33 @@ def capture_sized(
         [symbol_of[place] for place in in_order],
         bounds,
         where=lambda: user_line(sys._getframe(1)),
-        numbers=[leaves[k] for k in numbers],
+        numbers=[*(leaves[k] for k in numbers), *(vars(model.get_submodule(path))[name] for path, name in attributes)],
     )
-    for k, number in zip(numbers, sizes.numbers, strict=True):
+    for k, number in zip(numbers, sizes.numbers, strict=False):
         leaves[k] = number
     args, kwargs = pytree.tree_unflatten(leaves, spec)
-    with sizes_as_numbers(), sizes_seen_as_numbers():
+    given = dict(zip(attributes, sizes.numbers[len(numbers) :], strict=True))
+    with sizes_as_numbers(), sizes_seen_as_numbers(), _with_attributes(model, given):
         joint = capture(model, args, kwargs, loss=loss, mode=sizes.mode, once=True)
         states = tuple(None if k in numbers else state for k, state in enumerate(joint.argument_states))
-        return SizedJoint.of(replace(joint, argument_states=states), sizes, in_order, numbers)
+        if any(name in joint.reads.written.get(path, ()) for path, name in attributes):
+            raise NotSizedError("the forward sets a number that changes between steps, too")
+        joint = replace(joint, argument_states=states, attributes=given, reads=joint.reads.without(attributes))
+        return SizedJoint.of(joint, sizes, in_order, numbers)
+
+
+@contextmanager
+def _with_attributes(model: nn.Module, given: Mapping[tuple[str, str], Any]) -> Iterator[None]:
+    """Give modules these attributes, each by the path of its module and its name."""
+    places = [(vars(model.get_submodule(path)), name) for path, name in given]
+    before = [attributes[name] for attributes, name in places]
+    try:
+        for (attributes, name), value in zip(places, given.values(), strict=True):
+            attributes[name] = value
+        yield
+    finally:
+        for (attributes, name), value in zip(places, before, strict=True):
+            attributes[name] = value
 
 
 def _refuse_forms(tensors: Sequence[torch.Tensor], symbolic: Mapping[int, Sequence[int]]) -> None:

@@ -58,7 +58,7 @@ class _Conditions:
         self._answers = sizes.function(questions)
         self._expected = tuple(map(sizes.answer, questions))
 
-    def __call__(self, sizes: Sequence[int]) -> bool:
+    def __call__(self, sizes: Sequence[float]) -> bool:
         if not self._are_in_bounds(sizes):
             return False
         try:
@@ -86,7 +86,8 @@ class SizedJoint:
 
     Attributes:
         dims: index among the inputs, and dimension, of each of these sizes.
-        leaves: index among the inputs of each number that is a symbol too. Wherever ``sizes`` are given, these numbers follow.
+        leaves: index among the inputs of each number that is a symbol too. Wherever ``sizes`` are given, these numbers follow,
+            and then those of ``attributes``.
     """
 
     dims: tuple[tuple[int, int], ...]
@@ -103,8 +104,19 @@ class SizedJoint:
     _expressions: list[Any]  # of the numbers
     _texts: Mapping[str, ToCompute] = field(default_factory=dict)
 
+    @property
+    def attributes(self) -> tuple[tuple[str, str], ...]:
+        """Path of the module, and name, of each attribute that is a symbol."""
+        return tuple(self._joint.attributes)
+
     @classmethod
-    def of(cls, joint: Joint, sizes: SymbolicSizes, dims: Sequence[tuple[int, int]], leaves: Sequence[int] = ()) -> SizedJoint:
+    def of(
+        cls,
+        joint: Joint,
+        sizes: SymbolicSizes,
+        dims: Sequence[tuple[int, int]],
+        leaves: Sequence[int] = (),
+    ) -> SizedJoint:
         """The captured ``joint``, which is taken apart.
 
         Raises:
@@ -132,7 +144,15 @@ class SizedJoint:
             loss = replace(loss, lifetimes=lifetimes)
         texts = {text: numbers(size) for text, size in joint.forward.sizes.items()}
         given = tuple(map(numbers, joint.constant_leaves))
-        joint = replace(joint, constant_leaves=given, outputs=outputs, guards=_guards_with(joint.guards, numbers), loss=None)
+        attributes = {place: numbers(number) for place, number in joint.attributes.items()}
+        joint = replace(
+            joint,
+            constant_leaves=given,
+            attributes=attributes,
+            outputs=outputs,
+            guards=_guards_with(joint.guards, numbers),
+            loss=None,
+        )
         conditions = sizes.conditions()
         lasting = [condition for condition in conditions if not sizes.is_about_single_sizes(condition)]
         return cls(
@@ -193,18 +213,18 @@ class SizedJoint:
                 named.setdefault(lifetime.bytes.number, "the loss")
         return named
 
-    def holds(self, sizes: Sequence[int]) -> bool:
+    def holds(self, sizes: Sequence[float]) -> bool:
         """Whether the step is the captured one for these sizes."""
         return self._has_same(sizes) and self._holds(sizes)
 
-    def holds_nearby(self, sizes: Sequence[int]) -> bool:
+    def holds_nearby(self, sizes: Sequence[float]) -> bool:
         """Whether it is for sizes around these. These may be others by chance, as a length that equals the number of heads."""
         return self._has_same(sizes) and self._holds_nearby(sizes)
 
-    def _has_same(self, sizes: Sequence[int]) -> bool:
+    def _has_same(self, sizes: Sequence[float]) -> bool:
         return all(sizes[k] == sizes[first] for k, first in self._same)
 
-    def numbers(self, sizes: Sequence[int]) -> tuple[Any, ...]:
+    def numbers(self, sizes: Sequence[float]) -> tuple[Any, ...]:
         """All numbers of the step that are computed from sizes."""
         return self._compute(*sizes)
 
@@ -227,6 +247,7 @@ class SizedJoint:
         return replace(
             joint,
             constant_leaves=tuple(_number(leaf, numbers) for leaf in self._joint.constant_leaves),
+            attributes={place: _number(number, numbers) for place, number in self._joint.attributes.items()},
             outputs=tuple(
                 replace(leaf, node=node, constant=_number(leaf.constant, numbers))
                 for leaf, node in zip(self._joint.outputs, nodes, strict=True)
@@ -235,7 +256,7 @@ class SizedJoint:
             forward=self._forward_with(numbers),
         )
 
-    def at(self, sizes: Sequence[int]) -> Joint:
+    def at(self, sizes: Sequence[float]) -> Joint:
         """The step for these sizes. Numbers among arguments say how they are computed (``tracer.joint.SizeNumber``)."""
         numbers = self.numbers(sizes)
         fakes = Fakes(new_fake_mode(), self._forms.storages, lambda value: _number(value, numbers))
