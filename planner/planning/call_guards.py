@@ -23,6 +23,7 @@ from remat_planner.tracer.python_state import (
     ObjectContent,
     Roots,
     Watch,
+    attributes_at,
     changed_in_value,
     described_value,
     is_plain,
@@ -184,7 +185,7 @@ class BoundSignature:
     def changed_python_state(self) -> tuple[str, ...]:
         """Names of the Python values that the forward can read and that differ from those of the capture."""
         numbers = self.joint.attributes.items()
-        changed = [place for place, number in numbers if not _equal(vars(self._modules[place[0]]).get(place[1]), number)]
+        changed = [place for place, number in numbers if not _equal(attributes_at(self.model, place[0]).get(place[1]), number)]
         return tuple(".".join(filter(None, place)) for place in changed) or self._python_state.changed()
 
     def changed_places(self) -> tuple[str, ...]:

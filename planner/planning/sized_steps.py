@@ -18,6 +18,7 @@ from remat_planner.planner.planning.signatures import input_signature, state_sig
 from remat_planner.planner.planning.step import Step, costed_step
 from remat_planner.schedules import SizeRange
 from remat_planner.tracer import Joint, capture
+from remat_planner.tracer.python_state import attributes_at
 
 if TYPE_CHECKING:
     from remat_planner.tracer.sizes import SizedJoint
@@ -77,7 +78,7 @@ class SizedStep:
         """The numbers of a call of ``model`` with these inputs that may be any; None where they are no numbers there."""
         if any(k >= len(leaves) for k in self.joint.leaves):
             return None
-        attributes = (vars(model.get_submodule(path)).get(name) for path, name in self.joint.attributes)
+        attributes = (attributes_at(model, path).get(name) for path, name in self.joint.attributes)
         numbers = (*(leaves[k] for k in self.joint.leaves), *attributes)
         return numbers if all(type(number) is float for number in numbers) else None
 
@@ -173,7 +174,7 @@ def capture_numbers(
         args: positional inputs.
         kwargs: named inputs.
         numbers: index among the inputs of each of them.
-        attributes: path of the module, and name, of each that is an attribute.
+        attributes: path of the module or object, and name, of each that is an attribute.
         settings: of the step.
 
     Raises:

@@ -21,6 +21,7 @@ from remat_planner.planner.runtime.same_step import differ_in_numbers_only
 from remat_planner.planner.runtime.sized_programs import StepPrograms
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import CaptureError
+from remat_planner.tracer.python_state import attributes_at
 
 _log = logging.getLogger("remat_planner")
 
@@ -29,7 +30,7 @@ _MOST_CAPTURES = 8
 
 
 class _Numbers(NamedTuple):
-    """Some numbers: the index of each among the inputs, and path and name of each that is an attribute of a module."""
+    """Some numbers: the index of each among the inputs; path and name of each that is an attribute of a module or object."""
 
     leaves: tuple[int, ...]
     attributes: tuple[tuple[str, str], ...]
@@ -104,27 +105,24 @@ class NumberedPrograms:
 
     def _all_seen(self, call: CallNow) -> _Numbers:
         """All numbers that have been seen to change, and are numbers in this call."""
-        modules = dict(self._model.named_modules())
         attributes = [seen for seen in self._seen if isinstance(seen, tuple)]
         return _Numbers(
             tuple(sorted(k for k in self._seen if isinstance(k, int) and k < len(call.leaves) and _is_number(call.leaves[k]))),
-            tuple(
-                sorted(
-                    (path, name) for path, name in attributes if path in modules and _is_number(vars(modules[path]).get(name))
-                )
-            ),
+            tuple(sorted(place for place in attributes if self._is_attribute(*place))),
         )
+
+    def _is_attribute(self, path: str, name: str) -> bool:
+        return _is_number(attributes_at(self._model, path).get(name))
 
     def _changed(self, call: CallNow, signature: BoundSignature) -> _Numbers | None:
         """The numbers in which a call differs; None where it differs in something else, or in nothing."""
         inputs = signature.changed_inputs(call.leaves)
         if not all(type(before) is float and _is_number(call.leaves[position]) for position, before in inputs):
             return None
-        modules = dict(self._model.named_modules())
         attributes = []
         for changed in signature.changed_python_state():
             path, _, name = changed.rpartition(".")
-            if path not in modules or not _is_number(vars(modules[path]).get(name)):
+            if not self._is_attribute(path, name):
                 return None
             attributes.append((path, name))
         return _Numbers(tuple(position for position, _ in inputs), tuple(sorted(attributes))) if inputs or attributes else None

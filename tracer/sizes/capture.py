@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.capture import capture
 from remat_planner.tracer.joint import has_parts
-from remat_planner.tracer.python_state import sizes_seen_as_numbers
+from remat_planner.tracer.python_state import attributes_at, sizes_seen_as_numbers
 from remat_planner.tracer.record import user_line
 from remat_planner.tracer.sizes.errors import NotSizedError
 from remat_planner.tracer.sizes.sized_joint import SizedJoint
@@ -44,7 +44,7 @@ def capture_sized(
         symbols: for each of ``dims`` which symbol it is; those that are one symbol are always equal. By default each is one by
             itself.
         numbers: index among the inputs of each number that may be another one.
-        attributes: path of the module, and name, of each attribute that is such a number.
+        attributes: path of the module or object, and name, of each attribute that is such a number.
         bounds: the least and the largest size of each symbol; by default 2 and any. The step holds for no others.
         loss: as for ``capture``.
 
@@ -67,7 +67,7 @@ def capture_sized(
         [symbol_of[place] for place in in_order],
         bounds,
         where=lambda: user_line(sys._getframe(1)),
-        numbers=[*(leaves[k] for k in numbers), *(vars(model.get_submodule(path))[name] for path, name in attributes)],
+        numbers=[*(leaves[k] for k in numbers), *(attributes_at(model, path)[name] for path, name in attributes)],
     )
     for k, number in zip(numbers, sizes.numbers, strict=False):
         leaves[k] = number
@@ -85,7 +85,7 @@ def capture_sized(
 @contextmanager
 def _with_attributes(model: nn.Module, given: Mapping[tuple[str, str], Any]) -> Iterator[None]:
     """Give modules these attributes, each by the path of its module and its name."""
-    places = [(vars(model.get_submodule(path)), name) for path, name in given]
+    places = [(attributes_at(model, path), name) for path, name in given]
     before = [attributes[name] for attributes, name in places]
     try:
         for (attributes, name), value in zip(places, given.values(), strict=True):
