@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +31,16 @@ _OTHER = 1e-3
 """A capture that does not hold for numbers larger by this is for these numbers alone."""
 _NEARBY = 8
 """A capture that holds for none of so many sizes around its own is for this one alone."""
+
+
+class Numbers(NamedTuple):
+    """Some numbers: the index of each among the inputs; path and name of each that is an attribute of a module or object."""
+
+    leaves: tuple[int, ...]
+    attributes: tuple[tuple[str, str], ...]
+
+
+NO_NUMBERS = Numbers((), ())
 
 
 class OneSizeError(Exception):
@@ -90,11 +100,11 @@ class SizedStep:
         """The capture for these sizes."""
         return self.written if self.written is not None and tuple(sizes) == self.known else self.joint.at(sizes)
 
-    def at(self, model: nn.Module, sizes: Sequence[int]) -> Step:
+    def at(self, model: nn.Module, sizes: Sequence[Any]) -> Step:
         """The step for these sizes, costed."""
         leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
         places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-        for (index, dim), size in zip(self.dims, sizes, strict=True):
+        for (index, dim), size in zip(self.dims, sizes, strict=False):
             tensor = leaves[places[index]]
             shape = [size if k == dim else other for k, other in enumerate(tensor.shape)]
             leaves[places[index]] = tensor.new_empty(shape)
@@ -113,6 +123,7 @@ def capture_sized_step(
     known: Joint,
     settings: Settings,
     bounds: Sequence[tuple[int, int]] | None = None,
+    numbers: Numbers = NO_NUMBERS,
 ) -> SizedStep:
     """Capture ``model(*args, **kwargs)`` for all sizes of ``dims``.
 
@@ -127,6 +138,7 @@ def capture_sized_step(
             a new capture.
         settings: of the step.
         bounds: the least and the largest size of each symbol, for which alone it is captured; by default 2 and any.
+        numbers: for whose values it is captured, too.
 
     Raises:
         OneSizeError: the step has to be captured for each size.
@@ -135,7 +147,17 @@ def capture_sized_step(
     from remat_planner.tracer.sizes import NotSizedError, capture_sized, is_same_joint
 
     try:
-        joint = capture_sized(model, args, kwargs, dims=dims, symbols=symbols, bounds=bounds, loss=settings.loss)
+        joint = capture_sized(
+            model,
+            args,
+            kwargs,
+            dims=dims,
+            symbols=symbols,
+            bounds=bounds,
+            numbers=numbers.leaves,
+            attributes=numbers.attributes,
+            loss=settings.loss,
+        )
     except NotSizedError as error:
         raise OneSizeError(str(error)) from error
     except Exception as error:  # where the step itself cannot be captured, the ordinary capture that follows says why
@@ -144,14 +166,17 @@ def capture_sized_step(
         torch.Tensor, lambda t: torch.empty_like(t, device="meta"), (tuple(args), dict(kwargs))
     )
     step = SizedStep(joint, settings, *without_memory)
-    sizes = step.sizes_of([leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor)])
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    of_dims = step.sizes_of([leaf for leaf in leaves if isinstance(leaf, torch.Tensor)])
+    values = step.numbers_of(model, leaves) or ()
+    sizes = (*of_dims, *values)
     nearby = [k for k in range(-_NEARBY, _NEARBY + 1) if k]
     differing = [place not in along for place in dims]
-    others = ([size + k * differs for size, differs in zip(sizes, differing, strict=True)] for k in nearby)
+    others = ((*(size + k * differs for size, differs in zip(of_dims, differing, strict=True)), *values) for k in nearby)
     if bounds is None and not any(map(joint.holds_nearby, others)):
         raise OneSizeError("it depends on the exact sizes", by_chance=True)
     other = step.sizes_of([node.meta["val"] for node in known.input_nodes])
-    if joint.holds(other) and is_same_joint(written := joint.at(other), known):
+    if not values and joint.holds(other) and is_same_joint(written := joint.at(other), known):
         return replace(step, known=other, written=written)
     # The known sizes may equal others by chance, so that it has merged what is the same for them alone.
     if not is_same_joint(written := joint.at(sizes), capture(model, args, kwargs, loss=settings.loss)):
@@ -160,12 +185,7 @@ def capture_sized_step(
 
 
 def capture_numbers(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    numbers: Sequence[int],
-    attributes: Sequence[tuple[str, str]],
-    settings: Settings,
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], numbers: Numbers, settings: Settings
 ) -> SizedStep:
     """Capture ``model(*args, **kwargs)`` for all values of some numbers that it computes with.
 
@@ -173,8 +193,7 @@ def capture_numbers(
         model: the model.
         args: positional inputs.
         kwargs: named inputs.
-        numbers: index among the inputs of each of them.
-        attributes: path of the module or object, and name, of each that is an attribute.
+        numbers: these.
         settings: of the step.
 
     Raises:
@@ -185,7 +204,9 @@ def capture_numbers(
 
     known = capture(model, args, kwargs, loss=settings.loss)
     try:
-        joint = capture_sized(model, args, kwargs, dims=(), numbers=numbers, attributes=attributes, loss=settings.loss)
+        joint = capture_sized(
+            model, args, kwargs, dims=(), numbers=numbers.leaves, attributes=numbers.attributes, loss=settings.loss
+        )
     except Exception as error:  # the ordinary capture could do it
         raise OneSizeError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), (tuple(args), dict(kwargs)))

@@ -10,15 +10,23 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from remat_planner.planner.planning import BoundSignature, CallNow, OneSizeError, SizedStep, capture_numbers, settings_of
+from remat_planner.planner.planning import (
+    BoundSignature,
+    CallNow,
+    Numbers,
+    OneSizeError,
+    SizedStep,
+    capture_numbers,
+    settings_of,
+)
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.same_step import differ_in_numbers_only
-from remat_planner.planner.runtime.sized_programs import StepPrograms
+from remat_planner.planner.runtime.step_programs import StepPrograms
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import CaptureError
 from remat_planner.tracer.python_state import attributes_at
@@ -27,13 +35,6 @@ _log = logging.getLogger("remat_planner")
 
 _MOST_CAPTURES = 8
 """With symbols for numbers, also in vain: a model that takes other branches for other numbers has several."""
-
-
-class _Numbers(NamedTuple):
-    """Some numbers: the index of each among the inputs; path and name of each that is an attribute of a module or object."""
-
-    leaves: tuple[int, ...]
-    attributes: tuple[tuple[str, str], ...]
 
 
 class NumberedPrograms:
@@ -52,7 +53,7 @@ class NumberedPrograms:
         self._steps: list[StepPrograms] = []
         self._captures = 0
         self._seen: set[Any] = set()
-        self._refused: set[_Numbers] = set()
+        self._refused: set[Numbers] = set()
 
     def bound_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature] | None:
         """A program for a call by a capture that is there, and its signature; else None."""
@@ -66,13 +67,13 @@ class NumberedPrograms:
 
         ``alike`` are the known programs for tensors of these forms, the one that was used last first.
         """
-        changed = self._changed(call, alike[0][1])
-        if changed is None:
+        changed = self.changed(call, alike[0][1])
+        if changed is None or not any(changed):
             return None
         if not self._seen.issuperset((*changed.leaves, *changed.attributes)):
-            self._seen.update((*changed.leaves, *changed.attributes))
+            self.see(changed)
             return None
-        for numbers in dict.fromkeys((self._all_seen(call), changed)):
+        for numbers in dict.fromkeys((self.all_seen(call), changed)):
             if numbers not in self._refused and self._captures < _MOST_CAPTURES:
                 self._captures += 1
                 step = self._captured(call, numbers)
@@ -80,11 +81,11 @@ class NumberedPrograms:
                     return self._by_known_schedule(step, [program for program, _ in alike], call)
         return None
 
-    def _captured(self, call: CallNow, numbers: _Numbers) -> SizedStep | None:
+    def _captured(self, call: CallNow, numbers: Numbers) -> SizedStep | None:
         """The step of ``call`` for all values of ``numbers``; None where it has to be captured for each."""
         settings = replace(settings_of(self._schedule), loss=self._loss)
         try:
-            return capture_numbers(self._model, call.args, call.kwargs, *numbers, settings)
+            return capture_numbers(self._model, call.args, call.kwargs, numbers, settings)
         except (OneSizeError, CaptureError) as error:
             _log.info("the step is captured anew for each value of these numbers: %s", error)
             self._refused.add(numbers)
@@ -103,10 +104,10 @@ class NumberedPrograms:
                 return programs.bound_for(call)
         return None
 
-    def _all_seen(self, call: CallNow) -> _Numbers:
+    def all_seen(self, call: CallNow) -> Numbers:
         """All numbers that have been seen to change, and are numbers in this call."""
         attributes = [seen for seen in self._seen if isinstance(seen, tuple)]
-        return _Numbers(
+        return Numbers(
             tuple(sorted(k for k in self._seen if isinstance(k, int) and k < len(call.leaves) and _is_number(call.leaves[k]))),
             tuple(sorted(place for place in attributes if self._is_attribute(*place))),
         )
@@ -114,8 +115,12 @@ class NumberedPrograms:
     def _is_attribute(self, path: str, name: str) -> bool:
         return _is_number(attributes_at(self._model, path).get(name))
 
-    def _changed(self, call: CallNow, signature: BoundSignature) -> _Numbers | None:
-        """The numbers in which a call differs; None where it differs in something else, or in nothing."""
+    def see(self, numbers: Numbers) -> None:
+        """These have changed."""
+        self._seen.update((*numbers.leaves, *numbers.attributes))
+
+    def changed(self, call: CallNow, signature: BoundSignature) -> Numbers | None:
+        """The numbers in which the inputs and the Python state of a call differ; None where they differ in something else."""
         inputs = signature.changed_inputs(call.leaves)
         if not all(type(before) is float and _is_number(call.leaves[position]) for position, before in inputs):
             return None
@@ -125,7 +130,7 @@ class NumberedPrograms:
             if not self._is_attribute(path, name):
                 return None
             attributes.append((path, name))
-        return _Numbers(tuple(position for position, _ in inputs), tuple(sorted(attributes))) if inputs or attributes else None
+        return Numbers(tuple(position for position, _ in inputs), tuple(sorted(attributes)))
 
 
 def _is_number(value: Any) -> bool:

@@ -32,7 +32,8 @@ from remat_planner.planner.runtime.program_source import ProgramSource, Replan
 from remat_planner.planner.runtime.range_programs import RangePrograms
 from remat_planner.planner.runtime.recaptures import Recaptures
 from remat_planner.planner.runtime.same_step import same_step
-from remat_planner.planner.runtime.sized_programs import PlanLevel, SizedPrograms
+from remat_planner.planner.runtime.sized_programs import SizedPrograms
+from remat_planner.planner.runtime.step_programs import PlanLevel
 from remat_planner.planner.runtime.step_watch import StepWatch, Watch
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
 from remat_planner.planner.runtime.unplanned import UnplannedTraining
@@ -104,9 +105,9 @@ class PlannedCall:
         self.disk_folder = disk_folder
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler, disk_folder)
         self._plan_level = plan_level
+        self._numbered = NumberedPrograms(model, schedule, self.loss)
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(model, schedule, self.loss)
-        self._numbered = NumberedPrograms(model, schedule, self.loss)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._reader = InputReader()
         self._checked = CheckedStep(model)
@@ -127,7 +128,7 @@ class PlannedCall:
     def _sized_programs(self) -> SizedPrograms | None:
         if self._plan_level is None or self.compiler is not None or self.schedule.graph.pools:
             return None
-        return SizedPrograms(self.model, self.schedule, self.loss, self._plan_level)
+        return SizedPrograms(self.model, self.schedule, self.loss, self._plan_level, self._numbered)
 
     def expect_unplanned(self) -> None:
         """The model is used without its plan on purpose."""
@@ -329,9 +330,9 @@ class PlannedCall:
     def _emit_again(self) -> None:
         """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""
         self._emitted_for_group = in_process_group()
+        self._numbered = NumberedPrograms(self.model, self.schedule, self.loss)
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(self.model, self.schedule, self.loss)
-        self._numbered = NumberedPrograms(self.model, self.schedule, self.loss)
         self._bound = [
             (self._source.program(program.schedule, program.joint), signature)
             for program, signature in self._bound

@@ -21,7 +21,7 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.recapture import is_step_of, stand_ins
-from remat_planner.planner.runtime.sized_programs import StepPrograms
+from remat_planner.planner.runtime.step_programs import StepPrograms
 from remat_planner.schedules import Schedule, SizeRange, in_words, is_at_largest
 from remat_planner.tracer import CaptureError, capture
 

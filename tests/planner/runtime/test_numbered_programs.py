@@ -169,3 +169,43 @@ def test_numbers_that_are_equal_by_chance_in_the_capture(third):
     planned = remat_planner.apply_schedule(model, schedule)
     for k, (number, scale) in enumerate(((0.3, 0.2), (0.4, 0.6), (third, third), (0.6, 0.1), (0.7, 0.8), (0.45, 0.45))):
         assert all(map(torch.equal, step(eager, x, number, scale, k), step(planned, x, number, scale, k))), number
+
+
+@pytest.mark.slow
+def test_numbers_and_sizes_change_together(caplog):
+    torch.manual_seed(0)
+    model = Net(COMPUTED_AGAIN["arithmetic"])
+    eager = copy.deepcopy(model)
+    schedule = remat_planner.plan(model, (torch.randn(9, WIDTH), 0.5), budget="120%", solver="none", verify=False)
+    planned = remat_planner.apply_schedule(model, schedule)
+    for k, rows in enumerate((9, 8, 7, 5, 8, 4, 3, 9)):
+        if k == 3:
+            caplog.clear()
+        x, number, scale = torch.randn(rows, WIDTH), 0.1 * k, 0.9 - 0.1 * k
+        assert all(map(torch.equal, step(eager, x, number, scale, k), step(planned, x, number, scale, k))), rows
+    assert not caplog.records
+
+
+@pytest.mark.slow
+def test_an_attribute_of_an_object_is_a_number_too(caplog):
+    class Weights:
+        share = 0.5  # of the class, which is watched as it is
+
+        def __init__(self):
+            self.share = 0.5
+
+    torch.manual_seed(0)
+    model, x = Net(lambda self, h, a, b: h * self.weights.share + b), torch.randn(4, WIDTH)
+    model.weights = Weights()
+    eager = copy.deepcopy(model)
+    planned = remat_planner.apply_schedule(
+        model, remat_planner.plan(model, (x, 0.5), budget="120%", solver="none", verify=False)
+    )
+    for k in range(8):
+        if k == 3:
+            caplog.clear()
+        eager.weights.share = model.weights.share = 0.2 + 0.1 * k
+        assert all(map(torch.equal, step(eager, x, 0.5, 0.5, k), step(planned, x, 0.5, 0.5, k)))
+    assert not caplog.records
+    del eager.weights.share, model.weights.share
+    assert all(map(torch.equal, step(eager, x, 0.5, 0.5, 1), step(planned, x, 0.5, 0.5, 1)))
