@@ -177,7 +177,7 @@ def plan(
     with PLANNING:
         schedule = planned(forms, asked)
         if is_to_verify(verify):
-            check_plan(model, (*forms, *within(given, ranges)), schedule, settings, planned, insist=bool(verify))
+            check_plan(model, forms, within(given, ranges), schedule, settings, planned, insist=bool(verify))
     return schedule
 
 
@@ -212,7 +212,7 @@ def plan_traced(model: nn.Module, form: InputForm, step: Step, budget: int | str
     with PLANNING:
         schedule = schedule_step(step, budget_on_device(budget, model, settings.costs))
         if is_to_verify(verify):
-            check_plan(model, (form,), schedule, settings, plan_again, insist=bool(verify))
+            check_plan(model, (form,), (), schedule, settings, plan_again, insist=bool(verify))
     return schedule
 
 

@@ -47,7 +47,7 @@ from remat_planner.planner.reports import (
     verification_report,
 )
 from remat_planner.planner.training_state import beyond_one_process
-from remat_planner.planner.verified_plan import Verdict, is_to_verify, verdict_on_all
+from remat_planner.planner.verified_plan import Verdict, is_to_verify, verdicts_on, worst_of
 from remat_planner.schedules import RegionSchedule, Schedule
 
 
@@ -102,12 +102,17 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
         verdict = Verdict(None, "as asked")
         if is_to_verify(asked.verify_it):
             stages.stage("Verifying")
-            verdict = verdict_on_all(
-                loaded.model,
-                (form, *within(form, ranges)),
-                schedule,
-                settings,
-                lambda forms, budget: _planned(loaded, forms[0], budget, settings, stages, regions=asked.regions, whole=whole),
+            verdict = worst_of(
+                verdicts_on(
+                    loaded.model,
+                    (form,),
+                    within(form, ranges),
+                    schedule,
+                    settings,
+                    lambda forms, budget: _planned(
+                        loaded, forms[0], budget, settings, stages, regions=asked.regions, whole=whole
+                    ),
+                )
             )
             if asked.verify_it and verdict.verification is None:
                 raise UsageError(f"the plan cannot be verified here: {verdict.why_not}")

@@ -72,7 +72,10 @@ def size_ranges(text: str, form: InputForm) -> tuple[SizeRange, ...]:
 
 
 def form_at(form: InputForm, ranges: Sequence[SizeRange], sizes: Sequence[int]) -> InputForm:
-    """The first rows, tokens, ... of the inputs of ``form``: inputs with these sizes, which are no larger than its own."""
+    """Rows, tokens, ... of the inputs of ``form``: inputs with these sizes, which are no larger than its own.
+
+    They are chosen evenly, so that what the forward reads from the values (whether there is any padding) tends to stay.
+    """
     leaves, spec = pytree.tree_flatten((form.args, form.kwargs))
     places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     with torch.no_grad():
@@ -80,8 +83,8 @@ def form_at(form: InputForm, ranges: Sequence[SizeRange], sizes: Sequence[int]) 
             for index, dim in of.dims:
                 leaf = leaves[places[index]]
                 if size < leaf.shape[dim]:
-                    first = leaf.narrow(dim, 0, size).clone(memory_format=torch.contiguous_format)
-                    leaves[places[index]] = first.requires_grad_(leaf.requires_grad)
+                    chosen = torch.linspace(0, leaf.shape[dim] - 1, size, device=leaf.device).round().long()
+                    leaves[places[index]] = leaf.index_select(dim, chosen).requires_grad_(leaf.requires_grad)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return InputForm(args, kwargs)
 
