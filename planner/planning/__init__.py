@@ -30,7 +30,6 @@ from remat_planner.planner.planning.settings import Loss, Progress, Settings, se
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
 from remat_planner.planner.planning.size_ranges import form_at, size_ranges
 from remat_planner.planner.planning.sized_steps import (
-    NO_NUMBERS,
     Numbers,
     OneSizeError,
     SizedStep,
@@ -48,7 +47,6 @@ __all__ = [
     "FREE_OVERHEAD",
     "LARGEST_BATCH",
     "LEAST_FOUND",
-    "NO_NUMBERS",
     "REPLAN_TIME_LIMIT",
     "Batches",
     "BoundSignature",

@@ -40,7 +40,7 @@ class Numbers(NamedTuple):
     attributes: tuple[tuple[str, str], ...]
 
 
-NO_NUMBERS = Numbers((), ())
+_NO_NUMBERS = Numbers((), ())
 
 
 class OneSizeError(Exception):
@@ -123,7 +123,7 @@ def capture_sized_step(
     known: Joint,
     settings: Settings,
     bounds: Sequence[tuple[int, int]] | None = None,
-    numbers: Numbers = NO_NUMBERS,
+    numbers: Numbers = _NO_NUMBERS,
 ) -> SizedStep:
     """Capture ``model(*args, **kwargs)`` for all sizes of ``dims``.
 
