@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from remat_planner.planner.compile import check_compiler, refuse_copies
-from remat_planner.planner.errors import AlreadyAppliedError, InfeasibleBudgetError, NotAppliedError
+from remat_planner.planner.errors import AlreadyAppliedError, CompilerError, InfeasibleBudgetError, NotAppliedError
 from remat_planner.planner.formatting import format_percent
 from remat_planner.planner.planning import (
     ENOUGH_FOR_REPLAN,
@@ -35,7 +35,15 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.regions import RegionForward, apply_regions, named_in, planned_regions, remove_regions
 from remat_planner.planner.runtime import Audit, PlannedCall, Replan, call_of, is_planned_module, planned_module
-from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
+from remat_planner.schedules import (
+    Origin,
+    RegionSchedule,
+    Schedule,
+    StaleScheduleError,
+    in_words,
+    origin_differences,
+    planned_ranges,
+)
 from remat_planner.tracer.refusals import refuse_compiled, refuse_compiled_around
 
 _log = logging.getLogger("remat_planner")
@@ -97,6 +105,7 @@ def apply_schedule(
     if compiler is not None:
         check_compiler(compiler, model.parameters())
         refuse_copies(compiler, schedule.pool_peak_bytes)
+        _refuse_ranges(compiler, schedule)
     if isinstance(schedule, RegionSchedule):
         return apply_regions(
             model,
@@ -125,6 +134,20 @@ def apply_schedule(
     planned = planned_module(model, call, _apply_again)
     call.returned(planned)
     return planned
+
+
+def _refuse_ranges(compiler: str, schedule: Schedule | RegionSchedule) -> None:
+    """Refuse to compile a plan for ranges of sizes: compiled code is for one size.
+
+    Raises:
+        CompilerError: it is one.
+    """
+    if isinstance(schedule, Schedule) and (ranges := planned_ranges(schedule)):
+        raise CompilerError(
+            f"the schedule is for ranges of sizes ({in_words(ranges)}), and compiled code is for one size: plan for some of "
+            "them, plan(..., shapes=[...]), or leave the compiler out",
+            compiler=compiler,
+        )
 
 
 def remove_schedule(model: nn.Module) -> nn.Module:

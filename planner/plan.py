@@ -22,18 +22,21 @@ from remat_planner.planner.planning import (
     Settings,
     Step,
     budget_on_device,
+    form_at,
     input_forms,
     least_budget,
     peak_without_recomputation,
     remember_capture,
+    schedule_ranges,
     schedule_step,
     settings_for,
+    size_ranges,
     trace_step,
 )
 from remat_planner.planner.regions import AUTO_REGIONS, plan_regions, plan_regions_instead, planned_regions, suggest_regions
 from remat_planner.planner.runtime import is_planned_module
 from remat_planner.planner.verified_plan import check_plan, is_to_verify
-from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, TrainingState, Variants
+from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, SizeRange, TrainingState, Variants
 from remat_planner.solvers import Order, Reporter, Solver
 from remat_planner.tracer import CaptureError
 
@@ -58,7 +61,7 @@ def plan(
     budget_on: BudgetOn = "allocated",
     regions: str | type[nn.Module] | None = None,
     whole: bool = False,
-    shapes: Sequence[Any] | None = None,
+    shapes: Sequence[Any] | str | None = None,
     offload: Offload | None = None,
     variants: Variants = "exact",
     order: Order = "given",
@@ -104,7 +107,9 @@ def plan(
         shapes: more forms of input to plan for, each within the budget: a tensor, a tuple of positional inputs, a dict of
             named ones, or a pair of both. Training then runs each form by its own schedule and plans none of them again. A
             budget in percent refers to the highest peak without recomputation of any form, and ``time_limit`` is for each form.
-            The result is the schedule of the form with that peak; its ``companions`` are the others.
+            The result is the schedule of the form with that peak; its ``companions`` are the others. Or ranges of sizes,
+            ``"batch=1..8, tokens=128..4096"``, beside inputs of the largest ones: each range is of all dimensions that have
+            its largest size (``"tokens@1=128..768"``: of dimensions 1 alone). Training then plans for no size in them.
         offload: where activations may be copied to, beside what is recomputed: ``Offload(host="64GB")`` for a GPU, or
             ``Offload(disk="500GB", folder="/scratch")``. By default nothing is copied.
         variants: "exact" for operators that give eager's bits; "any" to let it compute a ``cross_entropy`` behind a linear
@@ -130,7 +135,7 @@ def plan(
         InfeasibleBudgetError: no schedule was found within the budget.
         AlreadyAppliedError: the model, or a module inside it, has a schedule already.
         RegionError: the regions cannot be planned.
-        ShapesError: the model cannot be called with one of ``shapes``.
+        ShapesError: the model cannot be called with one of ``shapes``, or cannot be planned for these ranges.
         VerificationError: the planned step was run, and leaves something else than eager or takes more than the budget.
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
@@ -164,9 +169,13 @@ def plan(
         )
     if regions is not None and whole:
         raise RegionError("whole=True refuses what regions= asks for: leave one of them out", names=())
-    forms = (InputForm(tuple(args), dict(kwargs or {})),) if shapes is None else input_forms(args, kwargs or {}, shapes)
+    given = InputForm(tuple(args), dict(kwargs or {}))
+    ranges = size_ranges(shapes, given) if isinstance(shapes, str) else ()
+    forms = (given,) if shapes is None or ranges else input_forms(args, kwargs or {}, shapes)
 
     def planned(forms: Sequence[InputForm], budget: Budget) -> Schedule | RegionSchedule:
+        if ranges and forms[0] is given:
+            return plan_ranges(model, given, ranges, budget, settings)
         if regions is not None:
             return plan_regions(model, forms[0].args, forms[0].kwargs, budget=budget, regions=regions, settings=settings)
         if len(forms) > 1:
@@ -178,8 +187,23 @@ def plan(
     with PLANNING:
         schedule = planned(forms, asked)
         if is_to_verify(verify):
-            check_plan(model, forms, schedule, settings, planned, insist=bool(verify))
+            check_plan(model, forms, within(given, ranges), schedule, settings, planned, insist=bool(verify))
     return schedule
+
+
+def plan_ranges(model: nn.Module, form: InputForm, ranges: Sequence[SizeRange], budget: Budget, settings: Settings) -> Schedule:
+    """The schedule for all sizes of ``ranges``; ``form`` has the largest. See ``schedule_ranges``."""
+
+    def trace(inputs: InputForm) -> Step:
+        return trace_whole(model, inputs.args, inputs.kwargs, settings=settings)
+
+    return schedule_ranges(model, form, ranges, budget, settings, trace)
+
+
+def within(form: InputForm, ranges: Sequence[SizeRange]) -> tuple[InputForm, ...]:
+    """Inputs of the smallest sizes of ``ranges``, and of some in the middle; none without ranges."""
+    sizes = [[of.least for of in ranges], [(of.least + of.largest) // 2 for of in ranges]]
+    return tuple(form_at(form, ranges, of_form) for of_form in sizes) if ranges else ()
 
 
 def plan_traced(model: nn.Module, form: InputForm, step: Step, budget: int | str, *, verify: bool | None) -> Schedule:
@@ -198,7 +222,7 @@ def plan_traced(model: nn.Module, form: InputForm, step: Step, budget: int | str
     with PLANNING:
         schedule = schedule_step(step, budget_on_device(budget, model, settings.costs))
         if is_to_verify(verify):
-            check_plan(model, (form,), schedule, settings, plan_again, insist=bool(verify))
+            check_plan(model, (form,), (), schedule, settings, plan_again, insist=bool(verify))
     return schedule
 
 

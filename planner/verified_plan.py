@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -12,12 +12,20 @@ from torch import nn
 
 from remat_planner.planner.distributed import Ranks, in_process_group
 from remat_planner.planner.errors import BatchError, EagerStepError, InfeasibleBudgetError, VerificationError
-from remat_planner.planner.formatting import format_bytes
+from remat_planner.planner.formatting import format_bytes, format_inputs
 from remat_planner.planner.measurement import Verification, device_of
-from remat_planner.planner.planning import Batches, Budget, InputForm, Settings, available_on_host, planned_form
+from remat_planner.planner.planning import (
+    Batches,
+    Budget,
+    InputForm,
+    Settings,
+    available_on_host,
+    input_signature,
+    planned_form,
+)
 from remat_planner.planner.training_state import beyond_one_process
 from remat_planner.planner.verify import verify
-from remat_planner.schedules import RegionSchedule, Schedule
+from remat_planner.schedules import RegionSchedule, Schedule, StaleScheduleError
 from remat_planner.tracer.costs import DEVICES, is_for_gpu
 from remat_planner.tracer.torch_private import fake_mode_of
 
@@ -58,6 +66,7 @@ def is_to_verify(asked: bool | None) -> bool:
 def check_plan(
     model: nn.Module,
     forms: Sequence[InputForm],
+    smaller: Sequence[InputForm],
     schedule: Schedule | RegionSchedule,
     settings: Settings,
     plan_again: PlanAgain,
@@ -66,11 +75,19 @@ def check_plan(
 ) -> None:
     """Verify a new plan for each of its forms, and refuse it where it does not hold.
 
+    Args:
+        model: the model.
+        forms: the inputs to run.
+        smaller: parts of them, of sizes in the ranges of the plan; one whose values lead to another step is left out.
+        schedule: the plan.
+        settings: what it was planned with.
+        plan_again: plans for a part of the batch.
+        insist: whether the caller wants it to be run.
+
     Raises:
         VerificationError: it does not hold; or it cannot be run here, and the caller ``insist``s.
     """
-    for form in forms:
-        verdict = verdict_on(model, form, schedule, settings, plan_again)
+    for verdict in verdicts_on(model, forms, smaller, schedule, settings, plan_again):
         found = verdict.verification
         if found is not None:
             _refuse_refuted(schedule, found)
@@ -122,6 +139,34 @@ def verdict_on(
         else:
             return Verdict(replace(max(ranks.gathered(found), key=_how_wrong), part=part))
         share = min(share, Fraction(1)) / 2
+
+
+def verdicts_on(
+    model: nn.Module,
+    forms: Sequence[InputForm],
+    smaller: Sequence[InputForm],
+    schedule: Schedule | RegionSchedule,
+    settings: Settings,
+    plan_again: PlanAgain,
+) -> Iterator[Verdict]:
+    """What becomes of verifying ``schedule`` for ``forms``, and for ``smaller`` ones where they run its step."""
+    for form in (*forms, *smaller):
+        try:
+            yield verdict_on(model, form, schedule, settings, plan_again)
+        except StaleScheduleError as error:
+            if any(form is asked for asked in forms):
+                raise
+            _log.info("not verified for %s: %s", format_inputs(input_signature(form.args, form.kwargs)), error)
+
+
+def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of some verdicts; that a plan was not run counts as worst."""
+
+    def how_bad(verdict: Verdict) -> tuple[bool, tuple[int, int]]:
+        found = verdict.verification
+        return found is None, (0, 0) if found is None else _how_wrong(found)
+
+    return max(verdicts, key=how_bad)
 
 
 def _planned_alike(form: InputForm, budget: Budget, plan_again: PlanAgain) -> Schedule | RegionSchedule:

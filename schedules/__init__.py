@@ -22,8 +22,9 @@ from remat_planner.schedules.origin import BudgetOn, Origin, Status, Variants
 from remat_planner.schedules.pieces import Lifetimes, live_bytes
 from remat_planner.schedules.preference import preference
 from remat_planner.schedules.queues import Timing
+from remat_planner.schedules.ranges import SizeRange, in_words, is_at_largest
 from remat_planner.schedules.region_schedule import RegionSchedule
-from remat_planner.schedules.schedule import Schedule
+from remat_planner.schedules.schedule import Schedule, planned_ranges
 from remat_planner.schedules.simulate import Simulation, Traffic, simulate
 from remat_planner.schedules.training_state import TrainingState
 from remat_planner.schedules.transfers import (
@@ -55,6 +56,7 @@ __all__ = [
     "Schedule",
     "ScheduleFileError",
     "Simulation",
+    "SizeRange",
     "StaleScheduleError",
     "Status",
     "Storage",
@@ -67,10 +69,13 @@ __all__ = [
     "Value",
     "Variants",
     "differences",
+    "in_words",
+    "is_at_largest",
     "lifetimes",
     "live_bytes",
     "load_schedule",
     "origin_differences",
+    "planned_ranges",
     "preference",
     "retained_bytes",
     "simulate",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from remat_planner.schedules.ranges import SizeRange
 from remat_planner.schedules.training_state import TrainingState
 
 Status = Literal["optimal", "feasible"]
@@ -21,6 +22,7 @@ class Origin:
         model: class of the model.
         parameters: "dtype[shape]" of each parameter and buffer, by full name.
         inputs: "dtype[shape]" of each tensor input and the repr of each other input, by position or keyword.
+        ranges: the sizes of inputs for which the schedule holds, within its budget; empty where these are ``inputs`` alone.
         modes: "training" or "evaluation" for each module whose mode differs from its parent's, by full name; empty when the
             whole model is in training mode.
         autocast: dtype of the ambient ``torch.autocast``, by device type.
@@ -42,6 +44,7 @@ class Origin:
     model: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    ranges: tuple[SizeRange, ...] = ()
     modes: Mapping[str, str] = field(default_factory=dict)
     autocast: Mapping[str, str] = field(default_factory=dict)
     loss: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from remat_planner.schedules.atomic_write import write_text_atomically
@@ -26,6 +26,7 @@ from remat_planner.schedules.graph import Graph
 from remat_planner.schedules.in_flight import held_bytes, peak_in_flight
 from remat_planner.schedules.notebook import facts_html, with_baseline
 from remat_planner.schedules.origin import Origin, Status
+from remat_planner.schedules.ranges import SizeRange
 from remat_planner.schedules.simulate import Simulation, simulate
 from remat_planner.schedules.transfers import PoolName
 
@@ -162,6 +163,15 @@ class Schedule:
         if content["format"] != FORMAT:
             raise ScheduleFileError(f"{path}: a schedule by regions: read it with RegionSchedule.load")
         return schedule_from_document(path, validated(path, content, ScheduleDocument))
+
+
+def planned_ranges(schedule: Schedule) -> tuple[SizeRange, ...]:
+    """The ranges of sizes for which ``schedule`` and its companions hold together; none where they are for some sizes alone."""
+    of_forms = [form.origin.ranges for form in schedule.forms if form.origin.ranges]
+    return tuple(
+        replace(of[0], least=min(one.least for one in of), largest=max(one.largest for one in of))
+        for of in zip(*of_forms, strict=True)
+    )
 
 
 def format_version(schedules: Iterable[Schedule]) -> int:

@@ -69,7 +69,7 @@ tracer.record           errors functions graph_trace joint operators python_stat
                         torch_tracing torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
 tracer.size_expressions  -
-tracer.sizes            capture joint python_state record torch_private torch_sizes
+tracer.sizes            capture joint python_state record size_expressions torch_private torch_sizes
 tracer.torch_convolution  -
 tracer.torch_functions  -
 tracer.torch_higher_order  -
@@ -82,7 +82,8 @@ tracer.torch_private    -
 tracer.torch_script     -
 tracer.torch_sparse     -
 tracer.torch_private_layouts  -
-tracer.torch_sizes      size_expressions torch_private
+tracer.torch_size_nodes  size_expressions
+tracer.torch_sizes      size_expressions torch_private torch_size_nodes
 tracer.torch_surroundings  -
 tracer.torch_tracing    -
 tracer.torch_values     -

@@ -14,7 +14,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -22,217 +22,25 @@ import torch
 from torch._decomp import meta_table
 from torch._subclasses import _fake_tensor_utils
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
 
-from remat_planner.tracer.size_expressions import MATHEMATICS, OPERATORS, Expression, SizeArithmetic, are_in_bounds, function_of
+from remat_planner.tracer.size_expressions import (
+    BOUNDS,
+    MATHEMATICS,
+    Box,
+    Expression,
+    function_of,
+    in_words,
+    where_not,
+)
 from remat_planner.tracer.torch_private import is_symbolic
+from remat_planner.tracer.torch_size_nodes import CachedNode, SizeEnvironment
 
 __all__ = ["SymbolicSizes", "sizes_as_numbers"]
 
 
-class _Environment:
-    """What PyTorch asks the nodes' ``ShapeEnv`` for: it answers by the numbers, and each answer is a condition."""
-
-    allow_scalar_outputs = allow_dynamic_output_shape_ops = prefer_deferred_runtime_asserts_over_guards = False
-    _translation_validation_enabled = False
-    settings = None
-
-    def __init__(self) -> None:
-        self.arithmetic = SizeArithmetic()
-        self.fake_tensor_cache: dict[Any, Any] = {}
-        self._nodes: dict[Expression, _SizeNode] = {}
-
-    def node(self, expression: Expression) -> _SizeNode:
-        """The one node of an expression."""
-        node = self._nodes.get(expression)
-        if node is None:
-            node = self._nodes[expression] = _SizeNode(expression, self)
-        return node
-
-    def evaluate_sym_node(self, node: _SizeNode, **_: Any) -> Any:
-        return self.arithmetic.decide(node.expr)
-
-    def _maybe_evaluate_static(self, expression: Expression, **_: Any) -> Any:
-        return self.arithmetic.decide(expression)
-
-    def suppress_guards(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def is_unbacked_symint(self, _: Any) -> bool:
-        return False
-
-
-_Node: Any = SymNode
 _symbolic_int: Any = torch.SymInt
 _symbolic_float: Any = torch.SymFloat
-
-
-class _SizeNode(_Node):  # type: ignore[misc]
-    """A node of PyTorch that has an ``Expression``."""
-
-    def __init__(self, expression: Expression, environment: Any) -> None:
-        self._expr = expression
-        self.shape_env = environment
-        self.pytype = type(expression.value)
-        self.constant = expression.value if expression.is_number else None
-        self.fx_node = None
-
-    @property
-    def expr(self) -> Any:
-        return self._expr
-
-    @property
-    def hint(self) -> Any:
-        return self._expr.value
-
-    @property
-    def _hint(self) -> Any:
-        """None for a question: PyTorch would take its value for an answer, without a condition."""
-        value = self._expr.value
-        return None if isinstance(value, bool) else value
-
-    def has_hint(self) -> bool:
-        return True
-
-    def _value_eq(self, other: Any) -> bool:
-        return bool(self._expr is other._expr)
-
-    def _value_hash(self) -> int:
-        return hash(self._expr)
-
-    def maybe_as_int(self) -> Any:
-        return self.constant
-
-    def maybe_as_float(self) -> Any:
-        return self.constant
-
-    def maybe_as_bool(self) -> Any:
-        return self.constant
-
-    def is_nested_int(self) -> bool:
-        return False
-
-    def wrap_int(self, num: int) -> _SizeNode:
-        return self._constant(num)
-
-    def wrap_float(self, num: float) -> _SizeNode:
-        return self._constant(num)
-
-    def wrap_bool(self, num: bool) -> _SizeNode:
-        return self._constant(num)
-
-    def evaluate(self, size_oblivious: bool = False) -> Any:  # noqa: ARG002  as PyTorch calls it
-        return self.shape_env.arithmetic.decide(self._expr)
-
-    def expect_true(self, file: str, line: int) -> bool:  # noqa: ARG002  as PyTorch calls it
-        return bool(self.evaluate())
-
-    def statically_known_true(self, file: str, line: int) -> bool:  # noqa: ARG002  as PyTorch calls it
-        return bool(self.evaluate())
-
-    def sym_sum(self, args: Sequence[SymNode]) -> SymNode:
-        total = args[0]
-        for node in args[1:]:
-            total = total.add(node)
-        return total
-
-    def sym_ite(self, then_val: SymNode, else_val: SymNode) -> SymNode:
-        return then_val if self.evaluate() else else_val
-
-    def round(self, ndigits: int | None = None) -> SymNode:
-        return self._of("round", *(() if ndigits is None else (self.wrap_int(ndigits),)))
-
-    def is_contiguous(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        return self._laid_out(sizes, strides, range(len(sizes) - 1, -1, -1))
-
-    def is_channels_last_contiguous_2d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        return self._laid_out(sizes, strides, (1, 3, 2, 0))
-
-    def is_channels_last_contiguous_3d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        return self._laid_out(sizes, strides, (1, 4, 3, 2, 0))
-
-    def is_channels_last_strides_2d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        return self._strides_fall(sizes, strides, (1, 3, 2, 0))
-
-    def is_channels_last_strides_3d(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        return self._strides_fall(sizes, strides, (1, 4, 3, 2, 0))
-
-    def is_non_overlapping_and_dense(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        order = sorted(range(len(sizes)), key=lambda dim: (strides[dim].hint, sizes[dim].hint))
-        return self._laid_out(sizes, strides, order)
-
-    def is_non_overlapping_and_dense_indicator(self, sizes: list[Any], strides: list[Any]) -> SymNode:
-        is_dense: Any = self.is_non_overlapping_and_dense(sizes, strides)
-        return self._constant(int(is_dense.hint))
-
-    def _laid_out(self, sizes: list[Any], strides: list[Any], order: Sequence[int]) -> SymNode:
-        """Whether the dimensions follow one another without gaps, the first of ``order`` innermost."""
-        if len(order) != len(sizes):
-            return self._constant(False)
-        one, zero = self._constant(1), self._constant(0)
-        if any(size.eq(zero).guard_bool("", 0) for size in sizes):
-            return self._constant(True)
-        step: SymNode = one
-        for dim in order:
-            if not sizes[dim].eq(one).guard_bool("", 0):
-                if not strides[dim].eq(step).guard_bool("", 0):
-                    return self._constant(False)
-                step = step.mul(sizes[dim])
-        return self._constant(True)
-
-    def _strides_fall(self, sizes: list[Any], strides: list[Any], order: Sequence[int]) -> SymNode:
-        """``is_channels_last_strides_2d_s4`` of c10/core/MemoryFormat.h, and for 3d."""
-        if len(order) != len(sizes):
-            return self._constant(False)
-        least: SymNode = self._constant(0)
-        zero, one = self._constant(0), self._constant(1)
-        if strides[1].eq(zero).guard_bool("", 0):
-            return self._constant(False)
-        for dim in order:
-            if sizes[dim].eq(zero).guard_bool("", 0) or strides[dim].lt(least).guard_bool("", 0):
-                return self._constant(False)
-            if dim == 0 and least.eq(strides[1]).guard_bool("", 0):
-                return self._constant(False)
-            least = strides[dim]
-            if sizes[dim].gt(one).guard_bool("", 0):
-                least = least.mul(sizes[dim])
-        return self._constant(True)
-
-    def _constant(self, value: Any) -> _SizeNode:
-        node: _SizeNode = self.shape_env.node(self.shape_env.arithmetic.constant(value))
-        return node
-
-    def _of(self, name: str, *others: Any) -> _SizeNode:
-        environment = self.shape_env
-        operands = (other._expr if isinstance(other, _SizeNode) else self._foreign(other) for other in others)
-        node: _SizeNode = environment.node(environment.arithmetic.apply(name, self._expr, *operands))
-        return node
-
-    def _foreign(self, other: Any) -> Expression:
-        """The expression of a constant that PyTorch holds in a node in C++."""
-        value = other.guard_bool("", 0) if other.is_bool() else other.guard_int("", 0)
-        constant: Expression = self.shape_env.arithmetic.constant(value)
-        return constant
-
-
-def _operator(name: str) -> Callable[..., SymNode]:
-    def compute(self: _SizeNode, *others: Any) -> SymNode:
-        return self._of(name, *others)
-
-    return compute
-
-
-for _name in OPERATORS - {"round"}:
-    setattr(_SizeNode, _name if hasattr(SymNode, _name) else f"_{_name}", _operator(_name))
-    setattr(_SizeNode, f"_{_name}", _operator(_name))
-
-
-class _CachedNode(_Node):  # type: ignore[misc]
-    """What PyTorch's cache of fakes calls to make the node of a size that it remembers."""
-
-    def __new__(cls, expression: Expression, environment: _Environment, *_: Any) -> Any:
-        return environment.node(expression)
 
 
 class _SizedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
@@ -261,21 +69,39 @@ class SymbolicSizes:
         dims: each tensor with those of its dimensions that are symbols; they are 2 or longer.
         symbols: for each of these sizes, one after the other, which symbol it is; by default each is one by itself. Those that
             are one symbol are equal.
+        bounds: the least and the largest size of each symbol, in the order of their numbers; by default 2 and any.
+        where: says which line of code is running, where a question is asked.
+        numbers: numbers besides the sizes that are symbols too.
 
     Attributes:
         mode: the mode of the fakes that have these sizes.
+        bounds: the least and the largest size for each symbol.
+        numbers: these symbols.
         same: the sizes that are the same symbol as an earlier one, with that one, by their places.
     """
 
-    def __init__(self, dims: Sequence[tuple[torch.Tensor, Sequence[int]]], symbols: Sequence[int] | None = None) -> None:
-        self._environment = _Environment()
+    def __init__(
+        self,
+        dims: Sequence[tuple[torch.Tensor, Sequence[int]]],
+        symbols: Sequence[int] | None = None,
+        bounds: Sequence[tuple[int, int]] | None = None,
+        where: Callable[[], str] = lambda: "",
+        numbers: Sequence[float] = (),
+    ) -> None:
+        self._environment = SizeEnvironment(where)
         places = [(tensor, dim) for tensor, symbolic in dims for dim in symbolic]
         of_place = list(range(len(places))) if symbols is None else list(symbols)
         first = {symbol: k for k, symbol in reversed(list(enumerate(of_place)))}
         self.same = [(k, first[symbol]) for k, symbol in enumerate(of_place) if first[symbol] != k]
-        self._first = sorted(first.values())
+        self._first, self._places = sorted(first.values()), len(places)
         arithmetic = self._environment.arithmetic
-        made = {of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}")) for k in self._first}
+        self.bounds: Box = tuple(BOUNDS if bounds is None else bounds[of_place[k]] for k in self._first)
+        made = {
+            of_place[k]: arithmetic.symbol(places[k][0].shape[places[k][1]], sympy.Symbol(f"s{k}"), within)
+            for k, within in zip(self._first, self.bounds, strict=True)
+        }
+        given = [arithmetic.number(number, sympy.Symbol(f"n{k}")) for k, number in enumerate(numbers)]
+        self.numbers = [_symbolic_float(self._environment.node(number)) for number in given]
         # The mode gives the same fake for the same tensor as long as the fake is alive.
         self.mode = _SizedFakeMode(allow_non_fake_inputs=True)
         sizes = iter([_symbolic_int(self._environment.node(made[symbol])) for symbol in of_place])
@@ -302,14 +128,33 @@ class SymbolicSizes:
         """Whether a condition rules out single sizes alone."""
         return question.operator == "is zero" and not question.value
 
-    def are_in_bounds(self, sizes: Sequence[int]) -> bool:
+    def are_in_bounds(self, sizes: Sequence[float]) -> bool:
         """Whether all is answered for these sizes but for the conditions."""
-        return are_in_bounds(sizes)
+        return all(low <= sizes[k] <= high for k, (low, high) in zip(self._first, self.bounds, strict=True))
+
+    def where_not(self, question: Expression, answer: bool) -> list[Box]:
+        """The sizes within the bounds for which a question has another answer.
+
+        Raises:
+            UndecidedError: they lie in too many places.
+        """
+        return where_not(self._environment.arithmetic, question, answer, self.bounds)
+
+    def no_more(self, number: Expression) -> Expression:
+        """Whether an integer is no larger for other sizes than for those of the capture."""
+        arithmetic = self._environment.arithmetic
+        return arithmetic.at_least(arithmetic.constant(number.value), number)
+
+    def in_words(self, question: Expression, names: Sequence[str]) -> str:
+        """A question as a line of Python, and the line that asks it; ``names`` are those of the symbols."""
+        arithmetic = self._environment.arithmetic
+        text, source = in_words(arithmetic, question, names), arithmetic.sources.get(question)
+        return f"{text} ({source})" if source else text
 
     def function(self, expressions: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
-        """A function that computes ``expressions`` from the sizes, exactly as Python does."""
+        """A function that computes ``expressions`` from the sizes and numbers, exactly as Python does."""
         compute = function_of(self._environment.arithmetic, expressions)
-        first = self._first
+        first = [*self._first, *range(self._places, self._places + len(self.numbers))]
         return lambda *sizes: compute(*(sizes[k] for k in first))
 
 
@@ -346,7 +191,7 @@ def sizes_as_numbers() -> Iterator[None]:
     def format_text(symbolic: Any, form: str) -> str:
         return format(int(symbolic), form) if form else as_text(symbolic)
 
-    cache.SymNode = _CachedNode
+    cache.SymNode = CachedNode
     functions = {name: getattr(math, name) for name in MATHEMATICS}
     for name, function in functions.items():
         setattr(math, name, _of_sizes(name, function))

@@ -103,6 +103,15 @@ class PlanArguments(CopiesArguments):
     variants: VariantsKind = "exact"
     order: OrderKind = "given"
     regions: Regions = None
+    shapes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RANGES",
+            help='plan for ranges of sizes, "batch=1..8,tokens=128..4096": each of all dimensions of the inputs that have its '
+            "largest size (tokens@1=128..768: of dimensions 1 alone)",
+            show_default=False,
+        ),
+    ] = None
     compiler: Annotated[
         Literal["inductor"] | None,
         typer.Option(help="compile within the budget by torch.compile in place of a schedule, and measure", show_default=False),

@@ -17,7 +17,7 @@ from remat_planner.planner.cli.plan_options import plan_options
 from remat_planner.planner.cli.progress import Stages
 from remat_planner.planner.cli.target import Target
 from remat_planner.planner.model_loading import LoadedModel, load_model
-from remat_planner.planner.plan import plan_whole_or_regions, trace_whole
+from remat_planner.planner.plan import plan_ranges, plan_whole_or_regions, trace_whole, within
 from remat_planner.planner.planning import (
     AUTO,
     Budget,
@@ -28,6 +28,7 @@ from remat_planner.planner.planning import (
     parse_budget,
     schedule_step,
     settings_for,
+    size_ranges,
 )
 from remat_planner.planner.regions import plan_regions
 from remat_planner.planner.reports import (
@@ -46,7 +47,7 @@ from remat_planner.planner.reports import (
     verification_report,
 )
 from remat_planner.planner.training_state import beyond_one_process
-from remat_planner.planner.verified_plan import Verdict, is_to_verify, verdict_on
+from remat_planner.planner.verified_plan import Verdict, is_to_verify, verdicts_on, worst_of
 from remat_planner.schedules import RegionSchedule, Schedule
 
 
@@ -68,6 +69,8 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
             if asked.require_optimal
             else "--whole and --regions contradict each other: give one"
         )
+    if asked.regions is not None and asked.shapes is not None:
+        raise UsageError("regions are planned for the sizes that the step runs with: leave out --shapes or --regions")
     whole = asked.whole or asked.require_optimal
     if asked.verify_it and beyond_one_process(options["training"]) is not None:
         raise UsageError(
@@ -82,7 +85,12 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
         stages.stage("Capturing the training step and its costs")
         settings = settings_for(loaded.model, loss=loaded.loss, **options)
         form = InputForm(loaded.args, loaded.kwargs)
-        schedule = _planned(loaded, form, limit, settings, stages, regions=asked.regions, whole=whole)
+        ranges = size_ranges(asked.shapes, form) if asked.shapes is not None else ()
+        schedule: Schedule | RegionSchedule
+        if ranges:  # each part is captured after the one before is solved
+            schedule = plan_ranges(loaded.model, form, ranges, limit, settings)
+        else:
+            schedule = _planned(loaded, form, limit, settings, stages, regions=asked.regions, whole=whole)
         comparison: list[PolicyCost] = []
         instead: CopiesInstead | None = None
         if isinstance(schedule, Schedule):
@@ -94,12 +102,17 @@ def plan_command(result: SafeConsole, asked: PlanArguments) -> None:
         verdict = Verdict(None, "as asked")
         if is_to_verify(asked.verify_it):
             stages.stage("Verifying")
-            verdict = verdict_on(
-                loaded.model,
-                form,
-                schedule,
-                settings,
-                lambda forms, budget: _planned(loaded, forms[0], budget, settings, stages, regions=asked.regions, whole=whole),
+            verdict = worst_of(
+                verdicts_on(
+                    loaded.model,
+                    (form,),
+                    within(form, ranges),
+                    schedule,
+                    settings,
+                    lambda forms, budget: _planned(
+                        loaded, forms[0], budget, settings, stages, regions=asked.regions, whole=whole
+                    ),
+                )
             )
             if asked.verify_it and verdict.verification is None:
                 raise UsageError(f"the plan cannot be verified here: {verdict.why_not}")

@@ -12,6 +12,7 @@ from remat_planner.planner.planning.captures import (
     asked_relatively,
     remember_capture,
     remembered_capture,
+    remembered_sized,
     settings_of,
 )
 from remat_planner.planner.planning.device_budget import budget_on_device
@@ -22,11 +23,20 @@ from remat_planner.planner.planning.offload import Offload, link_on_paper
 from remat_planner.planner.planning.origin import new_origin
 from remat_planner.planner.planning.other_targets import trace_step_like
 from remat_planner.planner.planning.planned_forms import describe_call, is_form_of, planned_form
+from remat_planner.planner.planning.range_parts import schedule_ranges
 from remat_planner.planner.planning.repeated_blocks import has_forward, repeated_blocks
 from remat_planner.planner.planning.replanning import ENOUGH_FOR_REPLAN, REPLAN_TIME_LIMIT, limited, settings_for_replan
 from remat_planner.planner.planning.settings import Loss, Progress, Settings, settings_for
 from remat_planner.planner.planning.signatures import input_signature, mode_signature, state_signature
-from remat_planner.planner.planning.sized_steps import OneSizeError, SizedStep, capture_sized_step
+from remat_planner.planner.planning.size_ranges import form_at, size_ranges
+from remat_planner.planner.planning.sized_steps import (
+    Numbers,
+    OneSizeError,
+    SizedStep,
+    capture_numbers,
+    capture_ranges,
+    capture_sized_step,
+)
 from remat_planner.planner.planning.solve_budgets import solve_budgets
 from remat_planner.planner.planning.solve_step import least_budget, peak_function, peak_without_recomputation, schedule_step
 from remat_planner.planner.planning.step import Step, costed_step, eager_graph, profile_step, trace_step, with_settings
@@ -46,6 +56,7 @@ __all__ = [
     "Fit",
     "InputForm",
     "Loss",
+    "Numbers",
     "Offload",
     "OneSizeError",
     "Progress",
@@ -56,12 +67,15 @@ __all__ = [
     "asked_relatively",
     "available_on_host",
     "budget_on_device",
+    "capture_numbers",
+    "capture_ranges",
     "capture_sized_step",
     "costed_step",
     "describe_call",
     "differences_of",
     "eager_graph",
     "fit",
+    "form_at",
     "has_forward",
     "input_forms",
     "input_signature",
@@ -78,11 +92,14 @@ __all__ = [
     "profile_step",
     "remember_capture",
     "remembered_capture",
+    "remembered_sized",
     "repeated_blocks",
+    "schedule_ranges",
     "schedule_step",
     "settings_for",
     "settings_for_replan",
     "settings_of",
+    "size_ranges",
     "solve_budgets",
     "state_signature",
     "trace_step",

@@ -23,6 +23,7 @@ from remat_planner.tracer.python_state import (
     ObjectContent,
     Roots,
     Watch,
+    attributes_at,
     changed_in_value,
     described_value,
     is_plain,
@@ -136,6 +137,7 @@ class BoundSignature:
         other = copy.copy(self)
         other.joint = joint
         other._accepted = [Accepted(joint.switches, joint.same_inputs, joint.guards, joint.forward)]
+        other._leaves = joint.constant_leaves
         other._objects = {}
         other._input_forms = {
             position: self._input_forms[position]._replace(shape=torch.Size(shape), stride=stride)
@@ -182,7 +184,9 @@ class BoundSignature:
 
     def changed_python_state(self) -> tuple[str, ...]:
         """Names of the Python values that the forward can read and that differ from those of the capture."""
-        return self._python_state.changed()
+        numbers = self.joint.attributes.items()
+        changed = [place for place, number in numbers if not _equal(attributes_at(self.model, place[0]).get(place[1]), number)]
+        return tuple(".".join(filter(None, place)) for place in changed) or self._python_state.changed()
 
     def changed_places(self) -> tuple[str, ...]:
         """Names of the tensors in Python state that are gone, or have another form than those of the capture."""

@@ -6,12 +6,14 @@ import weakref
 
 from remat_planner.planner.planning.budget import Budget
 from remat_planner.planner.planning.settings import Settings
+from remat_planner.planner.planning.sized_steps import SizedStep
 from remat_planner.planner.planning.step import Step
 from remat_planner.planner.training_state import OptimizerNeeds
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import Joint
 
 _live: weakref.WeakKeyDictionary[Schedule, tuple[Joint, Settings]] = weakref.WeakKeyDictionary()
+_sized: weakref.WeakKeyDictionary[Schedule, SizedStep] = weakref.WeakKeyDictionary()
 _budgets: weakref.WeakKeyDictionary[Schedule, Budget] = weakref.WeakKeyDictionary()
 
 
@@ -34,6 +36,16 @@ def remember_capture(schedule: Schedule, step: Step) -> None:
 def remembered_capture(schedule: Schedule) -> Joint | None:
     """The capture that ``schedule`` was planned on; None if it was loaded from a file."""
     return _live[schedule][0] if schedule in _live else None
+
+
+def remember_sized(schedule: Schedule, sized: SizedStep) -> None:
+    """Keep the step of ``schedule`` for all sizes of its ranges."""
+    _sized[schedule] = sized
+
+
+def remembered_sized(schedule: Schedule) -> SizedStep | None:
+    """The step of ``schedule`` for all sizes of its ranges; None if it was loaded from a file."""
+    return _sized.get(schedule)
 
 
 def settings_of(schedule: Schedule) -> Settings:

@@ -9,6 +9,7 @@ from torch import nn
 
 from remat_planner.planner.formatting import format_inputs
 from remat_planner.planner.planning.signatures import input_signature, mode_signature
+from remat_planner.planner.planning.size_ranges import form_in_ranges
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError
 from remat_planner.tracer.record import ambient_autocast
 
@@ -29,6 +30,8 @@ def planned_form(
     for form in forms:
         if not form.origin.inputs or is_form_of(form.origin, call):  # one built by hand names no inputs
             return form
+    if isinstance(schedule, Schedule) and (in_range := form_in_ranges(schedule, call, args, kwargs)) is not None:
+        return in_range
     planned = [describe_call(form.origin) for form in forms[:_MOST_FORMS]]
     more = f" and {len(forms) - _MOST_FORMS} more forms" if len(forms) > _MOST_FORMS else ""
     advice = "plan again for this one" if isinstance(schedule, RegionSchedule) else "plan for both, plan(..., shapes=[...])"

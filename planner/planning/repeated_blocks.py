@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -14,12 +15,14 @@ from remat_planner.tracer.torch_script import scripted
 def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """The outermost numbered modules that have another one of the same class and form beside them, by full name.
 
-    Modules without a forward, such as the inner lists of a ``ModuleList`` of lists, are no blocks; what they contain may be.
+    Modules without a forward, such as the lists and dictionaries in a ``ModuleList``, are no blocks; what they contain may
+    be.
     """
+    modules = dict(model.named_modules())
     numbered = {
         name: module
-        for name, module in model.named_modules()
-        if block_and_number(name)[1] is not None and has_forward(module) and any(True for _ in module.parameters())
+        for name, module in modules.items()
+        if _is_in_list(name, modules) and has_forward(module) and any(True for _ in module.parameters())
     }
     kinds = {name: (without_numbers(name), *_form(module)) for name, module in numbered.items()}
     alike = Counter(kinds.values())
@@ -28,6 +31,14 @@ def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
         if alike[kinds[name]] > 1 and not any(name.startswith(f"{outer}.") for outer in blocks):
             blocks[name] = module
     return blocks
+
+
+def _is_in_list(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a module is numbered, or one without a forward that is holds it: a ``ModuleDict`` in a ``ModuleList``."""
+    if block_and_number(name)[1] is not None:
+        return True
+    outer = name.rpartition(".")[0]
+    return outer in modules and bool(outer) and not has_forward(modules[outer]) and _is_in_list(outer, modules)
 
 
 def has_forward(module: nn.Module) -> bool:

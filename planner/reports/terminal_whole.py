@@ -44,6 +44,11 @@ def whole_facts(summary: WholeSummary, understood: str) -> dict[str, str | Text]
         f"{format_seconds(summary.baseline_seconds)}",
         "Proof": proof_in_words(summary),
     }
+    if summary.ranges:
+        facts["Sizes"] = (
+            f"{', '.join(summary.ranges)}: {len(summary.forms)} schedules. A size runs by one for larger sizes, "
+            "for which no storage of its step is smaller: that is proven for all sizes"
+        )
     if summary.inexact:
         facts["Bits"] = f"close to eager's, not equal: {', '.join(summary.inexact)}"
     unused = 1 - summary.peak_bytes / summary.budget_bytes

@@ -23,7 +23,7 @@ from remat_planner.planner.reports.summary import (
     summarize_verification,
 )
 from remat_planner.planner.reports.timeline import MemoryCurve, memory_curve
-from remat_planner.schedules import BudgetOn, Schedule, Status, TrainingState, Transfer
+from remat_planner.schedules import BudgetOn, Schedule, Status, TrainingState, Transfer, planned_ranges
 
 if TYPE_CHECKING:
     from remat_planner.planner.measurement import Verification
@@ -51,6 +51,7 @@ class WholeSummary:
         solver: name of the solver that found the schedule.
         assumption: the class of schedules that the bound covers.
         forms: the input shapes that were planned, each with its own schedule; the report describes the first.
+        ranges: the ranges of sizes for which the plan holds, "tokens=128..4096"; empty where it is for these shapes alone.
         comparison: the usual policies at the same budget.
         neighbours: what a little more memory would give and a little less would cost; empty where nobody asked.
         memory_at_peak: bytes of each kind of memory at the peak.
@@ -93,6 +94,7 @@ class WholeSummary:
     solver: str
     assumption: str
     forms: tuple[FormSummary, ...]
+    ranges: tuple[str, ...]
     comparison: tuple[PolicyCost, ...]
     neighbours: tuple[Neighbour, ...]
     memory_at_peak: Mapping[str, int]
@@ -189,6 +191,7 @@ def summarize(
         solver=schedule.solver,
         assumption=schedule.assumption,
         forms=tuple(map(_form, schedule.forms)),
+        ranges=tuple(map(str, planned_ranges(schedule))),
         comparison=tuple(comparison),
         neighbours=tuple(neighbours),
         memory_at_peak=memory_at_peak(schedule),

@@ -26,16 +26,19 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.runtime.audit import Audit
 from remat_planner.planner.runtime.checked_step import CheckedStep
+from remat_planner.planner.runtime.numbered_programs import NumberedPrograms
 from remat_planner.planner.runtime.planned_program import PlannedProgram
 from remat_planner.planner.runtime.program_source import ProgramSource, Replan
+from remat_planner.planner.runtime.range_programs import RangePrograms
 from remat_planner.planner.runtime.recaptures import Recaptures
 from remat_planner.planner.runtime.same_step import same_step
-from remat_planner.planner.runtime.sized_programs import PlanLevel, SizedPrograms
+from remat_planner.planner.runtime.sized_programs import SizedPrograms
+from remat_planner.planner.runtime.step_programs import PlanLevel
 from remat_planner.planner.runtime.step_watch import StepWatch, Watch
 from remat_planner.planner.runtime.torch_compile import hidden_from_torch_compile
 from remat_planner.planner.runtime.unplanned import UnplannedTraining
 from remat_planner.planner.torch_private import inside_transform
-from remat_planner.schedules import Schedule
+from remat_planner.schedules import Schedule, is_at_largest
 from remat_planner.tracer import InputsDoNotFitError, capture
 from remat_planner.tracer.joint import InputReader, InputTree, RecordedForward
 from remat_planner.tracer.python_state import Roots
@@ -102,7 +105,9 @@ class PlannedCall:
         self.disk_folder = disk_folder
         self._source = ProgramSource(model, schedule, self.loss, replan, compiler, disk_folder)
         self._plan_level = plan_level
+        self._numbered = NumberedPrograms(model, schedule, self.loss)
         self._sized = self._sized_programs()
+        self._ranges = RangePrograms(model, schedule, self.loss)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._reader = InputReader()
         self._checked = CheckedStep(model)
@@ -112,7 +117,7 @@ class PlannedCall:
         self._unplanned = UnplannedTraining(model) if watched else None
         for form in reversed(schedule.forms):
             joint = remembered_capture(form)
-            if joint is not None and joint.model is model:
+            if joint is not None and joint.model is model and is_at_largest(form.origin.ranges):
                 self.add(self._source.program(form, joint))
 
     def returned(self, planned: nn.Module) -> None:
@@ -123,7 +128,7 @@ class PlannedCall:
     def _sized_programs(self) -> SizedPrograms | None:
         if self._plan_level is None or self.compiler is not None or self.schedule.graph.pools:
             return None
-        return SizedPrograms(self.model, self.schedule, self.loss, self._plan_level)
+        return SizedPrograms(self.model, self.schedule, self.loss, self._plan_level, self._numbered)
 
     def expect_unplanned(self) -> None:
         """The model is used without its plan on purpose."""
@@ -277,6 +282,11 @@ class PlannedCall:
             and signature.fits_but_for_values(call.leaves, call.tree)
             and signature.tensors() is not None
         ]
+        numbered = None if self._sized is None else self._numbered.bound_for(call)
+        if numbered is None and alike and self._sized is not None:
+            numbered = self._numbered.captured_for(call, alike)
+        if numbered is not None:
+            return self._kept(numbered)
         if alike:
             differences = differences_of(call, alike[0][1])
             start = time.perf_counter()
@@ -294,22 +304,23 @@ class PlannedCall:
                 return self._bound[0]
             tell(None, programs=len(self._bound))
         known = [program.schedule for program in self.programs]
-        if (
-            not alike
-            and self._sized is not None
-            and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known)
-        ):
+        if not alike:
             self._source.refuse_sharded()
-            bound = self._sized.bound_for(call, self._bound)
+            bound = self._ranges.bound_for(call)
+            if bound is None and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known):
+                bound = None if self._sized is None else self._sized.bound_for(call, self._bound)
             if bound is not None:
-                self._bound.insert(0, bound)
-                del self._bound[self._most_programs :]
-                return bound
+                return self._kept(bound)
         places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.tree)]
         if any(places):
             _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
         self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
         return self._bound[0]
+
+    def _kept(self, bound: tuple[PlannedProgram, BoundSignature]) -> tuple[PlannedProgram, BoundSignature]:
+        self._bound.insert(0, bound)
+        del self._bound[self._most_programs :]
+        return bound
 
     @staticmethod
     def _fits_so_far(call: CallNow, signature: BoundSignature) -> bool:
@@ -319,7 +330,9 @@ class PlannedCall:
     def _emit_again(self) -> None:
         """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""
         self._emitted_for_group = in_process_group()
+        self._numbered = NumberedPrograms(self.model, self.schedule, self.loss)
         self._sized = self._sized_programs()
+        self._ranges = RangePrograms(self.model, self.schedule, self.loss)
         self._bound = [
             (self._source.program(program.schedule, program.joint), signature)
             for program, signature in self._bound

@@ -42,7 +42,7 @@ class PlannedProgram:
         wiring: the program.
         compiled: what of the program is compiled; None without a compiler.
         pools: what the program copies to, by name.
-        is_larger: the schedule is of a step with larger sizes, whose code runs with the numbers of these.
+        is_larger: the schedule is of a step with larger sizes or other numbers, whose code runs with those of this one.
     """
 
     schedule: Schedule

@@ -49,7 +49,7 @@ def recapture(
     if graph.fingerprint == schedule.fingerprint:
         return joint
     if loss is None:
-        for stand_in in itertools.islice(_stand_ins(schedule.graph, joint), _MOST_STAND_INS):
+        for stand_in in stand_ins(schedule.graph, joint):
             candidate = capture(model, args, kwargs, loss=stand_in)
             if is_step_of(schedule, candidate):
                 return candidate
@@ -93,8 +93,12 @@ def _sized_as(planned: Graph, captured: Graph) -> Graph:
     return replace(captured, storages=planned.storages)
 
 
-def _stand_ins(planned: Graph, joint: Joint) -> Iterator[Loss]:
+def stand_ins(planned: Graph, joint: Joint) -> Iterator[Loss]:
     """Losses that read the same outputs as the planned one, and send gradients of the same shapes and dtypes."""
+    return itertools.islice(_stand_ins(planned, joint), _MOST_STAND_INS)
+
+
+def _stand_ins(planned: Graph, joint: Joint) -> Iterator[Loss]:
     op = next(op for op in planned.ops if op.outside)
     written = [planned.values[value] for value in op.writes]
     scalar = next((value for value in written if value.name == LOSS), None)

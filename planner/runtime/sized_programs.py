@@ -8,12 +8,10 @@ its tensors shrink. A new size costs milliseconds, and a few levels serve all si
 from __future__ import annotations
 
 import logging
-import math
 import operator
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -23,165 +21,24 @@ from remat_planner.planner.formatting import format_inputs
 from remat_planner.planner.planning import (
     BoundSignature,
     CallNow,
+    Numbers,
     OneSizeError,
-    SizedStep,
-    Step,
     capture_sized_step,
     input_signature,
     settings_of,
 )
+from remat_planner.planner.runtime.numbered_programs import NumberedPrograms
 from remat_planner.planner.runtime.planned_program import PlannedProgram
+from remat_planner.planner.runtime.step_programs import NO_EXTRA_TIME, PlanLevel, StepPrograms
 from remat_planner.schedules import Schedule
 from remat_planner.tracer import CaptureError
 
 _log = logging.getLogger("remat_planner")
 
-PlanLevel = Callable[[Step, Schedule, float], Schedule]
-"""``plan_level(step, like, enough)``: a schedule of a step for other sizes, with the budget of ``like``. A known one is taken
-without a search if its extra time is at most ``enough``, as a fraction of the step without recomputation."""
-
 _MOST_STEPS = 4
 """Captures with symbolic sizes: a model that takes other branches for other sizes has several."""
-_MOST_LEVELS = 8
-_LEAST_SHARE = 0.6
-"""Of the bytes of a level: for a step with fewer, another level may recompute less."""
-_HEADROOM = 1.25
-"""Such a level is for sizes that are larger by this factor."""
-_NO_EXTRA_TIME = 0.01
-"""As a fraction of the step."""
 _LEAST_BATCH = 2
 """Operators broadcast a smaller size, or skip it."""
-_NEXT = 4
-"""Sizes above the largest one so far that are tried, where the step is another one for that size by chance."""
-
-
-@dataclass(frozen=True)
-class _Level:
-    """A program for the largest sizes that it runs with.
-
-    Attributes:
-        sizes: these.
-        storages: bytes of each storage of the step.
-        program: the program.
-        begin: when it was planned, in seconds of ``time.perf_counter``.
-        took: seconds that this took.
-    """
-
-    sizes: tuple[int, ...]
-    storages: list[int]
-    program: PlannedProgram
-    begin: float
-    took: float
-
-    def covers(self, storages: Sequence[int]) -> bool:
-        """Whether a step with storages of these bytes runs within the budget by this program."""
-        return all(map(operator.ge, self.storages, storages))
-
-    @property
-    def extra_time(self) -> float:
-        """Time for recomputation, as a fraction of the step."""
-        return self.program.schedule.overhead
-
-    def has_cost_a_plan(self) -> bool:
-        """Whether recomputation may have taken as long since the level was planned as planning another one takes."""
-        return (time.perf_counter() - self.begin) * self.extra_time >= self.took
-
-
-class _StepPrograms:
-    """The programs of one step that is captured for many sizes.
-
-    Args:
-        model: the model.
-        step: the step.
-        like: a schedule for other sizes.
-        plan_level: plans for some sizes.
-    """
-
-    def __init__(self, model: nn.Module, step: SizedStep, like: Schedule, plan_level: PlanLevel) -> None:
-        self.step = step
-        self._model = model
-        self._like = like
-        self._plan_level = plan_level
-        self._levels: list[_Level] = []
-        self._signature: BoundSignature | None = None
-
-    def bound_for(self, call: CallNow) -> tuple[PlannedProgram, BoundSignature] | None:
-        """A program for a call, and its signature; None where the step is another one.
-
-        Raises:
-            InfeasibleBudgetError: the budget is too small for these sizes.
-        """
-        sized, sizes = self.step.joint, self._sizes(call)
-        if sizes is None or not sized.holds(sizes):
-            return None
-        if self._signature is None:
-            written = self._levels[0].program.joint if self._levels else self.step.written
-            self._signature = BoundSignature(written or sized.at(sizes), self._model)
-        numbers = sized.numbers(sizes)
-        joint = sized.for_call(self._signature.joint, numbers)
-        signature = self._signature.of_sizes(joint, sized.forms_with("input_nodes", numbers))
-        if not signature.fits(call.leaves, call.tree, call.autocast, call.switches):
-            return None
-        level = self._level_for(sizes, sized.storage_bytes(numbers))
-        return level.program.with_sizes(sized, numbers), signature
-
-    def differs_by_chance(self, call: CallNow) -> bool:
-        """Whether the step of ``call`` is another one for these sizes alone."""
-        sized, sizes = self.step.joint, self._sizes(call)
-        return sizes is not None and not sized.holds(sizes) and sized.holds_nearby(sizes)
-
-    def _sizes(self, call: CallNow) -> tuple[int, ...] | None:
-        tensors = [leaf for leaf in call.leaves if isinstance(leaf, torch.Tensor)]
-        dims = self.step.dims
-        is_alike = all(index < len(tensors) and dim < tensors[index].dim() for index, dim in dims)
-        return self.step.sizes_of(tensors) if is_alike else None
-
-    def add_level(self, sizes: tuple[int, ...], enough: float) -> _Level:
-        """Plan for these sizes; a schedule with ``enough`` extra time, as a fraction of the step, is as good as any.
-
-        Raises:
-            InfeasibleBudgetError: the budget is too small for them.
-        """
-        begin, joint = time.perf_counter(), self.step.joint
-        step = self.step.at(self._model, sizes)
-        try:
-            schedule = self._plan_level(step, self._like, enough)
-        except InfeasibleBudgetError as error:
-            raise error.of_form(step.origin.inputs, "") from None
-        program = PlannedProgram.of(schedule, step.joint)
-        end = time.perf_counter()
-        _log.info("planned for inputs up to %s in %.1f s", format_inputs(step.origin.inputs), end - begin)
-        return self._with_level(_Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin))
-
-    def adopt(self, schedule: Schedule) -> None:
-        """Take ``schedule``, which is planned for the known sizes of the step, as a level."""
-        begin, joint, sizes = time.perf_counter(), self.step.joint, self.step.known
-        assert self.step.written is not None
-        program = PlannedProgram.of(schedule, self.step.written)
-        end = time.perf_counter()
-        self._with_level(_Level(sizes, joint.storage_bytes(joint.numbers(sizes)), program, end, end - begin))
-
-    def _with_level(self, level: _Level) -> _Level:
-        self._levels = [level, *self._levels[: _MOST_LEVELS - 1]]
-        return level
-
-    def _level_for(self, sizes: tuple[int, ...], storages: list[int]) -> _Level:
-        covering = [level for level in self._levels if level.covers(storages)]
-        if not covering:
-            return self.add_level(sizes, self._like.overhead + _NO_EXTRA_TIME)
-        best = min(covering, key=lambda level: (level.extra_time, sum(level.storages)))
-        if best.extra_time <= _NO_EXTRA_TIME or not best.has_cost_a_plan():
-            return best
-        least = min(covering, key=lambda level: sum(level.storages))
-        if sum(storages) >= _LEAST_SHARE * sum(least.storages):
-            return best
-        wanted = tuple(min(math.ceil(_HEADROOM * size), largest) for size, largest in zip(sizes, least.sizes, strict=True))
-        return self.add_level(self.next_sizes(wanted) or sizes, _NO_EXTRA_TIME)
-
-    def next_sizes(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
-        """These sizes or the next larger ones for which the step is the captured one; None where it is for none of them."""
-        larger = (tuple(size + k for size in sizes) for k in range(_NEXT))
-        return next((candidate for candidate in larger if self.step.joint.holds(candidate)), None)
 
 
 class SizedPrograms:
@@ -192,16 +49,23 @@ class SizedPrograms:
         schedule: the plan.
         loss: the loss of the plan; None for the default one.
         plan_level: plans for some sizes.
+        numbered: knows which numbers change from call to call.
     """
 
     def __init__(
-        self, model: nn.Module, schedule: Schedule, loss: Callable[..., torch.Tensor] | None, plan_level: PlanLevel
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        loss: Callable[..., torch.Tensor] | None,
+        plan_level: PlanLevel,
+        numbered: NumberedPrograms,
     ) -> None:
         self._model = model
         self._schedule = schedule
         self._settings = replace(settings_of(schedule), loss=loss)
         self._plan_level = plan_level
-        self._steps: list[_StepPrograms] = []
+        self._numbered = numbered
+        self._steps: list[StepPrograms] = []
         self._captures = 0
         self._dims: set[tuple[int, int]] = set()
 
@@ -220,7 +84,7 @@ class SizedPrograms:
         like = None
         for program, signature in known:
             dims = None if program.is_larger else signature.differing_sizes(call.leaves, call.tree)
-            if dims and signature.is_of_model_now(call.autocast, call.switches):
+            if dims and self._is_of_model_now(call, signature):
                 like = program, dims
                 break
         if like is None or self._captures >= _MOST_STEPS or any(programs.differs_by_chance(call) for programs in self._steps):
@@ -231,7 +95,7 @@ class SizedPrograms:
         self._captures += 1
         self._dims.update(dims or ())
         try:
-            programs = self._captured(call, program)
+            programs = self._captured(call, program, self._numbered.all_seen(call))
         except (OneSizeError, CaptureError) as error:
             if isinstance(error, OneSizeError) and error.by_chance and self._captures < _MOST_STEPS:
                 _log.info("the step is planned for these sizes alone: %s", error)
@@ -247,7 +111,18 @@ class SizedPrograms:
         self._steps.insert(0, programs)
         return programs.bound_for(call)
 
-    def _captured(self, call: CallNow, known: PlannedProgram) -> _StepPrograms:
+    def _is_of_model_now(self, call: CallNow, signature: BoundSignature) -> bool:
+        """Whether the step of ``signature`` is the model's now but for the inputs, and for numbers that change."""
+        changed = self._numbered.changed(call, signature)
+        if changed is None:
+            return signature.is_of_model_now(call.autocast, call.switches)
+        joint = signature.joint
+        if signature.state() is None or (call.autocast, call.switches) != (joint.autocast, joint.switches):
+            return False
+        self._numbered.see(changed)
+        return True
+
+    def _captured(self, call: CallNow, known: PlannedProgram, numbers: Numbers) -> StepPrograms:
         """Capture the step of ``call`` for all sizes in which calls have differed so far.
 
         Raises:
@@ -259,23 +134,30 @@ class SizedPrograms:
         along = _batch(inputs) - self._dims
         dims = tuple(sorted(self._dims | along))
         symbols = _symbols(dims, (inputs, before))
-        step = capture_sized_step(self._model, call.args, call.kwargs, dims, symbols, along, known.joint, self._settings)
+        of_call = self._model, call.args, call.kwargs, dims, symbols, along, known.joint, self._settings
+        try:
+            step = capture_sized_step(*of_call, numbers=numbers)
+        except OneSizeError:
+            if not any(numbers):
+                raise
+            step = capture_sized_step(*of_call)
         _log.warning(
             "inputs differ from what was planned (%s): captured once for all sizes of them, and planned within the same budget "
             "of %s bytes. Smaller sizes run the schedules of larger ones",
             format_inputs(input_signature(call.args, call.kwargs)),
             f"{self._schedule.budget:,}",
         )
-        programs = _StepPrograms(self._model, step, known.schedule, self._plan_level)
+        programs = StepPrograms(self._model, step, known.schedule, self._plan_level)
         here, there = step.sizes_of(inputs), step.sizes_of(before)
         if step.known == there:
-            programs.adopt(known.schedule)
+            programs.adopt(known.schedule, there)
             if all(map(operator.le, here, there)):
                 return programs
-        above = programs.next_sizes(tuple(map(max, here, there)))
+        largest: list[float] = [*map(max, here, there), *step.known[len(dims) :]]
+        above = programs.next_sizes(largest)
         if above is not None:
             with suppress(InfeasibleBudgetError):
-                programs.add_level(above, known.schedule.overhead + _NO_EXTRA_TIME)
+                programs.add_level(above, known.schedule.overhead + NO_EXTRA_TIME)
         return programs
 
 

@@ -158,6 +158,7 @@ class Joint:
         undo: what to put back where a check ends the forward; None where it has no checks.
         forward: the forward as it was recorded, to compare later recordings with.
         argument_states: for each input leaf that is an object, what it held at capture; None for the others.
+        attributes: the value of each attribute of a module that the step has as a number of this call, by path and name.
     """
 
     model: nn.Module
@@ -194,6 +195,7 @@ class Joint:
     returned: int = 0
     same_inputs: tuple[int, ...] = ()
     argument_states: tuple[Any, ...] = ()
+    attributes: Mapping[tuple[str, str], Any] = field(default_factory=dict)
     undo: Undo | None = None
     forward: RecordedForward = field(default_factory=RecordedForward)
 

@@ -5,7 +5,7 @@ A captured step runs none of the forward's Python code. ``Watch`` compares, befo
 ``Snapshot`` shows, around a recording, what it changes.
 """
 
-from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, slots_of
+from remat_planner.tracer.python_state.attributes import Attributes, Environment, Function, Namespace, attributes_at, slots_of
 from remat_planner.tracer.python_state.cached_function import CachedFunction
 from remat_planner.tracer.python_state.containers import (
     Array,
@@ -70,6 +70,7 @@ __all__ = [
     "TextInMemory",
     "Watch",
     "argument_starts",
+    "attributes_at",
     "changed_in_value",
     "described_value",
     "hook_function",

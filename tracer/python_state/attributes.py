@@ -290,3 +290,12 @@ def _is_filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def attributes_at(model: nn.Module, path: str) -> dict[str, Any]:
+    """The attributes of the module, or of the object, at a path as in "layers.0.config"; empty where nothing is there."""
+    owner: Any = model
+    for name in path.split(".") if path else ():
+        inner = owner._modules.get(name) if isinstance(owner, nn.Module) else None
+        owner = getattr(owner, "__dict__", {}).get(name) if inner is None else inner
+    return getattr(owner, "__dict__", {})

@@ -70,6 +70,14 @@ class PythonReads:
             outside = (*outside, Environment.named(names))
         return cls(None if names is None else names | more, outside)
 
+    def without(self, attributes: Iterable[tuple[str, str]]) -> PythonReads:
+        """Without these attributes of modules, each by the path of its module and its name: they may have any value."""
+        written, seen = {**self.written}, {**self.seen}
+        for path, name in attributes:
+            written[path] = frozenset((*written.get(path, ()), name))
+            seen[path] = {key: value for key, value in seen.get(path, _NOTHING).items() if key != name}
+        return replace(self, written=written, seen=seen)
+
     def found_in(
         self,
         model: nn.Module,

@@ -8,8 +8,23 @@ in the same order, so it has the same bits.
 This is concolic execution (Sen, Marinov, Agha: CUTE, ESEC/FSE 2005) with the sizes as the only symbols.
 """
 
-from remat_planner.tracer.size_expressions.arithmetic import OPERATORS, SizeArithmetic, are_in_bounds
+from remat_planner.tracer.size_expressions.arithmetic import BOUNDS, OPERATORS, SizeArithmetic
+from remat_planner.tracer.size_expressions.boxes import Box, UndecidedError, merged, where_not, without
 from remat_planner.tracer.size_expressions.code import function_of
 from remat_planner.tracer.size_expressions.expression import MATHEMATICS, Expression
+from remat_planner.tracer.size_expressions.words import in_words
 
-__all__ = ["MATHEMATICS", "OPERATORS", "Expression", "SizeArithmetic", "are_in_bounds", "function_of"]
+__all__ = [
+    "BOUNDS",
+    "MATHEMATICS",
+    "OPERATORS",
+    "Box",
+    "Expression",
+    "SizeArithmetic",
+    "UndecidedError",
+    "function_of",
+    "in_words",
+    "merged",
+    "where_not",
+    "without",
+]

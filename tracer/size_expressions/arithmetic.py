@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from remat_planner.tracer.size_expressions.expression import INFIX, MATHEMATICS, Expression, range_of, value_of
 from remat_planner.tracer.size_expressions.polynomials import Polynomial, added, exact_quotient, leading_monomial, product
 
-_LEAST, _LARGEST = 2, 1 << 40
+BOUNDS = (2, 1 << 40)
 """Bounds of a size: operators broadcast 1, and skip 0."""
 _LARGEST_EXPONENT = 8
 """Powers up to this one are multiplied out."""
@@ -20,27 +20,39 @@ _MOST_TERMS = 64
 class SizeArithmetic:
     """Computes with sizes, and collects the conditions.
 
+    Args:
+        where: says where the code asks that is running; it is called at each new condition.
+
     Attributes:
-        symbols: the sizes.
+        symbols: the sizes, then the numbers of the caller.
         conditions: each question with its answer.
+        sources: each question with what ``where`` said.
         atoms: what polynomials are of: the sizes, and integers that other operators compute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, where: Callable[[], str] = lambda: "") -> None:
         self.symbols: list[Expression] = []
         self.conditions: dict[Expression, bool] = {}
+        self.sources: dict[Expression, str] = {}
+        self._where = where
         self.atoms: list[Expression] = []
         self._known: dict[Any, Expression] = {}
         self._applied: dict[tuple[str, tuple[Expression, ...]], Expression] = {}
 
-    def symbol(self, value: int, name: Any) -> Expression:
-        """A size; ``name`` is what PyTorch knows it by."""
-        symbol = Expression(value, "symbol", (), None, (_LEAST, _LARGEST), frozenset([name]))
+    def symbol(self, value: int, name: Any, bounds: tuple[int, int] = BOUNDS) -> Expression:
+        """A size within ``bounds``; ``name`` is what PyTorch knows it by."""
+        symbol = Expression(value, "symbol", (), None, bounds, frozenset([name]))
         symbol.terms = {(len(self.atoms),): 1}
         self.atoms.append(symbol)
         self.symbols.append(symbol)
         self._known["int", frozenset(symbol.terms.items())] = symbol
         return symbol
+
+    def number(self, value: float, name: Any) -> Expression:
+        """A number that the caller gives, and that may be any other one."""
+        number = Expression(value, "symbol", (), None, (-math.inf, math.inf), frozenset([name]))
+        self.symbols.append(number)
+        return number
 
     def constant(self, value: Any) -> Expression:
         """A number that is the same for all sizes."""
@@ -71,7 +83,9 @@ class SizeArithmetic:
             for operand in question.operands if one is None else (one,):
                 self.decide(operand)
         elif isinstance(question.value, bool):
-            self.conditions.setdefault(question, question.value)
+            if question not in self.conditions:
+                self.conditions[question] = question.value
+                self.sources[question] = self._where()
         else:
             self.decide(self.equal(question, self.constant(question.value)))
         return question.value
@@ -236,8 +250,3 @@ _OPERATORS: dict[str, Callable[..., Expression]] = {
 }
 _OPERATORS |= {f"sym_{name}": (lambda own, one, name=name: own._operation(name, one)) for name in MATHEMATICS}
 OPERATORS: frozenset[str] = frozenset(_OPERATORS)
-
-
-def are_in_bounds(sizes: Iterable[int]) -> bool:
-    """Whether ``sizes`` are within the bounds in which questions are answered without a condition."""
-    return all(_LEAST <= size <= _LARGEST for size in sizes)

@@ -23,6 +23,7 @@ from remat_planner.tracer.joint import (
     rewritten,
     tensors_of,
 )
+from remat_planner.tracer.size_expressions import Box, Expression, UndecidedError
 from remat_planner.tracer.sizes.errors import NotSizedError
 from remat_planner.tracer.sizes.fakes import Fakes, TensorForm, TensorForms, ToCompute
 from remat_planner.tracer.torch_private import hashable, is_symbolic, new_fake_mode, number_of
@@ -53,10 +54,11 @@ class _Conditions:
 
     def __init__(self, sizes: SymbolicSizes, questions: Sequence[Any]) -> None:
         self._are_in_bounds = sizes.are_in_bounds
+        self.questions = questions
         self._answers = sizes.function(questions)
         self._expected = tuple(map(sizes.answer, questions))
 
-    def __call__(self, sizes: Sequence[int]) -> bool:
+    def __call__(self, sizes: Sequence[float]) -> bool:
         if not self._are_in_bounds(sizes):
             return False
         try:
@@ -66,14 +68,30 @@ class _Conditions:
 
 
 @dataclass(frozen=True)
+class OtherSizes:
+    """Sizes within the bounds of a capture for which the step is another one, or takes more bytes.
+
+    Attributes:
+        boxes: these sizes: the least and the largest of each symbol.
+        why: what is asked of the sizes there, or what takes more bytes.
+    """
+
+    boxes: list[Box]
+    why: str
+
+
+@dataclass(frozen=True)
 class SizedJoint:
     """A step that was captured with symbols for some sizes of its inputs.
 
     Attributes:
         dims: index among the inputs, and dimension, of each of these sizes.
+        leaves: index among the inputs of each number that is a symbol too. Wherever ``sizes`` are given, these numbers follow,
+            and then those of ``attributes``.
     """
 
     dims: tuple[tuple[int, int], ...]
+    leaves: tuple[int, ...]
     _joint: Joint  # its nodes have forms in the place of fakes, and numbers to compute among their arguments
     _loss: CapturedLoss | None
     _forms: TensorForms
@@ -82,10 +100,23 @@ class SizedJoint:
     _holds: _Conditions
     _holds_nearby: _Conditions
     _constants: Mapping[str, tuple[Any, ...]]
+    _sizes: SymbolicSizes
+    _expressions: list[Any]  # of the numbers
     _texts: Mapping[str, ToCompute] = field(default_factory=dict)
 
+    @property
+    def attributes(self) -> tuple[tuple[str, str], ...]:
+        """Path of the module, and name, of each attribute that is a symbol."""
+        return tuple(self._joint.attributes)
+
     @classmethod
-    def of(cls, joint: Joint, sizes: SymbolicSizes, dims: Sequence[tuple[int, int]]) -> SizedJoint:
+    def of(
+        cls,
+        joint: Joint,
+        sizes: SymbolicSizes,
+        dims: Sequence[tuple[int, int]],
+        leaves: Sequence[int] = (),
+    ) -> SizedJoint:
         """The captured ``joint``, which is taken apart.
 
         Raises:
@@ -112,11 +143,21 @@ class SizedJoint:
             lifetimes = tuple(replace(lifetime, bytes=numbers(lifetime.bytes)) for lifetime in loss.lifetimes)
             loss = replace(loss, lifetimes=lifetimes)
         texts = {text: numbers(size) for text, size in joint.forward.sizes.items()}
-        joint = replace(joint, outputs=outputs, guards=_guards_with(joint.guards, numbers), loss=None)
+        given = tuple(map(numbers, joint.constant_leaves))
+        attributes = {place: numbers(number) for place, number in joint.attributes.items()}
+        joint = replace(
+            joint,
+            constant_leaves=given,
+            attributes=attributes,
+            outputs=outputs,
+            guards=_guards_with(joint.guards, numbers),
+            loss=None,
+        )
         conditions = sizes.conditions()
         lasting = [condition for condition in conditions if not sizes.is_about_single_sizes(condition)]
         return cls(
             tuple(dims),
+            tuple(leaves),
             joint,
             loss,
             forms,
@@ -125,27 +166,73 @@ class SizedJoint:
             _Conditions(sizes, conditions),
             _Conditions(sizes, lasting),
             constants,
+            sizes,
+            list(numbers.expressions),
             texts,
         )
 
-    def holds(self, sizes: Sequence[int]) -> bool:
+    def other_sizes(self, names: Sequence[str]) -> list[OtherSizes]:
+        """The sizes within the bounds of the capture for which it does not hold, or takes more bytes.
+
+        For all others, each storage of the step is at most as large as for the sizes of the capture.
+
+        Args:
+            names: of the symbols, for the texts.
+
+        Raises:
+            NotSizedError: there are too many.
+        """
+        sizes, found = self._sizes, []
+        for question in self._holds.questions:
+            found.append(self._where_not(question, sizes.answer(question), sizes.in_words(question, names)))
+        for number, name in self._named_storages().items():
+            question = sizes.no_more(self._expressions[number])
+            text = sizes.in_words(self._expressions[number], names)
+            found.append(self._where_not(question, True, f"the bytes of {name}, {text}"))
+        return [other for other in found if other.boxes]
+
+    def _where_not(self, question: Expression, answer: bool, why: str) -> OtherSizes:
+        try:
+            return OtherSizes(self._sizes.where_not(question, answer), why)
+        except UndecidedError as error:
+            raise NotSizedError(f"the sizes are too many to try for {why}") from error
+
+    def _named_storages(self) -> dict[int, str]:
+        """For each number of bytes of a storage that is computed from sizes, the operator that makes such a storage first."""
+        named: dict[int, str] = {}
+        graphs = [self._joint.graph.graph] if self._loss is None else [self._joint.graph.graph, self._loss.graph.graph]
+        for node in (node for graph in graphs for node in graph.nodes):
+            for form in _forms_of(node):
+                size = self._forms.storages[form.storage].bytes
+                if isinstance(size, ToCompute):
+                    where = ", ".join(filter(None, (node.meta.get("module"), node.meta.get("source"))))
+                    name = node.meta.get("name", node.name)
+                    named.setdefault(size.number, f"{name} ({where})" if where else name)
+        for lifetime in () if self._loss is None else self._loss.lifetimes:
+            if isinstance(lifetime.bytes, ToCompute):
+                named.setdefault(lifetime.bytes.number, "the loss")
+        return named
+
+    def holds(self, sizes: Sequence[float]) -> bool:
         """Whether the step is the captured one for these sizes."""
         return self._has_same(sizes) and self._holds(sizes)
 
-    def holds_nearby(self, sizes: Sequence[int]) -> bool:
+    def holds_nearby(self, sizes: Sequence[float]) -> bool:
         """Whether it is for sizes around these. These may be others by chance, as a length that equals the number of heads."""
         return self._has_same(sizes) and self._holds_nearby(sizes)
 
-    def _has_same(self, sizes: Sequence[int]) -> bool:
+    def _has_same(self, sizes: Sequence[float]) -> bool:
         return all(sizes[k] == sizes[first] for k, first in self._same)
 
-    def numbers(self, sizes: Sequence[int]) -> tuple[Any, ...]:
+    def numbers(self, sizes: Sequence[float]) -> tuple[Any, ...]:
         """All numbers of the step that are computed from sizes."""
         return self._compute(*sizes)
 
     def storage_bytes(self, numbers: Sequence[Any]) -> list[int]:
-        """The bytes of all storages of the step."""
-        return [_number(storage.bytes, numbers) for storage in self._forms.storages.values()]
+        """The bytes of all storages of the step, and of what the loss allocates besides."""
+        of_storages = [_number(storage.bytes, numbers) for storage in self._forms.storages.values()]
+        of_loss = () if self._loss is None else self._loss.lifetimes
+        return of_storages + [_number(lifetime.bytes, numbers) for lifetime in of_loss]
 
     def forms_with(self, nodes: str, numbers: Sequence[Any]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Shape and strides of the placeholders of one kind, ``"input_nodes"`` or ``"tangent_nodes"``."""
@@ -159,6 +246,8 @@ class SizedJoint:
         nodes = [leaf.node for leaf in joint.outputs]
         return replace(
             joint,
+            constant_leaves=tuple(_number(leaf, numbers) for leaf in self._joint.constant_leaves),
+            attributes={place: _number(number, numbers) for place, number in self._joint.attributes.items()},
             outputs=tuple(
                 replace(leaf, node=node, constant=_number(leaf.constant, numbers))
                 for leaf, node in zip(self._joint.outputs, nodes, strict=True)
@@ -167,7 +256,7 @@ class SizedJoint:
             forward=self._forward_with(numbers),
         )
 
-    def at(self, sizes: Sequence[int]) -> Joint:
+    def at(self, sizes: Sequence[float]) -> Joint:
         """The step for these sizes. Numbers among arguments say how they are computed (``tracer.joint.SizeNumber``)."""
         numbers = self.numbers(sizes)
         fakes = Fakes(new_fake_mode(), self._forms.storages, lambda value: _number(value, numbers))

@@ -72,3 +72,9 @@ def test_frozen_blocks_count():
     model, _ = decoder()
     model.layers.requires_grad_(False)
     assert len(select_regions(model, "auto")) == 3
+
+
+def test_layers_that_are_dictionaries_are_their_modules():
+    layers = nn.ModuleList(nn.ModuleDict({"norm": nn.LayerNorm(4), "mix": Block(), "act": nn.ReLU()}) for _ in range(2))
+    model = nn.ModuleDict({"layers": layers, "head": nn.Linear(4, 4)})
+    assert list(select_regions(model, "auto")) == ["layers.0.mix", "layers.1.mix"]

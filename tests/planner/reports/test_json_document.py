@@ -51,7 +51,7 @@ def test_the_keys_of_a_whole_schedule() -> None:
             "bound_seconds",
             "scatter",
         ),
-        *("overhead", "bound_overhead", "gap", "status", "solver", "assumption", "forms", "comparison", "neighbours"),
+        *("overhead", "bound_overhead", "gap", "status", "solver", "assumption", "forms", "ranges", "comparison", "neighbours"),
         *(
             "memory_at_peak",
             "held_outputs",
