@@ -17,6 +17,9 @@ from remat_planner.solvers import Deadline, Order, Reporter, Solution, Solver, s
 _TRIES = 8
 """Solves after the first one, at most."""
 
+_TRIES_IN_ANY_CASE = 2
+"""So many of them where nothing fits yet and the time is over: "auto" still tries what takes next to none."""
+
 _FIRST_SHARE = 0.6
 """Share of the time for the first solve, which in most cases is the only one."""
 
@@ -87,8 +90,9 @@ def _search(
     """
     solution = first
     low, high = 0, first.peak_bytes  # targets: the highest that fits or is infeasible, and the lowest that exceeds the budget
-    for _ in range(_TRIES):
-        if high - low <= _CLOSE * budget or deadline.expired:
+    for tried in range(_TRIES):
+        fits = min(peaks.values()) <= budget
+        if high - low <= _CLOSE * budget or (deadline.expired and (fits or tried >= _TRIES_IN_ANY_CASE)):
             break
         excess = peaks[_steps_of(solution)] - budget
         target = (low + high) // 2 if low else max(1, solution.peak_bytes - excess)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from itertools import pairwise
 
 import pytest
@@ -76,6 +77,29 @@ def test_blocks_handed_out_whole_count() -> None:
     tight = solve_on_gpu(graph, asked_for, peak, solver="auto", time_limit=1)
     assert (tight.status, tight.minimum) == ("infeasible", peak(order))
     assert solve_on_gpu(graph, tight.minimum, peak, solver="auto", time_limit=1).steps == order
+
+
+def test_a_lower_target_is_tried_even_where_the_time_is_over() -> None:
+    """The one with the lowest peak takes longest, and is the last resort."""
+    graph = Graph.from_dag([1, 1, 1, 2], [10, 10, 10, 1], [(0, 1), (1, 2), (0, 3), (2, 3)], backward=3)
+    order, lower, lowest = (0, 1, 2, 3), (0, 1, 2, 0, 3), (0, 1, 0, 1, 2, 0, 3)
+
+    class Late(Solver):
+        """Answers in turn, later than asked."""
+
+        name = "late"
+        description = "takes all the time"
+
+        def __init__(self) -> None:
+            self.answers = [order, lower, lowest]
+
+        def solve(self, task: Task) -> Answer:
+            time.sleep(task.deadline.remaining + limit)
+            return Answer(self.answers.pop(0))
+
+    peaks, limit = {order: 32, lower: 30, lowest: 25}, 0.02
+    found = solve_on_gpu(graph, 31, peaks.__getitem__, solver=Late(), time_limit=limit)
+    assert (found.status, found.steps) == ("feasible", lower)
 
 
 def test_a_lower_target_starts_from_what_was_found_for_the_budget() -> None:
