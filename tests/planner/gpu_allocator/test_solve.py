@@ -91,11 +91,11 @@ def test_a_lower_target_is_tried_even_where_the_time_is_over() -> None:
         description = "takes all the time"
 
         def __init__(self) -> None:
-            self.answers = [order, lower, lowest]
+            self.answers = [order, lower]
 
         def solve(self, task: Task) -> Answer:
             time.sleep(task.deadline.remaining + limit)
-            return Answer(self.answers.pop(0))
+            return Answer(lowest if task.budget == 1 else self.answers.pop(0))
 
     peaks, limit = {order: 32, lower: 30, lowest: 25}, 0.02
     found = solve_on_gpu(graph, 31, peaks.__getitem__, solver=Late(), time_limit=limit)
