@@ -64,9 +64,16 @@ def _facts(step: CompiledStep, budget: str, settings: str) -> dict[str, str]:
         "": f"{format_bytes_both(step.predicted_peak_bytes)} predicted; compiled {step.attempts} times",
         "Extra time": f"{format_percent(step.overhead)} predicted, above the fastest partition{graphs}",
         " ": f"at most {format_percent(1.0 / step.bound - 1.0)} above the bound of all partitions within the budget",
+        "Gradients": _gradients(step),
         "Recomputed": f"{recomputed:,} operators, most of them within the kernels of others",
         "To train": f"model = remat_planner.compile(model, args, kwargs, {settings})",
     }
+
+
+def _gradients(step: CompiledStep) -> str:
+    if step.largest_difference is None:
+        return "not compared with eager's: the step draws random numbers, or eager's does not fit the device"
+    return f"eager's within {step.largest_difference:.1e} of the largest element"
 
 
 def _one_line(step: CompiledStep) -> str:
@@ -87,6 +94,7 @@ def _document(step: CompiledStep) -> dict[str, Any]:
         "overhead": step.overhead,
         "bound": step.bound,
         "attempts": step.attempts,
+        "largest_difference": step.largest_difference,
         "graphs": [
             {
                 "peak_bytes": part.peak_bytes,

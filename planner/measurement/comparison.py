@@ -83,6 +83,15 @@ class ToleranceCheck:
         return max((difference for parts in self._compared.values() for difference, _ in parts), default=0.0)
 
     @property
+    def furthest(self) -> str:
+        """The name of the tensor that differs most, beside what its dtype allows."""
+        share = {
+            name: max((difference / tolerance if tolerance else difference for difference, tolerance in parts), default=0.0)
+            for name, parts in self._compared.items()
+        }
+        return max(share, key=share.__getitem__)
+
+    @property
     def all_close(self) -> bool:
         """Whether no difference exceeds the square root of its dtype's epsilon (3.5e-4 for float32, 0.09 for bfloat16)."""
         return all(difference <= tolerance for parts in self._compared.values() for difference, tolerance in parts)

@@ -16,6 +16,7 @@ from remat_planner.planner.errors import BudgetError, CompilerError, InfeasibleB
 from remat_planner.planner.formatting import format_bytes_both, format_percent
 from remat_planner.planner.measurement import KeptState, Loss, device_of, measure_peak, one_step, state_restored
 from remat_planner.planner.partition.backend import BudgetedBackend
+from remat_planner.planner.partition.compared_gradients import largest_difference
 from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.plan import refuse_applied
 from remat_planner.planner.planning import Budget, parse_budget
@@ -41,6 +42,8 @@ class CompiledStep:
         measured_peak_bytes: at the peak of a real step.
         parts: the graphs of the step, in the order of their forwards.
         attempts: how often the model was compiled.
+        largest_difference: of a gradient from eager's, as a share of its largest element; None where they were not compared:
+            the step draws random numbers, or eager's step does not fit the device.
     """
 
     budget_bytes: int
@@ -48,6 +51,7 @@ class CompiledStep:
     measured_peak_bytes: int
     parts: tuple[CompiledPart, ...]
     attempts: int
+    largest_difference: float | None = None
 
     @property
     def overhead(self) -> float:
@@ -78,7 +82,8 @@ def compile(  # noqa: A001
 ) -> nn.Module:
     """``torch.compile(model, dynamic=False)``, with a step within ``budget`` as measured.
 
-    The model is compiled with ``budgeted_backend``, and a step on these inputs runs: forward, loss and backward. Where its peak
+    The model is compiled with ``budgeted_backend``, and a step on these inputs runs: forward, loss and backward. Its gradients
+    are compared with eager's, unless the step draws random numbers or eager's does not fit the device. Where its peak
     exceeds the budget, the model is compiled again with a budget lowered by what was mispredicted, three times at most; where
     the first prediction was too high and the budget costs time, once with a budget raised by that. The model, its inputs,
     gradients and random generators are left as they were. ``compiled_step`` has the figures.
@@ -95,7 +100,7 @@ def compile(  # noqa: A001
         InfeasibleBudgetError: no partition is within the budget, or the measured peaks stay above it.
         BudgetError: the budget is none, or "min".
         CompilerError: inductor cannot be used here, or this release of PyTorch has no place for a partitioner, or
-            ``torch.compile`` captured nothing of the model.
+            ``torch.compile`` captured nothing of the model, or a gradient is not eager's.
         AlreadyAppliedError: the model, or a module inside it, has a schedule.
         tracer.ModelNotSupportedError: the model is compiled already, wrapped for several ranks, or no module.
         tracer.NothingToTrainError: nothing in the step gets a gradient.
@@ -160,7 +165,7 @@ class _Compilation:
                 fits = compiled, step
             if fits is not None:
                 if attempt > 1 or not self._leaves_room(step):
-                    return fits[0], replace(fits[1], attempts=attempt)
+                    return fits[0], self._compared(fits[0], replace(fits[1], attempts=attempt))
                 earlier, less = step.parts, measured - predicted
                 continue
             tried.append(step)
@@ -196,6 +201,10 @@ class _Compilation:
         peak = measure_peak(one_step(compiled, self.args, self.kwargs, self.loss), device)
         self.state.restart()
         return peak
+
+    def _compared(self, compiled: nn.Module, step: CompiledStep) -> CompiledStep:
+        eager, with_budget = (one_step(called, self.args, self.kwargs, self.loss) for called in (self.model, compiled))
+        return replace(step, largest_difference=largest_difference(self.model, eager, with_budget, self.state.restart))
 
     def _constant_bytes(self) -> int:
         tensors = [*self.model.parameters(), *self.model.buffers(), *tensor_inputs(self.args, self.kwargs)]

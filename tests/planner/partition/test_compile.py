@@ -58,6 +58,7 @@ def test_the_measured_step_is_within_the_budget_and_its_masks_are_replayed():
     assert step.measured_peak_bytes <= step.budget_bytes
     assert step.predicted_peak_bytes == pytest.approx(step.measured_peak_bytes, rel=0.03)
     assert step.parts[0].recomputed
+    assert step.largest_difference is None  # it draws masks
     ours = [gradient.clone() for gradient in gradients(compiled, model, x)]
     torch._dynamo.reset()
     theirs = gradients(torch.compile(model, dynamic=False), model, x)
@@ -198,6 +199,8 @@ def test_a_convolutional_network_takes_the_predicted_bytes():
     model, x = Pictures(), torch.randn(4, 3, 8, 8)
     step = remat_planner.compiled_step(remat_planner.compile(model, (x,), budget="100%"))
     assert step.attempts == 1
+    assert step.largest_difference is not None
+    assert step.largest_difference < 1e-4
     assert step.predicted_peak_bytes == pytest.approx(step.measured_peak_bytes, rel=0.03)
     assert not any(name.startswith("convolution") for name in step.parts[0].recomputed)
 
