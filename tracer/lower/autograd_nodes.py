@@ -25,9 +25,7 @@ def with_eager_lifetimes(graph: Graph, joint: Joint) -> Graph:
     """``graph`` in which the last op of each autograd node has the values in ``eager_reads`` that the node holds until then."""
     node_of = {node.meta["name"]: node for node in joint.ops}
     ops = list(graph.ops)
-    for run, _ in _runs(graph, joint, node_of):
-        if len(run) < 2:
-            continue
+    for run in _runs(graph, joint, node_of):
         written = {value for i in run for value in ops[i].writes}
         read = dict.fromkeys(value for i in run for value in ops[i].reads if value not in written)
         last = ops[run[-1]]
@@ -35,19 +33,8 @@ def with_eager_lifetimes(graph: Graph, joint: Joint) -> Graph:
     return replace(graph, ops=tuple(ops))
 
 
-def sums_between_nodes(graph: Graph, joint: Joint) -> Iterator[int]:
-    """The additions in which autograd's engine adds what one of its nodes sends to what another one has sent before."""
-    node_of = {node.meta["name"]: node for node in joint.ops}
-    for run, sums in _runs(graph, joint, node_of):
-        begin = (run or sums)[0]
-        for i in sums:
-            first = graph.producer[graph.ops[i].reads[0]]
-            if len(graph.ops[i].reads) == 2 and first is not None and first < begin:
-                yield i
-
-
-def _runs(graph: Graph, joint: Joint, node_of: Mapping[str, fx.Node]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """The ops of each autograd node, and the additions of gradients behind them, which may be the engine's."""
+def _runs(graph: Graph, joint: Joint, node_of: Mapping[str, fx.Node]) -> Iterator[Sequence[int]]:
+    """The ops of each autograd node, without the sums of gradients that the engine adds up after it."""
 
     def autograd_node(i: int) -> int | None:
         meta = node_of[graph.ops[i].name].meta if graph.ops[i].name in node_of else {}
@@ -57,8 +44,7 @@ def _runs(graph: Graph, joint: Joint, node_of: Mapping[str, fx.Node]) -> Iterato
 
     for number, group in groupby(range(len(graph.ops)), key=autograd_node):
         run = list(group)
-        sums: list[int] = []
         while run and number is not None and node_of[graph.ops[run[-1]].name].target in _ADDITIONS:
-            sums.insert(0, run.pop())
-        if number is not None:
-            yield run, sums
+            run.pop()
+        if number is not None and len(run) > 1:
+            yield run

@@ -10,14 +10,14 @@ the sum allocates nothing. Each of these keeps it from that:
 
 The planned step leaves out views that cancel each other, so that it adds in place where eager does not. Where it makes such an
 addition itself, it makes it in place too. It adds up the gradients of activations in new memory: a sum in place is made
-only once, and some budgets need it again. Eager adds these up in place as well, which counts for its peak (``Graph.eager``).
+only once, and some budgets need it again.
 """
 
 from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,6 @@ from torch import fx
 
 from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint, is_dense
-from remat_planner.tracer.lower.autograd_nodes import sums_between_nodes
 from remat_planner.tracer.operators import graph_function_name
 
 SUM_IN_PLACE = "autograd adds up this gradient in place"
@@ -38,19 +37,16 @@ def with_sums_in_place(graph: Graph, joint: Joint) -> Graph:
     node_of = {node.meta["name"]: node for node in joint.ops}
     sums = {graph.by_name[node.meta["name"]] for gradient in joint.gradients for node in gradient.sums}
     readers = _readers(graph)
-    in_place = [i for i in sorted(sums) if readers[_first_storage(graph, i)] == {i} and _is_owned(graph, i, node_of)]
-    of_activations = (i for i in sums_between_nodes(graph, joint) if i not in sums)
-    in_eager = [i for i in of_activations if max(readers[_first_storage(graph, i)]) == i and _is_owned(graph, i, node_of)]
-    graph = _with_eager_bases(graph, [i for i in in_eager if not node_of[graph.ops[i].name].meta.get("adds_to_view")])
+    in_place = [i for i in sorted(sums) if _is_owned(graph, i, readers, node_of)]
     if not in_place:
         return graph
     ops = list(graph.ops)
     moved: dict[int, int] = {}  # the storage of a sum: that of its first term, which may be a sum itself
     for i in in_place:
-        first, total = _first_storage(graph, i), graph.values[graph.ops[i].writes[0]].storage
+        first, total = (graph.values[value].storage for value in (graph.ops[i].reads[0], graph.ops[i].writes[0]))
         moved[total] = moved.get(first, first)
-        of_view = graph.storages[total].bytes if node_of[ops[i].name].meta.get("adds_to_view") else 0
-        ops[i] = replace(ops[i], pinned=ops[i].pinned or SUM_IN_PLACE, eager_workspace=of_view)
+        in_eager = graph.storages[total].bytes if node_of[ops[i].name].meta.get("adds_to_view") else 0
+        ops[i] = replace(ops[i], pinned=ops[i].pinned or SUM_IN_PLACE, eager_workspace=in_eager)
     return with_storages_shared(replace(graph, ops=tuple(ops)), moved)
 
 
@@ -65,19 +61,6 @@ def with_storages_shared(graph: Graph, moved: Mapping[int, int]) -> Graph:
     )
 
 
-def _with_eager_bases(graph: Graph, sums: Sequence[int]) -> Graph:
-    """``graph`` in which the ``sums`` lie in their first terms in eager."""
-    values = list(graph.values)
-    for i in sums:
-        total = graph.ops[i].writes[0]
-        values[total] = replace(values[total], eager_base=graph.ops[i].reads[0])
-    return replace(graph, values=tuple(values)) if sums else graph
-
-
-def _first_storage(graph: Graph, i: int) -> int:
-    return graph.values[graph.ops[i].reads[0]].storage
-
-
 def _readers(graph: Graph) -> Mapping[int, set[int]]:
     """For each storage, the ops that read it for something else than another view of it."""
     readers: dict[int, set[int]] = defaultdict(set)
@@ -89,8 +72,8 @@ def _readers(graph: Graph) -> Mapping[int, set[int]]:
     return readers
 
 
-def _is_owned(graph: Graph, i: int, node_of: Mapping[str, fx.Node]) -> bool:
-    """Whether the sum ``i`` can be made in its first term, which nothing reads afterwards: nothing refers to its memory."""
+def _is_owned(graph: Graph, i: int, readers: Mapping[int, set[int]], node_of: Mapping[str, fx.Node]) -> bool:
+    """Whether the sum ``i`` can be made in its first term: nothing else needs that or refers to its memory."""
     op, node = graph.ops[i], node_of[graph.ops[i].name]
     first, result = node.args[0], node.meta["val"]
     if len(op.reads) < 2 or not isinstance(first, fx.Node):
@@ -104,7 +87,8 @@ def _is_owned(graph: Graph, i: int, node_of: Mapping[str, fx.Node]) -> bool:
     is_view = first is not allocates and not (first.target is operator.getitem and first.args[0] is allocates)
     returned = any(graph.values[value].storage == storage for value in graph.results)
     return (
-        not is_view
+        readers[storage] == {i}
+        and not is_view
         and not returned
         and _is_torchs_own(allocates.target)
         and is_dense(term)

@@ -8,12 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
-from remat_planner.schedules import Graph, simulate
+from remat_planner.schedules import Graph
 from remat_planner.tracer import capture, lower
-from remat_planner.tracer.costs import record_memory
-from tests.zoo import loss_of, mamba
 
 _BYTES = 4 * 4 * 4
 
@@ -65,43 +62,3 @@ def test_autograd_adds_into_a_first_term_that_nothing_else_refers_to(expression,
 def test_the_storage_of_a_sum_in_place_is_left_out():
     graph = graph_of(lambda x, w: F.linear(F.linear(x, w).tanh(), w))
     assert {value.storage for value in graph.values} == set(range(len(graph.storages)))
-
-
-@pytest.mark.parametrize(
-    ("expression", "in_place"),
-    [
-        (lambda h: h.exp() + h.sin() + h.tanh(), 2),
-        (lambda h: h.t().sin().t() + h.exp(), 1),
-        # The first term is a view in eager.
-        (lambda h: h.exp() + h.t().sin().t(), 0),
-        # The gradient that arrives is sent on as it is, and read by another node before the sum.
-        (lambda h: (h + h.exp()).sin() + h.tanh(), 2),
-    ],
-    ids=["three readers", "a view at last", "a view at first", "a residual"],
-)
-def test_eager_adds_up_the_gradients_of_activations_in_place(expression, in_place):
-    model, x = Uses(lambda x, w: expression(x @ w)), torch.ones(4, 4)
-    graph = lower(capture(model, (x,))).graph
-    in_eager = [graph.ops[graph.producer[v]] for v, value in enumerate(graph.values) if value.eager_base is not None]
-    assert {op.kind for op in in_eager} <= {"add"}
-    assert len(in_eager) == in_place
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        model(x).backward()
-    assert sum(event.name == "aten::add_" for event in profiled.events()) == in_place
-    allocating = [sum(map(len, g.allocated)) for g in (graph, graph.eager)]
-    assert allocating[0] - allocating[1] == in_place
-
-
-@pytest.mark.slow
-def test_the_peak_of_a_state_space_model_without_a_plan_is_eagers():
-    case = mamba()
-
-    def step() -> None:
-        output = case.model(*case.args, **case.kwargs)
-        loss_of(case, output).backward()
-
-    step()
-    case.model.zero_grad()
-    graph = lower(capture(case.model, case.args, case.kwargs, loss=case.loss)).graph
-    measured = record_memory(step)[1].peak
-    assert simulate(graph.eager, range(len(graph.ops))).peak_bytes == graph.constant_bytes + measured
