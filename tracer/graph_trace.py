@@ -60,10 +60,7 @@ def recorded_graph() -> fx.Graph:
     Raises:
         RuntimeError: no trace is under way.
     """
-    recorded = tracing_mode()
-    if not isinstance(recorded, _Trace):
-        raise RuntimeError("no trace is under way")
-    return recorded.graph
+    return _running().graph
 
 
 def append_copy(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> fx.Node:
@@ -73,7 +70,7 @@ def append_copy(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> fx.Node:
         node: the call.
         value_of: gives what stands for a node that it reads: a tensor, or a node of the running trace.
     """
-    recorded = tracing_mode()
+    recorded = _running()
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: recorded.argument(value_of(read)))
     target: Any = node.target
     name = None if target is operator.getitem else _name(target)
@@ -84,7 +81,7 @@ def append_copy(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> fx.Node:
 
 def stand_for(node: fx.Node, tensor: torch.Tensor) -> fx.Node:
     """The node of the running trace that made ``tensor``; from now on it makes the known one of ``node``, of another graph."""
-    recorded = tracing_mode()
+    recorded = _running()
     made: fx.Node = recorded.argument(tensor)
     recorded.take_over(node, made)
     if made.target is operator.getitem:
@@ -98,11 +95,18 @@ def stand_for(node: fx.Node, tensor: torch.Tensor) -> fx.Node:
 
 def detached(tensor: torch.Tensor) -> torch.Tensor:
     """``tensor.detach()`` under the running trace, for which both are one tensor."""
-    recorded = tracing_mode()
+    recorded = _running()
     with tracing_interrupted():
         alone = tensor.detach()
     recorded.identify(alone, recorded.argument(tensor))
     return alone
+
+
+def _running() -> _Trace:
+    recorded = tracing_mode()
+    if not isinstance(recorded, _Trace):
+        raise RuntimeError("no trace is under way")
+    return recorded
 
 
 def newest_node(graph: fx.Graph) -> fx.Node:

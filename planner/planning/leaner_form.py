@@ -9,7 +9,7 @@ from dataclasses import replace
 from remat_planner.planner.gpu_allocator import AllocatorPeak
 from remat_planner.planner.planning.free_savings import is_free
 from remat_planner.planner.planning.step import LeanerStep, Step, forms, in_chunks, leaner
-from remat_planner.schedules import Graph, InvalidScheduleError, simulate
+from remat_planner.schedules import Graph, InvalidScheduleError, Simulation, simulate
 from remat_planner.solvers import Deadline, Solution
 from remat_planner.solvers.problem import Problem
 from remat_planner.tracer.lower import pairs
@@ -151,10 +151,9 @@ def _made_whole(
     fitting = _fitting(step, parts, solution.steps, _with_room(parts.graph, solution.steps, limit), limit)
     if fitting is None:
         return parts, solution
-    changed, steps = fitting
+    changed, steps, run = fitting
     if peak_of(changed)(steps) > limit:
         return parts, solution
-    run = simulate(changed.graph, steps)
     made_whole = (second for name, (_, second) in pairs(parts.graph).items() if name in changed.whole)
     saved = sum(parts.graph.ops[second].extra_seconds for second in made_whole)
     bound = min(solution.bound - saved, run.seconds)
@@ -164,7 +163,7 @@ def _made_whole(
 
 def _fitting(
     step: Step, parts: LeanerStep, steps: Steps, candidates: Collection[str], limit: int
-) -> tuple[LeanerStep, Steps] | None:
+) -> tuple[LeanerStep, Steps, Simulation] | None:
     """``parts`` with the ``candidates`` whole, except for those that need more workspace than there is; None without any."""
     whole = set(candidates)
     while whole:
@@ -172,10 +171,10 @@ def _fitting(
         renamed = _renamed(parts.graph, steps, changed.graph, whole)
         if renamed is None:
             return None
-        held = simulate(changed.graph, renamed).bytes
-        over = {changed.graph.actions[i].name for i, bytes_held in zip(renamed, held, strict=True) if bytes_held > limit}
+        run = simulate(changed.graph, renamed)
+        over = {changed.graph.actions[i].name for i, held in zip(renamed, run.bytes, strict=True) if held > limit}
         if not over:
-            return changed, renamed
+            return changed, renamed, run
         if whole.isdisjoint(over):
             return None
         whole = whole - over

@@ -7,7 +7,7 @@ was recorded. Such nodes are copied: to run one takes twenty times as long.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -49,12 +49,13 @@ class Replay(fx.Interpreter):
         super().__init__(module)
         self._factors: dict[fx.Node, fx.Node] = {}
         self._memory = EagerMemory()
-        self._written = _written_storages(module.graph)
+        self._storages = {node: _storages(node) for node in module.graph.nodes}
+        self._written = _written_storages(self._storages)
         self._copies: dict[fx.Node, fx.Node] = {}
 
     def is_written(self, node: fx.Node) -> bool:
         """Whether some operator writes to the memory of what ``node`` makes."""
-        return not self._written.isdisjoint(_storages(node))
+        return not self._written.isdisjoint(self._storages[node])
 
     def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
         for node in n.all_input_nodes:
@@ -94,7 +95,7 @@ class Replay(fx.Interpreter):
             return result
         known, made = n.meta["val"], functional_value(result)
         if _form(made) != _form(known):
-            self._written |= _storages(n)  # what reads it may have another form too
+            self._written |= self._storages[n]  # what reads it may have another form too
             return result
         self._copies[n] = stand_for(n, made)
         return known
@@ -144,13 +145,13 @@ def is_mutable(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
-def _written_storages(graph: fx.Graph) -> set[int]:
+def _written_storages(storages: Mapping[fx.Node, set[int]]) -> set[int]:
     """Keys of the storages that operators write to; of all, where one gives its tensor other memory."""
-    mutable = [node for node in graph.nodes if is_mutable(node)]
+    mutable = [node for node in storages if is_mutable(node)]
     if any(moves_in_place(node.target) for node in mutable):
-        return set().union(*map(_storages, graph.nodes))
+        return set().union(*storages.values())
     written = (tensor for node in mutable for tensor in written_arguments(node.target, node.args, node.kwargs))
-    return set().union(*map(_storages, written))
+    return set().union(*(storages[tensor] for tensor in written))
 
 
 def _storages(node: fx.Node) -> set[int]:
