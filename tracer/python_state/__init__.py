@@ -24,6 +24,7 @@ from remat_planner.tracer.python_state.executed_code import (
     sizes_seen_as_numbers,
     unobserved,
 )
+from remat_planner.tracer.python_state.growing_list import GrowingList
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, plain_form, same
 from remat_planner.tracer.python_state.hooks_on_modules import HOOK_REGISTRIES, hook_function, hooks_on_modules
 from remat_planner.tracer.python_state.object_content import ObjectContent
@@ -53,6 +54,7 @@ __all__ = [
     "Environment",
     "ExecutedCode",
     "Function",
+    "GrowingList",
     "Holder",
     "Memory",
     "Namespace",

@@ -54,6 +54,7 @@ from remat_planner.tracer.python_state.containers import (
     holder_of_array,
 )
 from remat_planner.tracer.python_state.executed_code import is_installed, is_users_code, is_users_module
+from remat_planner.tracer.python_state.growing_list import GrowingList
 from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
 from remat_planner.tracer.python_state.logger_level import LoggerLevel
 from remat_planner.tracer.python_state.places import PROXIES, Place
@@ -68,6 +69,8 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     """``value`` as a holder; None where it is plain, a tensor, or opaque."""
     if type(value) in PROXIES:  # ``isinstance`` would take it for what it refers to
         return WeakProxy(place, value, names)
+    if type(value) is GrowingList:
+        value = value.target
     if isinstance(value, (*PLAIN, torch.Tensor)):
         return None
     if isinstance(value, nn.Module):

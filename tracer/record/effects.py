@@ -46,6 +46,7 @@ class RecordedEffects:
         filled: names of entries that the first forward filled with a tensor for later ones (a cache). Each planned call
             computes that tensor itself.
         written: keys that the forward sets, by the label of the object: what it finds there does not matter.
+        written_in: these labels, by the identity of the object.
         reassigned: name of each entry that held another tensor before, by the id of that tensor.
     """
 
@@ -54,6 +55,7 @@ class RecordedEffects:
     lost: tuple[str, ...]
     filled: frozenset[str]
     written: dict[str, frozenset[Any]]
+    written_in: dict[int, str]
     reassigned: dict[int, str]
 
 
@@ -105,6 +107,7 @@ def effects_of(
         tuple(dict.fromkeys(lost)),
         frozenset(filled),
         {label: frozenset(keys) for label, keys in written.items()},
+        {id(change.holder.target): change.holder.place.label for change in first},
         _reassigned(first),
     )
 

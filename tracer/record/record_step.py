@@ -223,6 +223,7 @@ def record(
                 leaves += effects.leaves
                 recorder.numbers.refuse_others(leaves)
                 forward.counted.refuse_used(output)
+                forward.grown.refuse_used(output)
                 numbers = {i: leaf.tensor for i, leaf in enumerate(leaves) if is_read_number(leaf)}
                 leaves = [numbers.get(i, leaf) for i, leaf in enumerate(leaves)]
                 outside.note(leaves)
