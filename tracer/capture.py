@@ -204,14 +204,8 @@ def record_step(
         refuse_constants(outside.constants)
         call, reads = outside.call, outside.reads(recording.executed)
         refuse_tensor_keys(reads.holders(model), call.state.registered)
-        reads = reads.found_in(
-            model,
-            effects.written,
-            call.state.unregistered,
-            outside.constants,
-            outside.has_constant(),
-            written_in=effects.written_in,
-        )
+        inputs, constants = call.state.unregistered, outside.constants
+        reads = reads.found_in(model, effects.written, inputs, constants, outside.has_constant(), effects.written_in)
         forward = planned_forward(recording, effects, functions, outside.places)
     return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads, forward)
 
