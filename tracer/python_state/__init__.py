@@ -18,6 +18,7 @@ from remat_planner.tracer.python_state.containers import (
 )
 from remat_planner.tracer.python_state.executed_code import (
     ExecutedCode,
+    caller_of,
     is_users_file,
     is_users_module,
     observation_suspended,
@@ -73,6 +74,7 @@ __all__ = [
     "Watch",
     "argument_starts",
     "attributes_at",
+    "caller_of",
     "changed_in_value",
     "described_value",
     "hook_function",

@@ -206,7 +206,9 @@ def record(
                 mode,
                 recorder,
                 values_readable(recorder.values_of, recorder.numbers.item),
-                GradientAttributesRefused([*stand_ins.all, *state.parameters]),
+                GradientAttributesRefused(
+                    [*stand_ins.all, *state.parameters], [tensor for tensor in stand_ins.inputs if tensor.requires_grad]
+                ),
             ):
                 try:
                     output = run_user_code(call.model, args, kwargs)
