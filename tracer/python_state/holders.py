@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -63,12 +63,16 @@ class Holder(ABC):
         """
         return None
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+    def is_all_in(self, ignored: Collection[Any]) -> bool:
+        """Whether none of what it holds matters: where entries have no names, a forward sets single ones of a list, or all."""
+        return bool(ignored) and not self.has_names and not all(isinstance(key, int) for key in ignored)
+
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         """A quick question whether the entries are the objects that they are now; False says: look closer.
 
         None where nothing can change.
         """
-        if ignored and not self.has_names:
+        if self.is_all_in(ignored):
             return None
         kept = _with_forms(self.entries(), ignored)
         return lambda: same_entries(kept, _with_forms(self.entries(), ignored))

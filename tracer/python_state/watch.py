@@ -238,8 +238,7 @@ def described(
     for holder in holders:
         label = holder.place.label
         left_out, constants = ignored.get(label, ()), constant.get(label, ())
-        # Of a list that the forward extends it does not matter either how long it is.
-        entries = {} if left_out and not holder.has_names else holder.entries()
+        entries = {} if holder.is_all_in(left_out) else holder.entries()
         found[label] = {
             key: registered.get(id(value)) or _token(value, labels, is_constant=key in constants, of_input=of_input)
             for key, value in entries.items()

@@ -43,8 +43,7 @@ class RecordedEffects:
         effects: as data, without tensors.
         leaves: the leaves of the new values; tensors among them are outputs of the recorded step.
         lost: names of the changes that cannot be made again.
-        filled: names of entries that the first forward filled with a tensor for later ones (a cache). Each planned call
-            computes that tensor itself.
+        filled: names of entries that the first forward fills with a fixed tensor for later ones (a cache).
         written: keys that the forward sets, by the label of the object: what it finds there does not matter.
         written_in: these labels, by the identity of the object.
         reassigned: name of each entry that held another tensor before, by the id of that tensor.
@@ -60,7 +59,10 @@ class RecordedEffects:
 
 
 def effects_of(
-    first: Iterable[Change], second: Iterable[Change] | None = None, argument_objects: Container[int] = ()
+    first: Iterable[Change],
+    second: Iterable[Change] | None = None,
+    argument_objects: Container[int] = (),
+    fixed: Container[int] = (),
 ) -> RecordedEffects:
     """What a forward leaves behind, from the changes that it made.
 
@@ -69,9 +71,11 @@ def effects_of(
         second: changes of a recording that began with the state that the first one left. Without it, every change but a draw
             counts as one that can be made again.
         argument_objects: identities of objects in the arguments, which are leaves as a whole.
+        fixed: identities of the tensors that each forward can compute again as the first did.
     """
-    first = list(first)
+    first, second = list(first), None if second is None else list(second)
     later = None if second is None else {change.holder.place.label: change for change in second}
+    changed_later = {id(change.holder.target) for change in second or ()}
     made: list[tuple[Change, Any, Any, bool, int | None]] = []
     lost: list[str] = []
     filled: set[str] = set()
@@ -80,18 +84,21 @@ def effects_of(
         unchanged = Change(change.holder, change.after, change.after)
         again = None if later is None else later.pop(change.holder.place.label, unchanged)
         for key, value, name, adds in _parts(change, again):
-            written.setdefault(change.holder.place.label, set()).add(key)
+            once = again is not None and key not in {EXTEND, REPLACE, *again.keys}
+            if once and value is not ABSENT and _holds_a_tensor(value):
+                if _is_fixed(value, fixed) and id(value) not in changed_later:
+                    filled.add(name)
+                else:
+                    lost.append(name)
+            else:
+                written.setdefault(change.holder.place.label, set()).add(key)
             if _is_of_fakes(key):
                 continue
             if value is ABSENT or _holds_a_tensor(key):  # another tensor is another key
                 lost.append(name)
                 continue
             _drop_entries_of_fakes(value)
-            once = again is not None and key not in {EXTEND, REPLACE, *again.keys}
-            if once and _holds_a_tensor(value):
-                filled.add(name)
-            else:
-                made.append((change, key, value, once, adds))
+            made.append((change, key, value, once, adds))
     lost += [name for change in (later or {}).values() for name in change.names]
     flat = [flatten(value, argument_objects) for _, _, value, *_ in made]
     effects = Effects(
@@ -171,6 +178,10 @@ def _whole(change: Change) -> tuple[Any, Any]:
 def _is_made_again(value: Any, key: Any, again: Change) -> bool:
     """Whether the second forward leaves ``value`` under ``key`` too, with tensors of its own."""
     return key not in set(again.keys) or _same_form(value, again.after.get(key, ABSENT))
+
+
+def _is_fixed(value: Any, fixed: Container[int]) -> bool:
+    return all(id(leaf) in fixed for leaf in flatten(value)[0] if isinstance(leaf, (torch.Tensor, ReadNumber)))
 
 
 def _holds_a_tensor(value: Any) -> bool:
