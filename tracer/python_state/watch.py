@@ -238,11 +238,9 @@ def described(
     for holder in holders:
         label = holder.place.label
         left_out, constants = ignored.get(label, ()), constant.get(label, ())
-        entries = {} if holder.is_all_in(left_out) else holder.entries()
         found[label] = {
             key: registered.get(id(value)) or _token(value, labels, is_constant=key in constants, of_input=of_input)
-            for key, value in entries.items()
-            if key not in left_out
+            for key, value in holder.compared(left_out).items()
         }
         if isinstance(holder, Attributes):
             found[label]["__class__"] = _Same(type(holder.target))
