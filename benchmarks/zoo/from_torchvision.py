@@ -27,6 +27,8 @@ def _candidates(name: str) -> Iterator[Candidate | str]:
     options: dict[str, Any] = {"weights": None}
     if "weights_backbone" in inspect.signature(builder).parameters:
         options["weights_backbone"] = None
+    if ".detection." in builder.__module__ and "ssd" not in name:  # which has one size
+        options |= {"min_size": 2 * _SIDE, "max_size": 2 * _SIDE}
     if weights := _weights(builder):
         size = max(one.meta["num_params"] for one in weights)
         if size > _MOST_PARAMETERS:
