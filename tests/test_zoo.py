@@ -26,6 +26,7 @@ from benchmarks.zoo.architectures import (
     trained_by_eager,
 )
 from benchmarks.zoo.attempt import FAULTS, Row, attempt
+from benchmarks.zoo.diffusers_inputs import possible_inputs
 from benchmarks.zoo.limits import limits_section
 from benchmarks.zoo.reasons import REASONS, reason_of
 from benchmarks.zoo.shrink import SCALES, VOCABULARY, Scale, Shrinker
@@ -152,6 +153,23 @@ def test_numbers_are_shrunk_by_their_names():
     assert image == shrink("image_token_index", 32000) < VOCABULARY
     assert image != shrink("audio_token_id", 151646)
     assert sum(shrink("rope_parameters", {"mrope_section": [16, 24, 24]})["mrope_section"]) == 8
+
+
+def test_widths_of_inputs_are_corrected_by_what_the_model_says():
+    class Denoiser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.norm, self.text = nn.Conv2d(12, 16, 2, 2), nn.LayerNorm(40), nn.Linear(40, 16)
+
+        def forward(
+            self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, timestep: torch.Tensor
+        ) -> torch.Tensor:
+            text = self.text(self.norm(encoder_hidden_states)).mean(1)
+            return self.patches(hidden_states) + (text + timestep[:, None])[..., None, None]
+
+    forms = [form for form in possible_inputs(Denoiser()) if isinstance(form, dict)]
+    assert forms[0]["hidden_states"].shape == (2, 12, 16, 16)
+    assert forms[0]["encoder_hidden_states"].shape == (2, 8, 40)
 
 
 def test_rows_are_kept_and_counted(tmp_path: Path):

@@ -253,7 +253,8 @@ def assemble(recorded: RecordedStep) -> Joint:
     mark_sums_of_views(graph)
     copy_small_first_terms(graph, gradients, recording.edges)
     sums = [node for g, edges in zip(gradients, recording.edges, strict=True) for node in contributions(g, edges)[1]]
-    simplify(graph, keep=[*outputs, *sums])  # autograd makes one gradient for each owner, equal ones too
+    # Autograd makes one gradient for each owner, equal ones too.
+    simplify(graph, keep=[*outputs, *sums], own_memory=[node for node in (*outputs, *gradients) if node is not None])
     outputs, gradients = returned_by(graph)
     refuse_graph(module, call.state, recorded.effects.reassigned)
     in_words = placeholders.in_words(call.state)

@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdRef
 
-from remat_planner.tracer.torch_private import FakeTensor, is_fake, is_symbolic, without_modes
+from remat_planner.tracer.torch_private import FakeTensor, fake_in_use, is_fake, is_symbolic, without_modes
 from remat_planner.tracer.torch_tracing import (
     TracingMode,
     compiled_functions_refused,
@@ -200,7 +200,7 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
             self._constants[id(tensor)] = tensor, name
             setattr(self.root, name, tensor)
         node = self.graph.get_attr(self._constants[id(tensor)][1])
-        node.meta["val"] = snapshot(tensor)
+        node.meta["val"] = snapshot(fake_in_use(tensor))
         return node
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "backward_sequence_number",
     "compiled_by",
     "errors_not_logged",
+    "fake_in_use",
     "fake_mode_of",
     "fakes_by_example",
     "forget_originals",
@@ -191,6 +192,12 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     if tensor._base is not None and tensor._base.layout is not torch.strided:
         tensor = tensor.data  # the indices and values of a sparse tensor are views of it, which a fake would repeat
     return mode.from_tensor(tensor, static_shapes=True)
+
+
+def fake_in_use(tensor: torch.Tensor) -> torch.Tensor:
+    """The fake that the active fake mode takes for ``tensor``, whose views share its storage; itself without a mode."""
+    mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    return to_fake(mode, tensor) if isinstance(mode, FakeTensorMode) else tensor
 
 
 def forget_originals(mode: FakeTensorMode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,11 +13,65 @@ import torch
 from diffusers import ModelMixin
 
 from benchmarks.zoo.architectures import Architecture, Candidate, in_words
+from benchmarks.zoo.diffusers_inputs import possible_inputs
 from benchmarks.zoo.shrink import SCALES, Scale, Shrinker
 
-BATCH = 2
-_TOKENS = 8
-_MOST_PARAMETERS = 30_000_000
+_MOST_PARAMETERS = 60_000_000
+
+_FILLED = {
+    "in_channels": 8,
+    "out_channels": 8,
+    "latent_channels": 4,
+    "input_channels": 3,
+    "patch_size": 2,
+    "sample_size": 16,
+    "spatial_compression_ratio": 4,
+    "layers_per_block": 1,
+    "num_kv_heads": 4,
+    "block_out_channels": (32, 64, 64),
+    "axes_dim": (8, 8),
+    "control_in_dim": 64,
+}
+"""Numbers that a constructor needs and that have no default."""
+
+_TINY = {
+    "norm_num_groups": 8,
+    "groups": 8,
+    "layers_per_block": 1,
+    "base_dim": 16,
+    "decoder_base_dim": 16,
+    "ch": 32,
+    "n_kv_heads": 4,
+    "encoder_dim": 16,
+    "decoder_dim": 128,
+    "latent_dim": 64,
+    "encoder_hidden_size": 32,
+    "decoder_channels": 32,
+    "multiple_of": 32,
+    "num_routed_experts": 4,
+}
+"""The largest numbers of a tiny model, where the rules for all libraries are not for these names."""
+
+_OF_CLASS: dict[str, dict[str, Any]] = {
+    "AutoencoderKLKVAE": {"channels": 32},
+    "AutoencoderKLMochi": {"encoder_block_out_channels": (32,) * 4, "decoder_block_out_channels": (32,) * 4},
+    "AutoencoderRAE": {"patch_size": 16},
+    "LatteTransformer3DModel": {"num_embeds_ada_norm": 10, "caption_channels": 64, "norm_type": "ada_norm_single"},
+    "HiDreamImageTransformer2DModel": {"caption_channels": [64, 64], "llama_layers": [0, 1]},
+    "Kandinsky3UNet": {"block_out_channels": (32, 64, 64, 64)},
+    "LTX2VideoDiffusionDecoderModel": {"decoder_stage_channels": (256, 128, 64, 64, 32), "decoder_head_dim": 32},
+    "OmniGenTransformer2DModel": {"rope_scaling": {"long_factor": [1.0] * 8, "short_factor": [1.0] * 8}},
+    "PRXTransformer2DModel": {"axes_dim": (8, 8)},
+    "UVit2DModel": {"block_out_channels": 64, "in_channels": 64},
+    "WanVACETransformer3DModel": {"vace_layers": [0, 1]},
+    "Transformer2DModel": {"sample_size": 16, "in_channels": 8, "patch_size": None, "num_kv_heads": None, "norm_num_groups": 4},
+    "TransformerTemporalModel": {"in_channels": 8, "norm_num_groups": 4},
+    "ZImageControlNetModel": {"control_layers_places": [0, 1], "control_refiner_layers_places": [0, 1]},
+}
+"""Arguments of single models."""
+
+_CONTAINERS = re.compile(r"ModelMixin|\w*Multi[A-Z]\w+|MotionAdapter|ControlNetXSAdapter")
+"""Classes that hold other models, which are given, or that have no forward of their own."""
 
 
 def architectures() -> list[Architecture]:
@@ -27,87 +82,52 @@ def architectures() -> list[Architecture]:
             model_class = getattr(models, name)
         except Exception:  # it needs a library that is not there
             continue
-        if isinstance(model_class, type) and issubclass(model_class, ModelMixin) and hasattr(model_class, "forward"):
+        is_model = isinstance(model_class, type) and issubclass(model_class, ModelMixin) and hasattr(model_class, "forward")
+        if is_model and not _CONTAINERS.fullmatch(name):
             found.append(Architecture(name, partial(_candidates, model_class)))
     return found
 
 
 def _candidates(model_class: type[Any]) -> Iterator[Candidate | str]:
     for scale in (Scale(image=16), *SCALES):
-        try:
-            arguments = _arguments(model_class, scale)
-            with torch.device("meta"):
-                size = sum(parameter.numel() for parameter in model_class(**arguments).parameters())
-            if size > _MOST_PARAMETERS:
-                yield f"{size:,} parameters at tiny size"
+        for filled in (False, True):
+            try:
+                arguments = _arguments(model_class, scale, filled=filled)
+                with torch.device("meta"):
+                    size = sum(parameter.numel() for parameter in model_class(**arguments).parameters())
+                if size > _MOST_PARAMETERS:
+                    yield f"{size:,} parameters at tiny size"
+                    continue
+                torch.manual_seed(0)
+                model = model_class(**arguments).train()
+            except Exception as error:
+                yield in_words(error)
                 continue
-            torch.manual_seed(0)
-            model = model_class(**arguments).train()
-            for inputs in _inputs(model):
-                yield Candidate(model, (), inputs)
-        except Exception as error:
-            yield in_words(error)
+            yield from (
+                Candidate(model, (), inputs) if isinstance(inputs, dict) else inputs for inputs in possible_inputs(model)
+            )
+            break
 
 
-def _arguments(model_class: type[Any], scale: Scale) -> dict[str, Any]:
+def _arguments(model_class: type[Any], scale: Scale, *, filled: bool) -> dict[str, Any]:
+    """The arguments of the constructor; those without a number get one only where ``filled``."""
     shrinker = Shrinker(scale)
     parameters = list(inspect.signature(model_class.__init__).parameters.values())[1:]
     given = {p.name: p.default for p in parameters if p.default is not p.empty}
     tiny = {name: _tiny(shrinker, name, value) for name, value in given.items()}
+    missing = {p.name for p in parameters if p.default is p.empty or (filled and p.default is None)}
+    tiny |= {name: value for name, value in _FILLED.items() if name in missing}
     # As many axes of a rotary embedding as before, which add up to the width of a head.
-    for name in ("axes_dims_rope", "axes_dim", "axes_dims"):
+    for name in ("axes_dims_rope", "axes_dim", "axes_dims", "rope_axes_dim", "rope_dim_list"):
         if tiny.get(name):
             rest = scale.head // 4 * 2
             tiny[name] = type(tiny[name])([rest // 2, rest // 2, scale.head - rest][-len(tiny[name]) :])
-    return tiny
+    return tiny | _OF_CLASS.get(model_class.__name__, {})
 
 
 def _tiny(shrinker: Shrinker, name: str, value: Any) -> Any:
-    if name == "norm_num_groups" and isinstance(value, int):
-        return min(value, 8)
-    if name == "block_out_channels":
+    if name in _TINY and isinstance(value, int):
+        return min(value, _TINY[name])
+    if name == "block_out_channels" and isinstance(value, (tuple, list)):
         return type(value)(32 * (i + 1) for i in range(len(value)))
-    if name == "layers_per_block" and isinstance(value, int):
-        return 1
     return shrinker(name, value)
-
-
-def _inputs(model: Any) -> Iterator[dict[str, Any]]:
-    """Pictures, then clips, then rows of tokens, as the model's main input."""
-    names = inspect.signature(model.forward).parameters
-    config = model.config
-    numbers = [config.get(name) for name in ("in_channels", "audio_channels", "num_channels", "latent_channels")]
-    all_channels = dict.fromkeys((*(n for n in numbers if isinstance(n, int)), 4, 3))
-    width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or config.get("caption_channels")
-    width = next((n for n in (width, config.get("text_dim"), config.get("text_embed_dim"), 64) if isinstance(n, int)), 64)
-    main = next((name for name in ("sample", "hidden_states", "x") if name in names), None)
-    if main is None:
-        return
-    fixed: dict[str, Any] = {
-        "timestep": torch.tensor([3, 7]),
-        "timesteps": torch.tensor([3, 7]),
-        "timestep_r": torch.tensor([1, 2]),
-        "num_frames": 1,
-        "height": 4,
-        "width": 4,
-        "image_rotary_emb": None,
-        "position_ids": torch.zeros(BATCH, 16, 3, dtype=torch.long),
-        "encoder_hidden_states": torch.randn(BATCH, _TOKENS, width),
-        "encoder_hidden_states_mask": torch.ones(BATCH, _TOKENS, dtype=torch.long),
-        "encoder_attention_mask": torch.ones(BATCH, _TOKENS),
-        "pooled_projections": torch.randn(BATCH, config.get("pooled_projection_dim") or 64),
-        "guidance": torch.ones(BATCH),
-        "txt_ids": torch.zeros(_TOKENS, 3),
-        "class_labels": torch.tensor([1, 2]),
-        "conditioning": torch.randn(BATCH, 3, 128, 128),
-        "controlnet_cond": torch.randn(BATCH, 3, 128, 128),
-    }
-    required = {name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
-    wanted = required | (names.keys() & {"timestep", "encoder_hidden_states", "pooled_projections", "txt_ids"})
-    for channels in all_channels:
-        for shape in ((16, 16), (4, 16, 16), (64, 64), (16,), (64,), (5, 32, 32), (4096,), None):
-            rows = torch.randn(BATCH, 16, channels) if shape is None else torch.randn(BATCH, channels, *shape)
-            kwargs = {main: rows, **{name: fixed[name] for name in fixed if name in wanted}}
-            if "img_ids" in names:
-                kwargs["img_ids"] = torch.zeros(16, 3)
-            yield kwargs

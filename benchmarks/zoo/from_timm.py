@@ -11,7 +11,8 @@ import torch
 from benchmarks.zoo.architectures import Architecture, Candidate, in_words
 
 _SMALL = ("test", "atto", "femto", "pico", "nano", "_xxs", "_xs", "tiny", "_s", "mini", "small", "18", "_0", "b0")
-_MOST_PARAMETERS = 30_000_000
+_MOST_PARAMETERS = 100_000_000
+_SIDES = (64, 128)
 
 
 def architectures() -> list[Architecture]:
@@ -22,19 +23,30 @@ def architectures() -> list[Architecture]:
 def _candidates(module: str) -> Iterator[Candidate | str]:
     names = sorted(timm.list_models(module=module), key=lambda name: (_rank(name), len(name)))
     for name in names[:2]:
-        for options in ({"img_size": 64}, {}):
+        for options in (
+            {"img_size": _SIDES[0]},
+            {},
+        ):  # without: any size, or that of the weights
             try:
                 with torch.device("meta"):
                     size = sum(p.numel() for p in timm.create_model(name, num_classes=10, **options).parameters())
-                if size > _MOST_PARAMETERS:
-                    yield f"{size:,} parameters"
+            except Exception as error:
+                if options:
+                    yield in_words(error)
                     continue
+                size = 0  # it cannot be built on paper
+            if size > _MOST_PARAMETERS:
+                yield f"{size:,} parameters"
+                continue
+            try:
                 torch.manual_seed(0)
                 model = timm.create_model(name, num_classes=10, **options).train()
-                side = 64 if options else max(64, model.default_cfg["input_size"][-1])
-                yield Candidate(model, (torch.randn(2, model.default_cfg["input_size"][0], side, side),))
             except Exception as error:
                 yield in_words(error)
+                continue
+            channels, _, default = model.default_cfg["input_size"]
+            for side in _SIDES[:1] if options else (*_SIDES, default):
+                yield Candidate(model, (torch.randn(2, channels, side, side),))
 
 
 def _rank(name: str) -> int:

@@ -129,7 +129,17 @@ def shrunk(config: PreTrainedConfig, shrinker: Shrinker) -> PreTrainedConfig:
             arguments[name] = shrinker(name, value)[: shrinker("num_hidden_layers", len(value))]
         elif field.default is not None or isinstance(value, (int, str)):  # what is left is derived from others
             arguments[name] = shrinker(name, value)
-    return type(config)(**arguments)
+    return _with_outputs(type(config), arguments, len(_value(config, "out_indices") or ()))
+
+
+def _with_outputs(kind: type[PreTrainedConfig], arguments: dict[str, Any], outputs: int) -> PreTrainedConfig:
+    """The configuration, with as many outputs of a backbone as before, the last ones that the tiny one has."""
+    config = kind(**arguments)
+    stages = len(getattr(config, "stage_names", ()))
+    if not 1 < outputs < stages:
+        return config
+    arguments.pop("out_features", None)
+    return kind(**{**arguments, "out_indices": list(range(stages - outputs, stages))})
 
 
 def _value(config: PreTrainedConfig, name: str) -> Any:

@@ -38,7 +38,8 @@ REASONS = (
     Reason(
         "a value of parameters, activations or random draws that Python reads",
         "reads a value from a tensor|loss reads a value",
-        f"{_REGIONS}; set the rate of a random path (`layerdrop`) to 0; `torch.where` in the place of a branch",
+        f"{_REGIONS}; set the rate of a random path (`layerdrop`) to 0; `torch.where` in the place of a branch; "
+        "a loss that matches predictions with targets (detection): outside of the model, which is called without labels",
     ),
     Reason(
         "a forward that runs other operators each time",

@@ -119,6 +119,8 @@ class Shrinker:
             return [1] * len(values)
         if name.endswith("heads"):
             return [min(value, 2) for value in values]
+        if name == "decoder_in_channels":  # the width of the encoder, once for each level
+            return [min(value, self.scale.width) for value in values]
         return [self._of_many(name, value) for value in values]
 
     def _of_many(self, name: str, value: int) -> int:

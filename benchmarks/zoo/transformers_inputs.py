@@ -48,8 +48,12 @@ def _products(forms: _Forms, required: list[str]) -> Iterator[dict[str, Any]]:
         LookupError: no form has all that is required.
     """
     found, unknown = 0, ""
-    for pixels, sound in itertools.product(list(forms.pixels()) or [{}], list(forms.sounds()) or [{}]):
-        inputs = {**pixels, **sound}
+    media = [
+        {**pixels, **sound} for pixels, sound in itertools.product(list(forms.pixels()) or [{}], list(forms.sounds()) or [{}])
+    ]
+    if "input_ids" in forms.names and any(media):
+        media = [*media[: _MOST_FORMS - 1], {}]  # a batch of text alone, where no picture or sound fits
+    for inputs in media:
         inputs |= forms.text(inputs)
         more = {name: forms.other(name) for name in required if name not in inputs}
         unknown = next((name for name, value in more.items() if value is None), "")

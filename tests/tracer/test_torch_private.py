@@ -284,6 +284,14 @@ def test_forms_are_compared_in_one_call_and_no_tensor_is_kept_alive() -> None:
     assert private.form_check(())([])
 
 
+def test_an_active_fake_mode_runs_operators_on_the_fake_in_use():
+    mode, table = private.new_fake_mode(), torch.randn(8, 4)
+    assert private.fake_in_use(table) is table
+    with mode:
+        fake = private.fake_in_use(table)
+        assert private.storage_key(table[:2]) == private.storage_key(fake) != private.storage_key(table)
+
+
 def test_fakes_forget_their_originals():
     mode, original = private.new_fake_mode(), torch.ones(2)
     fake = private.to_fake(mode, original)

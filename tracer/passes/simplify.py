@@ -15,12 +15,19 @@ from remat_planner.tracer.passes.effects import has_effects, readers_of_old_valu
 from remat_planner.tracer.torch_private import hashable, same_sizes, storage_key
 
 
-def simplify(graph: fx.Graph, keep: Iterable[fx.Node]) -> None:
-    """Remove nodes without changing a bit of the results; the nodes of ``keep`` (outputs, each distinct to the caller) stay."""
+def simplify(graph: fx.Graph, keep: Iterable[fx.Node], own_memory: Iterable[fx.Node] = ()) -> None:
+    """Remove nodes without changing a bit of the results.
+
+    Args:
+        graph: functional, changed in place.
+        keep: nodes that stay: outputs, each distinct to the caller.
+        own_memory: outputs and gradients. What eager computes in memory of its own for two of them is not merged: a caller may
+            write into one, and autograd copies a gradient whose memory another one has.
+    """
     kept = set(keep)
     _drop_identity_views(graph, kept)
     _drop_copies_before_scatters(graph, kept)
-    _merge_repeated(graph, kept)
+    _merge_repeated(graph, kept, {storage_key(t) for node in own_memory for t in tensors_of(node)})
     _drop_dead(graph)
 
 
@@ -91,11 +98,12 @@ def _geometry(tensor: torch.Tensor) -> tuple[Any, ...]:
     )
 
 
-def _merge_repeated(graph: fx.Graph, kept: set[fx.Node]) -> None:
+def _merge_repeated(graph: fx.Graph, kept: set[fx.Node], owned: set[int]) -> None:
     """Compute once what the forward, or the backward, computes twice from the same arguments.
 
     What the caller's own checkpointing runs again in the backward counts as of the forward: the plan decides what to recompute.
-    Readers of state that the step updates are left alone: the state may change between them.
+    Readers of state that the step updates are left alone: the state may change between them. ``owned`` are the storages of
+    results.
     """
     changing = {reader for placeholder in updated_placeholders(graph.nodes) for reader in readers_of_old_value(placeholder)}
     first_of: dict[Any, fx.Node] = {}
@@ -109,6 +117,11 @@ def _merge_repeated(graph: fx.Graph, kept: set[fx.Node]) -> None:
         except TypeError:  # an argument that cannot be hashed
             continue
         if first is not node:
+            memory, memory_of_first = ({storage_key(t) for t in tensors_of(n)} for n in (node, first))
+            if memory & owned and memory != memory_of_first:
+                if memory_of_first & owned:
+                    continue
+                owned |= memory_of_first
             if "val" in node.meta:
                 _replace_fakes(node, first.meta["val"])
             node.replace_all_uses_with(first)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.python_state.holders import Holder, Names
@@ -50,13 +51,22 @@ def _times_cleared(function: Any) -> int:
 
 
 def _first_results(function: Any) -> tuple[Any, ...]:
-    """The first results that it keeps; Python tells them to its garbage collector alone.
+    """The first results that it keeps."""
+    return tuple(result for _, result in islice(_keys_and_results(function), _FEW))
 
-    A cache without a limit is a dictionary; of another one the keys and results follow each other, after its class.
+
+def _keys_and_results(function: Any) -> Iterable[tuple[Any, Any]]:
+    """What it keeps, which Python tells to its garbage collector alone.
+
+    A cache without a limit is a dictionary; of another one keys and results follow each other. Its class comes first, and that
+    of an entry after each in some versions of Python.
     """
-    things = gc.get_referents(function)
-    kept = next((thing.values() for thing in things if type(thing) is dict), things[2::2])
-    return tuple(islice(kept, _FEW))
+    _, *things = gc.get_referents(function)
+    if function.cache_info().maxsize is None:
+        return things[0].items()
+    things = [thing for thing in things if not (isinstance(thing, type) and thing.__name__ == "_lru_list_elem")]
+    kept = things[: 2 * function.cache_info().currsize]
+    return zip(kept[::2], kept[1::2], strict=True)
 
 
 class CachedFunction(Holder):
@@ -84,13 +94,30 @@ class CachedFunction(Holder):
         """Whether a recording has called it since this object was made, and has left fakes among its results."""
         return self.target.cache_info().misses != self._misses and any(map(is_fake, self._results()))
 
+    def finds_recorded(self, stays: Container[int]) -> bool:
+        """Whether the next forward of eager would find results that a recording has left, instead of making them again.
+
+        It makes them again where one forward makes more results than there is room for, and where a key has a tensor that each
+        forward makes: its hash is its identity.
+
+        Args:
+            stays: the identities of the fakes that stand for tensors which are there in the next forward too.
+        """
+        misses, most = self.target.cache_info().misses - self._misses, self.target.cache_info().maxsize
+        if most is not None and misses > most:
+            return False
+        return any(
+            any(map(is_fake, pytree.tree_leaves(result)))
+            and all(id(leaf) in stays for leaf in pytree.tree_leaves(key) if isinstance(leaf, torch.Tensor))
+            for key, result in _keys_and_results(self.target)
+        )
+
     def put_back(self, entries: dict[Any, Any]) -> None:  # noqa: ARG002 - what it holds does not change
         """Forget all results where some are fakes."""
         if self.was_recorded:
             self.target.cache_clear()
+            _seen[self.target] = _Seen(times=_seen[self.target].times)  # nothing else changes with it
 
     def _results(self) -> list[Any]:
-        """All leaves of the results that it keeps, which Python tells to its garbage collector alone."""
-        found = gc.get_referents(self.target)
-        kept = [value for thing in found if type(thing) is dict for value in thing.values()]
-        return pytree.tree_leaves([*found, *kept])
+        """All leaves of the results that it keeps."""
+        return pytree.tree_leaves([result for _, result in _keys_and_results(self.target)])

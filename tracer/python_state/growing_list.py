@@ -31,7 +31,8 @@ class GrowingList:
 
     def extend(self, items: Iterable[Any]) -> None:
         more = list(items)
-        self._expected += len(more)
+        limit = getattr(self.target, "maxlen", None)
+        self._expected += len(more) if limit is None else min(len(more), limit - self._expected)
         (deque if isinstance(self.target, deque) else list).extend(self.target, more)
 
     def __iadd__(self, items: Iterable[Any]) -> GrowingList:

@@ -7,6 +7,7 @@ time to the next (a counter, a draw of the module's own generator) cannot, and i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,7 @@ def _parts(change: Change, again: Change | None) -> Iterator[tuple[Any, Any, str
     elif isinstance(change.holder, (SetOfItems, Array, Memory, TextInMemory)):
         key, value = _whole(change)
         yield key, value if again is None or not again.keys else ABSENT, change.holder.place.label, None
-    elif isinstance(change.holder, Sequence) and len(change.before) != len(change.after):
+    elif isinstance(change.holder, Sequence) and (len(change.before) != len(change.after) or added_items(change)):
         yield *_items(change, again), None
     elif change.is_reordered and (not change.keys or (again is not None and again.is_reordered)):
         yield REPLACE, ABSENT, f"the order of {change.holder.place.label}", None
@@ -190,21 +191,28 @@ def _holds_a_tensor(value: Any) -> bool:
 
 def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
     label = change.holder.place.label
-    before, after = list(change.before.values()), list(change.after.values())
-    tail = _tail(before, after)
+    tail = added_items(change)
     if again is None:
         return (EXTEND, tail, label) if tail is not None else (REPLACE, change.after, label)
-    then = list(again.after.values())
-    more = _tail(list(again.before.values()), then)
+    more = added_items(again)
     if tail is not None and more is not None and _same_form(tail, more):
         return EXTEND, tail, label
+    after, then = list(change.after.values()), list(again.after.values())
     return (REPLACE, change.after, label) if _same_form(after, then) else (REPLACE, ABSENT, label)
 
 
-def _tail(start: list[Any], whole: list[Any]) -> list[Any] | None:
-    """What ``whole`` has beyond ``start``; None where it does not begin with it."""
-    begins = len(whole) > len(start) and all(same(one, other) for one, other in zip(start, whole, strict=False))
-    return whole[len(start) :] if begins else None
+def added_items(change: Change) -> list[Any] | None:
+    """The items that a list or deque has got at its end; None where it does not begin with what it held.
+
+    A deque with a limit drops items at its beginning for those beyond the limit.
+    """
+    before, after = list(change.before.values()), list(change.after.values())
+    is_full = isinstance(change.holder.target, deque) and len(after) == change.holder.target.maxlen
+    for dropped in range(len(before) + 1 if is_full else 1):
+        stays = len(before) - dropped
+        if len(after) > stays and all(same(one, other) for one, other in zip(before[dropped:], after[:stays], strict=True)):
+            return after[stays:]
+    return None
 
 
 def _same_form(one: Any, other: Any) -> bool:

@@ -113,7 +113,7 @@ class WatchedForward:
         Raises:
             DataDependentError: the forward drew from the generator of Python or NumPy.
             PythonStateError: it took items from an iterator or a queue, or one is among its arguments; or a function under
-                ``functools.lru_cache`` has made tensors in it.
+                ``functools.lru_cache`` has made tensors in it that later forwards find.
         """
         drawn = python_random_state()
         try:
@@ -152,7 +152,7 @@ class WatchedForward:
             self._put_stand_ins_back()
             self.changes = start.changes()
             for holder in start.holders:
-                if isinstance(holder, CachedFunction) and holder.was_recorded:
+                if isinstance(holder, CachedFunction) and holder.was_recorded and holder.finds_recorded(self._identities):
                     raise cached_function_error(holder.target)
         except BaseException:
             self._put_stand_ins_back()

@@ -218,19 +218,23 @@ def test_statistics_in_containers_are_there_after_a_planned_step() -> None:
     assert torch.equal(planned.space.last, eager.space.last)
 
 
-def test_a_ring_of_recent_outputs_grows_as_in_eager() -> None:
+@pytest.mark.parametrize("seen", [0, 1, 3])
+def test_a_ring_of_recent_outputs_grows_and_turns_as_in_eager(seen: int) -> None:
     def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
         h = hidden(m, x)
         m.recent.append(h.detach().mean())
+        m.recent.append(h.detach().amax())
         return m.b(h)
 
     torch.manual_seed(0)
-    eager = Net(forward, recent=collections.deque(maxlen=2))
+    eager = Net(forward, recent=collections.deque(maxlen=3))
+    for _ in range(seen):
+        eager(X)
     model = copy.deepcopy(eager)
     planned = apply_schedule(model, plan(model, (X,), budget="100%", solver="none", loss=mean_square))
     for _ in range(3):
         eager(X), planned(X)
-    assert len(planned.recent) == 2
+    assert len(planned.recent) == planned.recent.maxlen == 3
     assert all(torch.equal(a, b) for a, b in zip(planned.recent, eager.recent, strict=True))
 
 

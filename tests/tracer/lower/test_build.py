@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -26,6 +28,19 @@ def test_views_of_inputs_cost_nothing():
     graph = lower(joint).graph
     op = graph.ops[graph.by_name["slice.0"]]
     assert graph.storages[graph.values[op.writes[0]].storage].constant
+
+
+def test_views_of_constants_cost_nothing_however_many_there_are():
+    @functools.lru_cache
+    def table() -> torch.Tensor:
+        return torch.linspace(0.0, 1.0, 64 * 16).view(64, 16)
+
+    table()
+    model = Written(lambda m, x: mean_square(m.a(x) * table()[:4] + table()[:1]), a=linear())
+    graph = lower(capture(model, (noise(4, 16),))).graph
+    slices = [op for op in graph.ops if op.name.startswith("slice.")]
+    assert len(slices) == 2
+    assert all(graph.storages[graph.values[op.writes[0]].storage].constant for op in slices)
 
 
 def test_the_loss_stands_between_forward_and_backward_and_hands_its_gradients_over():

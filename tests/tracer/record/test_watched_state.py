@@ -195,3 +195,30 @@ def test_a_cached_function_keeps_no_fakes_and_is_a_constant_once_it_is_filled():
     joint = capture(model, (torch.ones(1, 2),))
     assert triangle(2).equal(torch.ones(2, 2).tril())
     assert torch.ops.aten.tril.default not in [node.target for node in joint.ops]
+
+
+def test_a_cached_function_that_eager_calls_anew_in_each_step_is_part_of_the_step():
+    @functools.lru_cache(maxsize=1)
+    def ramp(size: int) -> torch.Tensor:
+        return torch.linspace(0.0, 1.0, size)
+
+    @functools.lru_cache
+    def places(mask: torch.Tensor) -> torch.Tensor:
+        return mask.cumsum(-1)
+
+    def forward(m: nn.Module, h: torch.Tensor) -> torch.Tensor:
+        mask = torch.ones_like(h)
+        return (h * ramp(2) * places(mask) + places(mask)).sum() * ramp(1)
+
+    model = WithTensors(forward)
+    for _ in range(2):  # not because the first capture has left anything
+        targets = [node.target for node in capture(model, (torch.ones(1, 2),)).ops]
+        assert targets.count(torch.ops.aten.linspace.default) == 2
+        assert targets.count(torch.ops.aten.cumsum.default) == 1
+    assert type(ramp(1)) is torch.Tensor
+
+
+def test_a_cached_function_of_a_parameter_is_refused_as_eager_finds_its_result_later():
+    doubled = functools.lru_cache(lambda weight: weight * 2)
+    with pytest.raises(PythonStateError, match=r"for the first time.*lru_cache"):
+        capture(WithTensors(lambda m, h: (h @ doubled(m.layer.weight)).sum()), (torch.ones(1, 2),))
