@@ -3,11 +3,12 @@
 The rules follow inductor's lowering and scheduler (``torch/_inductor/lowering.py``, ``ir.py``, ``scheduler.py``) in short:
 
 - An elementwise value is computed inside each of its readers, unless it is *realized*: a kernel of its own reads it, it is
-  returned, or it has several readers and is made of much. Reductions, kernels of their own and random numbers are always
-  realized.
+  returned, it is made of much, or it has several readers and is made of more than a little. What is read in several parts
+  counts once for each. Reductions, kernels of their own and random numbers are always realized.
 - A realized value joins the loop of a value that it reads, or shares a read with, where both loops have the same iterations and
   everything else that it reads comes from no later kernel.
 - A realized value that only its own kernel reads takes no memory.
+- On a CPU a ``cat`` is realized, and what it joins together is computed into its memory.
 
 Sets of values are integers, one bit for each value.
 """
@@ -20,10 +21,16 @@ from functools import lru_cache
 
 from remat_planner.tracer.fusion.values import Value
 
-_MOST_READS, _MOST_OPERATORS = 4, 30  # inductor's realize_reads_threshold, realize_opcount_threshold
+_MOST_READS = 4  # inductor's realize_reads_threshold, for what has several readers
+_MOST_READS_OF_ALL, _MOST_READS_ON_CPU = 8, 12  # realize_acc_reads_threshold, realize_cpu_acc_reads_threshold
+_MOST_OPERATORS, _MOST_OPERATORS_ON_CPU = 30, 50  # realize_opcount_threshold, realize_cpu_opcount_threshold
 # A reused result of these is realized on a CPU: heavy_ops of StorageBox.should_realize_on_reuse.
 _HEAVY_ON_CPU = {f"aten.{name}.default" for name in ("exp", "log", "log10", "log1p", "log2", "sigmoid", "tanh")}
 _RANDOM = "prims.inductor_random.default"
+_WHOLE = (0,)
+_CAT = "aten.cat.default"
+# A reader that has more elements than what it reads, and yet does not read it over and over.
+_LARGER = {_CAT, "aten.constant_pad_nd.default", "aten.embedding.default", "aten.index.Tensor", "aten.gather.default"}
 
 
 @dataclass(slots=True)
@@ -37,6 +44,7 @@ class Kernel:
         alone: whether it runs by itself: its results cannot take the place of what it reads.
         members: the realized values that it computes.
         read_by: for each member what it reads, as a set.
+        whole: for each member what it reads not only a part of, as a set.
     """
 
     alone: bool
@@ -47,14 +55,15 @@ class Kernel:
     computes: int = 0
     members: list[int] = field(default_factory=list)
     read_by: dict[int, int] = field(default_factory=dict)
+    whole: dict[int, int] = field(default_factory=dict)
 
     def read_by_one(self, member: int) -> int:
-        """What ``member`` reads and no other member does, as a set."""
+        """What ``member`` reads as a whole and no other member reads, as a set."""
         others = 0
         for other, reads in self.read_by.items():
             if other != member:
                 others |= reads
-        return self.read_by[member] & ~others
+        return self.read_by[member] & self.whole[member] & ~others
 
 
 @lru_cache(maxsize=1 << 15)  # most kernels are the same in most of the sets that a search judges
@@ -73,16 +82,7 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
     inside = 0
     for v in sequence:
         inside |= 1 << v
-    readers: dict[int, int] = dict.fromkeys(sequence, 0)
-    outside_loops = 0
-    for v in sequence:
-        value = values[v]
-        for argument in value.reads:
-            if argument in readers:
-                readers[argument] += 1
-                if value.kind in ("kernel", "loop"):
-                    outside_loops |= 1 << argument
-    reads, computes, realized = _inlined(values, sequence, inside, readers, returned | outside_loops, cpu=cpu)
+    reads, loads, computes, realized = _inlined(values, sequence, inside, returned, cpu=cpu)
     kernels: list[Kernel] = []
     kernel_of: dict[int, int] = {}
     last_reading: dict[int, list[int]] = {}
@@ -93,14 +93,15 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
         if value.kind == "part":
             k = kernel_of[value.reads[0]]
         else:
-            k = _joined(value, reads[v], kernels, kernel_of, last_reading)
+            alone = _is_alone(value, cpu=cpu)
+            k = -1 if alone else _joined(value, reads[v], kernels, kernel_of, last_reading)
             if k < 0:
                 k = len(kernels)
-                kernels.append(Kernel(alone=value.kind in ("kernel", "loop"), elements=value.elements, rows=value.rows))
+                kernels.append(Kernel(alone=alone, elements=value.elements, rows=value.rows))
         kernel = kernels[k]
         kernel_of[v] = k
         kernel.members.append(v)
-        kernel.read_by[v] = reads[v]
+        kernel.read_by[v], kernel.whole[v] = reads[v], loads[v]
         kernel.rows = kernel.rows or value.rows
         new = reads[v] & ~kernel.reads
         kernel.reads |= new
@@ -112,45 +113,91 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
 
 
 def _inlined(
-    values: Sequence[Value], sequence: Sequence[int], inside: int, readers: dict[int, int], kept: int, *, cpu: bool
-) -> tuple[dict[int, int], dict[int, int], int]:
-    """For each value what its loop reads from memory and what it computes on the way, and which values are realized."""
+    values: Sequence[Value], sequence: Sequence[int], inside: int, returned: int, *, cpu: bool
+) -> tuple[dict[int, int], dict[int, int], dict[int, int], int]:
+    """For each value what its loop reads, what it loads, what it computes on the way; and which values are realized.
+
+    In the sets of what is loaded the parts of values have numbers after those of the values.
+    """
+    several, broadcast, by_kernels = _readers(values, sequence, inside)
+    kept = returned | by_kernels
+    most_reads = _MOST_READS_ON_CPU if cpu else _MOST_READS_OF_ALL
+    most_operations = _MOST_OPERATORS_ON_CPU if cpu else _MOST_OPERATORS
     reads: dict[int, int] = {}
     computes: dict[int, int] = {}
+    loads: dict[int, int] = {}
+    again: dict[int, tuple[int, int]] = {}  # loads and operations beside those, of what is computed for parts
     heavy = 0
     realized = 0
     for v in sequence:
         value = values[v]
-        read = computed = 0
-        for argument in value.reads:
+        bit_of_v = 1 << v
+        read = computed = loaded = more_loads = more_operations = 0
+        for k, argument in enumerate(value.reads):
             bit = 1 << argument
+            parts = value.parts[k] if value.parts else _WHOLE
             if not inside & bit or realized & bit:
                 read |= bit
-            else:
-                read |= reads[argument]
-                computed |= computes[argument] | bit
-        reads[v], computes[v] = read, computed
+                for part in parts:
+                    loaded |= 1 << (len(values) + part) if part else bit
+                continue
+            read |= reads[argument]
+            computed |= computes[argument] | bit
+            loads_again, operations_again = again[argument]
+            for part in parts:
+                more_loads += loads_again
+                more_operations += operations_again
+                if part:
+                    more_loads += loads[argument].bit_count()
+                    more_operations += _operations(values, computes[argument] | bit)
+                else:
+                    loaded |= loads[argument]
+        reads[v], computes[v], loads[v], again[v] = read, computed, loaded, (more_loads, more_operations)
         if value.operator in _HEAVY_ON_CPU or computed & heavy:
-            heavy |= 1 << v
+            heavy |= bit_of_v
+        if value.kind != "pointwise" or value.operator == _RANDOM or kept & bit_of_v or _is_alone(value, cpu=cpu):
+            realized |= bit_of_v
+            continue
+        count = loaded.bit_count() + more_loads
+        reused = several | broadcast
         if (
-            value.kind != "pointwise"
-            or value.operator == _RANDOM
-            or kept >> v & 1
-            or (
-                readers[v] > 1
-                and (read.bit_count() > _MOST_READS or computed.bit_count() >= _MOST_OPERATORS or (cpu and heavy >> v & 1))
-            )
+            count > most_reads
+            or (several & bit_of_v and count > _MOST_READS)
+            or (cpu and heavy & reused & bit_of_v)
+            or _operations(values, computed | bit_of_v) + more_operations + count > most_operations
         ):
-            realized |= 1 << v
-    return reads, computes, realized
+            realized |= bit_of_v
+    return reads, loads, computes, realized
+
+
+def _readers(values: Sequence[Value], sequence: Sequence[int], inside: int) -> tuple[int, int, int]:
+    """The values that are read several times, those that a larger loop reads over and over, and those that kernels read."""
+    once = several = broadcast = by_kernels = 0
+    for v in sequence:
+        value = values[v]
+        for k, argument in enumerate(value.reads):
+            bit = 1 << argument
+            if not inside & bit:
+                continue
+            if once & bit or (value.parts and len(value.parts[k]) > 1):
+                several |= bit
+            once |= bit
+            if value.kind in ("kernel", "loop"):
+                by_kernels |= bit
+            elif value.elements > values[argument].elements and value.operator not in _LARGER:
+                broadcast |= bit  # ``expand`` of inductor's lowering
+    return several, broadcast, by_kernels
+
+
+def _operations(values: Sequence[Value], of: int) -> int:
+    """Operations of one iteration that computes the values of a set, as inductor counts them."""
+    return sum(values[v].operations for v in bits(of))
 
 
 def _joined(
     value: Value, reads: int, kernels: list[Kernel], kernel_of: dict[int, int], last_reading: dict[int, list[int]]
 ) -> int:
     """The kernel whose loop computes ``value`` too, or -1."""
-    if value.kind in ("kernel", "loop"):
-        return -1
     latest = -1
     candidates = []
     for r in bits(reads):
@@ -164,6 +211,11 @@ def _joined(
         if _same_loop(kernels[k], value):
             return k
     return -1
+
+
+def _is_alone(value: Value, *, cpu: bool) -> bool:
+    """Whether no other value is computed in its loop: on a CPU each part of a ``cat`` has a loop (``ConcatKernel``)."""
+    return value.kind in ("kernel", "loop") or (cpu and value.operator == _CAT)
 
 
 def _same_loop(kernel: Kernel, value: Value) -> bool:

@@ -73,14 +73,24 @@ class FusedStep:
 
     @cached_property
     def candidates(self) -> tuple[int, ...]:
-        """The forward's values that may be saved: what the backward reads, directly or to compute it again."""
+        """The forward's values that may be saved: what the backward reads, directly or to compute it again.
+
+        A constant is none: inductor writes it where it is read.
+        """
         values, forward = self.values.values, self.values.forward
         wanted = {r for v in self.needed for r in values[v].reads if forward[r]}
         wanted |= {v for v in self.values.backward_results if forward[v]}
         for v in reversed(range(len(values))):
             if v in wanted:
                 wanted.update(values[v].reads)
-        return tuple(v for v in sorted(wanted) if forward[v] and values[v].bytes and values[v].kind not in ("given", "copy"))
+        return tuple(
+            v
+            for v in sorted(wanted)
+            if forward[v]
+            and values[v].bytes
+            and values[v].kind not in ("given", "copy")
+            and not (values[v].kind == "pointwise" and values[v].repeatable and not values[v].reads)
+        )
 
     @cached_property
     def _always(self) -> frozenset[int]:
@@ -132,8 +142,8 @@ class FusedStep:
         gradients = _mask(self.values.backward_results)
         backward_kernels = kernels_of(values, backward, gradients, cpu=self.cpu)
         tangents = _mask(v for v in self._tangents)
-        forward_bytes = _allocated(values, forward_kernels, 0, kept)
-        backward_bytes = _allocated(values, backward_kernels, kept | tangents, gradients | results)
+        forward_bytes = _allocated(values, forward_kernels, 0, kept, cpu=self.cpu)
+        backward_bytes = _allocated(values, backward_kernels, kept | tangents, gradients | results, cpu=self.cpu)
         saved_bytes = sum(values[v].bytes for v in bits(kept))
         return Judged(
             seconds=self._seconds(forward_kernels) + self._seconds(backward_kernels),
@@ -217,11 +227,14 @@ def _mask(of: Iterable[int]) -> int:
     return mask
 
 
-def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int, returned: int) -> list[int]:
+def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int, returned: int, *, cpu: bool) -> list[int]:
     """Bytes that are allocated before the first of ``kernels`` and while each runs.
 
     ``at_start`` is allocated before. A value is freed after its last reader. Where only one result of a loop reads it and has
     the same size, that result takes its place (``SchedulerNode.decide_inplace_update``). Incoming gradients stay as they are.
+
+    On a CPU the loops between two kernels of their own are one function (``KernelGroup`` of ``codegen/cpp.py``): what they
+    write is allocated before it, and freed after it.
     """
     last: dict[int, int] = {}
     for k, kernel in enumerate(kernels):
@@ -230,25 +243,36 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
     alive = sum(values[v].bytes for v in bits(at_start))
     allocated = at_start
     found = [alive]
+    waiting = 0  # bytes that are freed at the end of the function
     for k, kernel in enumerate(kernels):
-        dying = [v for v in bits(kernel.reads & allocated & ~returned) if last[v] == k]
+        by_itself = not cpu or (kernel.alone and values[kernel.members[0]].kind == "kernel")
+        if by_itself:
+            alive -= waiting
+            waiting = 0
+        dying = _mask(v for v in bits(kernel.reads & allocated & ~returned) if last[v] == k)
         written = bits(kernel.writes & ~allocated)
         more = sum(values[v].bytes for v in written)
+        freed = dying
         if kernel.alone:
-            more += sum(values[v].workspace for v in kernel.members)
+            workspace = sum(values[v].workspace for v in kernel.members)
         else:
-            ends = _mask(v for v in dying if values[v].kind != "given")
+            workspace = 0
+            ends = _mask(v for v in bits(dying) if values[v].kind != "given")
             for v in written:
                 free = (r for r in bits(kernel.read_by_one(v) & ends) if values[r].bytes == values[v].bytes)
                 if (r := next(free, None)) is not None:
                     ends &= ~(1 << r)
+                    freed &= ~(1 << r)
                     more -= values[v].bytes
-        found.append(alive + more)
-        alive += sum(values[v].bytes for v in written) - sum(values[v].bytes for v in dying)
+        found.append(alive + more + workspace)
+        alive += more
         for v in written:
             allocated |= 1 << v
             if v not in last and not returned >> v & 1:  # an unread result of a kernel of its own
-                alive -= values[v].bytes
-        for v in dying:
-            allocated &= ~(1 << v)
+                freed |= 1 << v
+        allocated &= ~freed & ~dying
+        waiting += sum(values[v].bytes for v in bits(freed))
+        if by_itself:
+            alive -= waiting
+            waiting = 0
     return found

@@ -72,3 +72,56 @@ def test_random_numbers_that_two_kernels_read_are_in_memory():
         ]
         kernels = kernels_of(values, [1, 2, 3, 4], mask(4), cpu=True)
         assert [bits(kernel.writes) for kernel in kernels] == [first, (3,), (4,)]
+
+
+def test_on_a_cpu_a_cat_is_in_memory_and_nothing_shares_its_loops():
+    cat = replace(value("cat", "pointwise", (1, 0), 200), operator="aten.cat.default")
+    values = [value("x", "given"), value("a", "pointwise", (0,)), cat, value("b", "pointwise", (2,), 200)]
+    first, second = kernels_of(values, [1, 2, 3], mask(3), cpu=True)
+    assert (bits(first.computes), bits(first.writes), first.alone) == ((1, 2), (2,), True)
+    assert bits(second.reads) == (2,)
+    (kernel,) = kernels_of(values, [1, 2, 3], mask(3), cpu=False)
+    assert bits(kernel.writes) == (3,)
+
+
+def test_an_exponential_that_a_larger_loop_reads_over_and_over_is_in_memory_on_a_cpu():
+    exponential = replace(value("a", "pointwise", (0,), 10), operator="aten.exp.default")
+    values = [value("x", "given", (), 10), exponential, value("y", "given"), value("b", "pointwise", (1, 2))]
+    assert [bits(kernel.writes) for kernel in kernels_of(values, [1, 3], mask(3), cpu=True)] == [(1,), (3,)]
+    assert [bits(kernel.writes) for kernel in kernels_of(values, [1, 3], mask(3), cpu=False)] == [(3,)]
+    padded = [*values[:3], replace(value("pad", "pointwise", (1,)), operator="aten.constant_pad_nd.default")]
+    assert len(kernels_of(padded, [1, 3], mask(3), cpu=True)) == 1
+
+
+def test_parts_of_one_value_count_as_readings_of_their_own():
+    whole = [value("x", "given"), value("a", "pointwise", (0,)), *(value(f"b{k}", "pointwise", (1,)) for k in range(2))]
+    assert 1 not in kernels_of(whole, [1, 2, 3], mask(2, 3), cpu=True)[0].members
+    parts = [whole[0], replace(whole[1], parts=((1, 2, 3, 4, 5),)), *whole[2:]]
+    assert 1 in kernels_of(parts, [1, 2, 3], mask(2, 3), cpu=True)[0].members
+
+
+def test_what_is_computed_for_each_of_several_parts_is_loaded_for_each():
+    values = [value("x", "given"), value("y", "given"), value("a", "pointwise", (0, 1))]
+    for k in range(3):  # they load four, eight and sixteen tensors
+        values.append(replace(value(f"b{k}", "pointwise", (len(values) - 1,)), parts=((k * 2 + 1, k * 2 + 2),)))
+    values.append(value("c", "pointwise", (len(values) - 1,)))
+    (kernel,) = kernels_of(values, [2, 3, 4, 5, 6], mask(6), cpu=True)
+    assert kernel.members == [4, 6]
+    (kernel,) = kernels_of([replace(v, parts=()) for v in values], [2, 3, 4, 5, 6], mask(6), cpu=True)
+    assert kernel.members == [6]
+
+
+def test_a_loop_of_many_operations_is_in_memory_though_only_one_reads_it():
+    values = [value("x", "given"), *(replace(value(f"a{k}", "pointwise", (k,)), operations=10) for k in range(6))]
+    (kernel,) = kernels_of(values, list(range(1, 7)), mask(6), cpu=True)
+    assert kernel.members == [5, 6]  # 51 operations with the load
+    (kernel,) = kernels_of(values, list(range(1, 7)), mask(6), cpu=False)
+    assert kernel.members == [3, 6]
+
+
+def test_only_what_is_read_as_a_whole_can_be_written_over():
+    values = [value("x", "given"), value("a", "pointwise", (0,)), value("b", "pointwise", (1,))]
+    (kernel,) = kernels_of(values, [2], mask(2), cpu=True)
+    assert bits(kernel.read_by_one(2)) == (1,)
+    (kernel,) = kernels_of([*values[:2], replace(values[2], parts=((1,),))], [2], mask(2), cpu=True)
+    assert not kernel.read_by_one(2)
