@@ -8,14 +8,15 @@ The rules follow inductor's lowering and scheduler (``torch/_inductor/lowering.p
 - A realized value joins the loop of a value that it reads, or shares a read with, where both loops have the same iterations and
   everything else that it reads comes from no later kernel.
 - A realized value that only its own kernel reads takes no memory.
-- On a CPU a ``cat`` is realized, and what it joins together is computed into its memory.
+- On a CPU a ``cat`` is realized. What nothing else reads is computed into its memory, the rest is copied.
 
 Sets of values are integers, one bit for each value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -28,6 +29,7 @@ _MOST_OPERATORS, _MOST_OPERATORS_ON_CPU = 30, 50  # realize_opcount_threshold, r
 _HEAVY_ON_CPU = {f"aten.{name}.default" for name in ("exp", "log", "log10", "log1p", "log2", "sigmoid", "tanh")}
 _RANDOM = "prims.inductor_random.default"
 _WHOLE = (0,)
+_PRODUCT = "aten.bmm.default"
 _CAT = "aten.cat.default"
 # A reader that has more elements than what it reads, and yet does not read it over and over.
 _LARGER = {_CAT, "aten.constant_pad_nd.default", "aten.embedding.default", "aten.index.Tensor", "aten.gather.default"}
@@ -58,7 +60,9 @@ class Kernel:
     whole: dict[int, int] = field(default_factory=dict)
 
     def read_by_one(self, member: int) -> int:
-        """What ``member`` reads as a whole and no other member reads, as a set."""
+        """What ``member`` reads as a whole and no other member reads, as a set; nothing for a ``cat`` that is written here."""
+        if member not in self.read_by:
+            return 0
         others = 0
         for other, reads in self.read_by.items():
             if other != member:
@@ -82,14 +86,20 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
     inside = 0
     for v in sequence:
         inside |= 1 << v
-    reads, loads, computes, realized = _inlined(values, sequence, inside, returned, cpu=cpu)
+    pieces = _pieces(values, sequence, inside & ~returned) if cpu else {}
+    reads, loads, computes, realized = _inlined(values, sequence, inside, returned, pieces, cpu=cpu)
     kernels: list[Kernel] = []
     kernel_of: dict[int, int] = {}
     last_reading: dict[int, list[int]] = {}
     for v in sequence:
         if not realized >> v & 1:
             continue
-        value = values[v]
+        value, elements = values[v], values[v].elements
+        if value.operator == _CAT:
+            there = [r for r in value.reads if pieces.get(r) == v]
+            elements -= sum(values[r].elements for r in there)
+            for r in there:
+                reads[v] &= ~(1 << r)
         if value.kind == "part":
             k = kernel_of[value.reads[0]]
         else:
@@ -97,7 +107,7 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
             k = -1 if alone else _joined(value, reads[v], kernels, kernel_of, last_reading)
             if k < 0:
                 k = len(kernels)
-                kernels.append(Kernel(alone=alone, elements=value.elements, rows=value.rows))
+                kernels.append(Kernel(alone=alone, elements=elements, rows=value.rows))
         kernel = kernels[k]
         kernel_of[v] = k
         kernel.members.append(v)
@@ -105,21 +115,34 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
         kernel.rows = kernel.rows or value.rows
         new = reads[v] & ~kernel.reads
         kernel.reads |= new
-        kernel.computes |= computes[v] | 1 << v
+        kernel.computes |= computes[v] | (1 << v if elements else 0)
         for r in bits(new):
             last_reading.setdefault(r, []).append(k)
-    _settle(kernels, returned)
+    _settle(kernels, returned, pieces)
     return kernels
 
 
+def _pieces(values: Sequence[Value], sequence: Sequence[int], inside: int) -> dict[int, int]:
+    """The elementwise values that are computed into the memory of a ``cat``, which alone reads them, and that ``cat``."""
+    readers = Counter(r for v in sequence for r in values[v].reads)
+    return {
+        r: v
+        for v in sequence
+        if values[v].operator == _CAT
+        for k, r in enumerate(values[v].reads)
+        if inside >> r & 1 and values[r].kind == "pointwise" and values[r].operator != _CAT and readers[r] == 1
+        if not values[v].parts or values[v].parts[k] == _WHOLE
+    }
+
+
 def _inlined(
-    values: Sequence[Value], sequence: Sequence[int], inside: int, returned: int, *, cpu: bool
+    values: Sequence[Value], sequence: Sequence[int], inside: int, returned: int, pieces: Container[int], *, cpu: bool
 ) -> tuple[dict[int, int], dict[int, int], dict[int, int], int]:
     """For each value what its loop reads, what it loads, what it computes on the way; and which values are realized.
 
     In the sets of what is loaded the parts of values have numbers after those of the values.
     """
-    several, broadcast, by_kernels = _readers(values, sequence, inside)
+    several, broadcast, by_kernels, by_products = _readers(values, sequence, inside)
     kept = returned | by_kernels
     most_reads = _MOST_READS_ON_CPU if cpu else _MOST_READS_OF_ALL
     most_operations = _MOST_OPERATORS_ON_CPU if cpu else _MOST_OPERATORS
@@ -155,14 +178,20 @@ def _inlined(
         reads[v], computes[v], loads[v], again[v] = read, computed, loaded, (more_loads, more_operations)
         if value.operator in _HEAVY_ON_CPU or computed & heavy:
             heavy |= bit_of_v
-        if value.kind != "pointwise" or value.operator == _RANDOM or kept & bit_of_v or _is_alone(value, cpu=cpu):
+        if (
+            value.kind != "pointwise"
+            or value.operator == _RANDOM
+            or kept & bit_of_v
+            or v in pieces
+            or _is_alone(value, cpu=cpu)
+        ):
             realized |= bit_of_v
             continue
         count = loaded.bit_count() + more_loads
         reused = several | broadcast
         if (
             count > most_reads
-            or (several & bit_of_v and count > _MOST_READS)
+            or (several & bit_of_v and (count > _MOST_READS or (by_products & bit_of_v and count > 1)))
             or (cpu and heavy & reused & bit_of_v)
             or _operations(values, computed | bit_of_v) + more_operations + count > most_operations
         ):
@@ -170,9 +199,9 @@ def _inlined(
     return reads, loads, computes, realized
 
 
-def _readers(values: Sequence[Value], sequence: Sequence[int], inside: int) -> tuple[int, int, int]:
-    """The values that are read several times, those that a larger loop reads over and over, and those that kernels read."""
-    once = several = broadcast = by_kernels = 0
+def _readers(values: Sequence[Value], sequence: Sequence[int], inside: int) -> tuple[int, int, int, int]:
+    """The values that are read several times, that a larger loop reads over and over, that kernels read, that products read."""
+    once = several = broadcast = by_kernels = by_products = 0
     for v in sequence:
         value = values[v]
         for k, argument in enumerate(value.reads):
@@ -184,9 +213,11 @@ def _readers(values: Sequence[Value], sequence: Sequence[int], inside: int) -> t
             once |= bit
             if value.kind in ("kernel", "loop"):
                 by_kernels |= bit
+            elif value.operator == _PRODUCT:
+                by_products |= bit  # ``needs_realized_inputs`` of inductor's lowering
             elif value.elements > values[argument].elements and value.operator not in _LARGER:
                 broadcast |= bit  # ``expand`` of inductor's lowering
-    return several, broadcast, by_kernels
+    return several, broadcast, by_kernels, by_products
 
 
 def _operations(values: Sequence[Value], of: int) -> int:
@@ -226,15 +257,14 @@ def _same_loop(kernel: Kernel, value: Value) -> bool:
     return value.kind == "pointwise" and bool(kernel.rows) and value.elements == kernel.rows
 
 
-def _settle(kernels: list[Kernel], returned: int) -> None:
+def _settle(kernels: list[Kernel], returned: int, pieces: Mapping[int, int]) -> None:
     """Leave in ``reads`` what comes from elsewhere, and in ``writes`` what another kernel or the caller reads."""
     read_later = 0
     for kernel in reversed(kernels):
-        members = 0
+        members = written = 0
         for v in kernel.members:
             members |= 1 << v
-        kernel.writes = members & (read_later | returned)
-        if kernel.alone:
-            kernel.writes = members
+            written |= 1 << pieces.get(v, v)
+        kernel.writes = written if kernel.alone else written & (read_later | returned)
         kernel.reads &= ~members
         read_later |= kernel.reads

@@ -74,14 +74,31 @@ def test_random_numbers_that_two_kernels_read_are_in_memory():
         assert [bits(kernel.writes) for kernel in kernels] == [first, (3,), (4,)]
 
 
-def test_on_a_cpu_a_cat_is_in_memory_and_nothing_shares_its_loops():
+def test_on_a_cpu_a_cat_is_in_memory_and_what_it_alone_reads_is_computed_there():
     cat = replace(value("cat", "pointwise", (1, 0), 200), operator="aten.cat.default")
     values = [value("x", "given"), value("a", "pointwise", (0,)), cat, value("b", "pointwise", (2,), 200)]
-    first, second = kernels_of(values, [1, 2, 3], mask(3), cpu=True)
-    assert (bits(first.computes), bits(first.writes), first.alone) == ((1, 2), (2,), True)
-    assert bits(second.reads) == (2,)
+    piece, copied, reader = kernels_of(values, [1, 2, 3], mask(3), cpu=True)
+    assert (bits(piece.computes), bits(piece.writes), piece.read_by_one(2)) == ((1,), (2,), 0)
+    assert (bits(copied.reads), bits(copied.writes), copied.elements, copied.alone) == ((0,), (2,), 100, True)
+    assert bits(reader.reads) == (2,)
     (kernel,) = kernels_of(values, [1, 2, 3], mask(3), cpu=False)
     assert bits(kernel.writes) == (3,)
+
+
+def test_what_something_else_reads_too_is_copied_into_a_cat():
+    cat = replace(value("cat", "pointwise", (1, 2), 200), operator="aten.cat.default")
+    values = [value("x", "given"), value("a", "pointwise", (0,)), value("b", "pointwise", (1,)), cat]
+    first, copied = kernels_of(values, [1, 2, 3], mask(3), cpu=True)
+    assert (first.members, bits(first.writes)) == ([2], (3,))
+    assert (bits(copied.reads), bits(copied.computes), copied.elements) == ((0,), (1, 3), 100)
+
+
+def test_what_a_product_that_is_a_loop_reads_is_in_memory_where_others_read_it_too():
+    product = replace(value("bmm", "reduction", (2, 0), rows=10), operator="aten.bmm.default")
+    values = [value("x", "given"), value("y", "given"), value("a", "pointwise", (0, 1)), product]
+    values.append(value("b", "pointwise", (2,)))
+    assert 2 in kernels_of(values, [2, 3, 4], mask(3, 4), cpu=True)[0].members
+    assert 2 not in kernels_of(values, [2, 3], mask(3), cpu=True)[0].members
 
 
 def test_an_exponential_that_a_larger_loop_reads_over_and_over_is_in_memory_on_a_cpu():
