@@ -6,7 +6,7 @@ The rules follow inductor's lowering and scheduler (``torch/_inductor/lowering.p
   returned, it is made of much, or it has several readers and is made of more than a little. What is read in several parts
   counts once for each. Reductions, kernels of their own and random numbers are always realized.
 - A realized value joins the loop of a value that it reads, or shares a read with, where both loops have the same iterations and
-  everything else that it reads comes from no later kernel.
+  nothing else that it reads waits for that loop. What waits for it may wait longer then.
 - A realized value that only its own kernel reads takes no memory.
 - On a CPU a ``cat`` is realized. What nothing else reads is computed into its memory, the rest is copied.
 
@@ -28,6 +28,7 @@ _MOST_OPERATORS, _MOST_OPERATORS_ON_CPU = 30, 50  # realize_opcount_threshold, r
 # A reused result of these is realized on a CPU: heavy_ops of StorageBox.should_realize_on_reuse.
 _HEAVY_ON_CPU = {f"aten.{name}.default" for name in ("exp", "log", "log10", "log1p", "log2", "sigmoid", "tanh")}
 _RANDOM = "prims.inductor_random.default"
+_FAR = 64  # inductor fuses no kernels that are further apart (``are_long_distant_nodes``)
 _WHOLE = (0,)
 _PRODUCT = "aten.bmm.default"
 _CAT = "aten.cat.default"
@@ -91,6 +92,7 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
     kernels: list[Kernel] = []
     kernel_of: dict[int, int] = {}
     last_reading: dict[int, list[int]] = {}
+    before: list[int] = []  # the kernels that each kernel waits for, directly or not, as a set
     for v in sequence:
         if not realized >> v & 1:
             continue
@@ -104,10 +106,15 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
             k = kernel_of[value.reads[0]]
         else:
             alone = _is_alone(value, cpu=cpu)
-            k = -1 if alone else _joined(value, reads[v], kernels, kernel_of, last_reading)
-            if k < 0:
+            near = [] if alone else _near(value, reads[v], kernels, kernel_of, last_reading, before)
+            if near:
+                k = near[0]
+                for other in near[1:]:
+                    k = _merged(k, other, kernels, kernel_of, last_reading, before)
+            else:
                 k = len(kernels)
                 kernels.append(Kernel(alone=alone, elements=elements, rows=value.rows))
+                before.append(0)
         kernel = kernels[k]
         kernel_of[v] = k
         kernel.members.append(v)
@@ -118,6 +125,8 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
         kernel.computes |= computes[v] | (1 << v if elements else 0)
         for r in bits(new):
             last_reading.setdefault(r, []).append(k)
+        _wait(k, reads[v], kernel_of, before)
+    kernels = [kernels[k] for k in _in_order(before) if kernels[k].members]
     _settle(kernels, returned, pieces)
     return kernels
 
@@ -225,23 +234,96 @@ def _operations(values: Sequence[Value], of: int) -> int:
     return sum(values[v].operations for v in bits(of))
 
 
-def _joined(
-    value: Value, reads: int, kernels: list[Kernel], kernel_of: dict[int, int], last_reading: dict[int, list[int]]
-) -> int:
-    """The kernel whose loop computes ``value`` too, or -1."""
-    latest = -1
-    candidates = []
+def _near(
+    value: Value,
+    reads: int,
+    kernels: list[Kernel],
+    kernel_of: dict[int, int],
+    last_reading: dict[int, list[int]],
+    before: list[int],
+) -> list[int]:
+    """The kernels whose loop can compute ``value`` too, the last first: none that anything waits for which ``value`` reads.
+
+    A loop with reductions is not moved behind kernels that come after it.
+    """
+    excluded, latest = 0, -1
+    candidates = set()
     for r in bits(reads):
         k = kernel_of.get(r, -1)
-        latest = max(latest, k)
-        candidates.append(k)
-        candidates += last_reading.get(r, ())
-    for k in sorted(set(candidates), reverse=True):
-        if k < latest or k < 0:
-            break
-        if _same_loop(kernels[k], value):
-            return k
-    return -1
+        if k >= 0:
+            excluded |= before[k]
+            latest = max(latest, k)
+            candidates.add(k)
+        candidates.update(last_reading.get(r, ()))
+    return [
+        k
+        for k in sorted(candidates, reverse=True)
+        if _same_loop(kernels[k], value)
+        and (k >= latest or (not excluded >> k & 1 and len(kernels) - k <= _FAR and not kernels[k].rows and not value.rows))
+    ]
+
+
+def _merged(
+    k: int, other: int, kernels: list[Kernel], kernel_of: dict[int, int], last_reading: dict[int, list[int]], before: list[int]
+) -> int:
+    """The kernel that two loops without reductions become; ``k`` where they cannot, since something is between them."""
+    between = before[k] | before[other]
+    kernel, merged = kernels[k], kernels[other]
+    if (
+        kernel.rows
+        or merged.rows
+        or any(before[waits] & (1 << k | 1 << other) for waits in bits(between & ~(1 << k | 1 << other)))
+    ):
+        return k
+    first, last = sorted((k, other))
+    kernel, merged = kernels[first], kernels[last]
+    for r in bits(merged.reads & ~kernel.reads):
+        last_reading[r].append(first)
+    kernel.reads |= merged.reads
+    kernel.computes |= merged.computes
+    kernel.members += merged.members
+    kernel.read_by |= merged.read_by
+    kernel.whole |= merged.whole
+    for v in merged.members:
+        kernel_of[v] = first
+    for readers in last_reading.values():
+        if last in readers:
+            readers.remove(last)
+    kernels[last] = Kernel(alone=True)  # empty
+    between &= ~(1 << first | 1 << last)
+    for waits in range(len(before)):
+        if waits in (first, last) or before[waits] & (1 << first | 1 << last):
+            before[waits] = (before[waits] | between | 1 << first) & ~(1 << last)
+    before[first] &= ~(1 << first)
+    before[last] = 0
+    return first
+
+
+def _wait(k: int, reads: int, kernel_of: dict[int, int], before: list[int]) -> None:
+    """Let the kernel ``k``, and all that wait for it, wait for those that compute ``reads``."""
+    new = 0
+    for r in bits(reads):
+        other = kernel_of.get(r, k)
+        if other != k:
+            new |= before[other] | 1 << other
+    if new & ~before[k]:
+        for other in range(len(before)):
+            if other == k or before[other] >> k & 1:
+                before[other] |= new
+
+
+def _in_order(before: list[int]) -> list[int]:
+    """The kernels in the order of their first values, each after those that it waits for (``topological_sort_schedule``)."""
+    order: list[int] = []
+    there = 0
+    for k in range(len(before)):
+        for other in sorted(bits(before[k] & ~there), key=lambda waits: before[waits].bit_count()):
+            order.append(other)
+        there |= before[k]
+        if not there >> k & 1:
+            order.append(k)
+            there |= 1 << k
+    return order
 
 
 def _is_alone(value: Value, *, cpu: bool) -> bool:

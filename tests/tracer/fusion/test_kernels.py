@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from remat_planner.tracer.fusion import Value
 from remat_planner.tracer.fusion.kernels import bits, kernels_of
 from tests.tracer.fusion.steps import value
 
@@ -142,3 +143,46 @@ def test_only_what_is_read_as_a_whole_can_be_written_over():
     assert bits(kernel.read_by_one(2)) == (1,)
     (kernel,) = kernels_of([*values[:2], replace(values[2], parts=((1,),))], [2], mask(2), cpu=True)
     assert not kernel.read_by_one(2)
+
+
+def gated() -> list[Value]:
+    """Two gradients of a gate: what each multiplies is read by the other, too, and a product with the first comes between."""
+    return [
+        *(value(name, "given") for name in ("x", "y")),
+        value("mul", "pointwise", (0, 1)),
+        value("mm", "kernel", (2,)),
+        value("mm_1", "kernel", (0,)),
+        value("mul_1", "pointwise", (1, 4)),
+    ]
+
+
+def test_a_loop_waits_for_a_later_one_that_reads_the_same():
+    values = gated()
+    kernels = kernels_of(values, [2, 3, 4, 5], mask(3, 5), cpu=True)
+    assert [kernel.members for kernel in kernels] == [[4], [2, 5], [3]]
+
+
+def test_it_does_not_where_the_later_one_waits_for_it():
+    values = gated()
+    values[4] = value("mm_1", "kernel", (3,))
+    kernels = kernels_of(values, [2, 3, 4, 5], mask(3, 5), cpu=True)
+    assert [kernel.members for kernel in kernels] == [[2], [3], [4], [5]]
+
+
+def test_a_loop_with_a_reduction_waits_for_none():
+    values = gated()
+    values[2] = value("sum", "reduction", (0, 1), rows=10)
+    kernels = kernels_of(values, [2, 3, 4, 5], mask(3, 5), cpu=True)
+    assert [kernel.members for kernel in kernels] == [[2], [3], [4], [5]]
+
+
+def test_two_loops_become_one_with_a_value_that_reads_what_both_read():
+    apart = [*(value(name, "given") for name in ("x", "y")), *(value(f"a{k}", "pointwise", (k,)) for k in range(2))]
+    kernels = kernels_of(apart, [2, 3], mask(2, 3), cpu=True)
+    assert [kernel.members for kernel in kernels] == [[2], [3]]
+    (kernel,) = kernels_of([*apart, value("b", "pointwise", (0, 1))], [2, 3, 4], mask(2, 3, 4), cpu=True)
+    assert kernel.members == [2, 3, 4]
+    assert (bits(kernel.reads), bits(kernel.computes)) == ((0, 1), (2, 3, 4))
+    between = [*apart[:3], value("mm", "kernel", (2,)), value("a1", "pointwise", (1, 3)), value("b", "pointwise", (0, 1))]
+    kernels = kernels_of(between, [2, 3, 4, 5], mask(4, 5), cpu=True)
+    assert [kernel.members for kernel in kernels] == [[2], [3], [4, 5]]
