@@ -18,6 +18,7 @@ from remat_planner.planner.measurement import KeptState, Loss, device_of, measur
 from remat_planner.planner.partition.backend import BudgetedBackend
 from remat_planner.planner.partition.compared_gradients import largest_difference
 from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.partition.search import Search
 from remat_planner.planner.plan import refuse_applied
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import error_within
@@ -147,9 +148,10 @@ class _Compilation:
         less = 0
         earlier: tuple[CompiledPart, ...] = ()
         tried = []
+        searches: dict[str, Search] = {}
         fits: tuple[nn.Module, CompiledStep] | None = None
         for attempt in range(1, ATTEMPTS + 1):
-            backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True)
+            backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True, searches=searches)
             compiled: Any = torch.compile(self.model, backend=backend, dynamic=False)
             measured = self._constant_bytes() + self._peak(compiled)
             if not backend.parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ def partition(
     limit: Callable[[int], Room],
     between: int,
     always: bool,
+    searches: MutableMapping[str, Search],
 ) -> tuple[Graphs, CompiledPart]:
     """Forward and backward of ``joint``, whose first ``forward_results`` results are the forward's.
 
@@ -72,6 +73,7 @@ def partition(
         limit: what there is room for, from the peak of the fastest partition.
         between: bytes that other graphs take between this forward and its backward.
         always: whether the least peak that is found will do where none is within the limit.
+        searches: those of earlier calls, by graph; the one of this graph goes on, or begins and is added.
 
     Raises:
         InfeasibleBudgetError: no partition is within the limit; not with ``always``.
@@ -81,8 +83,11 @@ def partition(
     merged(joint)
     flat = _flat_images(joint.graph)
     _separate_late_additions(joint.graph)
-    step = _step(joint.graph, forward_results, between)
-    search = Search(step, seconds=SEARCH_SECONDS)
+    form = _form(joint, between)
+    if form not in searches:
+        searches[form] = Search(_step(joint.graph, forward_results, between), seconds=SEARCH_SECONDS)
+    search = searches[form]
+    step = search.step
     fastest = search.fastest
     room = limit(fastest.peak)
     most = room.here
@@ -101,6 +106,13 @@ def partition(
     judged = found.judged
     graphs = divided(joint, _passed(joint.graph, step, judged, flat), forward_results, static)
     return graphs, _part(frame, step, judged, fastest, bound)
+
+
+def _form(joint: fx.GraphModule, between: int) -> str:
+    """What two graphs have in common of which one search will do."""
+    values = [node.meta.get("val") for node in joint.graph.find_nodes(op="placeholder")]
+    inputs = [(v.shape, v.stride(), v.dtype, v.device) if isinstance(v, torch.Tensor) else v for v in values]
+    return f"{joint.code}{inputs}{between}{overwritten_inputs()}"
 
 
 def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:

@@ -25,7 +25,9 @@ def compiled_within(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CompiledSt
             constant_bytes = 0
             fastest_peak_bytes = 2000
 
-            def __init__(self, budget: object, *, earlier: object, less: int, always: bool) -> None:
+            def __init__(self, budget: object, *, earlier: object, less: int, always: bool, searches: dict[str, int]) -> None:
+                assert searches.setdefault("", id(searches)) == id(searches)  # each attempt gets those of the ones before
+                assert len(searches) == 1
                 peak = 1000 - less
                 self.parts = [CompiledPart((0, 0), peak, 0, 3.0 - peak / 1000, 1.0, 2000, 1.0, ())]
                 self.predicted_peak_bytes = step_peak(self.parts)
