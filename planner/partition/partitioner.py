@@ -13,7 +13,7 @@ from torch import fx
 from remat_planner.planner.errors import InfeasibleBudgetError, ShapesError
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.partition.bound import seconds_at_least
-from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.partition.part import CompiledPart, composition
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
 from remat_planner.tracer.costs import op_costs
@@ -93,19 +93,20 @@ def partition(
     most = room.here
     found = search.within(most)
     bound = seconds_at_least(step, room.whole)
+    judged = found.judged
+    part = _part(frame, step, judged, fastest, bound)
     if not found.fits and not always:
         raise InfeasibleBudgetError(
             f"torch.compile's graph {frame[0]}/{frame[1]} fits no partition into {format_bytes_both(most)} of activations and "
-            f"gradients. The least that was found is {format_bytes_both(found.judged.peak)}. A partition computes each value "
-            "at most once more; remat_planner.plan and apply_schedule can go lower",
+            f"gradients. The least that was found is {format_bytes_both(judged.peak)}, {composition(part)}. A partition "
+            "computes each value at most once more; remat_planner.plan and apply_schedule can go lower",
             budget=most,
-            minimum=found.judged.peak,
-            bottleneck="",
+            minimum=judged.peak,
+            bottleneck=part.at_peak.kernel,
             proven=math.isinf(bound),
         )
-    judged = found.judged
     graphs = divided(joint, _passed(joint.graph, step, judged, flat), forward_results, static)
-    return graphs, _part(frame, step, judged, fastest, bound)
+    return graphs, part
 
 
 def _form(joint: fx.GraphModule, between: int) -> str:
@@ -213,6 +214,7 @@ def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judg
         fastest_bytes=fastest.peak,
         bound_seconds=bound,
         recomputed=tuple(values[v].name for v in sorted(judged.recomputed)),
+        at_peak=step.at_peak(judged),
     )
 
 

@@ -45,6 +45,23 @@ class Judged:
         return sum(b - budget for b in self.bytes if b > budget)
 
 
+@dataclass(frozen=True, slots=True)
+class AtPeak:
+    """What is allocated at the peak of a step, what is there all the time left out.
+
+    Attributes:
+        kernel: name of a value that is computed then; "" between forward and backward.
+        gradients: bytes of the step's results: gradients of parameters and inputs.
+        saved: bytes that the forward has left for the backward and its caller.
+        others: bytes of all else: what kernels read and write, and their workspaces.
+    """
+
+    kernel: str
+    gradients: int
+    saved: int
+    others: int
+
+
 @dataclass(frozen=True)
 class FusedStep:
     """The values of a joint graph with the rates of the device.
@@ -131,27 +148,57 @@ class FusedStep:
 
     def evaluate(self, saved: Iterable[int]) -> Judged:
         """Judge the step that saves ``saved`` and what must be saved in any case."""
+        values = self.values.values
+        run = self._run(saved)
+        forward_bytes = _allocated(values, run.forward, 0, run.kept, cpu=self.cpu)
+        backward_bytes = _allocated(values, run.backward, run.at_start, run.returned, cpu=self.cpu)
+        saved_bytes = sum(values[v].bytes for v in bits(run.kept))
+        return Judged(
+            seconds=self._seconds(run.forward) + self._seconds(run.backward),
+            saved=frozenset(v for v in run.passed if values[v].kind != "given"),
+            passed=run.passed,
+            saved_bytes=saved_bytes,
+            recomputed=run.recomputed,
+            bytes=(*forward_bytes, saved_bytes + self.between, *backward_bytes),
+        )
+
+    def at_peak(self, judged: Judged) -> AtPeak:
+        """What the peak of a step that was judged consists of."""
+        values = self.values.values
+        run = self._run(judged.saved)
+        moment = judged.bytes.index(judged.peak)
+        late = moment - len(run.forward) - 2  # forward: before its first kernel, and each; then the moment between
+        kernels, there, kept = (run.backward, run.at_start, run.returned) if late >= 0 else (run.forward, 0, run.kept)
+        k = (late if late >= 0 else moment) - 1
+        for kernel in kernels[: k + 1]:
+            there |= kernel.writes
+        for kernel in kernels[k:] if k >= 0 else kernels:
+            kept |= kernel.reads | kernel.writes
+        there &= kept
+        if late == -1:
+            k, there = -1, run.kept
+        gradients = sum(values[v].bytes for v in bits(there & run.gradients))
+        saved = sum(values[v].bytes for v in bits(there & run.kept & ~run.gradients))
+        name = values[kernels[k].members[0]].name if k >= 0 else ""
+        return AtPeak(name, gradients, saved, judged.peak - gradients - saved)
+
+    def _run(self, saved: Iterable[int]) -> _Run:
         saved = self._always | set(saved)
         backward, passed, recomputed = self._backward(saved)
         values = self.values.values
         passed_mask = _mask(v for v in passed if values[v].kind != "given")
         results = _mask(v for v in self.values.forward_results if values[v].kind != "given")
-        forward = self._forward(results | passed_mask)
         kept = results | passed_mask
-        forward_kernels = kernels_of(values, forward, kept, cpu=self.cpu)
         gradients = _mask(self.values.backward_results)
-        backward_kernels = kernels_of(values, backward, gradients, cpu=self.cpu)
-        tangents = _mask(v for v in self._tangents)
-        forward_bytes = _allocated(values, forward_kernels, 0, kept, cpu=self.cpu)
-        backward_bytes = _allocated(values, backward_kernels, kept | tangents, gradients | results, cpu=self.cpu)
-        saved_bytes = sum(values[v].bytes for v in bits(kept))
-        return Judged(
-            seconds=self._seconds(forward_kernels) + self._seconds(backward_kernels),
-            saved=frozenset(bits(passed_mask)),
+        return _Run(
+            forward=kernels_of(values, self._forward(kept), kept, cpu=self.cpu),
+            backward=kernels_of(values, backward, gradients, cpu=self.cpu),
+            kept=kept,
+            at_start=kept | _mask(self._tangents),
+            gradients=gradients,
+            returned=gradients | results,
             passed=frozenset(passed),
-            saved_bytes=saved_bytes,
             recomputed=recomputed,
-            bytes=(*forward_bytes, saved_bytes + self.between, *backward_bytes),
         )
 
     @cached_property
@@ -211,6 +258,20 @@ class FusedStep:
             total += rates.narrow_read * sum(min(values[v].narrow, kernel.elements) for v in bits(kernel.reads))
             total += rates.narrow_written * sum(min(values[v].narrow, kernel.elements) for v in bits(kernel.writes))
         return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Both graphs of a step. ``kept`` is there between them, ``at_start`` when the backward begins, ``returned`` at its end."""
+
+    forward: list[Kernel]
+    backward: list[Kernel]
+    kept: int
+    at_start: int
+    gradients: int
+    returned: int
+    passed: frozenset[int]
+    recomputed: frozenset[int]
 
 
 def _union(masks: Iterable[int]) -> int:

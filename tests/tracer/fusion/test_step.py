@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from remat_planner.tracer.fusion import FusedStep, Values
+from remat_planner.tracer.fusion import AtPeak, FusedStep, Values
 from tests.tracer.fusion.steps import RATES, chain, value
 
 
@@ -130,3 +130,15 @@ def test_a_constant_is_never_saved():
         values[mm] = value("full", "pointwise", reads)
         changed = step.__class__(replace(step.values, values=tuple(values)), RATES, cpu=False)
         assert (mm in changed.candidates) == bool(reads)
+
+
+def test_what_the_peak_consists_of():
+    step = chain(1)
+    # The weight's gradient, beside the loss and tanh's gradient in the place of the product; one byte came in.
+    assert step.at_peak(step.evaluate(named(step, "mm0"))) == AtPeak("weight_gradient0", gradients=100, saved=1, others=100)
+    between = step.__class__(step.values, step.rates, cpu=False, between=1000)
+    assert between.at_peak(between.evaluate(())) == AtPeak("", gradients=0, saved=1, others=1000)
+    values = list(step.values.values)
+    values[1] = replace(values[1], workspace=1000)
+    forward = step.__class__(replace(step.values, values=tuple(values)), RATES, cpu=False)
+    assert forward.at_peak(forward.evaluate(named(step, "mm0"))) == AtPeak("mm0", gradients=0, saved=100, others=1000)
