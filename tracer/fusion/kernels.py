@@ -7,7 +7,7 @@ The rules follow inductor's lowering and scheduler (``torch/_inductor/lowering.p
   counts once for each. Reductions, kernels of their own and random numbers are always realized.
 - A realized value joins the loop of a value that it reads, or shares a read with, where both loops have the same iterations and
   nothing else that it reads waits for that loop. What waits for it may wait longer then.
-- A realized value that only its own kernel reads takes no memory.
+- A realized value that only its own kernel reads takes no memory. On a CPU a reduction does: its readers have loops after it.
 - On a CPU a ``cat`` is realized. What nothing else reads is computed into its memory, the rest is copied.
 
 Sets of values are integers, one bit for each value.
@@ -127,7 +127,8 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
             last_reading.setdefault(r, []).append(k)
         _wait(k, reads[v], kernel_of, before)
     kernels = [kernels[k] for k in _in_order(before) if kernels[k].members]
-    _settle(kernels, returned, pieces)
+    reductions = sum(1 << v for v in sequence if values[v].kind == "reduction") if cpu else 0
+    _settle(kernels, returned, reductions, pieces)
     return kernels
 
 
@@ -339,14 +340,17 @@ def _same_loop(kernel: Kernel, value: Value) -> bool:
     return value.kind == "pointwise" and bool(kernel.rows) and value.elements == kernel.rows
 
 
-def _settle(kernels: list[Kernel], returned: int, pieces: Mapping[int, int]) -> None:
-    """Leave in ``reads`` what comes from elsewhere, and in ``writes`` what another kernel or the caller reads."""
+def _settle(kernels: list[Kernel], returned: int, reductions: int, pieces: Mapping[int, int]) -> None:
+    """Leave in ``reads`` what comes from elsewhere, and in ``writes`` what another kernel or the caller reads.
+
+    ``reductions`` are written even where nothing else reads them.
+    """
     read_later = 0
     for kernel in reversed(kernels):
         members = written = 0
         for v in kernel.members:
             members |= 1 << v
             written |= 1 << pieces.get(v, v)
-        kernel.writes = written if kernel.alone else written & (read_later | returned)
+        kernel.writes = written if kernel.alone else written & (read_later | returned | reductions)
         kernel.reads &= ~members
         read_later |= kernel.reads

@@ -57,6 +57,13 @@ def test_a_norm_is_one_kernel_and_its_mean_takes_no_memory():
     assert bits(kernel.writes) == (1, 2)
 
 
+def test_on_a_cpu_the_mean_of_a_norm_takes_memory():
+    mean = replace(value("mean", "reduction", (0,), 10, rows=10), elements=100)
+    values = [value("x", "given"), mean, value("sub", "pointwise", (0, 1))]
+    (kernel,) = kernels_of(values, [1, 2], mask(2), cpu=True)
+    assert bits(kernel.writes) == (1, 2)
+
+
 def test_reductions_over_other_rows_do_not_share_a_loop():
     values = [
         value("x", "given"),
