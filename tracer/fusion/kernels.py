@@ -160,12 +160,14 @@ def _inlined(
     computes: dict[int, int] = {}
     loads: dict[int, int] = {}
     again: dict[int, tuple[int, int]] = {}  # loads and operations beside those, of what is computed for parts
+    at_most: dict[int, int] = {}  # operations, where what several arguments have in common counts for each
     heavy = 0
     realized = 0
     for v in sequence:
         value = values[v]
         bit_of_v = 1 << v
         read = computed = loaded = more_loads = more_operations = 0
+        operations = value.operations
         for k, argument in enumerate(value.reads):
             bit = 1 << argument
             parts = value.parts[k] if value.parts else _WHOLE
@@ -176,6 +178,7 @@ def _inlined(
                 continue
             read |= reads[argument]
             computed |= computes[argument] | bit
+            operations += at_most[argument] * len(parts)
             loads_again, operations_again = again[argument]
             for part in parts:
                 more_loads += loads_again
@@ -185,6 +188,7 @@ def _inlined(
                     more_operations += _operations(values, computes[argument] | bit)
                 else:
                     loaded |= loads[argument]
+        at_most[v] = operations
         reads[v], computes[v], loads[v], again[v] = read, computed, loaded, (more_loads, more_operations)
         if value.operator in _HEAVY_ON_CPU or computed & heavy:
             heavy |= bit_of_v
@@ -203,7 +207,10 @@ def _inlined(
             count > most_reads
             or (several & bit_of_v and (count > _MOST_READS or (by_products & bit_of_v and count > 1)))
             or (cpu and heavy & reused & bit_of_v)
-            or _operations(values, computed | bit_of_v) + more_operations + count > most_operations
+            or (
+                operations + count > most_operations
+                and _operations(values, computed | bit_of_v) + more_operations + count > most_operations
+            )
         ):
             realized |= bit_of_v
     return reads, loads, computes, realized
