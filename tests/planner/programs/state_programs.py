@@ -209,10 +209,18 @@ def state_program(seed: int) -> Generator[Any, nn.Module, None]:
     batches = [torch.randn(4, 8) for _ in range(_STEPS)]
     trained = yield Asked(model, (batches[0],))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    for step, batch in enumerate(batches):
+    events = random.Random(seed).choices(["", "evaluated", "without gradients", "two forwards"], [6, 1, 1, 1], k=_STEPS)
+    for step, (batch, event) in enumerate(zip(batches, events, strict=True)):
         module.change(model, step)
         optimizer.zero_grad()
+        if event in ("evaluated", "without gradients"):
+            trained.train(event != "evaluated")
+            with torch.no_grad():
+                trained(batch * 2)
+            trained.train()
         loss = trained(batch)
+        if event == "two forwards":
+            loss = loss + trained(batch + 1)
         loss.backward()
         optimizer.step()
         yield [loss, _plain(module.state(model))]
