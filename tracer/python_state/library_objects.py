@@ -1,4 +1,4 @@
-"""Objects of PyTorch's and the standard library's classes that hold what a forward may read, but for containers.
+"""Objects of PyTorch's and the standard library's classes that hold what a forward may read, other than containers.
 
 Code that uses them does not name the attributes in which they keep it.
 """
@@ -45,7 +45,7 @@ _READ_IN = {"get_last_lr": "_last_lr", "get_scale": "_scale"}
 
 
 def content_of(value: Any) -> str | None:
-    """The attribute in which ``value`` keeps its content, where its class is one of those that pass for it."""
+    """The attribute in which ``value`` keeps its content, where it is of a class that wraps another object."""
     for kinds, attribute in _CONTENT:
         if type(value) in kinds:
             return attribute

@@ -59,7 +59,8 @@ def _repeated_effects(first: Recording, record_again: Callable[[], Recording]) -
             raise
         refuse_python_state(_names(first))  # the next step fails on what was left behind
         raise
-    effects = effects_of(first.changes, second.changes, first.argument_objects, fixed_tensors(first))
+    fixed = fixed_tensors(first) if first.changes else frozenset()
+    effects = effects_of(first.changes, second.changes, first.argument_objects, fixed)
     held_a_tensor = effects.reassigned.values()  # where the forward reads that tensor, the graph is refused later
     if not starts_with(first.module.graph, second.module.graph):
         if not first.changes:
