@@ -47,7 +47,7 @@ class Kernel:
         alone: whether it runs by itself: its results cannot take the place of what it reads.
         members: the realized values that it computes.
         read_by: for each member what it reads, as a set.
-        whole: for each member what it reads not only a part of, as a set.
+        whole: for each member what it reads as a whole and in the order of its own elements, as a set.
     """
 
     alone: bool
@@ -88,7 +88,7 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
     for v in sequence:
         inside |= 1 << v
     pieces = _pieces(values, sequence, inside & ~returned) if cpu else {}
-    reads, loads, computes, realized = _inlined(values, sequence, inside, returned, pieces, cpu=cpu)
+    reads, whole, computes, realized = _inlined(values, sequence, inside, returned, pieces, cpu=cpu)
     kernels: list[Kernel] = []
     kernel_of: dict[int, int] = {}
     last_reading: dict[int, list[int]] = {}
@@ -118,7 +118,7 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
         kernel = kernels[k]
         kernel_of[v] = k
         kernel.members.append(v)
-        kernel.read_by[v], kernel.whole[v] = reads[v], loads[v]
+        kernel.read_by[v], kernel.whole[v] = reads[v], whole[v]
         kernel.rows = kernel.rows or value.rows
         new = reads[v] & ~kernel.reads
         kernel.reads |= new
@@ -148,17 +148,15 @@ def _pieces(values: Sequence[Value], sequence: Sequence[int], inside: int) -> di
 def _inlined(
     values: Sequence[Value], sequence: Sequence[int], inside: int, returned: int, pieces: Container[int], *, cpu: bool
 ) -> tuple[dict[int, int], dict[int, int], dict[int, int], int]:
-    """For each value what its loop reads, what it loads, what it computes on the way; and which values are realized.
-
-    In the sets of what is loaded the parts of values have numbers after those of the values.
-    """
+    """For each value what its loop reads, what of that as a whole, what it computes on the way; and what is realized."""
     several, broadcast, by_kernels, by_products = _readers(values, sequence, inside)
     kept = returned | by_kernels
     most_reads = _MOST_READS_ON_CPU if cpu else _MOST_READS_OF_ALL
     most_operations = _MOST_OPERATORS_ON_CPU if cpu else _MOST_OPERATORS
     reads: dict[int, int] = {}
     computes: dict[int, int] = {}
-    loads: dict[int, int] = {}
+    whole: dict[int, int] = {}
+    loads: dict[int, int] = {}  # as a set in which parts have numbers after those of the values
     again: dict[int, tuple[int, int]] = {}  # loads and operations beside those, of what is computed for parts
     at_most: dict[int, int] = {}  # operations, where what several arguments have in common counts for each
     heavy = 0
@@ -167,15 +165,17 @@ def _inlined(
         value = values[v]
         bit_of_v = 1 << v
         read = computed = loaded = more_loads = more_operations = 0
-        operations = value.operations
+        operations, in_order = value.operations, 0
         for k, argument in enumerate(value.reads):
             bit = 1 << argument
             parts = value.parts[k] if value.parts else _WHOLE
             if not inside & bit or realized & bit:
                 read |= bit
+                in_order |= bit if 0 in parts else 0
                 for part in parts:
                     loaded |= 1 << (len(values) + part) if part else bit
                 continue
+            in_order |= whole[argument] if 0 in parts else 0
             read |= reads[argument]
             computed |= computes[argument] | bit
             operations += at_most[argument] * len(parts)
@@ -189,6 +189,7 @@ def _inlined(
                 else:
                     loaded |= loads[argument]
         at_most[v] = operations
+        whole[v] = 0 if value.reorders else in_order
         reads[v], computes[v], loads[v], again[v] = read, computed, loaded, (more_loads, more_operations)
         if value.operator in _HEAVY_ON_CPU or computed & heavy:
             heavy |= bit_of_v
@@ -213,7 +214,7 @@ def _inlined(
             )
         ):
             realized |= bit_of_v
-    return reads, loads, computes, realized
+    return reads, whole, computes, realized
 
 
 def _readers(values: Sequence[Value], sequence: Sequence[int], inside: int) -> tuple[int, int, int, int]:

@@ -36,6 +36,7 @@ class Value:
         workspace: bytes that a kernel of its own allocates beside its results while it runs.
         parts: for each of ``reads`` the numbers of the parts of it that the operator reads, 0 for the whole; every slice has a
             number of its own. Empty where all are read as a whole.
+        reorders: whether it is a copy with its elements in another order.
         operations: of an iteration, as inductor counts them to decide what it computes several times.
         repeatable: whether the backward may compute it again.
         narrow: elements of one byte each, which a loop on a CPU reads and writes slowly; 0 for wider ones.
@@ -55,6 +56,7 @@ class Value:
     workspace: int = 0
     parts: tuple[tuple[int, ...], ...] = ()
     operations: int = 1
+    reorders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +229,17 @@ def _value(
         workspace=cost.workspace,
         parts=parts,
         operations=operations(node) if node.op == "call_function" else 0,
+        reorders=_reorders(node),
         repeatable=_is_repeatable(node, overwritten) and (kind != "part" or values[reads[0]].repeatable),
         narrow=_elements(node) if isinstance(tensor, torch.Tensor) and tensor.itemsize == 1 else 0,
     )
+
+
+def _reorders(node: fx.Node) -> bool:
+    if node.target is not torch.ops.aten.clone.default:
+        return False
+    source, result = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    return not source.is_contiguous() and result.is_contiguous()
 
 
 def _elements(node: fx.Node) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
+import torch._inductor.compile_fx
 import torch._inductor.config
 import torch._inductor.custom_graph_pass
 from torch._dynamo.exc import BackendCompilerFailed
@@ -11,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from remat_planner.planner.torch_inductor import (
     compiled_frame,
+    compiled_with,
     convolves_images,
     error_within,
     outside_tracing,
@@ -47,3 +52,14 @@ def test_convolutions_over_a_line_are_none_over_images():
     ):
         module = make_fx(convolve, tracing_mode="fake")(torch.ones(shape), torch.ones(weight))
         assert convolves_images(module) == images
+
+
+def test_tensors_are_laid_out_for_convolutions_over_images_only(monkeypatch: pytest.MonkeyPatch):
+    def compile_fx(module: object, _inputs: object, *, inner_compile: Any, config_patches: object) -> list[bool]:
+        return inner_compile(module)
+
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", compile_fx)
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx_inner", lambda _: torch._inductor.config.layout_optimization)
+    for convolve, shape, weight in ((torch.conv1d, (1, 2, 8), (3, 2, 3)), (torch.conv2d, (1, 2, 8, 8), (3, 2, 3, 3))):
+        module = make_fx(convolve, tracing_mode="fake")(torch.ones(shape), torch.ones(weight))
+        assert compiled_with(lambda *_: None, module, []) == (convolve is torch.conv2d)

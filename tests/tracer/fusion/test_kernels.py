@@ -150,6 +150,8 @@ def test_only_what_is_read_as_a_whole_can_be_written_over():
     assert bits(kernel.read_by_one(2)) == (1,)
     (kernel,) = kernels_of([*values[:2], replace(values[2], parts=((1,),))], [2], mask(2), cpu=True)
     assert not kernel.read_by_one(2)
+    (kernel,) = kernels_of([*values[:2], replace(values[2], reorders=True)], [1, 2], mask(2), cpu=True)
+    assert not kernel.read_by_one(2)
 
 
 def gated() -> list[Value]:

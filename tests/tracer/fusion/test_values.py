@@ -99,3 +99,12 @@ def test_slices_are_parts_and_other_views_are_not():
     assert len({0, a, b, c}) == 4
     assert d == a
     assert _graph_of(lambda x: x + x.t(), torch.ones(2, 2)).values[-1].parts == ((0,),)
+
+
+def test_a_copy_in_another_layout_reorders():
+    def contiguous(x: torch.Tensor) -> torch.Tensor:
+        return x.clone(memory_format=torch.contiguous_format)
+
+    assert _graph_of(lambda x: contiguous(x.t()), torch.ones(4, 2)).values[-1].reorders
+    assert not _graph_of(contiguous, torch.ones(4, 2)).values[-1].reorders
+    assert not _graph_of(lambda x: x.t() + 1, torch.ones(4, 2)).values[-1].reorders
