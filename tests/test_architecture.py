@@ -44,7 +44,7 @@ solvers.lazy_moments    deadline interface milp problem schedules
 solvers.methods         annealing candidates chain compiling copies deadline interface lazy_moments milp polish problem registry
                         two_level schedules
 solvers.milp            -
-solvers.polish          deadline interface problem schedules
+solvers.polish          deadline interface problem
 solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline errors interface problem registry schedules

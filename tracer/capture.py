@@ -204,7 +204,8 @@ def record_step(
         refuse_constants(outside.constants)
         call, reads = outside.call, outside.reads(recording.executed)
         refuse_tensor_keys(reads.holders(model), call.state.registered)
-        reads = reads.found_in(model, effects.written, call.state.unregistered, outside.constants, outside.has_constant())
+        inputs, constants = call.state.unregistered, outside.constants
+        reads = reads.found_in(model, effects.written, inputs, constants, outside.has_constant(), effects.written_in)
         forward = planned_forward(recording, effects, functions, outside.places)
     return RecordedStep(call, mode, recording, chooser.captured, ambient_autocast(), switches(), effects, reads, forward)
 
@@ -316,7 +317,7 @@ def assemble(recorded: RecordedStep) -> Joint:
 def _kept_leaves(recording: Recording, effects: RecordedEffects) -> list[int]:
     """Indices of the recorded leaves that a planned call returns or leaves behind: those of the output, and of ``effects``.
 
-    The rest are of entries that a first forward fills for later ones.
+    The rest are of entries that cannot be left behind.
 
     Raises:
         PythonStateError: an entry cannot be left behind, since the first forward alone made it; or a gradient arrives there.
@@ -327,7 +328,7 @@ def _kept_leaves(recording: Recording, effects: RecordedEffects) -> list[int]:
     refuse_python_state(list(dict.fromkeys(label for label, leaf in of_effects if id(leaf) not in place)))
     kept = [*range(recording.returned), *(place[id(leaf)] for _, leaf in of_effects)]
     if not {tangent.output for _, tangent in recording.tangents} <= set(kept):
-        refuse_python_state(sorted(effects.filled))
+        refuse_python_state(effects.lost)
     return kept
 
 
@@ -335,7 +336,7 @@ def _loss_of_kept(recorded: RecordedStep, kept: Sequence[int]) -> CapturedLoss |
     """The caller's loss, with its placeholders of the ``kept`` leaves.
 
     Raises:
-        PythonStateError: it reads an entry that a first forward fills.
+        PythonStateError: it reads an entry that cannot be left behind.
     """
     loss = recorded.loss
     if loss is None:
@@ -343,7 +344,7 @@ def _loss_of_kept(recorded: RecordedStep, kept: Sequence[int]) -> CapturedLoss |
     placeholder_of = dict(zip(recorded.recording.tensor_outputs, loss.outputs, strict=True))
     dropped = [placeholder for i, placeholder in placeholder_of.items() if i not in kept]
     if any(detached.users for placeholder in dropped for detached in placeholder.users):  # the loss begins with detaching all
-        refuse_python_state(sorted(recorded.effects.filled))
+        refuse_python_state(recorded.effects.lost)
     return replace(loss, outputs=tuple(placeholder_of[i] for i in kept if i in placeholder_of))
 
 

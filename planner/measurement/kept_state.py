@@ -82,6 +82,12 @@ class KeptState:
 
         return ExecutedCode(first_call).observed()
 
+    def include(self, other: KeptState) -> None:
+        """Include, as it is now, what ``other`` has come to know of."""
+        for holder in other._python.holders:
+            self._python.add(holder)
+        self._add_what_objects_hold()
+
     def changed_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors whose content is another one now, by name, and those that are new in the place of another one."""
         yield from ((name, kept.tensor) for name, kept in self._tensors.values() if kept.is_changed)

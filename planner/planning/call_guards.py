@@ -84,6 +84,7 @@ class BoundSignature:
         self._hooks = [getattr(module, registry) for module in dict.fromkeys(modules.values()) for registry in HOOK_REGISTRIES]
         self._hooks_seen: list[tuple[int, ...]] = []
         self._python_state = Watch(joint.reads, model)
+        self._sets_once = any(effect.once for effect in joint.effects.made)
         self._modules = modules
         slots = (*joint.parameters, *joint.buffers)
         places = [_places(slot, modules) for slot in slots]
@@ -186,7 +187,15 @@ class BoundSignature:
         """Names of the Python values that the forward can read and that differ from those of the capture."""
         numbers = self.joint.attributes.items()
         changed = [place for place, number in numbers if not _equal(attributes_at(self.model, place[0]).get(place[1]), number)]
-        return tuple(".".join(filter(None, place)) for place in changed) or self._python_state.changed()
+        changed_numbers = tuple(".".join(filter(None, place)) for place in changed)
+        return changed_numbers or self._python_state.changed() or self._partly_there()
+
+    def _partly_there(self) -> tuple[str, ...]:
+        """Names of entries of which the captured forward sets all or none, where some are there."""
+        if not self._sets_once:
+            return ()
+        leaves = [leaf.constant for leaf in self.joint.outputs[self.joint.returned :]]
+        return self.joint.effects.partly_there(self.roots_of((), {}), leaves)
 
     def changed_places(self) -> tuple[str, ...]:
         """Names of the tensors in Python state that are gone, or have another form than those of the capture."""

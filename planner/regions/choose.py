@@ -18,7 +18,7 @@ from torch import nn
 from remat_planner.planner.distributed import Ranks, parallel_wrapper, shard_count
 from remat_planner.planner.errors import InfeasibleBudgetError, RegionError
 from remat_planner.planner.formatting import format_percent
-from remat_planner.planner.measurement import device_of
+from remat_planner.planner.measurement import KeptState, device_of
 from remat_planner.planner.planning import (
     Budget,
     Settings,
@@ -57,6 +57,7 @@ class ScheduleChooser:
         options: the options of each region, by label.
         settings: what the schedules are planned with.
         ranks: the processes that train together.
+        kept: knows which globals the forward can reach.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class ScheduleChooser:
         options: Mapping[str, Sequence[RegionOption]],
         settings: Settings,
         ranks: Ranks,
+        kept: KeptState,
     ) -> None:
+        self._kept = kept
         self._model, self._args, self._kwargs = model, args, kwargs
         self._steps, self._options = steps, options
         self._settings = settings
@@ -209,6 +212,7 @@ class ScheduleChooser:
             self._in_blocks(self._schedules(choice)),
             replan=_refuse_another_form,
             arriving=self._arriving,
+            kept=self._kept,
             accumulate=self._settings.training.accumulate,
             rehearsals=self._rehearsals(),
             disk_folder=self._settings.disk_folder,

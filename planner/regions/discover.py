@@ -70,7 +70,7 @@ def discover(
         blocks: the modules to capture, by name.
         loss: output -> scalar.
         gradient_layouts: how gradients arrive at a region's outputs, by its label; by default as the outputs lie.
-        kept: the caller's state, which then includes the globals that the forward can reach; they are the caller's to put back.
+        kept: the caller's state, which then includes the globals that the forward can reach.
     """
     refused = _compiled(model, blocks)
     layouts = gradient_layouts or {}
@@ -89,12 +89,14 @@ def discover(
             stack.enter_context(wrapper.no_sync())  # it would wait for the gradients of this forward
         for watch in watches.values():
             stack.enter_context(_in_place_of_forward(watch, called, reads))
-        with (kept or state).observed(), reads:
+        with state.observed(), reads:
             output = model(*args, **kwargs)
             if of_output is not None:
                 of_output(output)
         if sharded:
             run_backward(output, None)  # only a backward makes ``fully_shard`` free what it gathered, and forget in which order
+    if kept is not None:
+        kept.include(state)
     in_order = [watches[name] for name in dict.fromkeys(called)]
     return Discovery(
         regions=tuple(region for watch in in_order for region in watch.regions),

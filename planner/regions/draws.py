@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from remat_planner.planner.measurement import KeptGenerators, detached, state_restored
+from remat_planner.planner.measurement import KeptGenerators, KeptState, detached, state_restored
 from remat_planner.planner.regions.forward import restore_forward
 
 _MOST_DRAWS = 8
 """Forwards that are tried. One that calls all blocks ends the search."""
 
 
-def draw_most_calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], blocks: Iterable[nn.Module]) -> bool:
+def draw_most_calls(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], blocks: Iterable[nn.Module], kept: KeptState
+) -> bool:
     """Leave the default generators so that the next forward calls the most of ``blocks``, and the rest as it was.
 
-    Returns whether the forward calls other blocks from draw to draw.
+    ``kept`` then includes the globals that the forward can reach. Returns whether it calls other blocks from draw to draw.
     """
     blocks = tuple(blocks)
     args, kwargs = detached(tuple(args), dict(kwargs))
@@ -31,11 +33,13 @@ def draw_most_calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     with torch.no_grad():
         for _ in range(_MOST_DRAWS):
             before, called = KeptGenerators(), set[int]()
-            with state_restored(model, args, kwargs), ExitStack() as stack:
+            with state_restored(model, args, kwargs) as state, ExitStack() as stack:
                 for block in blocks:
                     stack.enter_context(_noted(block, called))
-                model(*args, **kwargs)
+                with state.observed():
+                    model(*args, **kwargs)
                 after, moved = KeptGenerators(), before.have_moved()
+            kept.include(state)
             found.append((called, before))
             if len(called) == len(blocks) or not moved:
                 break

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.planner.distributed import runs_to_measure_peak
 from remat_planner.planner.errors import RegionError
-from remat_planner.planner.measurement import Loss, device_of, measure_intervals, one_step, state_restored
+from remat_planner.planner.measurement import KeptState, Loss, device_of, measure_intervals, one_step, state_restored
 from remat_planner.planner.planning import Step, remember_capture, remembered_capture, settings_of
 from remat_planner.planner.regions.arriving_gradients import ArrivingGradients
 from remat_planner.planner.regions.forward import RegionForward, restore_forward
@@ -68,6 +68,7 @@ def measure_step(
     *,
     replan: Replan,
     arriving: ArrivingGradients,
+    kept: KeptState,
     accumulate: bool = False,
     rehearsals: int = 0,
     disk_folder: str | Path | None = None,
@@ -82,6 +83,7 @@ def measure_step(
         schedules: for each module by its full name, those of its forms of input by label.
         replan: called if a region gets inputs of another form than the planned one.
         arriving: notes the layouts of the gradients that arrive at the regions' outputs.
+        kept: knows which globals the forward can reach.
         accumulate: whether the measured step adds to the gradients of a step before it.
         rehearsals: steps to run before, for what libraries allocate once and keep.
         disk_folder: for the files of schedules that copy to a disk.
@@ -99,6 +101,7 @@ def measure_step(
             stack.enter_context(_marked(block, planned, forms, marker, arriving))
         # With the marked forwards in place, which a restart then leaves there.
         state = stack.enter_context(state_restored(model, args, kwargs, others=() if loss is None else (loss,)))
+        state.include(kept)
         for _ in range(rehearsals):
             state.restart()
             one_step(model, tuple(args), dict(kwargs), loss)()

@@ -63,10 +63,10 @@ def plan_regions(
     layouts: Mapping[str, GradientLayouts] = {}
     others = () if settings.loss is None else (settings.loss,)
     wanted = WantedRegions(select_regions(model, regions), automatic=regions == AUTO_REGIONS)
-    # The first forward shows which globals it can reach. This puts them back after the measured steps.
+    # The first forward shows which globals it can reach, and each step that is measured puts them back.
     with unplanned_on_purpose(model), state_restored(model, args, kwargs, others) as kept:
         if not ranks.several:  # which would draw each for itself
-            wanted = replace(wanted, by_chance=draw_most_calls(model, args, kwargs, wanted.blocks.values()))
+            wanted = replace(wanted, by_chance=draw_most_calls(model, args, kwargs, wanted.blocks.values(), kept))
         for attempt in range(_MOST_CAPTURES):
             stage("Capturing the regions")
             captured = called_regions(model, args, kwargs, wanted, settings.loss, layouts, kept)
@@ -74,7 +74,7 @@ def plan_regions(
             steps = _costed_alike(_costed(captured, settings), ranks)
             options |= _options_of(steps, options, Deadline(settings.time_limit), ranks)
             options_by_name = {name: options[step.graph.fingerprint] for name, step in steps.items()}
-            chooser = ScheduleChooser(model, args, kwargs, captured, steps, options_by_name, settings, ranks)
+            chooser = ScheduleChooser(model, args, kwargs, captured, steps, options_by_name, settings, ranks, kept)
             stage("Running the step with its regions")
             arriving = chooser.measure_lightest()
             if arriving == layouts or attempt == _MOST_CAPTURES - 1:

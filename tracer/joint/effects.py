@@ -99,6 +99,15 @@ class Effects:
             if not (effect.once and had_a_first):
                 effect.apply(roots, own)
 
+    def partly_there(self, roots: Roots, leaves: Sequence[Any]) -> tuple[str, ...]:
+        """Names of the entries that are not there, of those that a first forward sets, where others are.
+
+        Whether eager would set them depends on code that a planned call does not run. ``leaves`` are as in ``apply``.
+        """
+        plain = [(e, leaves[own]) for e, own in zip(self.made, self._own_leaves, strict=True) if e.once and e.leaves == 1]
+        there = {effect.label: effect.is_there(roots, own) for effect, own in plain if is_plain(own[0])}
+        return tuple(label for label, is_there in there.items() if not is_there) if any(there.values()) else ()
+
     @property
     def keys(self) -> dict[str, frozenset[Any]]:
         """The keys that are set, by the label of the object."""

@@ -18,12 +18,14 @@ from remat_planner.tracer.python_state.containers import (
 )
 from remat_planner.tracer.python_state.executed_code import (
     ExecutedCode,
+    caller_of,
     is_users_file,
     is_users_module,
     observation_suspended,
     sizes_seen_as_numbers,
     unobserved,
 )
+from remat_planner.tracer.python_state.growing_list import GrowingList
 from remat_planner.tracer.python_state.holders import ABSENT, Holder, is_plain, plain_form, same
 from remat_planner.tracer.python_state.hooks_on_modules import HOOK_REGISTRIES, hook_function, hooks_on_modules
 from remat_planner.tracer.python_state.object_content import ObjectContent
@@ -53,6 +55,7 @@ __all__ = [
     "Environment",
     "ExecutedCode",
     "Function",
+    "GrowingList",
     "Holder",
     "Memory",
     "Namespace",
@@ -71,6 +74,7 @@ __all__ = [
     "Watch",
     "argument_starts",
     "attributes_at",
+    "caller_of",
     "changed_in_value",
     "described_value",
     "hook_function",

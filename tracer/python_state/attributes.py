@@ -6,7 +6,7 @@ import os
 import struct
 import types
 import typing
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from functools import cache
 from typing import Any, Literal
 
@@ -178,7 +178,7 @@ class Environment(Holder):
     def place_of(self, key: Any) -> Place:  # noqa: ARG002 - a variable is no object of its own
         return self.place
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
         variables = self.target._data  # os.environ would decode each, and a name that is not there yet may come
         kept = dict(variables)
         return lambda: variables == kept
@@ -246,7 +246,7 @@ class Function(Holder):
         holder = "__defaults__" if isinstance(name, int) else "__kwdefaults__"
         return Place(label, self.target, "object", (("attribute", holder), ("item", name)))
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         # Decorators of libraries fill their variables once; what these hold is looked at for itself.
         installed = is_installed(self.target.__code__.co_filename)
         return None if installed or not self.has_state(self.target) else super().check(ignored)

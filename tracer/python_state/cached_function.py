@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -85,7 +85,7 @@ class CachedFunction(Holder):
     def place_of(self, key: Any) -> Place:
         return self.place.attribute(key)
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
         function, times = self.target, _times_cleared(self.target)
         return lambda: _times_cleared(function) == times
 

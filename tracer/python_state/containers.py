@@ -7,7 +7,7 @@ import types
 import typing
 from array import array as array_of_numbers
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Mapping(Holder):
             return None
         return self.target, [key for key in self.target if key not in ignored]
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         is_same, keys_of, target = super().check(ignored), self._kind.keys, self.target
         if ignored or len(target) > _MOST_ITEMS or is_same is None:
             return is_same
@@ -103,7 +103,7 @@ class Sequence(Holder):
         """The class whose methods to call: those of a subclass may do other things."""
         return deque if isinstance(self.target, deque) else list
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         target, size = self.target, len(self.target)
         if not ignored and 0 < size <= _MOST_ITEMS and all(map(has_form, target)):
             return same_forms(target)
@@ -123,7 +123,7 @@ class Fixed(Holder):
     def has_own_description(self) -> bool:  # type: ignore[override]
         return isinstance(self.target, tuple)  # another method is another function
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:  # noqa: ARG002
         return None
 
     def entries(self) -> dict[Any, Any]:
@@ -152,7 +152,7 @@ class SetOfItems(Holder):
     def place_of(self, key: Any) -> Place:  # noqa: ARG002 - the items of a set have no places of their own
         return self.place
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         target, items = self.target, frozenset(self.target)
         return None if ignored else lambda: target == items
 
@@ -176,7 +176,7 @@ class Array(Holder):
     def place_of(self, key: Any) -> Place:  # noqa: ARG002 - the elements of an array have no places of their own
         return self.place
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         is_compared_in_parts = _MOST_BYTES < self.target.nbytes <= _MOST_BYTES_KEPT and self.target.flags.c_contiguous
         return same_parts_of_array(self.target) if is_compared_in_parts and not ignored else super().check(ignored)
 

@@ -273,6 +273,11 @@ def _profile_on(profiler: Any) -> None:
         profiler.enable()
 
 
+def caller_of(frame: FrameType) -> FrameType:
+    """``frame``; where it is that of ``getattr`` as observed code sees it, the one that has called that."""
+    return frame.f_back if frame.f_code is ExecutedCode._noted.__code__ and frame.f_back else frame
+
+
 def _codes_in(code: Any) -> Iterator[CodeType]:
     """A code object and those that it defines."""
     if isinstance(code, CodeType):

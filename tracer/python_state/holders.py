@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -63,25 +63,36 @@ class Holder(ABC):
         """
         return None
 
-    def check(self, ignored: Container[Any] = ()) -> Callable[[], bool] | None:
+    def is_all_in(self, ignored: Collection[Any]) -> bool:
+        """Whether none of what it holds matters: where entries have no names, a forward sets single ones of a list, or all."""
+        return bool(ignored) and not self.has_names and not all(isinstance(key, int) for key in ignored)
+
+    def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         """A quick question whether the entries are the objects that they are now; False says: look closer.
 
         None where nothing can change.
         """
-        if ignored and not self.has_names:
+        if self.is_all_in(ignored):
             return None
-        kept = _with_forms(self.entries(), ignored)
-        return lambda: same_entries(kept, _with_forms(self.entries(), ignored))
+        kept = self._with_forms(ignored)
+        return lambda: same_entries(kept, self._with_forms(ignored))
+
+    def compared(self, ignored: Collection[Any]) -> dict[Any, Any]:
+        """The entries without those that are ``ignored``. Of a list it matters that these are there, and nothing else."""
+        if self.is_all_in(ignored):
+            return {}
+        if self.has_names:
+            return {key: value for key, value in self.entries().items() if key not in ignored}
+        return {key: True if key in ignored else value for key, value in self.entries().items()}
+
+    def _with_forms(self, ignored: Collection[Any]) -> dict[Any, Any]:
+        """The entries that matter, of tensors the form."""
+        entries = self.compared(ignored).items()
+        return {k: SeenTensor(v, is_constant=False) if isinstance(v, torch.Tensor) else v for k, v in entries}
 
     def wanted(self, keys: Iterable[Any]) -> list[Any]:
         """Those of ``keys`` that the forward's code can name."""
         return [key for key in keys if self.names is None or key in self.names]
-
-
-def _with_forms(entries: dict[Any, Any], ignored: Container[Any]) -> dict[Any, Any]:
-    """The entries that matter, of tensors the form."""
-    wanted = {key: value for key, value in entries.items() if key not in ignored}
-    return {k: SeenTensor(v, is_constant=False) if isinstance(v, torch.Tensor) else v for k, v in wanted.items()}
 
 
 class Absent:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import array
-import configparser
 import contextvars
 import ctypes
 import functools
 import io
 import logging
-import queue
 import random
 import sys
 import threading
 import types
-import typing
 import weakref
-from collections import ChainMap, UserDict, UserList, UserString, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -54,7 +50,9 @@ from remat_planner.tracer.python_state.containers import (
     holder_of_array,
 )
 from remat_planner.tracer.python_state.executed_code import is_installed, is_users_code, is_users_module
+from remat_planner.tracer.python_state.growing_list import GrowingList
 from remat_planner.tracer.python_state.holders import PLAIN, Holder, Names
+from remat_planner.tracer.python_state.library_objects import OWN_ATTRIBUTES, content_of, names_read
 from remat_planner.tracer.python_state.logger_level import LoggerLevel
 from remat_planner.tracer.python_state.places import PROXIES, Place
 
@@ -68,16 +66,16 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     """``value`` as a holder; None where it is plain, a tensor, or opaque."""
     if type(value) in PROXIES:  # ``isinstance`` would take it for what it refers to
         return WeakProxy(place, value, names)
+    if type(value) is GrowingList:
+        value = value.target
     if isinstance(value, (*PLAIN, torch.Tensor)):
         return None
     if isinstance(value, nn.Module):
         return ModuleAttributes(place, value, names)
-    if type(value) in _ITEMS_IN:  # code that uses them does not name what they keep their items in
-        return holder_of(place.attribute(_ITEMS_IN[type(value)]), getattr(value, _ITEMS_IN[type(value)]), names)
-    if type(value) in _OWN_ATTRIBUTES:
-        return Attributes(place, value, _OWN_ATTRIBUTES[type(value)])
-    if isinstance(value, functools.singledispatchmethod):
-        return holder_of(place.attribute("dispatcher"), value.dispatcher, names)
+    if (inner := content_of(value)) is not None:  # code that uses it does not name what it keeps its content in
+        return holder_of(place.attribute(inner), getattr(value, inner), names)
+    if type(value) in OWN_ATTRIBUTES:
+        return Attributes(place, value, OWN_ATTRIBUTES[type(value)])
     if isinstance(value, types.FunctionType) and isinstance(vars(value).get("registry"), types.MappingProxyType):
         return holder_of(place.attribute("registry"), vars(value)["registry"], names)  # of ``functools.singledispatch``
     if type(value) is CACHED_FUNCTION:
@@ -101,20 +99,9 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
             return (AttributesAndSlots if slots_of(kind) else Attributes)(place, value, names)
         if slots_of(kind):
             return Slots(place, value, names)
-    return None
-
-
-_ITEMS_IN: typing.Mapping[type, str] = {
-    **dict.fromkeys((UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, WeakSet), "data"),
-    **dict.fromkeys(map(type, ({}.keys(), {}.values(), {}.items())), "mapping"),
-}
-_OWN_ATTRIBUTES: typing.Mapping[type, Names] = {
-    **dict.fromkeys((queue.Queue, queue.LifoQueue, queue.PriorityQueue, ChainMap, UserString), None),
-    **dict.fromkeys((configparser.ConfigParser, configparser.RawConfigParser), frozenset({"_sections", "_defaults"})),
-    logging.LoggerAdapter: frozenset({"logger"}),
-    configparser.SectionProxy: frozenset({"_parser", "_name"}),
-}
-"""Classes of the standard library whose attributes matter, whatever names code uses; None for all of them."""
+    if names is None or (read := names_read(value, names)) is None:
+        return None
+    return Attributes(place, value, read)
 
 
 def _is_watched_class(kind: type, names: Names) -> bool:

@@ -85,6 +85,7 @@ class PythonReads:
         inputs: Collection[torch.Tensor] = (),
         constants: Collection[torch.Tensor] = (),
         is_constant: Callable[[torch.Tensor], bool] = lambda _: False,
+        written_in: Mapping[int, str] = _NOTHING,
     ) -> PythonReads:
         """With what a forward of ``model`` can read now.
 
@@ -94,9 +95,12 @@ class PythonReads:
             inputs: tensors that are inputs of the captured step.
             constants: other tensors that an operator read.
             is_constant: whether a tensor is one of them, or shares its memory.
+            written_in: labels in ``written``, by the identity of the object, which may have another label here: two functions
+                may name one variable.
         """
-        reads = replace(self, written=written)
-        holders = list(reads.holders(model))
+        holders = list(self.holders(model))
+        labels = {written_in[id(h.target)]: h.place.label for h in holders if id(h.target) in written_in}
+        reads = replace(self, written={labels.get(label, label): keys for label, keys in written.items()})
         identities = set(map(id, inputs))
         reads = replace(
             reads,
@@ -234,12 +238,9 @@ def described(
     for holder in holders:
         label = holder.place.label
         left_out, constants = ignored.get(label, ()), constant.get(label, ())
-        # Of a list that the forward extends it does not matter either how long it is.
-        entries = {} if left_out and not holder.has_names else holder.entries()
         found[label] = {
             key: registered.get(id(value)) or _token(value, labels, is_constant=key in constants, of_input=of_input)
-            for key, value in entries.items()
-            if key not in left_out
+            for key, value in holder.compared(left_out).items()
         }
         if isinstance(holder, Attributes):
             found[label]["__class__"] = _Same(type(holder.target))

@@ -44,9 +44,9 @@ class RecordedEffects:
         effects: as data, without tensors.
         leaves: the leaves of the new values; tensors among them are outputs of the recorded step.
         lost: names of the changes that cannot be made again.
-        filled: names of entries that the first forward filled with a tensor for later ones (a cache). Each planned call
-            computes that tensor itself.
+        filled: names of entries that the first forward fills with a fixed tensor for later ones (a cache).
         written: keys that the forward sets, by the label of the object: what it finds there does not matter.
+        written_in: these labels, by the identity of the object.
         reassigned: name of each entry that held another tensor before, by the id of that tensor.
     """
 
@@ -55,11 +55,15 @@ class RecordedEffects:
     lost: tuple[str, ...]
     filled: frozenset[str]
     written: dict[str, frozenset[Any]]
+    written_in: dict[int, str]
     reassigned: dict[int, str]
 
 
 def effects_of(
-    first: Iterable[Change], second: Iterable[Change] | None = None, argument_objects: Container[int] = ()
+    first: Iterable[Change],
+    second: Iterable[Change] | None = None,
+    argument_objects: Container[int] = (),
+    fixed: Container[int] = (),
 ) -> RecordedEffects:
     """What a forward leaves behind, from the changes that it made.
 
@@ -68,9 +72,11 @@ def effects_of(
         second: changes of a recording that began with the state that the first one left. Without it, every change but a draw
             counts as one that can be made again.
         argument_objects: identities of objects in the arguments, which are leaves as a whole.
+        fixed: identities of the tensors that each forward can compute again as the first did.
     """
-    first = list(first)
+    first, second = list(first), None if second is None else list(second)
     later = None if second is None else {change.holder.place.label: change for change in second}
+    changed_later = {id(change.holder.target) for change in second or ()}
     made: list[tuple[Change, Any, Any, bool, int | None]] = []
     lost: list[str] = []
     filled: set[str] = set()
@@ -79,18 +85,21 @@ def effects_of(
         unchanged = Change(change.holder, change.after, change.after)
         again = None if later is None else later.pop(change.holder.place.label, unchanged)
         for key, value, name, adds in _parts(change, again):
-            written.setdefault(change.holder.place.label, set()).add(key)
+            once = again is not None and key not in {EXTEND, REPLACE, *again.keys}
+            if once and value is not ABSENT and _holds_a_tensor(value):
+                if _is_fixed(value, fixed) and id(value) not in changed_later:
+                    filled.add(name)
+                else:
+                    lost.append(name)
+            else:
+                written.setdefault(change.holder.place.label, set()).add(key)
             if _is_of_fakes(key):
                 continue
             if value is ABSENT or _holds_a_tensor(key):  # another tensor is another key
                 lost.append(name)
                 continue
             _drop_entries_of_fakes(value)
-            once = again is not None and key not in {EXTEND, REPLACE, *again.keys}
-            if once and _holds_a_tensor(value):
-                filled.add(name)
-            else:
-                made.append((change, key, value, once, adds))
+            made.append((change, key, value, once, adds))
     lost += [name for change in (later or {}).values() for name in change.names]
     flat = [flatten(value, argument_objects) for _, _, value, *_ in made]
     effects = Effects(
@@ -106,6 +115,7 @@ def effects_of(
         tuple(dict.fromkeys(lost)),
         frozenset(filled),
         {label: frozenset(keys) for label, keys in written.items()},
+        {id(change.holder.target): change.holder.place.label for change in first},
         _reassigned(first),
     )
 
@@ -171,6 +181,10 @@ def _is_made_again(value: Any, key: Any, again: Change) -> bool:
     return key not in set(again.keys) or _same_form(value, again.after.get(key, ABSENT))
 
 
+def _is_fixed(value: Any, fixed: Container[int]) -> bool:
+    return all(id(leaf) in fixed for leaf in flatten(value)[0] if isinstance(leaf, (torch.Tensor, ReadNumber)))
+
+
 def _holds_a_tensor(value: Any) -> bool:
     return any(isinstance(leaf, (torch.Tensor, ReadNumber)) for leaf in flatten(value)[0])
 
@@ -190,10 +204,12 @@ def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
 def _added(change: Change) -> list[Any] | None:
     """The items that a list or deque has got at its end; None where it does not begin with what it held.
 
-    A deque with a limit drops items at its beginning for those beyond the limit.
+    A deque with a limit drops items at its beginning for those beyond the limit. It is one of tensors: what a forward does with
+    these is recorded, but two recordings would not show what it makes of numbers that move on.
     """
     before, after = list(change.before.values()), list(change.after.values())
     is_full = isinstance(change.holder.target, deque) and len(after) == change.holder.target.maxlen
+    is_full &= all(isinstance(item, torch.Tensor) for item in (*before, *after))
     for dropped in range(len(before) + 1 if is_full else 1):
         stays = len(before) - dropped
         if len(after) > stays and all(same(one, other) for one, other in zip(before[dropped:], after[:stays], strict=True)):

@@ -1,4 +1,7 @@
-"""Uses of ``.grad`` of parameters, buffers and inputs in a forward, which a captured step would not repeat."""
+"""Uses of ``.grad`` of parameters, buffers and inputs in a forward, which a captured step would not repeat.
+
+So are questions to an input for its history (``x.grad_fn``, ``x.is_leaf``): that of another call may have another.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from remat_planner.tracer.python_state import is_users_file
+from remat_planner.tracer.python_state import caller_of, is_users_file
 from remat_planner.tracer.record.provenance import user_line
-from remat_planner.tracer.refusals import gradient_attribute_error
+from remat_planner.tracer.refusals import gradient_attribute_error, input_history_error
 
 _GRAD: Any = torch.Tensor.grad
 _READS, _WRITES = _GRAD.__get__, (_GRAD.__set__, _GRAD.__delete__)
+_HISTORY = {getattr(torch.Tensor, name).__get__: name for name in ("grad_fn", "is_leaf")}
 
 
 class GradientAttributesRefused(TorchFunctionMode):
@@ -22,16 +26,22 @@ class GradientAttributesRefused(TorchFunctionMode):
 
     Args:
         tensors: those whose ``.grad`` outlives the forward.
+        inputs: those of them that are inputs and require a gradient.
     """
 
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+    def __init__(self, tensors: Iterable[torch.Tensor], inputs: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self._tensors = frozenset(map(id, tensors))
+        self._inputs = frozenset(map(id, inputs))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (func == _READS or func in _WRITES) and id(args[0]) in self._tensors:
-            frame = sys._getframe(1)
+            frame = caller_of(sys._getframe(1))
             code = frame.f_code
             if func in _WRITES or is_users_file(code.co_filename) or code.co_name == "zero_grad":
                 raise gradient_attribute_error("reads" if func == _READS else "sets", user_line(frame))
+        if func in _HISTORY and id(args[0]) in self._inputs:
+            frame = caller_of(sys._getframe(1))
+            if is_users_file(frame.f_code.co_filename):
+                raise input_history_error(_HISTORY[func], user_line(frame))
         return func(*args, **(kwargs or {}))

@@ -206,7 +206,9 @@ def record(
                 mode,
                 recorder,
                 values_readable(recorder.values_of, recorder.numbers.item),
-                GradientAttributesRefused([*stand_ins.all, *state.parameters]),
+                GradientAttributesRefused(
+                    [*stand_ins.all, *state.parameters], [tensor for tensor in stand_ins.inputs if tensor.requires_grad]
+                ),
             ):
                 try:
                     output = run_user_code(call.model, args, kwargs)
@@ -223,6 +225,7 @@ def record(
                 leaves += effects.leaves
                 recorder.numbers.refuse_others(leaves)
                 forward.counted.refuse_used(output)
+                forward.grown.refuse_used(output)
                 numbers = {i: leaf.tensor for i, leaf in enumerate(leaves) if is_read_number(leaf)}
                 leaves = [numbers.get(i, leaf) for i, leaf in enumerate(leaves)]
                 outside.note(leaves)

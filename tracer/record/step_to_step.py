@@ -17,6 +17,7 @@ import torch
 
 from remat_planner.tracer.errors import CaptureError, PythonStateError
 from remat_planner.tracer.record.effects import RecordedEffects, effects_of
+from remat_planner.tracer.record.filled_once import fixed_tensors
 from remat_planner.tracer.record.graph_equality import starts_with
 from remat_planner.tracer.record.recording import Recording
 from remat_planner.tracer.refusals import forward_varies_error, refuse_python_state
@@ -58,7 +59,7 @@ def _repeated_effects(first: Recording, record_again: Callable[[], Recording]) -
             raise
         refuse_python_state(_names(first))  # the next step fails on what was left behind
         raise
-    effects = effects_of(first.changes, second.changes, first.argument_objects)
+    effects = effects_of(first.changes, second.changes, first.argument_objects, fixed_tensors(first))
     held_a_tensor = effects.reassigned.values()  # where the forward reads that tensor, the graph is refused later
     if not starts_with(first.module.graph, second.module.graph):
         if not first.changes:

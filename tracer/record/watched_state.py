@@ -39,6 +39,7 @@ from remat_planner.tracer.python_state import (
 )
 from remat_planner.tracer.record.counted_numbers import CountedNumbers
 from remat_planner.tracer.record.eager_types import EagerType
+from remat_planner.tracer.record.grown_lists import GrownLists
 from remat_planner.tracer.record.hooks import WatchedHooks, watched_hooks
 from remat_planner.tracer.record.module_attributes import swapped
 from remat_planner.tracer.record.random_state import python_random_state
@@ -77,6 +78,7 @@ class WatchedForward:
         executed: the code that has run.
         changes: of Python state.
         counted: the integers that this forward may count up, which an earlier one has changed.
+        grown: the lists that this forward may extend, which an earlier one has extended.
         argument_objects: where each object is that lies in the arguments, by its identity.
     """
 
@@ -91,7 +93,8 @@ class WatchedForward:
         identities: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self._starts = starts_of(model, args, kwargs)
-        self._used_up = UsedUp(Roots.of(model, args, kwargs), may_count=left_behind is None)
+        roots = Roots.of(model, args, kwargs)
+        self._used_up = UsedUp(roots, may_count=left_behind is None)
         self._before = _snapshot(self._starts)
         self._own_tensors = own_tensors
         self._left_behind = left_behind or ()
@@ -100,6 +103,7 @@ class WatchedForward:
         self.executed = ExecutedCode()
         self.changes: list[Change] = []
         self.counted = CountedNumbers()
+        self.grown = GrownLists(roots)
         self.argument_objects = objects_in_arguments(self._before.holders)
 
     @contextmanager
@@ -127,29 +131,31 @@ class WatchedForward:
             caller = sys._getframe(2)  # of this context; between them is contextlib's own frame
             looked_at = 0
 
-            def replace_used_up() -> None:
+            def put_stand_ins() -> None:
                 nonlocal looked_at
                 for holder, entries in start.kept[looked_at:]:
                     self._used_up.replace_in(holder, entries.items())
+                    self.grown.replace_in(holder, entries.items())
                 looked_at = len(start.kept)
 
             def first_call(code: Any, frame: Any) -> None:
                 for snapshot in dict.fromkeys((self._before, start)):
                     snapshot.add_names_of(code, frame, caller)
-                replace_used_up()
+                put_stand_ins()
 
             self.executed = ExecutedCode(first_call, {"type": EagerType, "id": _id_of_original(self._identities)})
             self._used_up.refuse_inputs()
-            replace_used_up()
+            self.grown.begin(self._left_behind)
+            put_stand_ins()
             with self.executed.observed():
                 yield
-            self._used_up.put_back()
+            self._put_stand_ins_back()
             self.changes = start.changes()
             for holder in start.holders:
                 if isinstance(holder, CachedFunction) and holder.was_recorded and holder.finds_recorded(self._identities):
                     raise cached_function_error(holder.target)
         except BaseException:
-            self._used_up.put_back()
+            self._put_stand_ins_back()
             self.put_back()
             raise
         if python_random_state() != drawn:
@@ -206,6 +212,10 @@ class WatchedForward:
         """Whether the forward found an object, so that it did not make it."""
         found = self.found
         return lambda thing: id(thing) in found
+
+    def _put_stand_ins_back(self) -> None:
+        self._used_up.put_back()
+        self.grown.put_back()
 
     def put_back(self) -> None:
         """Make the Python state what it was before the forward."""

@@ -30,7 +30,8 @@ def python_state_error(names: Sequence[str]) -> PythonStateError:
         f"the forward changes Python state from step to step: {', '.join(names)}. A captured step would keep the values "
         "that they had when planned. Keep the state in a buffer that is updated in place (register_buffer, "
         "`self.count.add_(1)`), detach tensors where they are kept (`self.state = state.detach()`), or change it outside "
-        "of the forward; where it is filled only once, run the model once before planning",
+        "of the forward; where it is filled only once (a cache, a bank of fixed length), run the model until it is before "
+        "planning",
         names=tuple(names),
     )
 

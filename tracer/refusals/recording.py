@@ -69,6 +69,16 @@ def gradient_attribute_error(what: str, source: str) -> UnsupportedOperatorError
     )
 
 
+def input_history_error(what: str, source: str) -> UnsupportedOperatorError:
+    """For a forward that asks an input for ``what``, an attribute that tells whether autograd has computed it."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: the forward reads .{what} of an input that requires a gradient. A captured step does not "
+        "know how its inputs were computed. Ask for requires_grad, or pass the answer as an argument",
+        operator=what,
+        source=source,
+    )
+
+
 def retained_gradient_error(source: str) -> UnsupportedOperatorError:
     """For a forward that asks autograd to keep the gradient of an activation."""
     return UnsupportedOperatorError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 
 import pytest
 import torch
@@ -228,6 +229,32 @@ def averaged_statistics():
         yield [loss, evaluated]
 
 
+class Bank(nn.Module):
+    """Compares with what earlier steps left, once there is enough of it."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.encoder, self.kept = layers(), kept
+
+    def forward(self, x):
+        z = F.normalize(self.encoder(x), dim=-1)
+        loss = F.cross_entropy(z, LABELS)
+        if len(self.kept) >= 3:
+            loss = loss + (z @ torch.cat(list(self.kept)[-3:]).T).logsumexp(-1).mean()
+        self.kept.append(z.detach())
+        return loss
+
+
+def bank_of_fixed_length():
+    model, data = Bank(deque(maxlen=3)), inputs()
+    yield from epoch((yield Asked(model, data[0])), data)
+
+
+def bank_that_grows():
+    model, data = Bank([]), inputs()
+    yield from epoch((yield Asked(model, data[0])), data)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", ["100%", "min"])
 @pytest.mark.parametrize(
@@ -236,6 +263,8 @@ def averaged_statistics():
         accumulation_with_a_scaler_and_autocast,
         adapters_merged_for_evaluation,
         averaged_statistics,
+        bank_of_fixed_length,
+        bank_that_grows,
         layers_that_are_pruned,
         layers_that_are_replaced,
         layers_that_thaw,

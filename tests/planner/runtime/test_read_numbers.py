@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import remat_planner
 from remat_planner.tracer import capture
 from remat_planner.tracer.errors import CaptureError, DataDependentError, PythonStateError
 from tests.planner.runtime.planned_net import equal, gradients, planned
@@ -166,3 +167,30 @@ def test_a_number_that_is_used_is_refused_at_the_line_that_reads_it(after: Any) 
         assert isinstance(refused.value, DataDependentError)
         assert __file__.rsplit("/", 1)[1] in refused.value.source
     assert (model.log, model.norms) == ({}, [])
+
+
+class Kept(Net):
+    """Keeps activations in a list that two functions of its own name."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda m, h: m.keep(h.detach()) if len(h) else m.number())
+        kept: list[torch.Tensor] = []
+
+        def keep(tensor: torch.Tensor) -> None:
+            kept.append(tensor)
+
+        def number() -> int:
+            return len(kept)
+
+        self.keep, self.number = keep, number
+
+
+def test_a_list_that_two_functions_name(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):  # the functions of another model have the same code
+        model = Kept()
+        schedule = remat_planner.plan(model, (X[0],), budget="100%", loss=lambda out: out["loss"], time_limit=1, verify=True)
+        step = remat_planner.apply_schedule(model, schedule)
+        for x in X:
+            step(x)
+        assert model.number() == len(X)
+    assert not [record for record in caplog.records if "captured" in record.message.lower()]

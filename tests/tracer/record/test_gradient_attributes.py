@@ -27,13 +27,17 @@ def reads(m: Written, x: torch.Tensor) -> torch.Tensor:
     return mean_square(m.a(x)) * (1.0 if m.a.weight.grad is None else 2.0)
 
 
+def asks_for(m: Written, x: torch.Tensor) -> torch.Tensor:
+    return mean_square(m.a(x)) * (1.0 if getattr(m.a.weight, "grad", None) is None else 2.0)
+
+
 def of_a_result(m: Written, x: torch.Tensor) -> torch.Tensor:
     y = m.a(x.clone())
     y.grad = None
     return mean_square(y)
 
 
-@pytest.mark.parametrize(("forward", "what"), [(sets, "sets"), (clears, "reads"), (reads, "reads")])
+@pytest.mark.parametrize(("forward", "what"), [(sets, "sets"), (clears, "reads"), (reads, "reads"), (asks_for, "reads")])
 def test_uses_of_gradients_are_refused(forward: Callable[..., torch.Tensor], what: str):
     with pytest.raises(UnsupportedOperatorError, match=rf"test_gradient_attributes.py:\d+: the forward {what} .grad"):
         capture(Written(forward, a=nn.Linear(3, 3)), (torch.randn(2, 3),))
@@ -41,3 +45,16 @@ def test_uses_of_gradients_are_refused(forward: Callable[..., torch.Tensor], wha
 
 def test_gradients_of_results_are_not():
     assert capture(Written(of_a_result, a=nn.Linear(3, 3)), (torch.randn(2, 3),)).gradients
+
+
+@pytest.mark.parametrize("what", ["grad_fn", "is_leaf"])
+def test_the_history_of_an_input_is_refused(what: str):
+    def asks(m: Written, x: torch.Tensor) -> torch.Tensor:
+        y = m.a(x)
+        assert y.grad_fn is not None
+        return mean_square(y) * (2.0 if getattr(x, what) else 1.0)
+
+    model = Written(asks, a=nn.Linear(3, 3))
+    assert capture(model, (torch.randn(2, 3),)).gradients  # without a gradient there is one answer
+    with pytest.raises(UnsupportedOperatorError, match=rf"test_gradient_attributes.py:\d+: the forward reads .{what}"):
+        capture(model, (torch.randn(2, 3, requires_grad=True),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,23 @@ def test_attributes_are_reported_and_put_back():
 
 def test_a_second_forward_starts_from_what_the_first_one_left():
     model = nn.Linear(2, 2)
+    model.seen = {}
+    first = WatchedForward(model, (), {})
+    with first.watching():
+        model.seen["a"] = "1"
+    first.put_back()
+    second = WatchedForward(model, (), {}, first.changes)
+    with second.watching():
+        assert model.seen == {"a": "1"}
+        model.seen["b"] = "2"
+    assert [change.after for change in second.changes] == [{"a": "1", "b": "2"}]
+    second.put_back()
+    assert model.seen == {}
+
+
+@pytest.mark.parametrize("use", [len, bool, list, lambda seen: seen[0], lambda seen: 1 in seen, lambda seen: seen.pop()])
+def test_a_list_that_an_earlier_forward_extended_can_be_extended_and_no_more(use):
+    model = nn.Linear(2, 2)
     model.seen = []
     first = WatchedForward(model, (), {})
     with first.watching():
@@ -38,11 +56,35 @@ def test_a_second_forward_starts_from_what_the_first_one_left():
     first.put_back()
     second = WatchedForward(model, (), {}, first.changes)
     with second.watching():
-        assert model.seen == [1]
         model.seen.append(2)
-    assert [change.after for change in second.changes] == [{0: 1, 1: 2}]
+        model.seen += [3]
+    second.grown.refuse_used(None)
+    assert [change.after for change in second.changes] == [{0: 1, 1: 2, 2: 3}]
     second.put_back()
+    third = WatchedForward(model, (), {}, first.changes)
+    with third.watching(), suppress(PythonStateError):
+        use(model.seen)
+    with pytest.raises(PythonStateError, match="seen"):
+        third.grown.refuse_used(None)
+    third.put_back()
     assert model.seen == []
+
+
+def test_a_list_that_grows_by_another_name_is_refused():
+    model = nn.Linear(2, 2)
+    seen = model.seen = []
+    extend = seen.extend
+    first = WatchedForward(model, (), {})
+    with first.watching():
+        extend([1])
+    first.put_back()
+    second = WatchedForward(model, (), {}, first.changes)
+    with second.watching():
+        extend([2])
+    with pytest.raises(PythonStateError, match="seen"):
+        second.grown.refuse_used(None)
+    second.put_back()
+    assert seen == []
 
 
 def test_a_reassigned_parameter_is_refused_and_put_back():
