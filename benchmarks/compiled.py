@@ -157,13 +157,13 @@ def entries_of(name: str, budgets: list[float], below: list[float]) -> list[Entr
     for rival in rivals:
         entries.append(rival)
         if at[rival.peak] is rival:
-            entries += _ours(name, case, rival.peak, rival.name)
+            entries += _ours(name, case, rival.peak, f"at that of {rival.name.removeprefix('torch.compile ')}", rival.name)
     for share in below:
-        entries += _ours(name, case, int(share * min(at)), "")
+        entries += _ours(name, case, int(share * min(at)), f"at {share:g} of the lowest", "")
     return entries
 
 
-def _ours(name: str, case: _Case, peak: int, rival: str) -> list[Entry]:
+def _ours(name: str, case: _Case, peak: int, where: str, rival: str) -> list[Entry]:
     steps = []
 
     def make() -> nn.Module:
@@ -172,9 +172,9 @@ def _ours(name: str, case: _Case, peak: int, rival: str) -> list[Entry]:
         return compiled
 
     try:
-        entry = case.entry(f"ours at {peak / 1e6:.2f}", make, rival=rival, budget=peak)
+        entry = case.entry(f"ours {where}", make, rival=rival, budget=peak)
     except remat_planner.InfeasibleBudgetError as error:
-        print(f"{name}: ours at {peak / 1e6:.2f} MB: {error}", flush=True)
+        print(f"{name}: ours {where}, {peak / 1e6:.2f} MB: {error}", flush=True)
         return []
     (step,) = steps
     entry.predicted, entry.attempts = step.predicted_peak_bytes - case.constant, step.attempts
@@ -219,7 +219,7 @@ def main() -> None:
         by_eager, by_rival = measure(entries, options.seconds)
         allowed = max(entry.difference for entry in entries if entry.name == "torch.compile 1")
         for entry in entries:
-            line = f"{name:8} {entry.name:20} time {by_eager[entry.name]:.3f}  peak {entry.peak / 1e6:8.2f} MB"
+            line = f"{name:8} {entry.name:24} time {by_eager[entry.name]:.3f}  peak {entry.peak / 1e6:8.2f} MB"
             line += f"  compiled in {entry.compile_seconds:6.1f} s  gradients off by {entry.difference:.1e}"
             if entry.budget:
                 line += f"  predicted {entry.predicted / 1e6:8.2f} MB, {entry.recomputed} again, {entry.attempts} attempts"

@@ -15,6 +15,7 @@ from torch import fx
 __all__ = [
     "compiled_frame",
     "compiled_with",
+    "convolves_images",
     "divided",
     "error_within",
     "merged",
@@ -39,7 +40,8 @@ def partitioner_missing() -> str:
 
 def compiled_with(partition: Partition, module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
     """Compile a graph that Dynamo captured as ``torch.compile`` does, with ``partition`` in the place of its partitioner."""
-    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
     from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
     def call(_self: object, gm: fx.GraphModule, _inputs: Sequence[object], **settings: Any) -> Any:
@@ -56,7 +58,20 @@ def compiled_with(partition: Partition, module: fx.GraphModule, inputs: Sequence
         "fx_graph_remote_cache": False,
         "allow_buffer_reuse": False,
     }
-    return compile_fx(module, inputs, config_patches=patches)
+
+    def compile_graph(graph: fx.GraphModule, *args: Any, **settings: Any) -> Any:
+        # Before any convolution inductor lays four-dimensional tensors out in channels_last. That means nothing to one over a
+        # line, and makes the loops before it five times slower.
+        with config.patch(layout_optimization=config.layout_optimization and convolves_images(graph)):
+            return compile_fx_inner(graph, *args, **settings)
+
+    return compile_fx(module, inputs, inner_compile=compile_graph, config_patches=patches)
+
+
+def convolves_images(module: fx.GraphModule) -> bool:
+    """Whether a graph of operators has a convolution over two or more dimensions."""
+    found = module.graph.find_nodes(op="call_function", target=torch.ops.aten.convolution.default)
+    return any(node.all_input_nodes[0].meta["val"].dim() > 3 for node in found)
 
 
 def overwritten_inputs() -> tuple[int, ...]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from torch import fx
 
-__all__ = ["OperatorKind", "kind_of", "storage_key", "weighs"]
+__all__ = ["OperatorKind", "kind_of", "operations", "storage_key", "weighs"]
 
 OperatorKind = Literal["view", "pointwise", "reduction", "loop", "kernel"]
 """``kernel``: an operator that inductor calls, such as a matrix product. For the others it makes loops; in a ``loop``, such as
@@ -70,6 +71,27 @@ def kind_of(target: Any) -> OperatorKind:
 def weighs(target: Any) -> float:
     """Arithmetic of a fused operator for one element, in additions."""
     return _WEIGHT_OF.get(target._opname, 1.0) if isinstance(target, torch._ops.OpOverload) else 1.0
+
+
+def operations(node: fx.Node) -> int:
+    """Operations of an iteration of the loop for ``node``, loads left out, as ``OpCounterCSE`` of inductor counts them.
+
+    It counts those that decide which element is read, too.
+    """
+    target = node.target
+    arguments: Any = node.args
+    if not isinstance(target, torch._ops.OpOverload):
+        return 0
+    if target is torch.ops.aten.slice_scatter.default:
+        dim, start, end, step = arguments[2:] + (0, None, None, 1)[len(arguments) - 2 :]
+        bounds = (start not in (0, None)) + (end is not None and end < node.meta["val"].shape[dim])
+        strided = int(step != 1)
+        return 2 + 3 * bounds + 4 * strided
+    if target is torch.ops.aten.constant_pad_nd.default:
+        sizes = arguments[1]
+        padded = sum(max(pair) > 0 for pair in zip(sizes[::2], sizes[1::2], strict=True))
+        return padded + 3 * sum(size > 0 for size in sizes)
+    return 1 + sum(isinstance(argument, int | float) for argument in arguments)
 
 
 def storage_key(tensor: torch.Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from remat_planner.planner.compile import check_compiler
 from remat_planner.planner.errors import CompilerError
 from remat_planner.planner.partition.part import CompiledPart, bytes_after, step_peak
 from remat_planner.planner.partition.partitioner import Graphs, Room, partition
+from remat_planner.planner.partition.search import Search
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import compiled_frame, compiled_with, partitioner_missing
 from remat_planner.tracer.refusals import refuse_sharded_call
@@ -42,10 +43,19 @@ class BudgetedBackend:
         constant_bytes: of the parameters, buffers and inputs of these graphs.
     """
 
-    def __init__(self, budget: Budget, *, earlier: Sequence[CompiledPart] = (), less: int = 0, always: bool = False) -> None:
-        """``earlier`` are the parts of the same step when it was compiled before. The budget is lowered by ``less`` bytes.
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        earlier: Sequence[CompiledPart] = (),
+        less: int = 0,
+        always: bool = False,
+        searches: MutableMapping[str, Search] | None = None,
+    ) -> None:
+        """``earlier`` are the parts of the same step when it was compiled before, ``searches`` what was found out then.
 
-        With ``always`` a graph that fits no partition within it gets the one of the least peak.
+        The budget is lowered by ``less`` bytes. With ``always`` a graph that fits no partition within it gets the one of the
+        least peak.
         """
         missing = partitioner_missing()
         if missing:
@@ -59,6 +69,7 @@ class BudgetedBackend:
         self._earlier = list(earlier)
         self._less = less
         self._always = always
+        self._searches = searches
         self._constants: dict[int, int] = {}
 
     @property
@@ -113,6 +124,7 @@ class BudgetedBackend:
             limit=limit,
             between=bytes_after(self._earlier, position) if position < len(self._earlier) else 0,
             always=self._always,
+            searches={} if self._searches is None else self._searches,
         )
         self.parts.append(part)
         return graphs

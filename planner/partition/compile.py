@@ -17,7 +17,8 @@ from remat_planner.planner.formatting import format_bytes_both, format_percent
 from remat_planner.planner.measurement import KeptState, Loss, device_of, measure_peak, one_step, state_restored
 from remat_planner.planner.partition.backend import BudgetedBackend
 from remat_planner.planner.partition.compared_gradients import largest_difference
-from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.partition.part import CompiledPart, composition
+from remat_planner.planner.partition.search import Search
 from remat_planner.planner.plan import refuse_applied
 from remat_planner.planner.planning import Budget, parse_budget
 from remat_planner.planner.torch_inductor import error_within
@@ -147,9 +148,10 @@ class _Compilation:
         less = 0
         earlier: tuple[CompiledPart, ...] = ()
         tried = []
+        searches: dict[str, Search] = {}
         fits: tuple[nn.Module, CompiledStep] | None = None
         for attempt in range(1, ATTEMPTS + 1):
-            backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True)
+            backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True, searches=searches)
             compiled: Any = torch.compile(self.model, backend=backend, dynamic=False)
             measured = self._constant_bytes() + self._peak(compiled)
             if not backend.parts:
@@ -174,14 +176,18 @@ class _Compilation:
             earlier = step.parts
             less = measured - predicted
         lowest = min(tried, key=lambda step: step.measured_peak_bytes)
+        highest = max(lowest.parts, key=lambda part: part.peak_bytes)
+        often = "once" if len(tried) == 1 else f"{len(tried)} times"
+        constant = format_bytes_both(self._constant_bytes())
         raise InfeasibleBudgetError(
-            f"compiled {len(tried)} times, the step took {format_bytes_both(lowest.measured_peak_bytes)} at least as measured "
+            f"compiled {often}, the step took {format_bytes_both(lowest.measured_peak_bytes)} at least as measured "
             f"({format_bytes_both(lowest.predicted_peak_bytes)} predicted), above the budget of "
-            f"{format_bytes_both(lowest.budget_bytes)}. A partition computes each value at most once more; remat_planner.plan "
-            "and apply_schedule can go lower",
+            f"{format_bytes_both(lowest.budget_bytes)}. {constant} are parameters, buffers and inputs; the rest, "
+            f"{composition(highest)}. A partition computes each value at most once more; "
+            "remat_planner.plan and apply_schedule can go lower",
             budget=lowest.budget_bytes,
             minimum=lowest.measured_peak_bytes,
-            bottleneck="",
+            bottleneck=highest.at_peak.kernel,
             proven=any(math.isinf(part.bound_seconds) for part in lowest.parts),
         )
 

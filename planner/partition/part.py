@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from remat_planner.planner.formatting import format_bytes_both
+from remat_planner.tracer.fusion import AtPeak
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledPart:
@@ -20,6 +23,7 @@ class CompiledPart:
         bound_seconds: no partition within the whole budget takes fewer, as the model of the kernels has it; inf where none has
             a peak so low. The class: each value is computed at most once more, in the order of ``torch.compile``.
         recomputed: names of the operators that the backward runs again.
+        at_peak: what its peak consists of.
     """
 
     frame: tuple[int, int]
@@ -30,11 +34,24 @@ class CompiledPart:
     fastest_bytes: int
     bound_seconds: float
     recomputed: tuple[str, ...]
+    at_peak: AtPeak
 
     @property
     def overhead(self) -> float:
         """Predicted seconds that the budget costs, as a share of the fastest step's."""
         return self.seconds / self.fastest_seconds - 1.0 if self.fastest_seconds else 0.0
+
+
+def composition(part: CompiledPart) -> str:
+    """What the peak of ``part`` consists of, in words."""
+    peak = part.at_peak
+    found = [
+        (peak.gradients, "gradients"),
+        (peak.saved, "what the forward leaves for the backward and its caller"),
+        (peak.others, "what is computed then"),
+    ]
+    named = ", ".join(f"{format_bytes_both(size)} of {what}" for size, what in sorted(found, reverse=True) if size)
+    return f"while {peak.kernel} is computed: {named}" if peak.kernel else f"between forward and backward: {named}"
 
 
 def step_peak(parts: Sequence[CompiledPart]) -> int:

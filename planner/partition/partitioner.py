@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import fx
 from remat_planner.planner.errors import InfeasibleBudgetError, ShapesError
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.partition.bound import seconds_at_least
-from remat_planner.planner.partition.part import CompiledPart
+from remat_planner.planner.partition.part import CompiledPart, composition
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
 from remat_planner.tracer.costs import op_costs
@@ -61,6 +61,7 @@ def partition(
     limit: Callable[[int], Room],
     between: int,
     always: bool,
+    searches: MutableMapping[str, Search],
 ) -> tuple[Graphs, CompiledPart]:
     """Forward and backward of ``joint``, whose first ``forward_results`` results are the forward's.
 
@@ -72,6 +73,7 @@ def partition(
         limit: what there is room for, from the peak of the fastest partition.
         between: bytes that other graphs take between this forward and its backward.
         always: whether the least peak that is found will do where none is within the limit.
+        searches: those of earlier calls, by graph; the one of this graph goes on, or begins and is added.
 
     Raises:
         InfeasibleBudgetError: no partition is within the limit; not with ``always``.
@@ -81,26 +83,37 @@ def partition(
     merged(joint)
     flat = _flat_images(joint.graph)
     _separate_late_additions(joint.graph)
-    step = _step(joint.graph, forward_results, between)
-    search = Search(step, seconds=SEARCH_SECONDS)
+    form = _form(joint, between)
+    if form not in searches:
+        searches[form] = Search(_step(joint.graph, forward_results, between), seconds=SEARCH_SECONDS)
+    search = searches[form]
+    step = search.step
     fastest = search.fastest
     room = limit(fastest.peak)
     most = room.here
     found = search.within(most)
     bound = seconds_at_least(step, room.whole)
+    judged = found.judged
+    part = _part(frame, step, judged, fastest, bound)
     if not found.fits and not always:
         raise InfeasibleBudgetError(
             f"torch.compile's graph {frame[0]}/{frame[1]} fits no partition into {format_bytes_both(most)} of activations and "
-            f"gradients. The least that was found is {format_bytes_both(found.judged.peak)}. A partition computes each value "
-            "at most once more; remat_planner.plan and apply_schedule can go lower",
+            f"gradients. The least that was found is {format_bytes_both(judged.peak)}, {composition(part)}. A partition "
+            "computes each value at most once more; remat_planner.plan and apply_schedule can go lower",
             budget=most,
-            minimum=found.judged.peak,
-            bottleneck="",
+            minimum=judged.peak,
+            bottleneck=part.at_peak.kernel,
             proven=math.isinf(bound),
         )
-    judged = found.judged
     graphs = divided(joint, _passed(joint.graph, step, judged, flat), forward_results, static)
-    return graphs, _part(frame, step, judged, fastest, bound)
+    return graphs, part
+
+
+def _form(joint: fx.GraphModule, between: int) -> str:
+    """What two graphs have in common of which one search will do."""
+    values = [node.meta.get("val") for node in joint.graph.find_nodes(op="placeholder")]
+    inputs = [(v.shape, v.stride(), v.dtype, v.device) if isinstance(v, torch.Tensor) else v for v in values]
+    return f"{joint.code}{inputs}{between}{overwritten_inputs()}"
 
 
 def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:
@@ -201,6 +214,7 @@ def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judg
         fastest_bytes=fastest.peak,
         bound_seconds=bound,
         recomputed=tuple(values[v].name for v in sorted(judged.recomputed)),
+        at_peak=step.at_peak(judged),
     )
 
 

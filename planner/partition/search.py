@@ -34,10 +34,14 @@ class Found:
 
 
 class Search:
-    """Finds saved sets of one step for budgets one after the other; what was judged once is not judged again."""
+    """Finds saved sets of one step for budgets one after the other; what was judged once is not judged again.
+
+    Attributes:
+        step: whose sets are judged.
+    """
 
     def __init__(self, step: FusedStep, *, seconds: float, clock: Callable[[], float] = time.process_time) -> None:
-        self._step = step
+        self.step = step
         self._seconds = seconds
         self._clock = clock
         self._judged: dict[frozenset[int], Judged] = {}
@@ -48,8 +52,8 @@ class Search:
     def fastest(self) -> Judged:
         """The fastest step without a budget."""
         if self._fastest is None:
-            values = self._step.values.values
-            start = frozenset(v for v in self._step.choice if values[v].kind != "pointwise")
+            values = self.step.values.values
+            start = frozenset(v for v in self.step.choice if values[v].kind != "pointwise")
             self._fastest = self._polished(start, None, self._clock() + self._seconds)
         return self._fastest
 
@@ -60,8 +64,8 @@ class Search:
         kernels and reductions, and with none, from which other valleys are reached.
         """
         deadline = self._clock() + self._seconds
-        values = self._step.values.values
-        kernels = frozenset(v for v in self._step.choice if values[v].kind != "pointwise")
+        values = self.step.values.values
+        kernels = frozenset(v for v in self.step.choice if values[v].kind != "pointwise")
         best = self._descended(self._set(self.fastest), budget, deadline)
         for start in (kernels, frozenset[int]()):
             near = best.fits and best.judged.seconds < _NEAR * self.fastest.seconds
@@ -118,11 +122,11 @@ class Search:
     def _judge(self, saved: frozenset[int]) -> Judged:
         judged = self._judged.get(saved)
         if judged is None:
-            judged = self._judged[saved] = self._step.evaluate(saved)
+            judged = self._judged[saved] = self.step.evaluate(saved)
         return judged
 
     def _set(self, judged: Judged) -> frozenset[int]:
-        return judged.saved & frozenset(self._step.choice)
+        return judged.saved & frozenset(self.step.choice)
 
 
 def _rank(found: Found) -> tuple[bool, float]:

@@ -7,10 +7,11 @@ backward: seconds and peak of the two compiled graphs.
 from remat_planner.tracer.fusion.layouts import as_called, is_converted, runs_channels_last
 from remat_planner.tracer.fusion.least import least_seconds, seconds_again
 from remat_planner.tracer.fusion.rates import Rates, measured_rates
-from remat_planner.tracer.fusion.step import FusedStep, Judged
+from remat_planner.tracer.fusion.step import AtPeak, FusedStep, Judged
 from remat_planner.tracer.fusion.values import KernelCost, Value, Values, product_added, values_of
 
 __all__ = [
+    "AtPeak",
     "FusedStep",
     "Judged",
     "KernelCost",

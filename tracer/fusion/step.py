@@ -45,6 +45,23 @@ class Judged:
         return sum(b - budget for b in self.bytes if b > budget)
 
 
+@dataclass(frozen=True, slots=True)
+class AtPeak:
+    """What is allocated at the peak of a step, what is there all the time left out.
+
+    Attributes:
+        kernel: name of a value that is computed then; "" between forward and backward.
+        gradients: bytes of the step's results: gradients of parameters and inputs.
+        saved: bytes that the forward has left for the backward and its caller.
+        others: bytes of all else: what kernels read and write, and their workspaces.
+    """
+
+    kernel: str
+    gradients: int
+    saved: int
+    others: int
+
+
 @dataclass(frozen=True)
 class FusedStep:
     """The values of a joint graph with the rates of the device.
@@ -73,14 +90,24 @@ class FusedStep:
 
     @cached_property
     def candidates(self) -> tuple[int, ...]:
-        """The forward's values that may be saved: what the backward reads, directly or to compute it again."""
+        """The forward's values that may be saved: what the backward reads, directly or to compute it again.
+
+        A constant is none: inductor writes it where it is read.
+        """
         values, forward = self.values.values, self.values.forward
         wanted = {r for v in self.needed for r in values[v].reads if forward[r]}
         wanted |= {v for v in self.values.backward_results if forward[v]}
         for v in reversed(range(len(values))):
             if v in wanted:
                 wanted.update(values[v].reads)
-        return tuple(v for v in sorted(wanted) if forward[v] and values[v].bytes and values[v].kind not in ("given", "copy"))
+        return tuple(
+            v
+            for v in sorted(wanted)
+            if forward[v]
+            and values[v].bytes
+            and values[v].kind not in ("given", "copy")
+            and not (values[v].kind == "pointwise" and values[v].repeatable and not values[v].reads)
+        )
 
     @cached_property
     def _always(self) -> frozenset[int]:
@@ -121,27 +148,57 @@ class FusedStep:
 
     def evaluate(self, saved: Iterable[int]) -> Judged:
         """Judge the step that saves ``saved`` and what must be saved in any case."""
+        values = self.values.values
+        run = self._run(saved)
+        forward_bytes = _allocated(values, run.forward, 0, run.kept, cpu=self.cpu)
+        backward_bytes = _allocated(values, run.backward, run.at_start, run.returned, cpu=self.cpu)
+        saved_bytes = sum(values[v].bytes for v in bits(run.kept))
+        return Judged(
+            seconds=self._seconds(run.forward) + self._seconds(run.backward),
+            saved=frozenset(v for v in run.passed if values[v].kind != "given"),
+            passed=run.passed,
+            saved_bytes=saved_bytes,
+            recomputed=run.recomputed,
+            bytes=(*forward_bytes, saved_bytes + self.between, *backward_bytes),
+        )
+
+    def at_peak(self, judged: Judged) -> AtPeak:
+        """What the peak of a step that was judged consists of."""
+        values = self.values.values
+        run = self._run(judged.saved)
+        moment = judged.bytes.index(judged.peak)
+        late = moment - len(run.forward) - 2  # forward: before its first kernel, and each; then the moment between
+        kernels, there, kept = (run.backward, run.at_start, run.returned) if late >= 0 else (run.forward, 0, run.kept)
+        k = (late if late >= 0 else moment) - 1
+        for kernel in kernels[: k + 1]:
+            there |= kernel.writes
+        for kernel in kernels[k:] if k >= 0 else kernels:
+            kept |= kernel.reads | kernel.writes
+        there &= kept
+        if late == -1:
+            k, there = -1, run.kept
+        gradients = sum(values[v].bytes for v in bits(there & run.gradients))
+        saved = sum(values[v].bytes for v in bits(there & run.kept & ~run.gradients))
+        name = values[kernels[k].members[0]].name if k >= 0 else ""
+        return AtPeak(name, gradients, saved, judged.peak - gradients - saved)
+
+    def _run(self, saved: Iterable[int]) -> _Run:
         saved = self._always | set(saved)
         backward, passed, recomputed = self._backward(saved)
         values = self.values.values
         passed_mask = _mask(v for v in passed if values[v].kind != "given")
         results = _mask(v for v in self.values.forward_results if values[v].kind != "given")
-        forward = self._forward(results | passed_mask)
         kept = results | passed_mask
-        forward_kernels = kernels_of(values, forward, kept, cpu=self.cpu)
         gradients = _mask(self.values.backward_results)
-        backward_kernels = kernels_of(values, backward, gradients, cpu=self.cpu)
-        tangents = _mask(v for v in self._tangents)
-        forward_bytes = _allocated(values, forward_kernels, 0, kept)
-        backward_bytes = _allocated(values, backward_kernels, kept | tangents, gradients | results)
-        saved_bytes = sum(values[v].bytes for v in bits(kept))
-        return Judged(
-            seconds=self._seconds(forward_kernels) + self._seconds(backward_kernels),
-            saved=frozenset(bits(passed_mask)),
+        return _Run(
+            forward=kernels_of(values, self._forward(kept), kept, cpu=self.cpu),
+            backward=kernels_of(values, backward, gradients, cpu=self.cpu),
+            kept=kept,
+            at_start=kept | _mask(self._tangents),
+            gradients=gradients,
+            returned=gradients | results,
             passed=frozenset(passed),
-            saved_bytes=saved_bytes,
             recomputed=recomputed,
-            bytes=(*forward_bytes, saved_bytes + self.between, *backward_bytes),
         )
 
     @cached_property
@@ -203,6 +260,20 @@ class FusedStep:
         return total
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Both graphs of a step. ``kept`` is there between them, ``at_start`` when the backward begins, ``returned`` at its end."""
+
+    forward: list[Kernel]
+    backward: list[Kernel]
+    kept: int
+    at_start: int
+    gradients: int
+    returned: int
+    passed: frozenset[int]
+    recomputed: frozenset[int]
+
+
 def _union(masks: Iterable[int]) -> int:
     union = 0
     for mask in masks:
@@ -217,11 +288,14 @@ def _mask(of: Iterable[int]) -> int:
     return mask
 
 
-def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int, returned: int) -> list[int]:
+def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int, returned: int, *, cpu: bool) -> list[int]:
     """Bytes that are allocated before the first of ``kernels`` and while each runs.
 
     ``at_start`` is allocated before. A value is freed after its last reader. Where only one result of a loop reads it and has
     the same size, that result takes its place (``SchedulerNode.decide_inplace_update``). Incoming gradients stay as they are.
+
+    On a CPU the loops between two kernels of their own are one function (``KernelGroup`` of ``codegen/cpp.py``): what they
+    write is allocated before it, and freed after it.
     """
     last: dict[int, int] = {}
     for k, kernel in enumerate(kernels):
@@ -230,25 +304,36 @@ def _allocated(values: Sequence[Value], kernels: Sequence[Kernel], at_start: int
     alive = sum(values[v].bytes for v in bits(at_start))
     allocated = at_start
     found = [alive]
+    waiting = 0  # bytes that are freed at the end of the function
     for k, kernel in enumerate(kernels):
-        dying = [v for v in bits(kernel.reads & allocated & ~returned) if last[v] == k]
+        by_itself = not cpu or (kernel.alone and values[kernel.members[0]].kind == "kernel")
+        if by_itself:
+            alive -= waiting
+            waiting = 0
+        dying = _mask(v for v in bits(kernel.reads & allocated & ~returned) if last[v] == k)
         written = bits(kernel.writes & ~allocated)
         more = sum(values[v].bytes for v in written)
+        freed = dying
         if kernel.alone:
-            more += sum(values[v].workspace for v in kernel.members)
+            workspace = sum(values[v].workspace for v in kernel.members)
         else:
-            ends = _mask(v for v in dying if values[v].kind != "given")
+            workspace = 0
+            ends = _mask(v for v in bits(dying) if values[v].kind != "given")
             for v in written:
                 free = (r for r in bits(kernel.read_by_one(v) & ends) if values[r].bytes == values[v].bytes)
                 if (r := next(free, None)) is not None:
                     ends &= ~(1 << r)
+                    freed &= ~(1 << r)
                     more -= values[v].bytes
-        found.append(alive + more)
-        alive += sum(values[v].bytes for v in written) - sum(values[v].bytes for v in dying)
+        found.append(alive + more + workspace)
+        alive += more
         for v in written:
             allocated |= 1 << v
             if v not in last and not returned >> v & 1:  # an unread result of a kernel of its own
-                alive -= values[v].bytes
-        for v in dying:
-            allocated &= ~(1 << v)
+                freed |= 1 << v
+        allocated &= ~freed & ~dying
+        waiting += sum(values[v].bytes for v in bits(freed))
+        if by_itself:
+            alive -= waiting
+            waiting = 0
     return found

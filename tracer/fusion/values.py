@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from remat_planner.tracer.fusion.layouts import is_converted, runs_channels_last
-from remat_planner.tracer.torch_inductor import OperatorKind, kind_of, storage_key, weighs
+from remat_planner.tracer.torch_inductor import OperatorKind, kind_of, operations, storage_key, weighs
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,9 @@ class Value:
         weight: arithmetic of an iteration, in additions.
         seconds: of a kernel of its own; 0 for what is fused.
         workspace: bytes that a kernel of its own allocates beside its results while it runs.
+        parts: for each of ``reads`` the numbers of the parts of it that the operator reads, 0 for the whole; every slice has a
+            number of its own. Empty where all are read as a whole.
+        operations: of an iteration, as inductor counts them to decide what it computes several times.
         repeatable: whether the backward may compute it again.
         narrow: elements of one byte each, which a loop on a CPU reads and writes slowly; 0 for wider ones.
     """
@@ -50,6 +53,8 @@ class Value:
     repeatable: bool
     narrow: int = 0
     workspace: int = 0
+    parts: tuple[tuple[int, ...], ...] = ()
+    operations: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ def values_of(
     added = set(products.values())
     images: set[int] = set()
     reads_of: dict[fx.Node, tuple[int, ...]] = {}
+    part_of: dict[fx.Node, int] = {}
     values: list[Value] = []
     index_of: dict[fx.Node, int] = {}
     depends: list[bool] = []
@@ -124,7 +130,9 @@ def values_of(
         product = products.get(node)
         kind, cost = (kinds[node], costs.get(node, _FUSED)) if product is None else ("kernel", costs.get(product, _FUSED))
         if kinds[node] == "view" and reads:
-            index_of[node] = index_of[node.all_input_nodes[0]]
+            viewed = node.all_input_nodes[0]
+            index_of[node] = index_of[viewed]
+            part_of[node] = part_of.get(viewed, 0) if _elements(node) >= _elements(viewed) > 0 else len(part_of) + 1
             continue
         if runs_channels_last(node):
             for r in [r for r in reads if r in images]:
@@ -134,7 +142,10 @@ def values_of(
         index_of[node] = len(values)
         depends.append(_is_tangent(node) or any(depends[k] for k in reads))
         images.update([len(values)] if is_converted(node) else ())
-        values.append(_value(node, kind, reads, cost, values, changed))
+        parts = tuple(
+            tuple({part_of.get(a, 0): 0 for a in node.all_input_nodes if index_of.get(a) == r}) or (0,) for r in reads
+        )
+        values.append(_value(node, kind, reads, parts, cost, values, changed))
     return Values(
         values=tuple(values),
         index_of={node.name: v for node, v in index_of.items()},
@@ -153,9 +164,17 @@ def _kind(node: fx.Node) -> str:
         return "given"
     if node.target is operator.getitem:
         return "part"
-    kind = kind_of(node.target)
+    kind = "reduction" if _is_small_product(node) else kind_of(node.target)
     several = not isinstance(node.meta.get("val"), torch.Tensor)
     return "loop" if kind == "pointwise" and several else kind
+
+
+def _is_small_product(node: fx.Node) -> bool:
+    """Whether ``node`` multiplies matrices with vectors in a batch: on a CPU inductor makes a loop of that (``tuned_bmm``)."""
+    if node.target is not torch.ops.aten.bmm.default:
+        return False
+    result = node.meta["val"]
+    return result.device.type == "cpu" and 1 in result.shape[1:]
 
 
 def product_added(node: fx.Node) -> fx.Node | None:
@@ -181,7 +200,13 @@ def _is_tangent(node: fx.Node) -> bool:
 
 
 def _value(
-    node: fx.Node, kind: str, reads: tuple[int, ...], cost: KernelCost, values: list[Value], overwritten: set[fx.Node]
+    node: fx.Node,
+    kind: str,
+    reads: tuple[int, ...],
+    parts: tuple[tuple[int, ...], ...],
+    cost: KernelCost,
+    values: list[Value],
+    overwritten: set[fx.Node],
 ) -> Value:
     tensor = node.meta.get("val")
     elements = _elements(node)
@@ -200,6 +225,8 @@ def _value(
         weight=weighs(node.target) if node.op == "call_function" else 0.0,
         seconds=cost.seconds,
         workspace=cost.workspace,
+        parts=parts,
+        operations=operations(node) if node.op == "call_function" else 0,
         repeatable=_is_repeatable(node, overwritten) and (kind != "part" or values[reads[0]].repeatable),
         narrow=_elements(node) if isinstance(tensor, torch.Tensor) and tensor.itemsize == 1 else 0,
     )

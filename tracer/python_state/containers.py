@@ -103,6 +103,12 @@ class Sequence(Holder):
         """The class whose methods to call: those of a subclass may do other things."""
         return deque if isinstance(self.target, deque) else list
 
+    def compared(self, ignored: Collection[Any]) -> dict[Any, Any]:
+        compared = super().compared(ignored)
+        if compared or getattr(self.target, "maxlen", None) is None:
+            return compared
+        return {"is full": len(self.target) == self.target.maxlen}
+
     def check(self, ignored: Collection[Any] = ()) -> Callable[[], bool] | None:
         target, size = self.target, len(self.target)
         if not ignored and 0 < size <= _MOST_ITEMS and all(map(has_form, target)):

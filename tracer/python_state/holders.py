@@ -72,7 +72,7 @@ class Holder(ABC):
 
         None where nothing can change.
         """
-        if self.is_all_in(ignored):
+        if self.is_all_in(ignored) and not self.compared(ignored):
             return None
         kept = self._with_forms(ignored)
         return lambda: same_entries(kept, self._with_forms(ignored))

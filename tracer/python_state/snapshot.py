@@ -108,12 +108,15 @@ class Snapshot:
             self._add(((holder.place_of(name), value) for name, value in entries.items()), None)
 
     def add(self, holder: Holder) -> None:
-        """Include one object as it is now, unless it is there."""
+        """Include one object as it is now, unless it is there, and what can be reached from it."""
         if id(holder.target) not in self._seen:
             self._seen.add(id(holder.target))
             if isinstance(holder, Namespace):
                 self._namespaces.setdefault(id(holder.target), set()).update(holder.names or ())
-            self._kept.append((holder, holder.entries()))
+            entries = holder.entries()
+            self._kept.append((holder, entries))
+            if holder.has_places:
+                self._add(((holder.place_of(key), value) for key, value in entries.items()), None)
 
     @property
     def kept(self) -> list[tuple[Holder, dict[Any, Any]]]:

@@ -156,7 +156,7 @@ def _parts(change: Change, again: Change | None) -> Iterator[tuple[Any, Any, str
     elif isinstance(change.holder, (SetOfItems, Array, Memory, TextInMemory)):
         key, value = _whole(change)
         yield key, value if again is None or not again.keys else ABSENT, change.holder.place.label, None
-    elif isinstance(change.holder, Sequence) and (len(change.before) != len(change.after) or _added(change)):
+    elif isinstance(change.holder, Sequence) and (len(change.before) != len(change.after) or added_items(change)):
         yield *_items(change, again), None
     elif change.is_reordered and (not change.keys or (again is not None and again.is_reordered)):
         yield REPLACE, ABSENT, f"the order of {change.holder.place.label}", None
@@ -191,17 +191,17 @@ def _holds_a_tensor(value: Any) -> bool:
 
 def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
     label = change.holder.place.label
-    tail = _added(change)
+    tail = added_items(change)
     if again is None:
         return (EXTEND, tail, label) if tail is not None else (REPLACE, change.after, label)
-    more = _added(again)
+    more = added_items(again)
     if tail is not None and more is not None and _same_form(tail, more):
         return EXTEND, tail, label
     after, then = list(change.after.values()), list(again.after.values())
     return (REPLACE, change.after, label) if _same_form(after, then) else (REPLACE, ABSENT, label)
 
 
-def _added(change: Change) -> list[Any] | None:
+def added_items(change: Change) -> list[Any] | None:
     """The items that a list or deque has got at its end; None where it does not begin with what it held.
 
     A deque with a limit drops items at its beginning for those beyond the limit. It is one of tensors: what a forward does with

@@ -95,7 +95,7 @@ class WatchedForward:
         self._starts = starts_of(model, args, kwargs)
         roots = Roots.of(model, args, kwargs)
         self._used_up = UsedUp(roots, may_count=left_behind is None)
-        self._before = _snapshot(self._starts)
+        self._before = self._start = _snapshot(self._starts)
         self._own_tensors = own_tensors
         self._left_behind = left_behind or ()
         self._is_carried = is_carried
@@ -124,7 +124,7 @@ class WatchedForward:
                     stays = {k for k in now if k not in changed or self._is_carried(change, k)}  # it may be a stand-in
                     left = {k: now[k] if k in stays else self.counted.in_place_of(change, k) for k in change.after}
                     change.holder.put_back(left)
-            start = _snapshot(self._starts) if self._left_behind else self._before
+            start = self._start = _snapshot(self._starts) if self._left_behind else self._before
             for change in self._left_behind:
                 start.add(change.holder)
 
@@ -218,7 +218,8 @@ class WatchedForward:
         self.grown.put_back()
 
     def put_back(self) -> None:
-        """Make the Python state what it was before the forward."""
+        """Make the Python state what it was before the forward, and what an earlier one left as that left it."""
+        self._start.put_back()
         self._before.put_back()
         self._own_tensors()
 

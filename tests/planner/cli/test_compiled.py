@@ -12,9 +12,10 @@ import pytest
 from remat_planner.planner.cli import compiled
 from remat_planner.planner.cli.exit_codes import ExitCode
 from remat_planner.planner.partition import CompiledPart, CompiledStep
+from remat_planner.tracer.fusion import AtPeak
 from tests.planner.command_line import Call, written
 
-PART = CompiledPart((0, 0), 600, 400, 1.1, 1.0, 900, 1.0, ("tanh", "mm"))
+PART = CompiledPart((0, 0), 600, 400, 1.1, 1.0, 900, 1.0, ("tanh", "mm"), AtPeak("mm", 300, 200, 100))
 STEP = CompiledStep(1000, 980, 990, (PART,), 2)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 import remat_planner
 from remat_planner.planner.partition import CompiledPart, CompiledStep, compiled_step
 from remat_planner.planner.partition.part import step_peak
+from remat_planner.tracer.fusion import AtPeak
 
 module = importlib.import_module("remat_planner.planner.partition.compile")
 
@@ -25,9 +26,13 @@ def compiled_within(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CompiledSt
             constant_bytes = 0
             fastest_peak_bytes = 2000
 
-            def __init__(self, budget: object, *, earlier: object, less: int, always: bool) -> None:
+            def __init__(self, budget: object, *, earlier: object, less: int, always: bool, searches: dict[str, int]) -> None:
+                assert searches.setdefault("", id(searches)) == id(searches)  # each attempt gets those of the ones before
+                assert len(searches) == 1
                 peak = 1000 - less
-                self.parts = [CompiledPart((0, 0), peak, 0, 3.0 - peak / 1000, 1.0, 2000, 1.0, ())]
+                self.parts = [
+                    CompiledPart((0, 0), peak, 0, 3.0 - peak / 1000, 1.0, 2000, 1.0, (), AtPeak("mm", 900, 0, peak - 900))
+                ]
                 self.predicted_peak_bytes = step_peak(self.parts)
 
         predictions = iter(off)
@@ -73,3 +78,5 @@ def test_refused_after_four_attempts(compiled_within):
     with pytest.raises(remat_planner.InfeasibleBudgetError, match="compiled 4 times") as refused:
         compiled_within([10, 20, 30, 40])
     assert refused.value.minimum == 1030
+    assert refused.value.bottleneck == "mm"
+    assert "20 B are parameters, buffers and inputs; the rest, while mm is computed: 900 B" in str(refused.value)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from remat_planner.planner.partition.part import CompiledPart, bytes_after, step_peak
+from remat_planner.planner.partition.part import CompiledPart, bytes_after, composition, step_peak
+from remat_planner.tracer.fusion import AtPeak
+
+_NOTHING = AtPeak("mm", 0, 0, 0)
 
 
-def part(peak: int, saved: int) -> CompiledPart:
+def part(peak: int, saved: int, at_peak: AtPeak = _NOTHING) -> CompiledPart:
     return CompiledPart(
-        (0, 0), peak, saved, seconds=2.0, fastest_seconds=1.0, fastest_bytes=peak, bound_seconds=1.0, recomputed=()
+        (0, 0),
+        peak,
+        saved,
+        seconds=2.0,
+        fastest_seconds=1.0,
+        fastest_bytes=peak,
+        bound_seconds=1.0,
+        recomputed=(),
+        at_peak=at_peak,
     )
 
 
@@ -21,3 +32,11 @@ def test_what_the_first_saves_waits_while_the_second_runs():
 
 def test_the_overhead_is_a_share_of_the_fastest():
     assert part(1, 1).overhead == 1.0
+
+
+def test_what_a_peak_consists_of_is_named_the_most_first():
+    words = composition(part(600, 0, AtPeak("mm_3", 200, 0, 400)))
+    assert words.startswith("while mm_3 is computed: 400 B")
+    assert words.index("of what is computed then") < words.index("200 B")
+    assert "leaves" not in words
+    assert composition(part(600, 0, AtPeak("", 0, 600, 0))).startswith("between forward and backward: 600 B")

@@ -17,8 +17,10 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._functorch.compilers import nop
 
 from remat_planner import InfeasibleBudgetError, ShapesError
+from remat_planner.planner.partition import partitioner
 from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.partitioner import Room, partition
+from remat_planner.planner.partition.search import Search
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +46,13 @@ def _nothing_compiled():
     torch._dynamo.reset()
 
 
-def backend_within(limit: Callable[[int], int], parts: list[CompiledPart], *, always: bool = False) -> Any:
+def backend_within(
+    limit: Callable[[int], int],
+    parts: list[CompiledPart],
+    *,
+    always: bool = False,
+    searches: dict[str, Search] | None = None,
+) -> Any:
     """A backend that divides the graph within ``limit`` and runs both halves by PyTorch's kernels."""
 
     def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
@@ -56,6 +64,7 @@ def backend_within(limit: Callable[[int], int], parts: list[CompiledPart], *, al
             limit=lambda fastest: Room(limit(fastest), limit(fastest)),
             between=0,
             always=always,
+            searches={} if searches is None else searches,
         )
         parts.append(part)
         return graphs
@@ -82,6 +91,26 @@ def test_gradients_draws_and_statistics_are_those_of_eager():
     assert all(map(torch.equal, ours, gradients(model)))
 
 
+def test_a_search_goes_on_where_the_same_graph_is_compiled_again(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model = Net()
+    expected = gradients(model)
+    searches: dict[str, Search] = {}
+    parts: list[CompiledPart] = []
+    for share in (0.9, 0.8):
+        torch._dynamo.reset()
+        ours = gradients(model, backend_within(lambda fastest, s=share: int(s * fastest), parts, searches=searches))
+        assert all(map(torch.equal, ours, expected))
+        assert len(searches) == 1
+        monkeypatch.setattr(partitioner, "_step", None)  # it is there
+    assert parts[1].peak_bytes < parts[0].peak_bytes
+    monkeypatch.undo()
+    torch._dynamo.reset()
+    model.layers.append(copy.deepcopy(model.layers[0]))
+    gradients(model, backend_within(lambda fastest: fastest, parts, searches=searches))
+    assert len(searches) == 2
+
+
 def test_without_any_room_the_lowest_is_taken_or_refused():
     torch.manual_seed(0)
     model = Net()
@@ -105,7 +134,7 @@ def test_weights_of_convolutions_pass_as_views():
         def room(_: int) -> Room:
             return Room(here=10**6, whole=10**6)
 
-        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False)
+        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False, searches={})
         passed.extend(node.meta["val"].shape for node in graphs[1].graph.nodes if node.op == "placeholder")
         return graphs
 
@@ -136,7 +165,7 @@ def test_a_product_does_not_wait_for_what_is_added_much_later():
         def room(_: int) -> Room:
             return Room(here=10**6, whole=10**6)
 
-        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False)
+        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False, searches={})
         orders.append([str(node.target) for node in graphs[1].graph.nodes if node.op == "call_function"])
         return graphs
 

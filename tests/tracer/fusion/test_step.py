@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from remat_planner.tracer.fusion import AtPeak, FusedStep, Values
 from tests.tracer.fusion.steps import RATES, chain, value
 
 
@@ -101,3 +102,43 @@ def test_no_result_takes_the_place_of_an_incoming_gradient():
     assert step.evaluate(named(step, "mm0")).bytes[4:6] == (201, 201)
     step = with_changed(step, "mm0", bytes=99)
     assert step.evaluate(named(step, "mm0")).bytes[4:6] == (200, 300)
+
+
+def test_on_a_cpu_loops_between_two_products_are_one_function_that_frees_nothing_before_its_end():
+    """``x`` through three loops of other sizes, none of which can take the place of what it reads, to a product."""
+    loops = [
+        value("x", "given", (), 10),
+        *(value(f"a{k}", "reduction", (k,), 10 * (k + 2), rows=k + 1) for k in range(3)),
+        value("mm", "kernel", (3,), 5),
+        value("tangents", "given", (), 1),
+        value("gradient", "kernel", (4, 5), 5),
+    ]
+    forward = tuple(k < 5 for k in range(7))
+    names = {v.name: k for k, v in enumerate(loops)}
+    values = Values(tuple(loops), names, forward, frozenset({4}), frozenset({6}))
+    apart = FusedStep(values, RATES, cpu=False).evaluate(()).bytes
+    together = FusedStep(values, RATES, cpu=True).evaluate(()).bytes
+    assert apart[:5] == (0, 20, 50, 70, 45)
+    assert together[:5] == (0, 20, 50, 90, 45)
+
+
+def test_a_constant_is_never_saved():
+    step = chain(2)
+    values = list(step.values.values)
+    mm = step.values.index_of["mm0"]
+    for reads in ((), (0,)):
+        values[mm] = value("full", "pointwise", reads)
+        changed = step.__class__(replace(step.values, values=tuple(values)), RATES, cpu=False)
+        assert (mm in changed.candidates) == bool(reads)
+
+
+def test_what_the_peak_consists_of():
+    step = chain(1)
+    # The weight's gradient, beside the loss and tanh's gradient in the place of the product; one byte came in.
+    assert step.at_peak(step.evaluate(named(step, "mm0"))) == AtPeak("weight_gradient0", gradients=100, saved=1, others=100)
+    between = step.__class__(step.values, step.rates, cpu=False, between=1000)
+    assert between.at_peak(between.evaluate(())) == AtPeak("", gradients=0, saved=1, others=1000)
+    values = list(step.values.values)
+    values[1] = replace(values[1], workspace=1000)
+    forward = step.__class__(replace(step.values, values=tuple(values)), RATES, cpu=False)
+    assert forward.at_peak(forward.evaluate(named(step, "mm0"))) == AtPeak("mm0", gradients=0, saved=100, others=1000)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from remat_planner.tracer.fusion import KernelCost, values_of
 from remat_planner.tracer.fusion.values import Values
@@ -65,3 +68,34 @@ def test_elements_of_one_byte_are_narrow():
     mask.meta["val"] = torch.ones(5, dtype=torch.bool)
     graph.output((mask,))
     assert [value.narrow for value in values_of(graph, 1, (), lambda _: {}).values] == [0, 5]
+
+
+def _graph_of(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> Values:
+    graph = make_fx(function)(*inputs).graph
+    for k, node in enumerate(graph.find_nodes(op="placeholder")):
+        node.target = f"primals_{k}"
+    for node in graph.nodes:
+        node.meta.setdefault("val", None)
+    ((result,),) = (node.args for node in graph.find_nodes(op="output"))
+    graph.output_node().args = ((result,),)
+    return values_of(graph, 1, (), lambda nodes: dict.fromkeys(nodes, KernelCost(1.0)))
+
+
+def test_a_product_of_matrices_with_vectors_is_a_loop_on_a_cpu():
+    for shape, kind in (((2, 4, 1), "reduction"), ((2, 4, 3), "kernel")):
+        *_, product = _graph_of(torch.bmm, torch.ones(2, 5, 4), torch.ones(shape)).values
+        assert product.kind == kind
+    product = _graph_of(torch.bmm, torch.ones(2, 5, 4), torch.ones(2, 4, 1)).values[-1]
+    assert (product.elements, product.rows) == (40, 10)
+
+
+def test_slices_are_parts_and_other_views_are_not():
+    def sliced(x: torch.Tensor) -> torch.Tensor:
+        first = x[:2]
+        return first * x[2:] + x.view(2, 2, 2)[0] + first.t()
+
+    values = _graph_of(sliced, torch.ones(4, 2)).values
+    (a, b), (c,), (d,) = (next(p for p in v.parts if p != (0,)) for v in values if v.kind == "pointwise")
+    assert len({0, a, b, c}) == 4
+    assert d == a
+    assert _graph_of(lambda x: x + x.t(), torch.ones(2, 2)).values[-1].parts == ((0,),)
