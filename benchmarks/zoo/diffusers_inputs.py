@@ -44,7 +44,7 @@ _OTHER_WIDTHS = (
 )
 """What errors say about an input that is too wide or too narrow: its width and the right one."""
 
-_OF_NUMBERS, _OF_FLOATS = 1009, 1013  # kinds of masks, beside the widths
+_OF_NUMBERS, _OF_FLOATS = 1009, 1013  # kinds of masks and times, beside the widths
 _FIRST_WIDTHS = {"main": 7, "text": 37, "text_2": 41, "pooled": 43, "second": 11, "image": 47, "masks": _OF_NUMBERS}
 """Widths to begin with: different primes, so that an error that names one, or a multiple, tells which input it is about."""
 
@@ -158,14 +158,15 @@ def _known(config: dict[str, Any], shape: tuple[int, ...], widths: dict[str, int
     head = int(config.get("attention_head_dim") or 16)
     rotary = (torch.ones(frames * height * width // 4, head), torch.zeros(frames * height * width // 4, head))
     numbers = torch.ones(BATCH, _TOKENS, dtype=torch.long)
-    ones = numbers if widths["masks"] == _OF_NUMBERS else numbers.float()
+    steps = torch.tensor([3, 7])
+    ones, steps = (numbers, steps) if widths["masks"] == _OF_NUMBERS else (numbers.float(), steps / 10)
     pairs = torch.tensor([[64.0, 64.0]] * BATCH)
     return {
-        "timestep": torch.tensor([3, 7]),
-        "timesteps": torch.tensor([3, 7]),
+        "timestep": steps,
+        "timesteps": steps,
         "t": torch.tensor([0.3, 0.7]),
-        "timestep_r": torch.tensor([1, 2]),
-        "r_timestep": torch.tensor([1, 2]),
+        "timestep_r": steps,
+        "r_timestep": steps,
         "timestep_ratio": torch.tensor([0.3, 0.7]),
         "num_frames": frames,
         "height": height,

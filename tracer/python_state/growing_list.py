@@ -20,7 +20,7 @@ class GrowingList:
     def __init__(self, target: Any, refuse: Callable[[], NoReturn]) -> None:
         self.target = target
         self.refuse = refuse
-        self._expected = len(target)
+        self._expected = deque(target, getattr(target, "maxlen", None))
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -31,8 +31,7 @@ class GrowingList:
 
     def extend(self, items: Iterable[Any]) -> None:
         more = list(items)
-        limit = getattr(self.target, "maxlen", None)
-        self._expected += len(more) if limit is None else min(len(more), limit - self._expected)
+        self._expected.extend(more)
         (deque if isinstance(self.target, deque) else list).extend(self.target, more)
 
     def __iadd__(self, items: Iterable[Any]) -> GrowingList:
@@ -44,7 +43,7 @@ class GrowingList:
 
     def refuse_extended_elsewhere(self) -> None:
         """Refuse a list that was extended by another name, where what else is done with it is not seen."""
-        if len(self.target) != self._expected:
+        if list(map(id, self.target)) != list(map(id, self._expected)):
             self.refuse()
 
 

@@ -204,10 +204,12 @@ def _items(change: Change, again: Change | None) -> tuple[Any, Any, str]:
 def added_items(change: Change) -> list[Any] | None:
     """The items that a list or deque has got at its end; None where it does not begin with what it held.
 
-    A deque with a limit drops items at its beginning for those beyond the limit.
+    A deque with a limit drops items at its beginning for those beyond the limit. It is one of tensors: what a forward does with
+    these is recorded, but two recordings would not show what it makes of numbers that move on.
     """
     before, after = list(change.before.values()), list(change.after.values())
     is_full = isinstance(change.holder.target, deque) and len(after) == change.holder.target.maxlen
+    is_full &= all(isinstance(item, torch.Tensor) for item in (*before, *after))
     for dropped in range(len(before) + 1 if is_full else 1):
         stays = len(before) - dropped
         if len(after) > stays and all(same(one, other) for one, other in zip(before[dropped:], after[:stays], strict=True)):
