@@ -108,11 +108,11 @@ def test_an_ambient_autocast_is_part_of_the_capture():
     assert torch.equal(ours.output, expected)
 
 
-def test_an_attribute_that_is_filled_at_its_first_use_is_computed_in_every_step():
+def test_an_attribute_that_is_filled_at_its_first_use_is_left_behind_and_watched():
     case = build("attribute_filled_at_first_use")
     joint = capture(case.model, case.args, case.kwargs)
-    assert joint.effects.made == ()
-    assert joint.reads.written == {"": frozenset({"positions"})}
+    assert [(effect.label, effect.once) for effect in joint.effects.made] == [("positions", True)]
+    assert joint.reads.written == {}
 
 
 def test_lists_and_hooks_that_the_forward_grows_are_put_back():

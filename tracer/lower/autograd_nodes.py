@@ -2,8 +2,9 @@
 
 A node's backward holds the tensors that it saved and the gradients that arrived until its last operator has run: they are
 variables of a function in C++ (``apply`` in torch/csrc/autograd/generated/Functions.cpp, ``evaluate_function`` in engine.cpp).
-The planned step releases each after the last operator that reads it. So the product that reads a saved activation first, and
-then the one that does not, take less in the plan than in eager.
+What it computes on the way to a gradient it holds until it has that gradient: temporaries of one expression in C++. The planned
+step releases each after the last operator that reads it. So the product that reads a saved activation first, and then the one
+that does not, take less in the plan than in eager.
 """
 
 from __future__ import annotations
@@ -22,15 +23,35 @@ _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
 def with_eager_lifetimes(graph: Graph, joint: Joint) -> Graph:
-    """``graph`` in which the last op of each autograd node has the values in ``eager_reads`` that the node holds until then."""
+    """``graph`` whose ops have the values in ``eager_reads`` that the autograd node which they belong to holds until then."""
     node_of = {node.meta["name"]: node for node in joint.ops}
+    last_reader = {value: i for i, op in enumerate(graph.ops) for value in op.reads}
+    leaving = set(graph.results)
+    in_place = {v for k, value in enumerate(graph.values) if value.eager_base is not None for v in (k, value.eager_base)}
     ops = list(graph.ops)
     for run in _runs(graph, joint, node_of):
         written = {value for i in run for value in ops[i].writes}
-        read = dict.fromkeys(value for i in run for value in ops[i].reads if value not in written)
-        last = ops[run[-1]]
-        ops[run[-1]] = replace(last, eager_reads=tuple(value for value in read if value not in last.reads))
+        # Where expressions end that compute a gradient.
+        ends = [i for i in run if any(v in leaving or last_reader.get(v, i) > run[-1] for v in ops[i].writes)]
+        overwrites = _overwrites([joint.operators[node_of[ops[i].name].meta["operator"]].name for i in run])
+        held: dict[int, dict[int, None]] = {}
+        for value in dict.fromkeys(value for i in run for value in ops[i].reads):
+            if value not in written:
+                held.setdefault(run[-1], {})[value] = None
+            elif value not in in_place and not overwrites:
+                held.setdefault(next((end for end in ends if end >= last_reader[value]), run[-1]), {})[value] = None
+        for end, values in held.items():
+            own = (*ops[end].reads, *ops[end].writes)
+            ops[end] = replace(ops[end], eager_reads=tuple(value for value in values if value not in own))
     return replace(graph, ops=tuple(ops))
+
+
+def _overwrites(names: Sequence[str]) -> bool:
+    """Whether eager computes in place what these operators of a node compute, as it does not for fake tensors.
+
+    So does ``binary_cross_entropy_with_logits_backward`` in aten/src/ATen/native/Loss.cpp.
+    """
+    return tuple(names[:3]) == ("aten.sigmoid.default", "aten.sub.Tensor", "aten.mul.Tensor")
 
 
 def _runs(graph: Graph, joint: Joint, node_of: Mapping[str, fx.Node]) -> Iterator[Sequence[int]]:
