@@ -174,7 +174,10 @@ def refuse_compiled_for(model: nn.Module, schedule: Schedule | RegionSchedule) -
 
     Raises:
         tracer.errors.ModelNotSupportedError: it is compiled.
+        TypeError: ``schedule`` is none.
     """
+    if not isinstance(schedule, (Schedule, RegionSchedule)):
+        raise TypeError(f"the schedule is a {type(schedule).__name__}: give the model first, then what plan returned for it")
     if isinstance(schedule, Schedule):
         refuse_compiled(model)
     else:

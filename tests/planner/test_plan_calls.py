@@ -30,6 +30,16 @@ def test_a_model_that_has_a_schedule_is_refused_by_name():
     assert remat_planner.plan(remat_planner.remove_schedule(planned), (x,), budget="100%", verify=False)
 
 
+@pytest.mark.parametrize(
+    "called", [remat_planner.apply_schedule, lambda *both: remat_planner.verify(*both, (torch.randn(8, 16),))]
+)
+def test_a_schedule_in_the_place_of_the_model_is_named(called):
+    model = _network()
+    schedule = remat_planner.plan(model, (torch.randn(8, 16),), budget="100%", verify=False)
+    with pytest.raises(TypeError, match="the schedule is a Sequential: give the model first"):
+        called(schedule, model)
+
+
 @pytest.mark.slow
 def test_threads_plan_one_after_the_other():
     wrong: list[BaseException] = []
