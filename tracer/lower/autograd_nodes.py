@@ -46,6 +46,31 @@ def with_eager_lifetimes(graph: Graph, joint: Joint) -> Graph:
     return replace(graph, ops=tuple(ops))
 
 
+def with_equal_gradients(graph: Graph, joint: Joint) -> Graph:
+    """``graph`` in which the sum of gradients that a node computes several times in eager, as that of ``x * x``, holds all."""
+    node_of = {node.meta["name"]: node for node in joint.ops}
+    readers: dict[int, int] = {}
+    for i, op in enumerate(graph.ops):
+        for value in op.reads:
+            readers.setdefault(value, i)
+    ops = list(graph.ops)
+    for op in graph.ops:
+        meta = node_of[op.name].meta if op.name in node_of else {}
+        if not meta.get("merged") or "operator" not in meta or not meta["in_backward"]:
+            continue
+        number = joint.operators[meta["operator"]].autograd_node
+        count = sum(joint.operators[merged].autograd_node == number for merged in meta["merged"])
+        for value in op.writes if number is not None else ():
+            reader = readers.get(value)
+            of_reader = None if reader is None else node_of.get(ops[reader].name)
+            if reader is None or of_reader is None or of_reader.target not in _ADDITIONS or "operator" not in of_reader.meta:
+                continue
+            if joint.operators[of_reader.meta["operator"]].autograd_node == number:
+                more = count * graph.storages[graph.values[value].storage].bytes
+                ops[reader] = replace(ops[reader], eager_workspace=ops[reader].eager_workspace + more)
+    return replace(graph, ops=tuple(ops))
+
+
 def _overwrites(names: Sequence[str]) -> bool:
     """Whether eager computes in place what these operators of a node compute, as it does not for fake tensors.
 

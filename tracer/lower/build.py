@@ -14,7 +14,7 @@ from torch import fx
 
 from remat_planner.schedules import Graph, Op, Storage, Value
 from remat_planner.tracer.joint import Joint, operator_name, tensors_of
-from remat_planner.tracer.lower.autograd_nodes import with_eager_lifetimes
+from remat_planner.tracer.lower.autograd_nodes import with_eager_lifetimes, with_equal_gradients
 from remat_planner.tracer.lower.loss_workspace import loss_workspace
 from remat_planner.tracer.lower.lowering import LOSS, Lowering
 from remat_planner.tracer.lower.overwriting import with_results_in_place
@@ -52,7 +52,7 @@ def lower(joint: Joint, *, sums_in_place: bool = True) -> Lowering:
     )
     if sums_in_place:
         graph = with_sums_in_place(graph, joint)
-    graph = with_eager_lifetimes(graph, joint)
+    graph = with_equal_gradients(with_eager_lifetimes(graph, joint), joint)
     graph = with_results_in_place(graph, joint)
     return Lowering(graph=graph, joint=joint, node_of={node.meta["name"]: node for node in joint.ops})
 

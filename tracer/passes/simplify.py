@@ -124,6 +124,8 @@ def _merge_repeated(graph: fx.Graph, kept: set[fx.Node], owned: set[int]) -> Non
                 owned |= memory_of_first
             if "val" in node.meta:
                 _replace_fakes(node, first.meta["val"])
+            if "operator" in node.meta:
+                first.meta["merged"] = (*first.meta.get("merged", ()), node.meta["operator"])
             node.replace_all_uses_with(first)
 
 

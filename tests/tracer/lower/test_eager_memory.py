@@ -44,6 +44,8 @@ EXPRESSIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "an error function": lambda h: h.erf(),
     "a quotient of two": lambda h: F.normalize(h),
     "a cumulative sum": lambda h: h.cumsum(0),
+    "a product with itself": lambda h: h * h,
+    "a sum with a product with itself": lambda h: torch.addcmul(h, h, h),
 }
 
 
