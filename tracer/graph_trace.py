@@ -154,6 +154,8 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
                 return func(*args, **kwargs)  # the values of other tensors are known
         run = _COPY if func is _LIFT else func  # a constant of the code may be changed in place after it was lifted
         recorded_args, recorded_kwargs = pytree.tree_unflatten(list(map(self.argument, leaves)), spec)
+        if func is _LIFT and not is_fake(tensors[0]):  # the fake mode would take the copy's memory for that of the constant
+            recorded_args[0].meta["val"] = snapshot(tensors[0])
         node = self.graph.create_node("call_function", run, recorded_args, recorded_kwargs, name=_name(run))
         result = run(*args, **kwargs)
         self.hold(result, node)

@@ -43,6 +43,17 @@ def test_views_of_constants_cost_nothing_however_many_there_are():
     assert all(graph.storages[graph.values[op.writes[0]].storage].constant for op in slices)
 
 
+def test_a_copy_of_a_constant_has_memory_of_its_own():
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        m.table = torch.tensor([1.0] * 16)
+        return mean_square(m.a(x) * m.table)
+
+    graph = lower(capture(Written(forward, a=linear(), table=None), (noise(4, 16),))).graph
+    (copy,) = (op for op in graph.ops if op.kind == "lift_fresh_copy")
+    storage = graph.storages[graph.values[copy.writes[0]].storage]
+    assert (storage.bytes, storage.constant) == (64, False)
+
+
 def test_the_loss_stands_between_forward_and_backward_and_hands_its_gradients_over():
     target = torch.ones(4, 16)
     joint = capture(linear(), (noise(),), loss=lambda output: ((output - target) ** 2).mean())
