@@ -1,4 +1,4 @@
-"""What a first forward leaves for later ones (a cache), and each planned call can compute for itself."""
+"""Which tensors that a first forward leaves for later ones (a cache) would be the same if it were run on another step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.operators import is_random, written_arguments
 from remat_planner.tracer.record.recording import Recording
@@ -17,10 +16,7 @@ def fixed_tensors(recording: Recording) -> frozenset[int]:
 
     Not on parameters, buffers or inputs, which are others in the next step, nor on random draws.
     """
-    graph = recording.module.graph
-    varying = _varying(graph)
-    returned = pytree.tree_leaves(graph.output_node().args[0], is_leaf=lambda leaf: leaf is None)
-    node_of = dict(zip(recording.tensor_outputs, returned, strict=False))
+    varying, node_of = _varying(recording.module.graph), recording.node_of_leaf
     left = enumerate(recording.left_behind, recording.returned)
     return frozenset(id(leaf) for i, leaf in left if isinstance(leaf, torch.Tensor) and node_of.get(i) not in varying)
 

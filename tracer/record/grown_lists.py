@@ -14,8 +14,6 @@ from functools import partial
 from types import CellType
 from typing import Any, NoReturn
 
-import torch
-
 from remat_planner.tracer.errors import PythonStateError
 from remat_planner.tracer.joint import holds_inside
 from remat_planner.tracer.python_state import Change, GrowingList, Holder, Roots, Sequence
@@ -83,7 +81,6 @@ class GrownLists:
 
 
 def _has_grown(change: Change) -> bool:
-    """Whether a list was extended that is not among the arguments. A full deque of tensors, which turns, may be read."""
-    if not isinstance(change.holder, Sequence) or change.holder.place.kind == "arguments" or added_items(change) is None:
-        return False
-    return len(change.after) > len(change.before) or not all(isinstance(v, torch.Tensor) for v in change.after.values())
+    """Whether a list got longer that is not among the arguments. A full deque of tensors, which turns, may be read."""
+    is_list = isinstance(change.holder, Sequence) and change.holder.place.kind != "arguments"
+    return is_list and len(change.after) > len(change.before) and added_items(change) is not None

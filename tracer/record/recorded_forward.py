@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import LeftBehind, RecordedForward, RecordedOperator, Result, flatten
 from remat_planner.tracer.python_state import ABSENT, Change, Place, is_plain
@@ -97,7 +96,7 @@ def _forward(recording: Recording, left: Mapping[str, LeftBehind]) -> RecordedFo
     place = {node: position for position, node in enumerate(graph.nodes)}
     end = next(position for node, position in place.items() if node.name == recording.end)
     nodes = islice(graph.nodes, end + 1)
-    tensors = dict(zip(recording.tensor_outputs, _returned(graph), strict=False))
+    tensors = recording.node_of_leaf
     sizes: dict[str, Any] = {}
     return RecordedForward(
         operators=tuple(_operator(node, place, sizes) for node in nodes if node.op != "placeholder"),
@@ -116,13 +115,9 @@ def _results(recording: Recording) -> dict[int, Result]:
     """The tensors that the forward leaves behind, by their ids."""
     graph = recording.module.graph
     place = {node: position for position, node in enumerate(graph.nodes)}
-    tensors = dict(zip(recording.tensor_outputs, _returned(graph), strict=False))
+    tensors = recording.node_of_leaf
     leaves = enumerate(recording.left_behind, recording.returned)
     return {id(leaf): Result(place.get(tensors[i]), i in recording.differentiable) for i, leaf in leaves if i in tensors}
-
-
-def _returned(graph: fx.Graph) -> list[Any]:
-    return pytree.tree_leaves(graph.output_node().args[0], is_leaf=lambda leaf: leaf is None)
 
 
 def _operator(node: fx.Node, place: Mapping[fx.Node, int], sizes: dict[str, Any]) -> RecordedOperator:

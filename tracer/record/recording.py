@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import EagerOperator, GradientFlow, InputTree, ModuleState, Parts, TreeOfLeaves, first_places
 from remat_planner.tracer.python_state import Change, ExecutedCode, Place
@@ -139,3 +140,9 @@ class Recording:
     executed: ExecutedCode
     argument_objects: Mapping[int, Place]
     argument_leaves: Mapping[int, Place]
+
+    @property
+    def node_of_leaf(self) -> dict[int, Any]:
+        """What computes each output leaf that is a tensor, by its index: a node of the graph, or None."""
+        returned = pytree.tree_leaves(self.module.graph.output_node().args[0], is_leaf=lambda leaf: leaf is None)
+        return dict(zip(self.tensor_outputs, returned, strict=False))
