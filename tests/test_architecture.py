@@ -49,24 +49,26 @@ solvers.problem         schedules
 solvers.registry        errors interface
 solvers.solve           deadline errors interface problem registry schedules
 solvers.two_level       deadline milp problem schedules
-tracer.capture          functions joint passes python_state record refusals torch_higher_order torch_nested torch_private
-                        torch_private_layouts torch_surroundings torch_values
-tracer.costs            errors joint operators torch_private schedules
+tracer.capture          functions garbage joint passes python_state record refusals torch_higher_order torch_nested
+                        torch_private torch_private_layouts torch_surroundings torch_values
+tracer.costs            errors garbage joint operators schedules torch_private
 tracer.errors           -
 tracer.fusion           torch_inductor
 tracer.functions        operators torch_functions torch_higher_order torch_private torch_script torch_sparse torch_tracing
-tracer.graph_trace      torch_private torch_tracing torch_values
-tracer.joint            python_state torch_nested torch_private torch_sparse
+tracer.garbage          -
+tracer.graph_trace      leaves torch_private torch_tracing torch_values
+tracer.joint            leaves python_state torch_nested torch_private torch_sparse
 tracer.lazy_types       -
-tracer.lower            costs joint operators torch_convolution torch_kernel_table torch_private schedules
+tracer.leaves           -
+tracer.lower            costs garbage joint operators schedules torch_convolution torch_kernel_table torch_private
 tracer.on_paper         record refusals torch_higher_order torch_kernels torch_private
-tracer.operators        -
-tracer.passes           functions graph_trace joint operators record refusals torch_functions torch_private torch_tracing
-                        torch_values
-tracer.python_state     torch_higher_order torch_nested torch_private torch_sparse
-tracer.record           errors functions graph_trace joint operators python_state refusals torch_functions torch_higher_order
-                        torch_kernels torch_modules torch_nested torch_private torch_script torch_sparse torch_surroundings
+tracer.operators        leaves
+tracer.passes           functions graph_trace joint leaves operators record refusals torch_functions torch_private
                         torch_tracing torch_values
+tracer.python_state     torch_higher_order torch_nested torch_private torch_sparse
+tracer.record           errors functions graph_trace joint leaves operators python_state refusals torch_functions
+                        torch_higher_order torch_kernels torch_modules torch_nested torch_private torch_script torch_sparse
+                        torch_surroundings torch_tracing torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse
 tracer.size_expressions  -
 tracer.sizes            capture joint python_state record size_expressions torch_private torch_sizes

@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from remat_planner.tracer.functions import result_by_example
+from remat_planner.tracer.garbage import garbage_left
 from remat_planner.tracer.joint import (
     CapturedLoss,
     Gradient,
@@ -125,7 +126,7 @@ def capture(
         CaptureError: the step cannot be captured; the subclasses say why (``tracer.errors``).
     """
     try:
-        with _CAPTURING, observation_suspended():
+        with _CAPTURING, observation_suspended(), garbage_left():
             recorded = record_step(model, args, kwargs, loss, mode, once=once)
             joint = assemble(recorded)
             if fake_mode_of(recorded.call.tensors) is None:

@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdRef
 
+from remat_planner.tracer.leaves import tensors_in, with_leaves
 from remat_planner.tracer.torch_private import FakeTensor, fake_in_use, is_fake, is_symbolic, without_modes
 from remat_planner.tracer.torch_tracing import (
     TracingMode,
@@ -142,8 +143,7 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return args[0].device if is_fake(args[0]) else func(*args, **kwargs)
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        tensors = tensors_in((args, kwargs))
         if any(type(tensor) not in _PLAIN and self._node_of(tensor) is None for tensor in tensors):
             return NotImplemented  # their class calls operators on what they consist of
         if is_composite(func) and not _has_kernel(func, tensors):
@@ -153,7 +153,7 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
             with without_modes():
                 return func(*args, **kwargs)  # the values of other tensors are known
         run = _COPY if func is _LIFT else func  # a constant of the code may be changed in place after it was lifted
-        recorded_args, recorded_kwargs = pytree.tree_unflatten(list(map(self.argument, leaves)), spec)
+        recorded_args, recorded_kwargs = with_leaves((args, kwargs), self.argument)
         if func is _LIFT and not is_fake(tensors[0]):  # the fake mode would take the copy's memory for that of the constant
             recorded_args[0].meta["val"] = snapshot(tensors[0])
         node = self.graph.create_node("call_function", run, recorded_args, recorded_kwargs, name=_name(run))

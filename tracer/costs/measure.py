@@ -5,7 +5,6 @@ Each distinct call runs alone on sample arguments: once with its memory recorded
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from remat_planner.tracer.costs.devices import allocated_on_gpu
 from remat_planner.tracer.costs.rounds import CallToTime, time_in_rounds
 from remat_planner.tracer.costs.sample_inputs import SampleArguments
 from remat_planner.tracer.costs.timing import Stopwatch, seconds_on_cuda
+from remat_planner.tracer.garbage import garbage_left
 from remat_planner.tracer.operators import OpCall, SampleInputs, facts_of, is_collective
 
 
@@ -113,7 +113,6 @@ def undisturbed(devices: Iterable[torch.device]) -> Iterator[SampleArguments]:
     Yields a maker of sample arguments; its memory is released when the context ends.
     """
     cuda = [device for device in devices if device.type == "cuda" and torch.cuda.is_available()]
-    collecting = gc.isenabled()
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=cuda))
@@ -122,12 +121,8 @@ def undisturbed(devices: Iterable[torch.device]) -> Iterator[SampleArguments]:
             stack.enter_context(torch.autocast("cuda", enabled=False))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        gc.disable()
-        try:
-            yield SampleArguments()
-        finally:
-            if collecting:
-                gc.enable()
+        stack.enter_context(garbage_left())
+        yield SampleArguments()
 
 
 def _run_on_cpu(call: OpCall, samples: SampleArguments) -> Measured:

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.leaves import tensors_in
 from remat_planner.tracer.torch_private import modes_active, number_of, without_modes
 
 _MOST_REMEMBERED = 1 << 14
@@ -56,7 +56,7 @@ class ChainCall:
         if isinstance(result, torch.Tensor):
             values[self.results[0]] = result
         else:
-            tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+            tensors = tensors_in(result)
             values.update(zip(self.results, tensors, strict=True))
 
     def on_host(self) -> ChainCall:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
+
+from remat_planner.tracer.leaves import tensors_in
 
 
 def operator_name(target: Any) -> str:
@@ -18,4 +19,4 @@ def operator_name(target: Any) -> str:
 
 def tensors_of(node: fx.Node) -> list[torch.Tensor]:
     """The fake tensors that ``node`` produces."""
-    return [t for t in pytree.tree_leaves(node.meta.get("val")) if isinstance(t, torch.Tensor)]
+    return tensors_in(node.meta.get("val"))

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from remat_planner.schedules import Graph, Op, Storage, Value
+from remat_planner.tracer.garbage import garbage_left
 from remat_planner.tracer.joint import Joint, operator_name, tensors_of
 from remat_planner.tracer.lower.autograd_nodes import with_eager_lifetimes, with_equal_gradients
 from remat_planner.tracer.lower.loss_workspace import loss_workspace
@@ -27,6 +28,7 @@ _GENERATOR_STATE = {"cpu": 5056}
 _GENERATOR_STATE_ELSEWHERE = 16
 
 
+@garbage_left()
 def lower(joint: Joint, *, sums_in_place: bool = True) -> Lowering:
     """Lower ``joint``; ops stand in the order in which eager runs them, the loss between forward and backward.
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.leaves import leaves_of, with_leaves
 from remat_planner.tracer.operators.computed_numbers import with_some_number
 from remat_planner.tracer.operators.declared import sized_by_values
 from remat_planner.tracer.operators.graph_functions import graph_function_name
@@ -73,7 +73,7 @@ class OpCall:
     @property
     def tensors(self) -> list[TensorSpec]:
         """The tensor arguments in order."""
-        return [leaf for leaf in _leaves((self.args, self.kwargs)) if isinstance(leaf, TensorSpec)]
+        return [leaf for leaf in leaves_of((self.args, self.kwargs)) if isinstance(leaf, TensorSpec)]
 
     @cached_property
     def is_view(self) -> bool:
@@ -174,7 +174,7 @@ def op_call(node: fx.Node, corrected: Mapping[fx.Node, Any] | None = None) -> Op
     specs = {argument: _specs(value, storages) for argument, value in values.items()}
     args = fx.node.map_arg(passed, lambda argument: specs[argument])
     kwargs = fx.node.map_arg(node.kwargs, lambda argument: specs[argument])
-    outputs = tuple(leaf if isinstance(leaf, torch.Tensor) else None for leaf in _leaves(node.meta.get("val")))
+    outputs = tuple(leaf if isinstance(leaf, torch.Tensor) else None for leaf in leaves_of(node.meta.get("val")))
     fresh = {
         storage._cdata: storage.nbytes()
         for output in outputs
@@ -193,7 +193,7 @@ def op_call(node: fx.Node, corrected: Mapping[fx.Node, Any] | None = None) -> Op
 def _storages(values: list[Any]) -> dict[int, tuple[int, StorageSpec]]:
     """Number and size of each storage that the tensors in ``values`` view, by storage identity."""
     storages: dict[int, tuple[int, StorageSpec]] = {}
-    for tensor in (leaf for value in values for leaf in _leaves(value) if isinstance(leaf, torch.Tensor)):
+    for tensor in (leaf for value in values for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor)):
         storage = tensor.untyped_storage()
         storages.setdefault(storage._cdata, (len(storages), StorageSpec(storage.nbytes(), tensor.device)))
     return storages
@@ -214,7 +214,7 @@ def _specs(value: Any, storages: dict[int, tuple[int, StorageSpec]]) -> Any:
             negated=leaf.is_neg(),
         )
 
-    return pytree.tree_map(spec, value)
+    return with_leaves(value, spec)
 
 
 def _value(node: fx.Node) -> Any:
@@ -223,7 +223,3 @@ def _value(node: fx.Node) -> Any:
             return operator.attrgetter(str(node.target))(node.graph.owning_module)
         raise ValueError(f'{node.format_node()}: has no meta["val"], which the cost of its readers depends on')
     return node.meta["val"]
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return pytree.tree_leaves(tree)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import is_custom, run_on_copies
 from remat_planner.tracer.graph_trace import append_copy, newest_node, nodes_after, recorded_graph, stand_for
+from remat_planner.tracer.leaves import tensors_in
 from remat_planner.tracer.operators import moves_in_place, with_some_number, written_arguments
 from remat_planner.tracer.passes.eager_memory import EagerMemory
 from remat_planner.tracer.passes.in_place_on_strided import mark_in_place, pure_form_of_permuted
@@ -155,7 +156,7 @@ def _written_storages(storages: Mapping[fx.Node, set[int]]) -> set[int]:
 
 
 def _storages(node: fx.Node) -> set[int]:
-    return {storage_key(leaf) for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, torch.Tensor)}
+    return set(map(storage_key, tensors_in(node.meta.get("val"))))
 
 
 def _form(tensor: torch.Tensor) -> Any:

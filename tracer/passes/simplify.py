@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import tensors_of
+from remat_planner.tracer.leaves import hashable_form
 from remat_planner.tracer.operators import pin_reason
 from remat_planner.tracer.passes.effects import has_effects, readers_of_old_value, updated_placeholders
 from remat_planner.tracer.torch_private import hashable, same_sizes, storage_key
@@ -33,6 +33,8 @@ def simplify(graph: fx.Graph, keep: Iterable[fx.Node], own_memory: Iterable[fx.N
 
 def _drop_identity_views(graph: fx.Graph, kept: set[fx.Node]) -> None:
     """Replace each view that shows its base, or a base of its base, exactly as it is, by that base."""
+    output = graph.output_node()
+    returned_as: dict[fx.Node, fx.Node] = {}  # of results: to change one argument takes as long as to change all of them
     geometry: dict[fx.Node, tuple[Any, ...]] = {}
     base: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
@@ -52,7 +54,9 @@ def _drop_identity_views(graph: fx.Graph, kept: set[fx.Node]) -> None:
         while above is not None and not _is_same(geometry[above], geometry[node]):
             above = base.get(above)
         if above is not None:
-            node.replace_all_uses_with(above)
+            returned_as[node] = above
+            node.replace_all_uses_with(above, lambda user: user is not output)
+    output.args = fx.node.map_arg(output.args, lambda node: returned_as.get(node, node))
 
 
 def _drop_copies_before_scatters(graph: fx.Graph, kept: set[fx.Node]) -> None:
@@ -131,12 +135,14 @@ def _merge_repeated(graph: fx.Graph, kept: set[fx.Node], owned: set[int]) -> Non
 
 def _key(node: fx.Node) -> tuple[Any, ...]:
     """Equal for nodes that compute the same."""
-    arguments, spec = pytree.tree_flatten((node.args, node.kwargs))
+
+    def key(leaf: Any) -> Hashable:
+        return type(leaf), repr(leaf) if isinstance(leaf, float) else hashable(leaf)  # 0.0 == -0.0
+
     return (
         node.op,
         node.target,
-        tuple((type(a), repr(a) if isinstance(a, float) else hashable(a)) for a in arguments),  # 0.0 == -0.0
-        str(spec),
+        hashable_form((node.args, node.kwargs), key),
         None if node.op == "get_attr" else (_is_of_backward(node), node.meta.get("apart")),
     )
 

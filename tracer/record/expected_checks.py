@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch.ao.quantization.utils import check_min_max_valid
-from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.leaves import tensors_in, with_leaves
 from remat_planner.tracer.record.raising_branches import condition_before_raise
 from remat_planner.tracer.torch_private import is_fake, without_modes
 
@@ -54,7 +54,7 @@ class ExpectedChecks:
         if not isinstance(result, torch.Tensor) or not is_fake(result) or func._schema.is_mutable:
             return
         found = _of_finite_numbers(func, args)
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        tensors = tensors_in((args, kwargs))
         if found is None and not any(id(t) in self._numbers for t in tensors):
             if not _is_asserted(func):
                 return
@@ -94,7 +94,7 @@ class ExpectedChecks:
         if torch.Tag.pointwise not in func.tags:
             return None
         given = iter(numbers)
-        one_args, one_kwargs = pytree.tree_map_only(torch.Tensor, lambda _: next(given), (args, kwargs))
+        one_args, one_kwargs = with_leaves((args, kwargs), lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf)
         number = func(*one_args, **one_kwargs)
         return number if isinstance(number, torch.Tensor) and number.numel() == 1 else None
 

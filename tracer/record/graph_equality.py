@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
+from remat_planner.tracer.leaves import hashable_form, leaves_of
 from remat_planner.tracer.torch_private import generator_key, number_of
 
 
@@ -38,7 +38,7 @@ def starts_with(whole: fx.Graph, beginning: fx.Graph) -> bool:
         place |= dict.fromkeys(pair, position)
         if pair[0].op != pair[1].op or _value(pair[0], place) != _value(pair[1], place):
             return False
-    returned, expected = (pytree.tree_leaves(graph.output_node().args[0]) for graph in (whole, beginning))
+    returned, expected = (leaves_of(graph.output_node().args[0]) for graph in (whole, beginning))
     return [place.get(node) for node in returned[: len(expected)]] == [place.get(node) for node in expected]
 
 
@@ -46,11 +46,13 @@ def _value(node: fx.Node, place: dict[fx.Node, int]) -> Any:
     """What the node computes, with its arguments by their positions; equal for equal nodes of two graphs."""
     if node.op == "get_attr":
         return _constant(getattr(node.graph.owning_module, str(node.target)))
-    leaves, spec = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
-    arguments = [("node", place[leaf]) if isinstance(leaf, fx.Node) else ("value", repr(number_of(leaf))) for leaf in leaves]
+    arguments = hashable_form(
+        (node.args, node.kwargs),
+        lambda leaf: ("node", place[leaf]) if isinstance(leaf, fx.Node) else ("value", repr(number_of(leaf))),
+    )
     generator = node.meta.get("generator")
     drawn_from = None if generator is None else generator_key(generator)
-    return node.target if node.op == "call_function" else None, arguments, spec, drawn_from
+    return node.target if node.op == "call_function" else None, arguments, drawn_from
 
 
 def _constant(value: Any) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import StorageLifetime
+from remat_planner.tracer.leaves import leaves_of, tensors_in
 from remat_planner.tracer.operators import bound_arguments, reads_a_number, sized_result
 from remat_planner.tracer.record.provenance import user_line
 from remat_planner.tracer.record.sparse_tensors import SparseOperators, has_sparse
@@ -79,12 +79,12 @@ class LossLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._first_in_backward = self.operators
         number = self.operators
         self.operators += 1
-        arguments = {storage_key(t) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        arguments = set(map(storage_key, tensors_in((args, kwargs))))
         with result_given(func, lambda: self._sized(func, args, kwargs)):
             result = func(*args, **kwargs)
         if func in _SAVE_FACTORS and isinstance(args[1], (int, float)) and not self.in_backward:
             self._factors.append(number)
-        for tensor in pytree.tree_leaves(result):
+        for tensor in leaves_of(result):
             if isinstance(tensor, torch.Tensor) and (key := storage_key(tensor)) not in self._resident and key not in arguments:
                 storage = tensor.untyped_storage()
                 self._resident[key] = (storage.nbytes(), number)

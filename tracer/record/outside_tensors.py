@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.errors import CaptureError
 from remat_planner.tracer.joint import flatten
+from remat_planner.tracer.leaves import tensors_in
 from remat_planner.tracer.operators import batch_norm_statistics, written_arguments
 from remat_planner.tracer.python_state import Change, ExecutedCode, Place, PythonReads, Roots, same, tensor_places
 from remat_planner.tracer.record.recording import CapturedCall
@@ -173,7 +173,7 @@ class OutsideTensors:
         """
         if func is torch.ops.aten.lift_fresh.default:
             return
-        self.note(pytree.tree_leaves((args, kwargs)))
+        self.note(tensors_in((args, kwargs)))
         statistics = batch_norm_statistics(func, args, kwargs)
         changed = [t for t in (*written_arguments(func, args, kwargs), *statistics) if isinstance(t, torch.Tensor)]
         for memory in map(_memory_of, changed):

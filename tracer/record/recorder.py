@@ -10,11 +10,11 @@ import sys
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import HigherOrderCall, SampleError, check_value
 from remat_planner.tracer.graph_trace import is_recording, newest_node, nodes_after, recorded_graph
 from remat_planner.tracer.joint import EagerOperator
+from remat_planner.tracer.leaves import leaves_of, tensors_in, with_leaves
 from remat_planner.tracer.operators import (
     communicates_in_place,
     is_random,
@@ -176,8 +176,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_jagged(self, args: Any, kwargs: Any) -> None:
         """Jagged tensors of Python state are noted as such: of what they consist, nobody says where it lies."""
         if self._outside is not None:
-            leaves = pytree.tree_leaves((args, kwargs))
-            jagged = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and is_jagged(leaf)]
+            jagged = list(filter(is_jagged, tensors_in((args, kwargs))))
             self._outside.note(leaf for leaf in jagged if not consists_of_fakes(leaf) and leaf.device.type != "meta")
 
     def _run_higher_order(self, func: Any, args: Any, kwargs: Any, origin: OperatorOrigin) -> Any:
@@ -255,11 +254,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, args: Any, kwargs: Any, origin: OperatorOrigin
     ) -> tuple[Any, Any, torch.Generator | None]:
         """The arguments with None for a generator, which fakes do not need, and the generator unless it is a default one."""
-        leaves = pytree.tree_leaves((args, kwargs)) if takes_generator(func) else ()
+        leaves = leaves_of((args, kwargs)) if takes_generator(func) else ()
         passed = next((leaf for leaf in leaves if isinstance(leaf, torch.Generator)), None)
         if passed is None:
             return args, kwargs, None
-        args, kwargs = pytree.tree_map_only(torch.Generator, lambda _: None, (args, kwargs))
+        args, kwargs = with_leaves((args, kwargs), lambda leaf: None if isinstance(leaf, torch.Generator) else leaf)
         if generator_key(passed) in map(generator_key, default_generators()):
             return args, kwargs, None
         self.own_generators.setdefault(generator_key(passed), origin.source)

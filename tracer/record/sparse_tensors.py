@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import OperatorCall, SampleError
 from remat_planner.tracer.joint import Parts
+from remat_planner.tracer.leaves import tensors_in
 from remat_planner.tracer.operators import SAME_TENSOR
 from remat_planner.tracer.record.operator_calls import recorded_results
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
@@ -37,7 +37,7 @@ def has_sparse(func: Any, args: Any, kwargs: Any) -> bool:
     name = func._schema.name.partition("::")[2]
     if name.startswith(_MAKERS) and not name.startswith(_DENSE_RESULTS):
         return True
-    return any(isinstance(leaf, torch.Tensor) and is_sparse(leaf) for leaf in pytree.tree_leaves((args, kwargs)))
+    return any(map(is_sparse, tensors_in((args, kwargs))))
 
 
 def stand_in(mode: FakeTensorMode, parts: Parts) -> torch.Tensor:

@@ -9,14 +9,14 @@ random draws are never known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.joint import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
+from remat_planner.tracer.leaves import hashable_form, leaves_of, tensors_in, with_leaves
 from remat_planner.tracer.operators import batch_norm_statistics, bound_arguments, is_random, sized_result, written_arguments
 from remat_planner.tracer.torch_private import hashable, is_fake, is_symbolic, number_of, storage_key
 
@@ -85,7 +85,7 @@ class KnownValues:
 
     def follow(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any) -> None:
         """Remember a call if all its arguments are known; else forget the storages that it overwrites."""
-        results = [r for r in pytree.tree_leaves(result) if isinstance(r, torch.Tensor)]
+        results = tensors_in(result)
         statistics = batch_norm_statistics(func, args, kwargs)
         overwritten = [t for t in (*written_arguments(func, args, kwargs), *statistics) if is_fake(t) and _has_storage(t)]
         written = {storage_key(t) for t in overwritten}
@@ -187,7 +187,7 @@ class KnownValues:
 
     def _is_small_constant(self, call: _Remembered) -> bool:
         values = [self._values.get(place) for place in call.call.results]
-        if any(map(is_symbolic, pytree.tree_leaves((call.call.args, call.call.kwargs)))):
+        if any(map(is_symbolic, leaves_of((call.call.args, call.call.kwargs)))):
             return False
         return all(value is not None and value.numel() <= _MOST_FOLDED for value in values)
 
@@ -264,7 +264,9 @@ class KnownValues:
         return _has_storage(fake) and storage_key(fake) in self._known
 
     def _bound(self, arguments: Any) -> Any:
-        return pytree.tree_map_only(torch.Tensor, lambda t: self._place(t) if is_fake(t) else t, arguments)
+        return with_leaves(
+            arguments, lambda leaf: self._place(leaf) if isinstance(leaf, torch.Tensor) and is_fake(leaf) else leaf
+        )
 
     def _place(self, tensor: torch.Tensor) -> Place:
         offset, shape, strides = hashable(tensor.storage_offset()), map(hashable, tensor.shape), map(hashable, tensor.stride())
@@ -280,13 +282,15 @@ def tensor_of(values: Any, fake: torch.Tensor) -> torch.Tensor:
 
 def _key(call: ChainCall) -> tuple[Any, ...]:
     """Equal for calls of one function with the same arguments."""
-    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
-    arguments = [(type(leaf), id(leaf) if isinstance(leaf, torch.Tensor) else repr(hashable(leaf))) for leaf in leaves]
-    return (call.func, str(spec), *arguments)
+
+    def key(leaf: Any) -> Hashable:
+        return type(leaf), id(leaf) if isinstance(leaf, torch.Tensor) else repr(hashable(leaf))
+
+    return call.func, hashable_form((call.args, call.kwargs), key)
 
 
 def _fakes(arguments: Any) -> list[torch.Tensor]:
-    return [a for a in pytree.tree_leaves(arguments) if isinstance(a, torch.Tensor) and is_fake(a)]
+    return [tensor for tensor in tensors_in(arguments) if is_fake(tensor)]
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:
