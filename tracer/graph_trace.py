@@ -75,7 +75,7 @@ def append_copy(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> fx.Node:
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: recorded.argument(value_of(read)))
     target: Any = node.target
     name = None if target is operator.getitem else _name(target)
-    copied = recorded.graph.create_node("call_function", target, args, kwargs, name=name)
+    copied = recorded.call(target, args, kwargs, name)
     recorded.take_over(node, copied)
     return copied
 
@@ -154,12 +154,17 @@ class _Trace(TracingMode):  # type: ignore[no-untyped-call]
                 return func(*args, **kwargs)  # the values of other tensors are known
         run = _COPY if func is _LIFT else func  # a constant of the code may be changed in place after it was lifted
         recorded_args, recorded_kwargs = with_leaves((args, kwargs), self.argument)
-        if func is _LIFT and not is_fake(tensors[0]):  # the fake mode would take the copy's memory for that of the constant
-            recorded_args[0].meta["val"] = snapshot(tensors[0])
-        node = self.graph.create_node("call_function", run, recorded_args, recorded_kwargs, name=_name(run))
+        node = self.call(run, recorded_args, recorded_kwargs, _name(run))
         result = run(*args, **kwargs)
         self.hold(result, node)
         return result
+
+    def call(self, target: Any, args: Any, kwargs: Any, name: str | None) -> fx.Node:
+        """Append a call to the graph."""
+        node = self.graph.create_node("call_function", target, args, kwargs, name=name)
+        if target is _COPY and args[0].op == "get_attr":  # the fake mode takes the copy's memory for that of the constant
+            args[0].meta["val"] = snapshot(getattr(self.root, args[0].target))
+        return node
 
     def hold(self, value: Any, node: fx.Node) -> None:
         """``node`` makes ``value``, a tensor or several."""

@@ -43,10 +43,14 @@ def test_views_of_constants_cost_nothing_however_many_there_are():
     assert all(graph.storages[graph.values[op.writes[0]].storage].constant for op in slices)
 
 
-def test_a_copy_of_a_constant_has_memory_of_its_own():
+@pytest.mark.parametrize("in_place", ["nothing", "an activation", "the copy"])
+def test_a_copy_of_a_constant_has_memory_of_its_own(in_place: str):
     def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
         m.table = torch.tensor([1.0] * 16)
-        return mean_square(m.a(x) * m.table)
+        if in_place == "the copy":
+            m.table.mul_(2.0)
+        y = m.a(x)
+        return mean_square((y.add_(1.0) if in_place == "an activation" else y) * m.table)
 
     graph = lower(capture(Written(forward, a=linear(), table=None), (noise(4, 16),))).graph
     (copy,) = (op for op in graph.ops if op.kind == "lift_fresh_copy")
