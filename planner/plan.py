@@ -118,8 +118,8 @@ def plan(
             by closeness.
         order: "any" lets first executions move too: weight gradients later or earlier, branches one after the other. Bits stay
             eager's: what draws random numbers, updates state or must run once keeps its place. Models with many branches
-            (experts, unrolled cells) need less memory or recomputation so; the search takes longer, and the bound covers
-            schedules in the given order.
+            (experts, unrolled cells) need less memory or recomputation so; the search takes longer, and the bound is
+            one for every order where that says anything.
         verify: False to leave out running the planned step; True to refuse a plan that cannot be run here.
         compiler: refused: ``remat_planner.compile`` plans a compiled step, which has no schedule.
 

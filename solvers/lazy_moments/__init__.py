@@ -4,6 +4,7 @@ A small integer program watches memory at a few moments of the step; more moment
 budget. ``LazyMoments`` is the loop, ``solve_windows`` improves a schedule that others found.
 """
 
+from remat_planner.solvers.lazy_moments.any_order import any_order_bound
 from remat_planner.solvers.lazy_moments.copy_program import CopyProgram, CopyShares
 from remat_planner.solvers.lazy_moments.loop import LazyMoments, bound_note
 from remat_planner.solvers.lazy_moments.options import LazyMomentsOptions
@@ -16,6 +17,7 @@ __all__ = [
     "LazyMoments",
     "LazyMomentsOptions",
     "SimulatedSequence",
+    "any_order_bound",
     "bound_note",
     "solve_windows",
 ]

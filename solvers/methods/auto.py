@@ -27,8 +27,17 @@ from remat_planner.solvers import registry
 from remat_planner.solvers.annealing import anneal, anneal_in_any_order, in_time
 from remat_planner.solvers.copies import NO_TIME_TO_COMPILE, CopySearch
 from remat_planner.solvers.deadline import Deadline
-from remat_planner.solvers.interface import COPIES_AT_RATES, ORDER_GIVEN, WITHOUT_COPIES, Answer, Reporter, Solver, Task
-from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, bound_note, solve_windows
+from remat_planner.solvers.interface import (
+    ANY_SCHEDULE,
+    COPIES_AT_RATES,
+    ORDER_GIVEN,
+    WITHOUT_COPIES,
+    Answer,
+    Reporter,
+    Solver,
+    Task,
+)
+from remat_planner.solvers.lazy_moments import LazyMoments, SimulatedSequence, any_order_bound, bound_note, solve_windows
 from remat_planner.solvers.polish import polished
 
 # Share of the time in which lazy moments run alone: threads share caches, so a second one makes a program up to twice as slow.
@@ -57,6 +66,8 @@ _LEAST_TURN = 0.2
 _POLISH_SHARE = 0.05
 # Share of the time for the given order, where first executions may move afterwards.
 _GIVEN_SHARE = 0.6
+# Share of the remaining time for the bound on every order.
+_ANY_BOUND_SHARE = 0.2
 # If no schedule fits: share of the time for the search for the least budget that has one.
 _LEAST_SHARE = 0.4
 # Share of what is left of that for one method on one budget.
@@ -90,13 +101,26 @@ class Auto(Solver):
         return search.answer()
 
 
+class _Improvements(Reporter):
+    """Tells another reporter of better schedules alone."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.improved = reporter.improved  # type: ignore[method-assign]
+
+
 def _in_any_order(task: Task) -> Answer:
-    """The answer for the given order, then annealings from it in which first executions move. The bound is the former's."""
+    """The answer for the given order, then annealings from it in which first executions move.
+
+    The bound is one for every order; that of the given order only where the former says nothing.
+    """
     problem, deadline = task.problem, task.deadline
     starts = tuple(steps for steps in task.start if problem.keeps_order(steps))
-    answer = Auto().solve(task.derive(deadline=deadline.part(_GIVEN_SHARE), start=starts, order="given"))
+    reporter = _Improvements(task.reporter)  # no bounds: they are of a narrower class than the one told in the end
+    answer = Auto().solve(task.derive(deadline=deadline.part(_GIVEN_SHARE), start=starts, reporter=reporter, order="given"))
+    bound = any_order_bound(problem, task.budget, deadline.part(_ANY_BOUND_SHARE))
+    task.reporter.bound(bound)
     if not in_time(deadline):
-        return answer
+        return _with_bound(task, answer, bound)
     sequences = [problem.nodes_of(steps) for steps in (answer.steps, *task.start)]
 
     def improved(nodes: Sequence[int]) -> None:
@@ -105,10 +129,18 @@ def _in_any_order(task: Task) -> Answer:
 
     limit = deadline.part(1 - _POLISH_SHARE)
     best = anneal_in_any_order(problem, task.budget, limit, starts=sequences, improved=improved)
-    if best.nodes == sequences[0]:
-        return answer
-    steps = problem.expand(polished(problem, task.budget, best.nodes, deadline))
-    return replace(answer, steps=steps, solver="anneal")
+    if best.nodes != sequences[0]:
+        steps = problem.expand(polished(problem, task.budget, best.nodes, deadline))
+        answer = replace(answer, steps=steps, solver="anneal")
+    return _with_bound(task, answer, bound)
+
+
+def _with_bound(task: Task, answer: Answer, bound: float) -> Answer:
+    """``answer`` with ``bound``, which is for every order, unless that says nothing beyond the step's own seconds."""
+    fits = simulate(task.graph, answer.steps).peak_bytes <= task.budget
+    if bound > task.graph.seconds if fits else bound == math.inf:
+        return replace(answer, bound=bound, assumption=ANY_SCHEDULE, note="")
+    return answer
 
 
 def _with_copies(task: Task) -> Answer:

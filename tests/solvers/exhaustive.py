@@ -23,8 +23,11 @@ class Memory:
     states: frozenset[int]
 
 
-def cheapest(problem: Problem, budget: int) -> float:
-    """Seconds of the cheapest sequence of nodes within ``budget`` bytes; inf if none exists."""
+def cheapest(problem: Problem, budget: int, *, any_order: bool = False) -> float:
+    """Seconds of the cheapest sequence of nodes within ``budget`` bytes; inf if none exists.
+
+    With ``any_order`` first runs come in every order that the reads allow.
+    """
     room = budget - problem.constant_bytes
     size = problem.bytes.tolist()
     base = problem.base.tolist()
@@ -63,9 +66,10 @@ def cheapest(problem: Problem, budget: int) -> float:
                 continue
             if ran_before and problem.replay[node] and node not in memory.states:
                 continue
-            if not ran_before and not problem.auxiliary[node] and node != upcoming:
+            in_turn = not ran_before and not any_order
+            if in_turn and not problem.auxiliary[node] and node != upcoming:
                 continue
-            if not ran_before and problem.auxiliary[node] and upcoming is not None and node > upcoming:
+            if in_turn and problem.auxiliary[node] and upcoming is not None and node > upcoming:
                 continue  # late, never early
             for state in {False, bool(problem.replay[node]) and not ran_before}:
                 after_run = run(memory, node, state)

@@ -39,6 +39,21 @@ def test_a_bound_for_the_given_order_is_told_as_that() -> None:
     assert (found.status, found.assumption, found.minimum) == ("infeasible", ORDER_GIVEN, LARGE + BRANCHES)
 
 
+def test_a_schedule_that_beats_the_bound_of_the_given_order_is_told_with_one_of_every_order() -> None:
+    n = BRANCHES
+    chained = [(i, i + 1) for i in range(2 * n + 1, 4 * n)]  # behind the sum a chain, and its way back
+    back = [(2 * n + 1 + i, 4 * n - i) for i in range(n - 1)]
+    first = branches()
+    edges = [(i, n + i) for i in range(n)] + [(n + i, 2 * n) for i in range(n)] + [(2 * n, 2 * n + 1), *chained, *back]
+    graph = Graph.from_dag(
+        [*(op.seconds for op in first.ops), *[1.0] * 2 * n], [*[LARGE] * n, *[1] * (n + 1), *[4] * 2 * n], edges
+    )
+    budget = LARGE + 2 * BRANCHES
+    given, found = (solve(graph, budget, solver="auto", time_limit=2, order=order) for order in ("given", "any"))
+    assert graph.seconds < found.bound <= found.cost < given.bound
+    assert (given.assumption, found.assumption) == (ORDER_GIVEN, ANY_SCHEDULE)
+
+
 def test_what_draws_or_updates_keeps_its_turn() -> None:
     graph = branches(in_turn=True)
     found = solve(graph, LARGE + 2 * BRANCHES, solver="anneal", time_limit=1, order="any")
