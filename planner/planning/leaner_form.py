@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from remat_planner.planner.gpu_allocator import AllocatorPeak
 from remat_planner.planner.planning.free_savings import is_free
+from remat_planner.planner.planning.schedule_cache import leanest_form
 from remat_planner.planner.planning.step import LeanerStep, Step, forms, in_chunks, leaner
 from remat_planner.schedules import Graph, InvalidScheduleError, Simulation, simulate
 from remat_planner.solvers import Deadline, Solution
@@ -61,7 +62,12 @@ def better_in_leaner_form(
         if _is_better(other, found, step.graph.seconds):
             best, found = _made_whole(step, lean, other, limit, peak_of) if other.status != "infeasible" else (lean, other)
     if isinstance(best, LeanerStep) and best.chunks:
-        return _in_better_chunks(step, best, found, solved, deadline)
+        best, found = _in_better_chunks(step, best, found, solved, deadline)
+    if found.status == "infeasible" and (known := leanest_form(step.graph)) is not None:
+        lean = leaner(step, **known)
+        other = solved(lean, (), deadline.remaining)  # a schedule of it is known, which takes no time
+        if _is_better(other, found, step.graph.seconds):
+            best, found = lean, other
     return best, found
 
 

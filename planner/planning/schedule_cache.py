@@ -1,4 +1,4 @@
-"""The schedules that this process has found, by their graph.
+"""The schedules that this process has found, by their graph, and the leanest form of each step.
 
 A later plan of the same graph starts from them. So the minimum that an error names succeeds as the next budget, and a larger
 budget never gives a slower plan. A step on inputs of other sizes often runs the same ops, and then the latest ones run it too.
@@ -7,6 +7,8 @@ budget never gives a slower plan. A step on inputs of other sizes often runs the
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 from remat_planner.schedules import Graph, InvalidScheduleError, simulate
 
@@ -15,11 +17,15 @@ _MOST_SCHEDULES = 32  # of one graph
 _MOST_OF_OTHER_SIZES = 4
 
 Steps = tuple[int, ...]
+Form = Mapping[str, Any]
+"""The arguments of ``leaner`` that make a form of a step."""
+
 _Key = tuple[object, ...]
 _Cache = OrderedDict[_Key, OrderedDict[Steps, None]]
 
 _known: _Cache = OrderedDict()
 _of_any_size: _Cache = OrderedDict()
+_leanest: OrderedDict[_Key, Form] = OrderedDict()
 
 
 def known_schedules(graph: Graph) -> tuple[Steps, ...]:
@@ -45,6 +51,18 @@ def remember_schedule(graph: Graph, steps: Steps) -> None:
     if steps:
         _remember(_known, _key(graph, graph.fingerprint), steps, _MOST_SCHEDULES)
         _remember(_of_any_size, _key(graph, graph.structure), steps, _MOST_OF_OTHER_SIZES)
+
+
+def leanest_form(graph: Graph) -> Form | None:
+    """The form in which a step needed least where no schedule of it was found; ``graph`` is that of eager's form."""
+    return _leanest.get(_key(graph, graph.fingerprint))
+
+
+def remember_leanest(graph: Graph, form: Form) -> None:
+    """Keep what ``leanest_form`` gives."""
+    _leanest[_key(graph, graph.fingerprint)] = form
+    while len(_leanest) > _MOST_GRAPHS:
+        _leanest.popitem(last=False)
 
 
 def _key(graph: Graph, digest: str) -> _Key:

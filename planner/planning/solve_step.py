@@ -12,8 +12,13 @@ from remat_planner.planner.planning.captures import remember_budget, remember_ca
 from remat_planner.planner.planning.free_savings import is_free, save_for_free
 from remat_planner.planner.planning.infeasible import no_schedule_error, update_error
 from remat_planner.planner.planning.leaner_form import better_in_leaner_form
-from remat_planner.planner.planning.schedule_cache import known_schedules, remember_schedule, schedules_of_other_sizes
-from remat_planner.planner.planning.step import Step, has_leaner_form
+from remat_planner.planner.planning.schedule_cache import (
+    known_schedules,
+    remember_leanest,
+    remember_schedule,
+    schedules_of_other_sizes,
+)
+from remat_planner.planner.planning.step import LeanerStep, Step, has_leaner_form
 from remat_planner.schedules import Graph, Schedule, simulate
 from remat_planner.solvers import Deadline, Reporter, Solution, Solver, solve
 
@@ -91,6 +96,8 @@ def schedule_step(
         )
     if solution.status == "infeasible":
         remember_schedule(step.graph, solution.minimum_steps)
+        if isinstance(step, LeanerStep):
+            remember_leanest(graph, {"whole": step.whole, "overwriting": step.overwriting, "chunks": step.chunks})
         raise no_schedule_error(step.graph, solution, limit, baseline, settings.order)
     if is_saving and not simulate(graph, solution.steps).traffic:
         saving = save_for_free(graph.without_transfers, solution, deadline, settings.order)

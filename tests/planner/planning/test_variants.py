@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import remat_planner
-from remat_planner.planner.planning import Settings, trace_step
+from remat_planner.planner.planning import Settings, least_budget, schedule_step, trace_step
 from remat_planner.planner.reports import one_line, plan_document, summarize
 from remat_planner.schedules import load_schedule
 
@@ -39,6 +40,15 @@ def _gradients(model: nn.Module, of: nn.Module, tokens: torch.Tensor) -> list[to
 
 
 @pytest.mark.slow
+def test_the_least_budget_is_found_again_in_little_time() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(0, CLASSES, (8, 64))
+    step = trace_step(Speaker(), (tokens,), settings=Settings(time_limit=6, variants="any", costs="h100"))
+    least = least_budget(step)  # of more chunks than are tried at first
+    hurried = replace(step, settings=replace(step.settings, time_limit=0.2))
+    assert schedule_step(hurried, least).peak_bytes <= least
+
+
 def test_less_memory_is_enough_where_bits_may_differ(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, tokens = Speaker(), torch.randint(0, CLASSES, (8, 16))
