@@ -25,6 +25,7 @@ _PNA = {"aggregators": ["mean", "max"], "scalers": ["identity", "amplification"]
 _OF_CLASS: dict[str, dict[str, Any]] = {
     "PNA": _PNA,
     "GraphMultisetTransformer": {"k": 4},
+    "DeepGCNLayer": {"conv": geometric.GCNConv(_WIDTH, _WIDTH), "norm": nn.LayerNorm(_WIDTH), "act": nn.ReLU()},
     "LINKX": {"num_nodes": _NODES},
     "MultiAggregation": {"aggrs": ["mean", "std", "softmax"]},
     "JumpingKnowledge": {"mode": "lstm", "channels": _WIDTH, "num_layers": 3},
@@ -114,7 +115,8 @@ def _options(part: type[nn.Module], sight: int) -> dict[str, Any]:
     known: dict[str, Any] = {
         **dict.fromkeys(("in_channels", "hidden_channels", "out_channels", "channels", "embedding_dim"), _WIDTH),
         **dict.fromkeys(("hidden_node_channels", "hidden_edge_channels", "dim_emb", "dim_pe_in", "dim_pe_out"), _WIDTH),
-        **dict.fromkeys(("int_emb_size", "basis_emb_size", "out_emb_channels", "num_spherical", "num_radial"), 4),
+        **dict.fromkeys(("int_emb_size", "basis_emb_size", "out_emb_channels"), 4),
+        **dict.fromkeys(("num_spherical", "num_radial"), 2),
         **dict.fromkeys(("num_layers", "num_relations", "num_edge_types", "num_node_types", "num_timesteps", "depth"), 2),
         **dict.fromkeys(("kernel_size", "filter_size", "processing_steps", "num_blocks", "num_bilinear", "patch_size"), 2),
         **dict.fromkeys(("edge_dim", "edge_type_emb_dim", "edge_attr_emb_dim"), _EDGE_WIDTH),
@@ -137,6 +139,7 @@ def _options(part: type[nn.Module], sight: int) -> dict[str, Any]:
         "mlp_g": nn.Linear(_WIDTH, _WIDTH),
         **dict.fromkeys(("conv", "encoder"), geometric.GCNConv(_WIDTH, _WIDTH)),
         "convs": {edge: geometric.SAGEConv(_WIDTH, _WIDTH) for edge in edges},
+        "discriminator": nn.Linear(_WIDTH, 1),
         "summary": _mean,
         "corruption": _turned,
     }
