@@ -135,6 +135,19 @@ def test_what_eager_does_not_train_says_why():
         trained_by_eager(Architecture("none", lambda: iter([])))
 
 
+def test_what_cannot_be_trained_is_told_from_what_the_zoo_does_not_know():
+    class Frozen(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).detach()
+
+    forms = ["ValueError: 5 dimensions", Candidate(Frozen(8, 8), (torch.randn(2, 8),))]
+    row = attempt("timm", Architecture("frozen", lambda: iter(forms)))
+    assert (row.verdict, row.detail) == ("not trainable", "NotBuiltError: no output has a gradient")
+    row = attempt("timm", Architecture("lacking", lambda: iter(["ValueError: 5", "ImportError: it requires pyg-lib"])))
+    assert (row.verdict, row.detail) == ("not trainable", "ImportError: it requires pyg-lib")
+    assert "0 of 0" in summary([row])
+
+
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(LibraryMissingError, match="pip install timm"):

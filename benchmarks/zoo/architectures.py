@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,14 @@ class LibraryMissingError(Exception):
 
 class NotBuiltError(Exception):
     """No tiny form of the architecture is known that eager trains."""
+
+
+class NotTrainableError(NotBuiltError):
+    """The architecture has nothing to train, or needs a library that is not installed: no form of it would be trained."""
+
+
+_NO_GRADIENT = "no output has a gradient"
+_LIBRARY_MISSING = re.compile("ImportError|ModuleNotFoundError")
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def loss_of(output: Any) -> torch.Tensor:
         return own.sum()
     leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
     if not leaves:
-        raise NotBuiltError("no output has a gradient")
+        raise NotBuiltError(_NO_GRADIENT)
     return torch.stack([leaf.float().pow(2).mean() for leaf in leaves]).sum()
 
 
@@ -86,7 +95,8 @@ def trained_by_eager(architecture: Architecture) -> Candidate:
     """The first candidate whose training step runs twice in eager, with a finite loss and some gradients.
 
     Raises:
-        NotBuiltError: there is none; the message has the reason of the first candidate.
+        NotTrainableError: none, since a library is missing, or since forwards run whose outputs have no gradient.
+        NotBuiltError: none else; the message has the reason of the first candidate.
     """
     reasons: list[str] = []
     candidates = architecture.candidates()
@@ -94,6 +104,9 @@ def trained_by_eager(architecture: Architecture) -> Candidate:
         try:
             candidate = next(candidates)
         except StopIteration:
+            lasting = [reason for reason in reasons if _LIBRARY_MISSING.match(reason) or _NO_GRADIENT in reason]
+            if lasting:
+                raise NotTrainableError(lasting[0]) from None
             raise NotBuiltError(reasons[0] if reasons else "nothing is known about its configuration") from None
         if isinstance(candidate, str):
             reasons.append(candidate)

@@ -14,7 +14,15 @@ from typing import Literal
 import torch
 
 import remat_planner
-from benchmarks.zoo.architectures import Architecture, Candidate, NotBuiltError, in_words, loss_of, trained_by_eager
+from benchmarks.zoo.architectures import (
+    Architecture,
+    Candidate,
+    NotBuiltError,
+    NotTrainableError,
+    in_words,
+    loss_of,
+    trained_by_eager,
+)
 from remat_planner.planner.planning import Settings, schedule_step, trace_step
 from remat_planner.schedules import RegionSchedule, Schedule
 
@@ -29,6 +37,7 @@ Verdict = Literal[
     "too slow",
     "crashed",
     "not trained by eager",
+    "not trainable",
 ]
 FAULTS: tuple[Verdict, ...] = ("wrong", "over budget", "foreign error", "crashed")
 
@@ -45,7 +54,8 @@ class Row:
         library: the library that it is from.
         name: the architecture.
         model: class of the model.
-        verdict: "infeasible" was planned, verified and right at the least budget that the error named.
+        verdict: "infeasible" was planned, verified and right at the least budget that the error named; "not trainable" lacks a
+            library or a gradient, "not trained by eager" has no form that the zoo knows.
         by_regions: whether the plan is one by regions.
         refusal: why the whole was refused, also where regions were planned; "" where it was not.
         detail: what is wrong, or the error.
@@ -71,6 +81,8 @@ def attempt(library: str, architecture: Architecture) -> Row:
     row = Row(library, architecture.name)
     try:
         row = _planned(row, trained_by_eager(architecture))
+    except NotTrainableError as error:
+        row = replace(row, verdict="not trainable", detail=str(error))
     except NotBuiltError as error:
         row = replace(row, verdict="not trained by eager", detail=str(error))
     except MemoryError as error:

@@ -29,6 +29,8 @@ _SHAPES = (
     (_CHANNELS, 9, 32, 32),
     (_CHANNELS, 16, 64, 64),
     (_CHANNELS, 4096),
+    (_CHANNELS, 8, 64, 64),
+    (_CHANNELS, 17, 64, 64),
 )
 """Shapes of the main input: pictures, clips, rows of tokens, waves."""
 
@@ -44,9 +46,46 @@ _OTHER_WIDTHS = (
 )
 """What errors say about an input that is too wide or too narrow: its width and the right one."""
 
-_OF_NUMBERS, _OF_FLOATS = 1009, 1013  # kinds of masks and times, beside the widths
-_FIRST_WIDTHS = {"main": 7, "text": 37, "text_2": 41, "pooled": 43, "second": 11, "image": 47, "masks": _OF_NUMBERS}
+_OF_NUMBERS, _OF_FLOATS, _OF_SAMPLES, _OF_FRAMES = 1009, 1013, 1019, 1021  # kinds of masks and times, beside the widths
+_FIRST_WIDTHS = {
+    "main": 7,
+    "text": 37,
+    "text_2": 41,
+    "pooled": 43,
+    "second": 11,
+    "image": 47,
+    "masks": _OF_NUMBERS,
+    "times": _OF_SAMPLES,
+}
 """Widths to begin with: different primes, so that an error that names one, or a multiple, tells which input it is about."""
+
+_SAID_BY_CONFIG = {
+    "main": (
+        "in_channels",
+        "io_channels",
+        "in_visual_dim",
+        "latent_channels",
+        "input_channels",
+        "audio_channels",
+        "latent_dim",
+    ),
+    "text": (
+        *("text_dim", "text_embed_dim", "joint_attention_dim", "cap_feat_dim", "cross_attention_input_dim", "text_hidden_dim"),
+        *("caption_channels", "context_in_dim", "cond_token_dim", "condition_dim", "llm_features_dim", "encoder_hid_dim"),
+        *("encoder_hidden_size", "cross_attention_dim", "embedding_dim"),
+    ),
+    "text_2": ("text_embed_2_dim", "cross_attention_dim_t5", "audio_cross_attention_dim"),
+    "pooled": ("pooled_projection_dim", "global_states_input_dim", "global_cond_dim", "embedding_dim"),
+    "second": ("audio_in_channels", "audio_acoustic_hidden_dim", "conditioning_channels", "in_channels"),
+    "image": ("image_embed_dim", "image_proj_dim", "image_dim", "cross_attention_dim"),
+}
+"""Names of widths in a model's configuration, for models whose errors do not tell them."""
+
+_OTHER_KINDS = {
+    "same dtype, but got Long": {"masks": _OF_FLOATS},
+    "not enough values to unpack (expected 2, got 1)": {"times": _OF_FRAMES},
+}
+"""What errors say about masks of another dtype, and about times that are one for each frame."""
 
 
 def possible_inputs(model: nn.Module) -> Iterator[dict[str, Any] | str]:
@@ -56,15 +95,36 @@ def possible_inputs(model: nn.Module) -> Iterator[dict[str, Any] | str]:
     if main is None:
         yield "no main input is known"
         return
+    config = dict(getattr(model, "config", {}))
+    shapes = list(_SHAPES)
     for optional in (False, True):
-        for shape in _SHAPES:
-            yield _corrected(model, main, shape, optional=optional)
+        for first in (_FIRST_WIDTHS, _FIRST_WIDTHS | _said_by(config)):
+            for shape in list(shapes):
+                form = _corrected(model, main, shape, first, optional=optional)
+                if isinstance(form, str) and _of_other_dimensions(form, len(shape) + 1):
+                    shapes.remove(shape)
+                yield form
 
 
-def _corrected(model: nn.Module, main: str, shape: tuple[int, ...], *, optional: bool) -> dict[str, Any] | str:
+def _of_other_dimensions(said: str, dimensions: int) -> bool:
+    """Whether the model never takes a main input of so many dimensions."""
+    words = (f"got {dimensions})", f"dimensions: got {dimensions} and", f"input.dim() = {dimensions} is not")
+    return any(word in said for word in words) or (dimensions > 3 and "Expected 2D (unbatched) or 3D" in said)
+
+
+def _said_by(config: dict[str, Any]) -> dict[str, int]:
+    """The widths that the configuration names."""
+    found = {key: [config.get(name) for name in names] for key, names in _SAID_BY_CONFIG.items()}
+    numbers = {key: [value for value in values if isinstance(value, int) and value > 0] for key, values in found.items()}
+    return {key: values[0] for key, values in numbers.items() if values}
+
+
+def _corrected(
+    model: nn.Module, main: str, shape: tuple[int, ...], first: dict[str, int], *, optional: bool
+) -> dict[str, Any] | str:
     """Inputs whose widths are put right until the forward runs; the last error where it never does."""
     config = dict(getattr(model, "config", {}))
-    widths = dict(_FIRST_WIDTHS)
+    widths = dict(first)
     said = ""
     for _ in range(_MOST_CORRECTIONS):
         inputs = _inputs(model, config, main, shape, widths, optional=optional)
@@ -73,8 +133,9 @@ def _corrected(model: nn.Module, main: str, shape: tuple[int, ...], *, optional:
                 model(**inputs)
         except Exception as error:
             said = in_words(error)
-            correction = {"masks": _OF_FLOATS} if "same dtype, but got Long" in said else _correction(said, widths)
-            if correction is None:
+            other = next((kind for words, kind in _OTHER_KINDS.items() if words in said), None)
+            correction = other or _correction(said, widths)
+            if correction is None or correction.items() <= widths.items():
                 return said
             widths |= correction
         else:
@@ -93,6 +154,11 @@ def _correction(said: str, widths: dict[str, int]) -> dict[str, int] | None:
             times = wrong // first
             if widths[key] == first and wrong == times * first and times and right % times == 0:
                 return {key: right // times}
+    wrong, right = numbers[::-1] if "but got" in said else numbers  # or beside others that are right
+    for key in ("second", "main"):
+        rest = wrong - widths[key]
+        if widths[key] == _FIRST_WIDTHS[key] and 0 < rest < right:
+            return {key: right - rest}
     return None
 
 
@@ -108,9 +174,22 @@ def _inputs(
     names = inspect.signature(model.forward).parameters
     known = _known(config, shape, widths) | {main: _random(shape, widths["main"])}
     required = {name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    for name in required - known.keys():
+        known[name] = _by_annotation(str(names[name].annotation), name)
     usual = {"timestep", "encoder_hidden_states", "pooled_projections", "txt_ids", "img_ids", "img_shapes", main}
     wanted = names.keys() & (required | usual | (_OPTIONAL if optional else set()))
     return {name: known[name] for name in known if name in wanted}
+
+
+def _by_annotation(annotation: str, name: str) -> Any:
+    """A value for an input of an unknown name."""
+    if "Tensor" not in annotation:
+        return 4 if "int" in annotation else 1.0 if "float" in annotation else False if "bool" in annotation else None
+    if name.endswith("mask"):
+        return torch.ones(BATCH, _TOKENS, dtype=torch.bool)
+    if name.endswith(("ids", "indices", "indexes", "tags", "type")):
+        return torch.zeros(BATCH, _TOKENS, dtype=torch.long)
+    return torch.randn(BATCH, _TOKENS, _FIRST_WIDTHS["text"])
 
 
 _OPTIONAL = {
@@ -119,6 +198,12 @@ _OPTIONAL = {
     "encoder_hidden_states_t5",
     "encoder_hidden_states_mask",
     "encoder_attention_mask",
+    "encoder_hidden_states_2",
+    "encoder_attention_mask_2",
+    "encoder_hidden_states_llama3",
+    "added_cond_kwargs",
+    "img_sizes",
+    "image_embeds",
     "text_embedding_mask",
     "text_embedding_mask_t5",
     "image_meta_size",
@@ -160,6 +245,8 @@ def _known(config: dict[str, Any], shape: tuple[int, ...], widths: dict[str, int
     numbers = torch.ones(BATCH, _TOKENS, dtype=torch.long)
     steps = torch.tensor([3, 7])
     ones, steps = (numbers, steps) if widths["masks"] == _OF_NUMBERS else (numbers.float(), steps / 10)
+    if widths["times"] == _OF_FRAMES:
+        steps = steps[:, None].expand(-1, frames).contiguous()
     pairs = torch.tensor([[64.0, 64.0]] * BATCH)
     return {
         "timestep": steps,
@@ -175,6 +262,20 @@ def _known(config: dict[str, Any], shape: tuple[int, ...], widths: dict[str, int
         "position_ids": torch.zeros(16 + _TOKENS, 3),
         "encoder_hidden_states": text,
         "encoder_hidden_states_t5": second,
+        "encoder_hidden_states_2": second,
+        "encoder_attention_mask_2": ones,
+        "encoder_hidden_states_llama3": [text] * 2,
+        "img_sizes": [(height, width)] * BATCH,
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(BATCH, widths["pooled"]),
+            "time_ids": torch.ones(BATCH, 6),
+            "resolution": None,
+            "aspect_ratio": None,
+        },
+        "control_type": torch.ones(BATCH, 6),
+        "control_type_idx": [0],
+        "video_rotary_emb": rotary,
+        "timestep_indices": torch.zeros(BATCH, 16, dtype=torch.long),
         "encoder_hidden_states_mask": numbers,
         "encoder_attention_mask": ones,
         "encoder_mask": ones,
@@ -226,7 +327,7 @@ def _known(config: dict[str, Any], shape: tuple[int, ...], widths: dict[str, int
         "indicator": torch.zeros(BATCH, 16 + _TOKENS, dtype=torch.long),
         "img_mask": torch.ones(BATCH, 16, dtype=torch.long),
         "chunk_partition": [2, 2],
-        "indices_latents": torch.arange(frames)[None],
+        "indices_latents": torch.arange(frames),
         "source_hidden_states": text,
         "target_input_ids": torch.randint(0, 30, (BATCH, _TOKENS)),
         "prior_token_id": torch.randint(0, 30, (BATCH, 16)),

@@ -17,6 +17,8 @@ from benchmarks.zoo.diffusers_inputs import possible_inputs
 from benchmarks.zoo.shrink import SCALES, Scale, Shrinker
 
 _MOST_PARAMETERS = 60_000_000
+_MOST_BUILT = 2
+_AXES = re.compile(r"axes_dims?(_rope)?|rope_axes_dim|rope_dim(_list)?")
 
 _FILLED = {
     "in_channels": 8,
@@ -48,6 +50,10 @@ _TINY = {
     "encoder_hidden_size": 32,
     "decoder_channels": 32,
     "multiple_of": 32,
+    "max_text_seq_length": 8,
+    "text_len": 8,
+    "text_len_t5": 8,
+    "num_embeddings": 8,
     "num_routed_experts": 4,
 }
 """The largest numbers of a tiny model, where the rules for all libraries are not for these names."""
@@ -89,10 +95,17 @@ def architectures() -> list[Architecture]:
 
 
 def _candidates(model_class: type[Any]) -> Iterator[Candidate | str]:
+    built = 0
     for scale in (Scale(image=16), *SCALES):
+        if built >= _MOST_BUILT:  # other numbers do not help where no input fits
+            return
+        earlier: dict[str, Any] = {}
         for filled in (False, True):
             try:
                 arguments = _arguments(model_class, scale, filled=filled)
+                if arguments == earlier:
+                    continue
+                earlier = arguments
                 with torch.device("meta"):
                     size = sum(parameter.numel() for parameter in model_class(**arguments).parameters())
                 if size > _MOST_PARAMETERS:
@@ -103,10 +116,10 @@ def _candidates(model_class: type[Any]) -> Iterator[Candidate | str]:
             except Exception as error:
                 yield in_words(error)
                 continue
+            built += 1
             yield from (
                 Candidate(model, (), inputs) if isinstance(inputs, dict) else inputs for inputs in possible_inputs(model)
             )
-            break
 
 
 def _arguments(model_class: type[Any], scale: Scale, *, filled: bool) -> dict[str, Any]:
@@ -117,11 +130,14 @@ def _arguments(model_class: type[Any], scale: Scale, *, filled: bool) -> dict[st
     tiny = {name: _tiny(shrinker, name, value) for name, value in given.items()}
     missing = {p.name for p in parameters if p.default is p.empty or (filled and p.default is None)}
     tiny |= {name: value for name, value in _FILLED.items() if name in missing}
+    for name in ("block_out_channels", "decoder_block_out_channels"):
+        if filled and isinstance(widths := given.get(name), (tuple, list)):  # in the proportions that they have
+            tiny[name] = type(widths)(min(128, 32 * width // min(widths)) for width in widths)
     # As many axes of a rotary embedding as before, which add up to the width of a head.
-    for name in ("axes_dims_rope", "axes_dim", "axes_dims", "rope_axes_dim", "rope_dim_list"):
-        if tiny.get(name):
-            rest = scale.head // 4 * 2
-            tiny[name] = type(tiny[name])([rest // 2, rest // 2, scale.head - rest][-len(tiny[name]) :])
+    for name, value in tiny.items():
+        if _AXES.fullmatch(name) and isinstance(value, (list, tuple)) and value:
+            rest = [scale.head // 4] * (len(value) - 1)
+            tiny[name] = type(value)([*rest, scale.head - sum(rest)])
     return tiny | _OF_CLASS.get(model_class.__name__, {})
 
 

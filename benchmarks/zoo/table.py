@@ -13,6 +13,7 @@ from benchmarks.zoo.attempt import Row, Verdict
 from benchmarks.zoo.reasons import reason_of
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+_UNTRAINED: tuple[Verdict, ...] = ("not trained by eager", "not trainable", "too slow")
 
 
 def read_rows(output: Path) -> list[Row]:
@@ -51,7 +52,7 @@ def _counted(rows: Sequence[Row]) -> list[str]:
     for library in sorted({row.library for row in rows}):
         of_library = [row for row in rows if row.library == library]
         counts = Counter(row.verdict for row in of_library)
-        trained = len(of_library) - counts["not trained by eager"] - counts["too slow"]
+        trained = len(of_library) - sum(counts[verdict] for verdict in _UNTRAINED)
         right = [row for row in of_library if row.verdict in ("whole", "regions", "infeasible")]
         whole = sum(not row.by_regions for row in right)
         shares = (f"{n} of {trained} ({n / max(1, trained):.0%})" for n in (whole, len(right)))

@@ -34,10 +34,12 @@ def emit(joint: Joint, graph: Graph, steps: Sequence[int]) -> Program:
     flow = Dataflow.of(joint, line, cuts)
     writer = GraphWriter(joint, flow, cuts)
     arguments = (*joint.parameter_nodes, *joint.buffer_nodes, *joint.input_nodes)
-    # Where an output is returned detached too, these are two tensors.
-    outputs = [None if i is None else (i, leaf.differentiable) for i, leaf in zip(flow.outputs, joint.outputs, strict=True)]
+    # Where an output is returned detached too, or as a view of its own form, these are two tensors, each with a gradient.
+    outputs = [
+        None if i is None else (i, leaf.node, leaf.differentiable) for i, leaf in zip(flow.outputs, joint.outputs, strict=True)
+    ]
     tensors = list(dict.fromkeys(output for output in outputs if output is not None))
-    returned = [instance for instance, _ in tensors]
+    returned = [instance for instance, *_ in tensors]
     sources = [line.sources[node] for node in arguments] + ([] if line.pools is None else [line.pools])
     forward, writes = writer.write(0, sources, returned)
     tangents = {line.instances[i].node: place for i, place in flow.places.items() if line.instances[i].kind == "tangent"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from torch import nn
 
 from remat_planner.planner.errors import RegionError
 from remat_planner.planner.measurement import KeptState, Loss
-from remat_planner.planner.module_paths import without_numbers
+from remat_planner.planner.module_paths import merged_names, without_numbers
 from remat_planner.planner.planning import state_signature
 from remat_planner.planner.regions.capture import CapturedRegion, GradientLayouts
 from remat_planner.planner.regions.discover import Discovery, discover
@@ -21,6 +22,11 @@ from remat_planner.tracer.errors import NothingToTrainError
 
 _MOST_DEPTH = 4
 """How deep to look inside blocks that cannot be planned; each level is one more forward."""
+
+_MOST_REASONS = 4
+"""How many reasons an error gives; there is one for each kind of block and of its parts."""
+
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,25 @@ def called_regions(
         if not blocks:
             break
     if not regions:
-        reasons = "; ".join(f"{name}: {why}" for name, why in refused.items()) or "the step calls none of them"
         raise RegionError(
-            f"none of the repeated blocks can be planned: {reasons}", names=tuple(dict.fromkeys((*wanted.blocks, *refused)))
+            f"none of the repeated blocks can be planned: {_reasons(refused)}",
+            names=tuple(dict.fromkeys((*wanted.blocks, *refused))),
         )
     return tuple(region for name, _ in model.named_modules() if name in regions for region in regions[name])
+
+
+def _reasons(refused: Mapping[str, Any]) -> str:
+    """Why blocks cannot be planned, each reason once, with the names that it holds for; the most common first.
+
+    Reasons that differ in numbers alone (sizes, lines) are one, in the words of the first block.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        alike.setdefault(_DIGITS.sub("#", str(why)), []).append(name)
+    common = sorted(alike.values(), key=len, reverse=True)  # of as many, the first
+    said = [f"{merged_names(names)}: {refused[names[0]]}" for names in common[:_MOST_REASONS]]
+    left = sum(map(len, common[_MOST_REASONS:]))
+    return "; ".join([*said, *([f"and {left:,} more for other reasons"] if left else [])]) or "the step calls none of them"
 
 
 def _why_not(model: nn.Module, discovery: Discovery, *, automatic: bool) -> dict[str, str]:

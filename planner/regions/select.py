@@ -39,7 +39,7 @@ def select_regions(model: nn.Module, wanted: str | type[nn.Module]) -> dict[str,
             model's own parts where nothing is repeated.
 
     Raises:
-        RegionError: no module is meant, or one region lies inside another.
+        RegionError: no module is meant, one region lies inside another, or ``wanted`` is something else (a list).
     """
     if wanted == AUTO_REGIONS:
         blocks = {name: block for name, block in repeated_blocks(model).items() if has_choices(block)} or parts_of("", model)
@@ -50,6 +50,12 @@ def select_regions(model: nn.Module, wanted: str | type[nn.Module]) -> dict[str,
     if isinstance(wanted, str):
         selected = {n: m for n, m in named.items() if _matches(n, wanted) or type(m).__name__ == wanted}
         selected = selected or _outermost({n: m for n, m in named.items() if _ends_with(n, wanted)})
+    elif not isinstance(wanted, type):
+        raise RegionError(
+            f'regions is a pattern of names ("model.layers.*"), a module class or "auto", not {type(wanted).__name__}: '
+            'give one pattern that matches all of them ("*.layers.*")',
+            names=(),
+        )
     else:
         selected = {n: m for n, m in named.items() if isinstance(m, wanted)}
     if not selected:

@@ -38,8 +38,10 @@ _address = torch.Tensor.data_ptr
 
 
 def _is_users_hook(hook: Any) -> bool:
-    """Whether ``hook`` is not PyTorch's own, as that with which ``fully_shard`` gathers parameters, which takes no gradient."""
-    return not str(getattr(getattr(hook, "func", hook), "__module__", "")).startswith("torch.")
+    """Whether ``hook`` is neither PyTorch's own, as that with which ``fully_shard`` gathers parameters and which takes no
+    gradient, nor the planner's, which notes how gradients arrive at a region from outside.
+    """
+    return not str(getattr(getattr(hook, "func", hook), "__module__", "")).startswith(("torch.", "remat_planner."))
 
 
 class StepState:

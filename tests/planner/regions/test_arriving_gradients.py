@@ -127,3 +127,38 @@ def test_the_gradient_of_an_input_that_another_operator_made_keeps_its_strides()
     schedule = remat_planner.plan(model, (x,), budget="100%", regions="blocks.*", time_limit=2, verify=False)
     found = remat_planner.verify(model, schedule, (x,))
     assert found.identical, found.differences
+
+
+class _Collecting(nn.Module):
+    """Returns what its blocks return, one output of which each block computes the other from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"up": nn.Linear(16, 16), "down": nn.Linear(16, 16)}) for _ in range(2))
+        for block in self.blocks:
+            block.forward = lambda x, block=block: _seen_and_used(block, x)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = []
+        for block in self.blocks:
+            x, hidden = block(x)
+            found.append(hidden)
+        return (x, *found)
+
+
+def _seen_and_used(block: nn.ModuleDict, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden = block["up"](x).tanh()
+    return block["down"](hidden).exp(), hidden
+
+
+@pytest.mark.slow
+def test_outputs_that_a_region_reads_itself_and_the_model_returns_are_planned():
+    """The planner's own look at the gradients that arrive was taken for a user's hook, and refused."""
+    torch.manual_seed(0)
+    model, x = _Collecting(), torch.randn(32, 16)
+
+    def loss(output: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return torch.stack([one.square().mean() for one in output]).sum()
+
+    schedule = remat_planner.plan(model, (x,), budget="100%", regions="blocks.*", loss=loss, time_limit=1, verify=False)
+    assert remat_planner.verify(model, schedule, (x,), loss=loss).identical

@@ -198,3 +198,12 @@ def test_refusals_and_sources_name_the_models_own_line():
     schedule = remat_planner.plan(model, (tokens,), budget="100%", regions="layers.0")
     sources = {op.source.rpartition(":")[0].rpartition("/")[2] for op in schedule.regions["layers.0"].graph.ops if op.source}
     assert sources == {"helpers.py"}
+
+
+def test_a_reason_that_holds_for_many_blocks_is_given_once():
+    model, x = decoder()
+    model.layers = nn.ModuleList(ReadsAValue() for _ in range(6))
+    with pytest.raises(RegionError, match=r"can be planned: layers\.0-5: .*reads a value") as caught:
+        remat_planner.plan(model, (x,), budget="75%", regions="auto")
+    assert str(caught.value).count("reads a value") == 1
+    assert "layers.5" in caught.value.names

@@ -22,6 +22,8 @@ def test_a_name_that_matches_nothing_lists_what_is_near():
         select_regions(model, nn.LSTM)
     with pytest.raises(RegionError, match="no modules inside"):
         select_regions(nn.Linear(2, 2), "auto")
+    with pytest.raises(RegionError, match=r"not list: give one pattern that matches all of them"):
+        select_regions(model, ["layers.0", "layers.1"])  # type: ignore[arg-type]
 
 
 def test_a_pattern_matches_part_by_part():

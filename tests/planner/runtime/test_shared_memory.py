@@ -88,3 +88,34 @@ def test_an_output_in_the_memory_of_an_input_is_not_followed_to_the_input():
     flat.mul_(2)
     with pytest.raises(ChangedInBetweenError, match="that of an input or parameter"):
         (flat.sum() + x.square().sum()).backward()
+
+
+class SameForm(nn.Module):
+    """A result and views of it in its own form, one of which the forward reads itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h = self.linear(x).tanh()
+        rows = h.reshape(-1, 16)
+        return rows.exp(), rows, h, h.view(64, 16), h
+
+
+def _squares(output: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return torch.stack([one.square().mean() * (k + 1) for k, one in enumerate(output)]).sum()
+
+
+def test_views_of_the_same_form_are_outputs_of_their_own():
+    """Returned as one tensor, autograd would add up the gradients of both before those that the forward's own readers send."""
+    torch.manual_seed(0)
+    model, x = SameForm(), torch.randn(64, 16)
+    eager = copy.deepcopy(model)
+    step = planned(model, (x,), loss=_squares)
+    output = step(x)
+    assert output[1] is not output[2]
+    assert output[2] is output[4]
+    _squares(output).backward()
+    _squares(eager(x)).backward()
+    assert equal(gradients(step), gradients(eager))
