@@ -20,6 +20,7 @@ __all__ = [
     "error_within",
     "given_bytes",
     "merged",
+    "most_compilations",
     "outside_tracing",
     "overwritten_inputs",
     "partitioner_missing",
@@ -101,6 +102,11 @@ def compiled_frame() -> tuple[int, int]:
     if compiling is None or compiling.frame_id is None:
         return 0, 0
     return compiling.frame_id, compiling.frame_compile_id or 0
+
+
+def most_compilations() -> int:
+    """How often ``torch.compile`` compiles the function that it is compiling; for further inputs it runs it as it is."""
+    return int(torch._dynamo.config.recompile_limit)
 
 
 def error_within(error: Exception) -> Exception:

@@ -19,7 +19,7 @@ __all__ = [
     "grows_to",
     "is_marked",
     "is_symbolic_number",
-    "name_of",
+    "names_of",
     "number_at",
     "number_now",
     "shape_expressions",
@@ -79,10 +79,11 @@ def number_now(environment: Any, symbol: Symbol) -> int | float | None:
     return None if number is None else (int(number) if number.is_Integer else float(number))
 
 
-def name_of(environment: Any, symbol: Symbol) -> str:
-    """The size of which input it is, as in ``x.size()[0]``."""
-    sources = environment.var_to_sources.get(symbol)
-    return re.sub(r"\bL\['(\w+)'\]", r"\1", str(sources[0].name)) if sources else str(symbol)
+def names_of(environment: Any, symbol: Symbol) -> list[str]:
+    """The sizes of inputs that it is, as in ``x.size()[0]``, those that are equal in all calls among them."""
+    symbols = [symbol, *(other for other, found in environment.replacements.items() if found == symbol)]
+    sources = [source for one in symbols for source in environment.var_to_sources.get(one, ())]
+    return [re.sub(r"\bL\['(\w+)'\]", r"\1", str(source.name)) for source in sources] or [str(symbol)]
 
 
 def added_condition(environment: Any, symbol: Symbol, at_most: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -15,8 +17,16 @@ from remat_planner.planner.partition.part import CompiledPart, bytes_after, step
 from remat_planner.planner.partition.partitioner import Graphs, Room, partition
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.planning import Budget, parse_budget
-from remat_planner.planner.torch_inductor import compiled_frame, compiled_with, given_bytes, partitioner_missing
+from remat_planner.planner.torch_inductor import (
+    compiled_frame,
+    compiled_with,
+    given_bytes,
+    most_compilations,
+    partitioner_missing,
+)
 from remat_planner.tracer.refusals import refuse_sharded_call
+
+logger = logging.getLogger("remat_planner")
 
 
 def budgeted_backend(budget: int | str) -> BudgetedBackend:
@@ -73,6 +83,7 @@ class BudgetedBackend:
         self._always = always
         self._searches = searches
         self._given: dict[tuple[int, int], dict[int, int]] = {}  # for each graph the bytes of what it is given
+        self._compilations: Counter[int] = Counter()  # of each function
         self._largest: dict[str, int] = {}  # the largest of sizes that may change, by their names
 
     @property
@@ -102,6 +113,14 @@ class BudgetedBackend:
         refuse_sharded_call(inputs)
         check_compiler("inductor", [value for value in inputs if isinstance(value, torch.Tensor)])
         frame = compiled_frame()
+        self._compilations[frame[0]] += 1
+        if self._compilations[frame[0]] == most_compilations():
+            logger.warning(
+                "torch.compile has compiled %d forms of the inputs, its limit: for others it runs the model in eager, whatever "
+                "the budget. Use remat_planner.compile(..., shapes=...), which compiles once for ranges of sizes, or raise "
+                "torch._dynamo.config.recompile_limit",
+                most_compilations(),
+            )
         given = given_bytes(module, inputs)
         self._given = {other: found for other, found in self._given.items() if other[1] == frame[1]}
         self._given[frame] = {key: now for key, (now, _) in given.items()}

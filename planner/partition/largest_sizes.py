@@ -23,7 +23,7 @@ from remat_planner.planner.torch_symbols import (
     grows_to,
     is_marked,
     is_symbolic_number,
-    name_of,
+    names_of,
     number_at,
     number_now,
     shape_expressions,
@@ -114,12 +114,13 @@ def largest_sizes(graph: fx.Graph, seen: MutableMapping[str, int]) -> LargestSiz
             )
         # A bound that follows from what the model does is often a huge one.
         if now is not None and not is_marked(environment, symbol):
-            name = name_of(environment, symbol)
-            seen[name] = max(int(now), seen.get(name, 0))
-            if most is None or seen[name] < most:
-                most = seen[name]
+            names = names_of(environment, symbol)
+            largest = max(int(now), *(seen.get(name, 0) for name in names))
+            seen.update(dict.fromkeys(names, largest))
+            if most is None or largest < most:
+                most = largest
                 added_condition(environment, symbol, most)
-            stated.append(f"{name} = {most}")
+            stated.append(f"{names[0]} = {most}")
         assert most is not None
         numbers[symbol], bounds[symbol] = most, (least, most)
     if stated:

@@ -139,6 +139,17 @@ def test_each_shape_counts_its_own_inputs(monkeypatch: pytest.MonkeyPatch):
         assert backend.constant_bytes == 4 * (64 * 64 + 64) + x.nbytes
 
 
+def test_the_last_form_that_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """For the next ones ``torch.compile`` runs eager, above the budget."""
+    monkeypatch.setattr(backends, "compiled_with", lambda *_: lambda *_: (torch.zeros((), requires_grad=True),))
+    compiled = torch.compile(Perceptron(1), backend=remat_planner.budgeted_backend("1GB"), dynamic=False)
+    with torch._dynamo.config.patch(recompile_limit=2), caplog.at_level("WARNING", "remat_planner"):
+        compiled(torch.randn(4, 64))
+        assert not caplog.messages
+        compiled(torch.randn(8, 64))
+    assert ["compiled 2 forms of the inputs, its limit" in message for message in caplog.messages] == [True]
+
+
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
     distributed = pytest.importorskip("torch.distributed")

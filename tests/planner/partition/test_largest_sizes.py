@@ -72,6 +72,16 @@ def test_the_graph_has_the_largest_sizes_seen():
     assert not any(is_symbolic_number(n) for node in largest.nodes for n in pytree.tree_leaves(node.args))
 
 
+def test_sizes_that_are_equal_are_remembered_by_each_name():
+    """A later compilation may be for calls in which they are not."""
+    x, y = rows(8), torch.ones(8, 5)
+    for tensor in (x, y):
+        torch._dynamo.mark_dynamic(tensor, 0)
+    seen: dict[str, int] = {}
+    sizes_of(lambda x, y: (x * y).sum(), x, y, dynamic=None, seen=seen)
+    assert seen == {"x.size()[0]": 8, "y.size()[0]": 8}
+
+
 def test_a_marked_range_is_planned_at_its_end():
     x = rows(8)
     torch._dynamo.mark_dynamic(x, 0, min=4, max=64)

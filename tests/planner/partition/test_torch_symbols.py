@@ -17,7 +17,7 @@ from remat_planner.planner.torch_symbols import (
     grows_to,
     is_marked,
     is_symbolic_number,
-    name_of,
+    names_of,
     number_at,
     number_now,
     shape_expressions,
@@ -39,7 +39,7 @@ def test_a_symbol_and_what_is_known_about_it(fake: torch.Tensor):
     environment = environment_of(fake)
     assert environment is environment_of(fake.shape[0])
     assert (number_now(environment, symbol), bounds_of(environment, symbol)) == (8, (2, None))
-    assert name_of(environment, symbol) == "x.size()[0]"
+    assert names_of(environment, symbol) == ["x.size()[0]"]
     assert is_symbolic_number(fake.shape[0])
     assert not is_symbolic_number(fake.shape[1])
     assert shape_expressions(fake.t()) == {symbol}
