@@ -98,10 +98,14 @@ def partition(
     judged = found.judged
     part = _part(frame, step, judged, fastest, bound)
     if not found.fits and not always:
+        fits = f"fits no partition into {format_bytes_both(most)} of activations and gradients"
+        if most < 0:
+            over = format_bytes_both(-most)
+            fits = f"has no room: parameters, buffers, inputs and what earlier graphs save are {over} over the budget"
         raise InfeasibleBudgetError(
-            f"torch.compile's graph {frame[0]}/{frame[1]} fits no partition into {format_bytes_both(most)} of activations and "
-            f"gradients. The least that was found is {format_bytes_both(judged.peak)}, {composition(part)}. A partition "
-            "computes each value at most once more; remat_planner.plan and apply_schedule can go lower",
+            f"torch.compile's graph {frame[0]}/{frame[1]} {fits}. The least that was found is "
+            f"{format_bytes_both(judged.peak)}, {composition(part)}. A partition computes each value at most once more; "
+            "remat_planner.plan and apply_schedule can go lower",
             budget=most,
             minimum=judged.peak,
             bottleneck=part.at_peak.kernel,

@@ -126,6 +126,10 @@ def test_without_any_room_the_lowest_is_taken_or_refused():
     assert isinstance(refused.value.inner_exception, InfeasibleBudgetError)
     assert refused.value.inner_exception.budget == 1
     assert refused.value.inner_exception.minimum == parts[0].peak_bytes
+    assert "fits no partition into 1 B" in str(refused.value)
+    torch._dynamo.reset()
+    with pytest.raises(BackendCompilerFailed, match=r"inputs and what earlier graphs save are 5 B over the budget"):
+        gradients(model, backend_within(lambda _: -5, parts))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
