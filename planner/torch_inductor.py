@@ -18,7 +18,9 @@ __all__ = [
     "convolves_images",
     "divided",
     "error_within",
+    "given_bytes",
     "merged",
+    "most_compilations",
     "outside_tracing",
     "overwritten_inputs",
     "partitioner_missing",
@@ -74,6 +76,19 @@ def convolves_images(module: fx.GraphModule) -> bool:
     return any(node.all_input_nodes[0].meta["val"].dim() > 3 for node in found)
 
 
+def given_bytes(module: fx.GraphModule, inputs: Sequence[Any]) -> dict[int, tuple[int, Any]]:
+    """Bytes of the memory of the leaves among the ``inputs`` of a graph that Dynamo captured.
+
+    For each memory, by its key: those that it has now, and those of the fake in the graph, which may depend on sizes.
+    """
+    found = {}
+    for node, value in zip(module.graph.find_nodes(op="placeholder"), inputs, strict=True):
+        if isinstance(value, torch.Tensor) and value.is_leaf:
+            storage, fake = value.untyped_storage(), node.meta.get("example_value", value)
+            found[storage._cdata] = storage.nbytes(), fake.untyped_storage().nbytes()
+    return found
+
+
 def overwritten_inputs() -> tuple[int, ...]:
     """While a joint graph is partitioned: positions of the inputs that the caller of the forward overwrites after it."""
     context = torch._guards.TracingContext.try_get()
@@ -87,6 +102,11 @@ def compiled_frame() -> tuple[int, int]:
     if compiling is None or compiling.frame_id is None:
         return 0, 0
     return compiling.frame_id, compiling.frame_compile_id or 0
+
+
+def most_compilations() -> int:
+    """How often ``torch.compile`` compiles the function that it is compiling; for further inputs it runs it as it is."""
+    return int(torch._dynamo.config.recompile_limit)
 
 
 def error_within(error: Exception) -> Exception:
@@ -113,9 +133,16 @@ def merged(joint: fx.GraphModule) -> None:
 
 
 def divided(
-    joint: fx.GraphModule, saved: Sequence[fx.Node], forward_results: int, static: Sequence[int]
+    joint: fx.GraphModule,
+    saved: Sequence[fx.Node],
+    numbers: Sequence[fx.Node],
+    forward_results: int,
+    static: Sequence[int],
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Forward and backward of ``joint``. The forward returns ``saved`` to the backward, which recomputes all else late."""
+    """Forward and backward of ``joint``. The forward returns ``saved`` to the backward, which recomputes all else late.
+
+    It also returns those of ``numbers``, which depend on sizes, that the backward reads.
+    """
     from torch._functorch import partitioners
     from torch._functorch.partitioners import raise_getitems  # type: ignore[attr-defined]
 
@@ -123,7 +150,7 @@ def divided(
     forward, backward = partitioners._extract_fwd_bwd_modules(
         joint,
         list(saved),
-        [],
+        list(numbers),
         num_fwd_outputs=forward_results,
         static_lifetime_input_nodes=torch.utils._ordered_set.OrderedSet(primals[k] for k in static),
     )

@@ -109,7 +109,8 @@ planner.measurement     distributed torch_private tracer.costs tracer.joint trac
 planner.memory_table    errors planning reports training_state schedules tracer tracer.joint tracer.record
 planner.model_loading   formatting tracer.errors tracer.on_paper tracer.operators tracer.record tracer.torch_private
 planner.module_paths    -
-planner.partition       compile errors formatting measurement plan planning torch_inductor solvers.milp tracer.costs
+planner.partition       compile errors formatting measurement plan planning torch_inductor torch_symbols schedules solvers.milp
+                        tracer.costs
                         tracer.fusion tracer.joint tracer.refusals
 planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
@@ -124,6 +125,7 @@ planner.runtime         codegen compile copies distributed errors formatting pla
                         tracer tracer.functions tracer.joint tracer.lower tracer.python_state tracer.record tracer.sizes
 planner.torch_inductor  -
 planner.torch_private   -
+planner.torch_symbols   -
 planner.training_state  distributed errors measurement module_paths torch_private schedules tracer tracer.costs
 planner.verified_plan   distributed errors formatting measurement planning training_state verify schedules tracer.costs
                         tracer.torch_private

@@ -15,7 +15,7 @@ from remat_planner.planner.partition import CompiledStep, compile, compiled_step
 from remat_planner.planner.planning import AUTO, budget_on_device
 from remat_planner.planner.reports import fact_table
 
-_MEANS_SOMETHING = ("model", "budget", "compiler", "as_json", "quiet")
+_MEANS_SOMETHING = ("model", "budget", "compiler", "shapes", "as_json", "quiet")
 
 
 def compiled_command(result: SafeConsole, asked: PlanArguments) -> None:
@@ -31,14 +31,17 @@ def compiled_command(result: SafeConsole, asked: PlanArguments) -> None:
         limit = budget_on_device(asked.budget, loaded.model, "measure")
         stages.stage("Compiling and measuring")
         budget = limit.resolve(0) if asked.budget == AUTO else asked.budget
-        step = compiled_step(compile(loaded.model, loaded.args, loaded.kwargs, budget=budget, loss=loaded.loss))
+        step = compiled_step(
+            compile(loaded.model, loaded.args, loaded.kwargs, budget=budget, loss=loaded.loss, shapes=asked.shapes)
+        )
     if asked.as_json:
         print_document(result, _document(step))
     elif asked.quiet:
         result.print(_one_line(step), soft_wrap=True)
     else:
         loss = "" if loaded.loss is None else ", loss=loss"
-        result.print(fact_table(_facts(step, limit.describe(step.budget_bytes), f'budget="{asked.budget}"{loss}')))
+        shapes = "" if asked.shapes is None else f', shapes="{asked.shapes}"'
+        result.print(fact_table(_facts(step, limit.describe(step.budget_bytes), f'budget="{asked.budget}"{loss}{shapes}')))
 
 
 def _refuse_other_options(asked: PlanArguments) -> None:

@@ -77,6 +77,14 @@ class ToleranceCheck:
         """Leave what has that name out of the result."""
         del self._compared[name]
 
+    def difference(self, name: str) -> float:
+        """The difference of one tensor, as a share of the largest magnitude of the expected one."""
+        return max((difference for difference, _ in self._compared[name]), default=0.0)
+
+    def is_close(self, name: str) -> bool:
+        """Whether the difference of one tensor does not exceed the square root of its dtype's epsilon."""
+        return all(difference <= tolerance for difference, tolerance in self._compared[name])
+
     @property
     def largest_difference(self) -> float:
         """The largest difference of any tensor, as a share of the largest magnitude of the expected one."""
@@ -94,7 +102,7 @@ class ToleranceCheck:
     @property
     def all_close(self) -> bool:
         """Whether no difference exceeds the square root of its dtype's epsilon (3.5e-4 for float32, 0.09 for bfloat16)."""
-        return all(difference <= tolerance for parts in self._compared.values() for difference, tolerance in parts)
+        return all(map(self.is_close, self._compared))
 
     def _difference(self, name: str, expected: torch.Tensor, actual: torch.Tensor) -> tuple[float, float]:
         actual = actual.to(expected.device)

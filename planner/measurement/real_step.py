@@ -19,7 +19,7 @@ Loss = Callable[..., torch.Tensor]
 
 
 def one_step(
-    called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None, *, drop_outputs: bool = False
+    called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None, *, drop_outputs: bool = False
 ) -> Callable[[], Any]:
     """A function that runs forward, loss and backward of ``called`` once, and returns the output and the loss.
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from remat_planner.planner.errors import BudgetError, CompilerError, InfeasibleBudgetError
+from remat_planner.planner.errors import BudgetError, CompilerError, InfeasibleBudgetError, ShapesError
 from remat_planner.planner.formatting import format_bytes_both, format_percent
 from remat_planner.planner.measurement import KeptState, Loss, device_of, measure_peak, one_step, state_restored
 from remat_planner.planner.partition.backend import BudgetedBackend
@@ -20,8 +21,10 @@ from remat_planner.planner.partition.compared_gradients import largest_differenc
 from remat_planner.planner.partition.part import CompiledPart, composition
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.plan import refuse_applied
-from remat_planner.planner.planning import Budget, parse_budget
+from remat_planner.planner.planning import Budget, InputForm, parse_budget, size_ranges
 from remat_planner.planner.torch_inductor import error_within
+from remat_planner.planner.torch_symbols import constraint_violated
+from remat_planner.schedules import SizeRange
 from remat_planner.tracer.joint import tensor_inputs
 from remat_planner.tracer.refusals import refuse_model, refuse_without_backward
 
@@ -80,8 +83,12 @@ def compile(  # noqa: A001
     *,
     budget: int | str,
     loss: Loss | None = None,
+    shapes: str | None = None,
 ) -> nn.Module:
     """``torch.compile(model, dynamic=False)``, with a step within ``budget`` as measured.
+
+    With ``shapes`` one compilation serves ranges of sizes: it is planned and measured at the largest ones, and takes no more
+    at smaller ones.
 
     The model is compiled with ``budgeted_backend``, and a step on these inputs runs: forward, loss and backward. Its gradients
     are compared with eager's, unless the step draws random numbers or eager's does not fit the device. Where its peak
@@ -96,12 +103,15 @@ def compile(  # noqa: A001
         budget: bytes of the whole step: parameters, buffers, inputs, activations and gradients; or a share ("70%") of the
             peak of the fastest partition, as predicted, and as measured where that is compiled.
         loss: output -> scalar, where the output carries none.
+        shapes: ranges of sizes, ``"batch=1..8, tokens=128..4096"``, as in ``plan``; the inputs are of the largest ones.
+            Without, each shape is compiled by itself.
 
     Raises:
         InfeasibleBudgetError: no partition is within the budget, or the measured peaks stay above it.
         BudgetError: the budget is none, or "min".
         CompilerError: inductor cannot be used here, or this release of PyTorch has no place for a partitioner, or
             ``torch.compile`` captured nothing of the model, or a gradient is not eager's.
+        ShapesError: ``shapes`` are no ranges of these inputs, or the model cannot be compiled for such ranges.
         AlreadyAppliedError: the model, or a module inside it, has a schedule.
         tracer.ModelNotSupportedError: the model is compiled already, wrapped for several ranks, or no module.
         tracer.NothingToTrainError: nothing in the step gets a gradient.
@@ -113,8 +123,9 @@ def compile(  # noqa: A001
         raise BudgetError('a compiled step has no least budget: write a number of bytes, such as "40GB", or a share, "60%"')
     kwargs = dict(kwargs or {})
     refuse_without_backward(model, tensor_inputs(args, kwargs))
+    ranges = () if shapes is None else size_ranges(shapes, InputForm(args, kwargs))
     with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
-        compiled, step = _Compilation(model, args, kwargs, loss, wanted, state).within_budget()
+        compiled, step = _Compilation(model, args, kwargs, loss, wanted, ranges, state).within_budget()
     _steps[compiled] = step
     logger.info(
         "compiled within %s: %s measured, %s predicted, %s more time than without a budget",
@@ -142,6 +153,7 @@ class _Compilation:
     kwargs: dict[str, Any]
     loss: Loss | None
     budget: Budget
+    ranges: tuple[SizeRange, ...]
     state: KeptState
 
     def within_budget(self) -> tuple[nn.Module, CompiledStep]:
@@ -152,7 +164,8 @@ class _Compilation:
         fits: tuple[nn.Module, CompiledStep] | None = None
         for attempt in range(1, ATTEMPTS + 1):
             backend = BudgetedBackend(self.budget, earlier=earlier, less=less, always=True, searches=searches)
-            compiled: Any = torch.compile(self.model, backend=backend, dynamic=False)
+            # With ranges their dimensions are marked in each call; others are symbols where a later call has another size.
+            compiled: Any = torch.compile(self.model, backend=backend, dynamic=None if self.ranges else False)
             measured = self._constant_bytes() + self._peak(compiled)
             if not backend.parts:
                 raise CompilerError(
@@ -200,16 +213,32 @@ class _Compilation:
         """Measured peak of the second step, in bytes above the constant ones: the first compiles."""
         device = device_of(self.model)
         try:
-            one_step(compiled, self.args, self.kwargs, self.loss)()
+            self._step(compiled)()
         except Exception as error:
+            if constraint_violated(error):
+                raise ShapesError(
+                    f"torch.compile captures this {type(self.model).__name__} for fewer sizes than "
+                    f"{', '.join(map(str, self.ranges))}: leave shapes out, and each size is compiled by itself. It says: "
+                    f"{error}",
+                    number=None,
+                ) from error
             raise error_within(error) from error
         self.state.restart()
-        peak = measure_peak(one_step(compiled, self.args, self.kwargs, self.loss), device)
+        peak = measure_peak(self._step(compiled), device)
         self.state.restart()
         return peak
 
+    def _step(self, called: nn.Module) -> Callable[[], Any]:
+        def with_ranges(*args: Any, **kwargs: Any) -> Any:
+            tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+            for index, dim in (place for of in self.ranges for place in of.dims):
+                torch._dynamo.mark_dynamic(tensors[index], dim)  # copies of the inputs, which stay as they are
+            return called(*args, **kwargs)
+
+        return one_step(with_ranges, self.args, self.kwargs, self.loss)
+
     def _compared(self, compiled: nn.Module, step: CompiledStep) -> CompiledStep:
-        eager, with_budget = (one_step(called, self.args, self.kwargs, self.loss) for called in (self.model, compiled))
+        eager, with_budget = self._step(self.model), self._step(compiled)
         return replace(step, largest_difference=largest_difference(self.model, eager, with_budget, self.state.restart))
 
     def _constant_bytes(self) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
 
-from remat_planner.planner.errors import InfeasibleBudgetError, ShapesError
+from remat_planner.planner.errors import InfeasibleBudgetError
 from remat_planner.planner.formatting import format_bytes_both
 from remat_planner.planner.partition.bound import seconds_at_least
+from remat_planner.planner.partition.largest_sizes import LargestSizes
 from remat_planner.planner.partition.part import CompiledPart, composition
 from remat_planner.planner.partition.search import Search
 from remat_planner.planner.torch_inductor import divided, merged, outside_tracing, overwritten_inputs
+from remat_planner.planner.torch_symbols import is_symbolic_number
 from remat_planner.tracer.costs import op_costs
 from remat_planner.tracer.fusion import (
     FusedStep,
@@ -57,6 +58,7 @@ def partition(
     forward_results: int,
     static: Sequence[int],
     *,
+    sizes: LargestSizes,
     frame: tuple[int, int],
     limit: Callable[[int], Room],
     between: int,
@@ -69,6 +71,7 @@ def partition(
         joint: the graph that inductor gets; it is changed.
         forward_results: number of results of the forward.
         static: positions of the parameters and buffers among the inputs.
+        sizes: those that the partition is planned for.
         frame: of the part.
         limit: what there is room for, from the peak of the fastest partition.
         between: bytes that other graphs take between this forward and its backward.
@@ -77,15 +80,14 @@ def partition(
 
     Raises:
         InfeasibleBudgetError: no partition is within the limit; not with ``always``.
-        ShapesError: the graph is for shapes that may change.
     """
-    _refuse_symbolic(joint.graph)
     merged(joint)
     flat = _flat_images(joint.graph)
     _separate_late_additions(joint.graph)
-    form = _form(joint, between)
+    graph = sizes.graph(joint.graph)
+    form = _form(joint.code, graph, between)
     if form not in searches:
-        searches[form] = Search(_step(joint.graph, forward_results, between), seconds=SEARCH_SECONDS)
+        searches[form] = Search(_step(graph, forward_results, between), seconds=SEARCH_SECONDS)
     search = searches[form]
     step = search.step
     fastest = search.fastest
@@ -96,24 +98,29 @@ def partition(
     judged = found.judged
     part = _part(frame, step, judged, fastest, bound)
     if not found.fits and not always:
+        fits = f"fits no partition into {format_bytes_both(most)} of activations and gradients"
+        if most < 0:
+            over = format_bytes_both(-most)
+            fits = f"has no room: parameters, buffers, inputs and what earlier graphs save are {over} over the budget"
         raise InfeasibleBudgetError(
-            f"torch.compile's graph {frame[0]}/{frame[1]} fits no partition into {format_bytes_both(most)} of activations and "
-            f"gradients. The least that was found is {format_bytes_both(judged.peak)}, {composition(part)}. A partition "
-            "computes each value at most once more; remat_planner.plan and apply_schedule can go lower",
+            f"torch.compile's graph {frame[0]}/{frame[1]} {fits}. The least that was found is "
+            f"{format_bytes_both(judged.peak)}, {composition(part)}. A partition computes each value at most once more; "
+            "remat_planner.plan and apply_schedule can go lower",
             budget=most,
             minimum=judged.peak,
             bottleneck=part.at_peak.kernel,
             proven=math.isinf(bound),
         )
-    graphs = divided(joint, _passed(joint.graph, step, judged, flat), forward_results, static)
+    passed = _passed(joint.graph, step, judged, flat)
+    graphs = divided(joint, passed, _numbers(joint.graph), forward_results, static)
     return graphs, part
 
 
-def _form(joint: fx.GraphModule, between: int) -> str:
+def _form(code: str, graph: fx.Graph, between: int) -> str:
     """What two graphs have in common of which one search will do."""
-    values = [node.meta.get("val") for node in joint.graph.find_nodes(op="placeholder")]
+    values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
     inputs = [(v.shape, v.stride(), v.dtype, v.device) if isinstance(v, torch.Tensor) else v for v in values]
-    return f"{joint.code}{inputs}{between}{overwritten_inputs()}"
+    return f"{code}{inputs}{between}{overwritten_inputs()}"
 
 
 def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:
@@ -147,16 +154,27 @@ def _flat_images(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     flat: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         if _is_primal(node) and is_converted(node) and _is_image(node):
-            shape = node.meta["val"].shape
+            value = node.meta["val"]
+            changes = any(map(is_symbolic_number, value.shape))
+            flat_shape = [-1] if changes else [value.shape[0], math.prod(value.shape[1:])]
             with graph.inserting_after(node):
-                view = graph.call_function(_VIEW, (node, [shape[0], shape[1] * shape[2] * shape[3]]))
+                view = graph.call_function(_VIEW, (node, flat_shape))
+            sizes = [_size_node(node, dim, view) if is_symbolic_number(n) else n for dim, n in enumerate(value.shape)]
             with graph.inserting_after(view):
-                back = graph.call_function(_VIEW, (view, list(shape)))
-            node.replace_all_uses_with(back, delete_user_cb=lambda user, view=view: user is not view and user.op != "output")
-            for made in (view, back):
-                made.meta["val"] = _VIEW(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in made.args))
+                back = graph.call_function(_VIEW, (view, sizes))
+            view.meta["val"], back.meta["val"] = _VIEW(value, flat_shape), _VIEW(value, list(value.shape))
+            made = {view, *(size for size in sizes if isinstance(size, fx.Node))}
+            node.replace_all_uses_with(back, delete_user_cb=lambda user, made=made: user not in made and user.op != "output")
             flat[node] = view
     return flat
+
+
+def _size_node(node: fx.Node, dim: int, before: fx.Node) -> fx.Node:
+    """A new node before another one: the size of a tensor, which may change."""
+    with node.graph.inserting_before(before):
+        size = node.graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+    size.meta["val"] = node.meta["val"].shape[dim]
+    return size
 
 
 def _is_primal(node: fx.Node) -> bool:
@@ -203,6 +221,18 @@ def _passed(graph: fx.Graph, step: FusedStep, judged: Judged, flat: Mapping[fx.N
     return [flat.get(node, node) for node in graph.nodes if node.name in names]
 
 
+def _numbers(graph: fx.Graph) -> list[fx.Node]:
+    """The numbers that the forward computes from sizes. All may pass to the backward, whatever it reads of them."""
+    late: set[fx.Node] = set()
+    found = []
+    for node in graph.nodes:
+        if ("tangents" in str(node.target) and node.op == "placeholder") or not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+        elif is_symbolic_number(node.meta.get("val")):
+            found.append(node)
+    return found
+
+
 def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judged, bound: float) -> CompiledPart:
     values = step.values.values
     return CompiledPart(
@@ -216,15 +246,3 @@ def _part(frame: tuple[int, int], step: FusedStep, judged: Judged, fastest: Judg
         recomputed=tuple(values[v].name for v in sorted(judged.recomputed)),
         at_peak=step.at_peak(judged),
     )
-
-
-def _refuse_symbolic(graph: fx.Graph) -> None:
-    for node in graph.nodes:
-        value: Any = node.meta.get("val")
-        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
-        if any(isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes):
-            raise ShapesError(
-                "torch.compile captured the model for shapes that may change, and bytes are known only for given ones: pass "
-                "dynamic=False to torch.compile, which then compiles once for each shape, each within the budget",
-                number=None,
-            )

@@ -7,6 +7,7 @@ The rules follow inductor's lowering and scheduler (``torch/_inductor/lowering.p
   counts once for each. Reductions, kernels of their own and random numbers are always realized.
 - A realized value joins the loop of a value that it reads, or shares a read with, where both loops have the same iterations and
   nothing else that it reads waits for that loop. What waits for it may wait longer then.
+- On a CPU a reduction down the rows of a matrix joins no loop but that of another one: the loops run in another order.
 - A realized value that only its own kernel reads takes no memory. On a CPU a reduction does: its readers have loops after it.
 - On a CPU a ``cat`` is realized. What nothing else reads is computed into its memory, the rest is copied.
 
@@ -45,6 +46,7 @@ class Kernel:
         writes: values that take memory, as a set.
         computes: all values whose arithmetic it does, as a set.
         alone: whether it runs by itself: its results cannot take the place of what it reads.
+        down: whether it reduces down, in a loop that computes nothing of another order.
         members: the realized values that it computes.
         read_by: for each member what it reads, as a set.
         whole: for each member what it reads as a whole and in the order of its own elements, as a set.
@@ -53,6 +55,7 @@ class Kernel:
     alone: bool
     elements: int = 0
     rows: int = 0
+    down: bool = False
     reads: int = 0
     writes: int = 0
     computes: int = 0
@@ -106,14 +109,14 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
             k = kernel_of[value.reads[0]]
         else:
             alone = _is_alone(value, cpu=cpu)
-            near = [] if alone else _near(value, reads[v], kernels, kernel_of, last_reading, before)
+            near = [] if alone else _near(value, reads[v], kernels, kernel_of, last_reading, before, cpu=cpu)
             if near:
                 k = near[0]
                 for other in near[1:]:
                     k = _merged(k, other, kernels, kernel_of, last_reading, before)
             else:
                 k = len(kernels)
-                kernels.append(Kernel(alone=alone, elements=elements, rows=value.rows))
+                kernels.append(Kernel(alone=alone, elements=elements, rows=value.rows, down=cpu and value.down))
                 before.append(0)
         kernel = kernels[k]
         kernel_of[v] = k
@@ -250,6 +253,8 @@ def _near(
     kernel_of: dict[int, int],
     last_reading: dict[int, list[int]],
     before: list[int],
+    *,
+    cpu: bool,
 ) -> list[int]:
     """The kernels whose loop can compute ``value`` too, the last first: none that anything waits for which ``value`` reads.
 
@@ -267,7 +272,7 @@ def _near(
     return [
         k
         for k in sorted(candidates, reverse=True)
-        if _same_loop(kernels[k], value)
+        if _same_loop(kernels[k], value, down=cpu and value.down)
         and (k >= latest or (not excluded >> k & 1 and len(kernels) - k <= _FAR and not kernels[k].rows and not value.rows))
     ]
 
@@ -340,10 +345,12 @@ def _is_alone(value: Value, *, cpu: bool) -> bool:
     return value.kind in ("kernel", "loop") or (cpu and value.operator == _CAT)
 
 
-def _same_loop(kernel: Kernel, value: Value) -> bool:
+def _same_loop(kernel: Kernel, value: Value, *, down: bool) -> bool:
     if kernel.alone:
         return False
     if kernel.elements == value.elements:
+        if kernel.down or down:
+            return kernel.down and down and kernel.rows == value.rows
         return not (kernel.rows and value.rows) or kernel.rows == value.rows
     return value.kind == "pointwise" and bool(kernel.rows) and value.elements == kernel.rows
 

@@ -37,6 +37,7 @@ class Value:
         parts: for each of ``reads`` the numbers of the parts of it that the operator reads, 0 for the whole; every slice has a
             number of its own. Empty where all are read as a whole.
         reorders: whether it is a copy with its elements in another order.
+        down: whether it is a reduction over dimensions that come before others, as the sum of rows that is a bias' gradient.
         operations: of an iteration, as inductor counts them to decide what it computes several times.
         repeatable: whether the backward may compute it again.
         narrow: elements of one byte each, which a loop on a CPU reads and writes slowly; 0 for wider ones.
@@ -57,6 +58,7 @@ class Value:
     parts: tuple[tuple[int, ...], ...] = ()
     operations: int = 1
     reorders: bool = False
+    down: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,7 @@ def _value(
         parts=parts,
         operations=operations(node) if node.op == "call_function" else 0,
         reorders=_reorders(node),
+        down=kind == "reduction" and _reduces_down(node),
         repeatable=_is_repeatable(node, overwritten) and (kind != "part" or values[reads[0]].repeatable),
         narrow=_elements(node) if isinstance(tensor, torch.Tensor) and tensor.itemsize == 1 else 0,
     )
@@ -240,6 +243,19 @@ def _reorders(node: fx.Node) -> bool:
         return False
     source, result = node.all_input_nodes[0].meta["val"], node.meta["val"]
     return not source.is_contiguous() and result.is_contiguous()
+
+
+def _reduces_down(node: fx.Node) -> bool:
+    """Whether a dimension that stays comes after one that is reduced."""
+    dims: Any = node.args[1] if len(node.args) > 1 else None
+    dims = [dims] if isinstance(dims, int) else dims
+    if not isinstance(dims, list | tuple) or not dims or not all(isinstance(dim, int) for dim in dims):
+        return False
+    shape = node.all_input_nodes[0].meta["val"].shape
+    reduced = {dim % len(shape) for dim in dims if shape}
+    long = [dim for dim, size in enumerate(shape) if size > 1]
+    first = next((k for k, dim in enumerate(long) if dim in reduced), len(long))
+    return any(dim not in reduced for dim in long[first:])
 
 
 def _elements(node: fx.Node) -> int:

@@ -51,6 +51,13 @@ def test_the_figures(call: Call, folder: Path, compilation: dict[str, Any]) -> N
     assert document["graphs"][0]["recomputed"] == ["tanh", "mm"]
 
 
+def test_ranges_of_sizes(call: Call, compilation: dict[str, Any]) -> None:
+    run = call("--compiler", "inductor", "-b", "80%", "--shapes", "rows=2..64", "net.py")
+    assert run.code == ExitCode.OK, run.err
+    assert compilation["shapes"] == "rows=2..64"
+    assert 'loss=loss, shapes="rows=2..64")' in " ".join(run.out.split())
+
+
 @pytest.mark.parametrize(
     "option", ["--solver ilp", "--offload host", "--regions auto", "--verify", "--output a.json", "--zero 1"]
 )

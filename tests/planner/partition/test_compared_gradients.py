@@ -53,3 +53,34 @@ def test_where_eager_does_not_fit_nothing_is_compared(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(steps, "eager", too_large)
     assert steps.compared() is None
+
+
+class _NearZero:
+    """A ReLU of a sum that is zero but for rounding: in eager its gradient is zero there, when compiled it is ``slope``."""
+
+    def __init__(self, slope: float) -> None:
+        self.model = nn.Linear(2, 1, bias=False)
+        self.slope = slope
+        self.restart()
+
+    def restart(self) -> None:
+        self.model.zero_grad()
+        nn.init.ones_(self.model.weight)
+
+    def eager(self) -> None:
+        torch.relu(self.model(torch.tensor([[1.0, -1.0], [1.0, 1.0]]))).sum().backward()
+
+    def compiled(self) -> None:
+        self.eager()
+        self.model.weight.grad.add_(torch.tensor([[1.0, -1.0]]), alpha=self.slope)
+
+
+def test_a_jump_of_the_gradient_is_no_error():
+    steps = _NearZero(1.0)
+    found = largest_difference(steps.model, steps.eager, steps.compiled, steps.restart)
+    assert found is not None
+    assert found > 0.9
+    assert torch.equal(steps.model.weight, torch.ones(1, 2))
+    steps = _NearZero(2.5)
+    with pytest.raises(CompilerError, match="gradient of weight"):
+        largest_difference(steps.model, steps.eager, steps.compiled, steps.restart)

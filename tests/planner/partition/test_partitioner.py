@@ -16,8 +16,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._functorch.compilers import nop
 
-from remat_planner import InfeasibleBudgetError, ShapesError
+from remat_planner import InfeasibleBudgetError
 from remat_planner.planner.partition import partitioner
+from remat_planner.planner.partition.largest_sizes import LargestSizes, largest_sizes
 from remat_planner.planner.partition.part import CompiledPart
 from remat_planner.planner.partition.partitioner import Room, partition
 from remat_planner.planner.partition.search import Search
@@ -52,6 +53,7 @@ def backend_within(
     *,
     always: bool = False,
     searches: dict[str, Search] | None = None,
+    largest: dict[str, int] | None = None,
 ) -> Any:
     """A backend that divides the graph within ``limit`` and runs both halves by PyTorch's kernels."""
 
@@ -60,6 +62,7 @@ def backend_within(
             joint,
             num_fwd_outputs,
             (),
+            sizes=largest_sizes(joint.graph, {} if largest is None else largest),
             frame=(0, 0),
             limit=lambda fastest: Room(limit(fastest), limit(fastest)),
             between=0,
@@ -123,27 +126,36 @@ def test_without_any_room_the_lowest_is_taken_or_refused():
     assert isinstance(refused.value.inner_exception, InfeasibleBudgetError)
     assert refused.value.inner_exception.budget == 1
     assert refused.value.inner_exception.minimum == parts[0].peak_bytes
+    assert "fits no partition into 1 B" in str(refused.value)
+    torch._dynamo.reset()
+    with pytest.raises(BackendCompilerFailed, match=r"inputs and what earlier graphs save are 5 B over the budget"):
+        gradients(model, backend_within(lambda _: -5, parts))
 
 
-def test_weights_of_convolutions_pass_as_views():
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_weights_of_convolutions_pass_as_views(dynamic: bool):
     """As they are, inductor would copy each for the backward."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(0, 2))
-    passed: list[torch.Size] = []
+    passed: list[tuple[int, ...]] = []
 
     def divide(joint: Any, inputs: Any, *, num_fwd_outputs: int, **_: Any) -> Any:
         def room(_: int) -> Room:
             return Room(here=10**6, whole=10**6)
 
-        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False, searches={})
-        passed.extend(node.meta["val"].shape for node in graphs[1].graph.nodes if node.op == "placeholder")
+        settings: dict[str, Any] = {"frame": (0, 0), "limit": room, "between": 0, "always": False, "searches": {}}
+        sizes = largest_sizes(joint.graph, {})
+        graphs, _ = partition(joint, num_fwd_outputs, (), sizes=sizes, **settings)
+        values = (node.meta["val"] for node in graphs[1].graph.nodes if node.op == "placeholder")
+        passed.extend(tuple(map(sizes.of, v.shape)) for v in values if isinstance(v, torch.Tensor))
         return graphs
 
     x = torch.randn(4, 2, 16, 16, requires_grad=True)
-    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=nop, bw_compiler=nop, partition_fn=divide), fullgraph=True)
+    backend = aot_autograd(fw_compiler=nop, bw_compiler=nop, partition_fn=divide)
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)
     ours, theirs = (torch.autograd.grad(called(x).square().sum(), [*model.parameters(), x]) for called in (compiled, model))
     assert all(map(torch.equal, ours, theirs))
-    assert {torch.Size([3, 18]), torch.Size([4, 512])} <= set(passed)
-    assert not {torch.Size([3, 2, 3, 3]), x.shape} & set(passed)
+    assert {(3, 18), (2048,) if dynamic else (4, 512)} <= set(passed)
+    assert not {(3, 2, 3, 3), (4, 2, 16, 16)} & set(passed)
 
 
 class Tied(nn.Module):
@@ -165,7 +177,8 @@ def test_a_product_does_not_wait_for_what_is_added_much_later():
         def room(_: int) -> Room:
             return Room(here=10**6, whole=10**6)
 
-        graphs, _ = partition(joint, num_fwd_outputs, (), frame=(0, 0), limit=room, between=0, always=False, searches={})
+        settings: dict[str, Any] = {"frame": (0, 0), "limit": room, "between": 0, "always": False, "searches": {}}
+        graphs, _ = partition(joint, num_fwd_outputs, (), sizes=LargestSizes({}), **settings)
         orders.append([str(node.target) for node in graphs[1].graph.nodes if node.op == "call_function"])
         return graphs
 
@@ -176,8 +189,27 @@ def test_a_product_does_not_wait_for_what_is_added_much_later():
     assert "aten.add.Tensor" not in orders[0]
 
 
-def test_shapes_that_may_change_are_refused():
-    with pytest.raises(BackendCompilerFailed) as refused:
-        gradients(Net(), backend_within(lambda fastest: fastest, []), dynamic=True)
-    assert isinstance(refused.value.inner_exception, ShapesError)
-    assert "dynamic=False" in str(refused.value)
+def test_sizes_that_may_change_are_planned_at_the_largest_seen():
+    torch.manual_seed(0)
+    model, largest = Net(), dict[str, int]()
+    parts: list[CompiledPart] = []
+    backend = backend_within(lambda fastest: int(0.8 * fastest), parts, largest=largest)
+    compiled = torch.compile(copy.deepcopy(model), backend=backend, fullgraph=True, dynamic=True)
+    peaks = []
+    for rows in (32, 20, 7, 40, 33):  # compiled for up to 32, then for up to 40
+        theirs = copy.deepcopy(model)
+        compiled._orig_mod.load_state_dict(model.state_dict())
+        for called, trained in ((compiled, compiled._orig_mod), (theirs, theirs)):
+            trained.zero_grad()
+            torch.manual_seed(3)
+            called(torch.randn(rows, 16)).backward()
+        ours = compiled._orig_mod
+        assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+        assert all(map(torch.equal, ours.buffers(), theirs.buffers()))
+        peaks.append(parts[-1].peak_bytes)
+    assert len(parts) == 2
+    assert all(part.recomputed and part.peak_bytes <= 0.8 * part.fastest_bytes for part in parts)
+    assert largest == {"x.size()[0]": 40}
+    torch._dynamo.reset()
+    gradients(model, backend_within(lambda fastest: int(0.8 * fastest), parts))  # 32 rows, and no others
+    assert parts[2].peak_bytes == peaks[0]

@@ -195,3 +195,16 @@ def test_two_loops_become_one_with_a_value_that_reads_what_both_read():
     between = [*apart[:3], value("mm", "kernel", (2,)), value("a1", "pointwise", (1, 3)), value("b", "pointwise", (0, 1))]
     kernels = kernels_of(between, [2, 3, 4, 5], mask(4, 5), cpu=True)
     assert [kernel.members for kernel in kernels] == [[2], [3], [4, 5]]
+
+
+def test_on_a_cpu_a_reduction_down_has_a_loop_of_its_own():
+    """A bias' gradient: the sum of the rows of what a loop writes."""
+    down = replace(value("sum", "reduction", (1,), 10, rows=10), elements=100, down=True)
+    other = replace(value("sum", "reduction", (3,), 10, rows=10), elements=100, down=True)
+    values = [
+        *(value("x", "given"), value("a", "pointwise", (0,)), value("mm", "kernel", (1,)), value("b", "pointwise", (1, 2))),
+        *(down, other, replace(down, reads=(3,))),
+    ]
+    sequence, returned = [1, 2, 3, 4, 5, 6], mask(3, 4, 5, 6)
+    assert [kernel.members for kernel in kernels_of(values, sequence, returned, cpu=True)] == [[1], [2], [3], [4], [5, 6]]
+    assert [kernel.members for kernel in kernels_of(values, sequence, returned, cpu=False)] == [[1], [2], [3, 4, 5, 6]]

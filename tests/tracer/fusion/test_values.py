@@ -108,3 +108,23 @@ def test_a_copy_in_another_layout_reorders():
     assert _graph_of(lambda x: contiguous(x.t()), torch.ones(4, 2)).values[-1].reorders
     assert not _graph_of(contiguous, torch.ones(4, 2)).values[-1].reorders
     assert not _graph_of(lambda x: x.t() + 1, torch.ones(4, 2)).values[-1].reorders
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "down"),
+    [
+        ((4, 2), [0], True),
+        ((4, 2), [1], False),
+        ((4, 2), [-1], False),
+        ((4, 2), [0, 1], False),
+        ((4, 3, 2), [0, 1], True),
+        ((4, 3, 2), [0, 2], True),
+        ((4, 3, 2), [1, 2], False),
+        ((4, 1), [0], False),  # nothing stays
+        ((1, 4), [0], False),  # nothing is reduced
+        ((1, 4, 2), [1], True),
+    ],
+)
+def test_which_reductions_go_down(shape: tuple[int, ...], dims: list[int], down: bool):
+    assert _graph_of(lambda x: x.sum(dims), torch.ones(shape)).values[-1].down == down
+    assert not _graph_of(torch.sum, torch.ones(shape)).values[-1].down
