@@ -93,7 +93,7 @@ class BoundSignature:
         self._slots = StateSlots(
             [(owner, key) for (owner, key), *_ in places],
             [
-                node.meta["val"].detach().requires_grad_(slot.has_history) if isinstance(slot, PlaceSlot) else owner[key]
+                _example(slot, node.meta["val"]) if isinstance(slot, PlaceSlot) else owner[key]
                 for slot, node, ((owner, key), *_) in zip(slots, nodes, places, strict=True)
             ],
         )
@@ -305,6 +305,12 @@ def _is_written(node: fx.Node) -> bool:
         (user.target is torch.ops.aten.copy_.default and user.args[0] is node) or "batch_norm" in str(user.target)
         for user in node.users
     )
+
+
+def _example(slot: PlaceSlot, value: torch.Tensor) -> torch.Tensor:
+    """A fake of the form of what lay in ``slot`` when the step was captured."""
+    example = value.detach()
+    return nn.Parameter(example, slot.requires_grad) if slot.is_parameter else example.requires_grad_(slot.requires_grad)
 
 
 def _places(slot: StateSlot | PlaceSlot, modules: Mapping[str, nn.Module]) -> list[tuple[Any, Any]]:

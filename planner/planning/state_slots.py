@@ -7,6 +7,7 @@ from operator import getitem
 from typing import Any
 
 import torch
+from torch import nn
 
 from remat_planner.tracer.torch_private import form_check, is_fake
 
@@ -19,7 +20,7 @@ class StateSlots:
 
     Args:
         places: a mapping and a key for each tensor.
-        examples: tensors of these forms; a fake one stands for a plain tensor.
+        examples: tensors of these forms; a fake one stands for a plain tensor or a parameter.
     """
 
     _READ = (
@@ -33,7 +34,7 @@ class StateSlots:
     def __init__(self, places: Sequence[tuple[Mapping[str, torch.Tensor | None], str]], examples: Sequence[Any]) -> None:
         self._owners = [owner for owner, _ in places]
         self._keys = [key for _, key in places]
-        self._kinds = [torch.Tensor if is_fake(tensor) else type(tensor) for tensor in examples]
+        self._kinds = list(map(_kind_of, examples))
         self._forms = [(read, list(map(read, examples))) for read in self._READ]
         self._have_seen_forms = form_check(())
 
@@ -65,3 +66,9 @@ class StateSlots:
                 return None
         self._have_seen_forms = form_check(tensors)
         return tensors
+
+
+def _kind_of(example: torch.Tensor) -> type[torch.Tensor]:
+    if not is_fake(example):
+        return type(example)
+    return nn.Parameter if isinstance(example, nn.Parameter) else torch.Tensor

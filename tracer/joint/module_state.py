@@ -37,11 +37,19 @@ class StateSlot:
 
 @dataclass(frozen=True)
 class PlaceSlot:
-    """Where to find a tensor in Python state. It lies in ``ties`` too, and may have the history of an earlier step."""
+    """Where to find a tensor in Python state.
+
+    Attributes:
+        place: where it is.
+        ties: where it is, too.
+        requires_grad: whether it has the history of an earlier step, or is a parameter that the model has not registered.
+        is_parameter: whether it is an ``nn.Parameter``.
+    """
 
     place: Place
     ties: tuple[Place, ...] = ()
-    has_history: bool = False
+    requires_grad: bool = False
+    is_parameter: bool = False
     kind: Literal["tensor"] = "tensor"
 
     @property
@@ -107,7 +115,10 @@ class ModuleState:
             buffers=(*self.buffers, *(tensor for tensor, _ in others)),
             buffer_slots=(
                 *self.buffer_slots,
-                *(PlaceSlot(places[0], places[1:], tensor.requires_grad) for tensor, places in others),
+                *(
+                    PlaceSlot(places[0], places[1:], tensor.requires_grad, type(tensor) is nn.Parameter)
+                    for tensor, places in others
+                ),
             ),
             places=tuple((place, tensor) for tensor, places in found for place in places),
         )

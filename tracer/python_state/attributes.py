@@ -18,6 +18,7 @@ from remat_planner.tracer.python_state.hooks_on_modules import HOOK_REGISTRIES
 from remat_planner.tracer.python_state.places import Place
 
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", *HOOK_REGISTRIES})
 
 
 class Attributes(Holder):
@@ -50,7 +51,7 @@ class ThreadLocal(Attributes):
 
 
 class ModuleAttributes(Attributes):
-    """An ``nn.Module``; its parameters, buffers and children are looked after elsewhere."""
+    """A module of the model; its parameters, buffers and children are looked after elsewhere."""
 
     def wanted(self, keys: Iterable[Any]) -> list[Any]:
         return [key for key in keys if self._is_wanted(key)]
@@ -71,6 +72,19 @@ class ModuleAttributes(Attributes):
         values, keys = vars(self.target), self.wanted(vars(self.target))
         # The mode of each module is compared before each call in any case, with its tensors.
         return values, [key for key in keys if key not in ignored and key != "training"]
+
+
+class UnregisteredModule(ModuleAttributes):
+    """A module that is none of the model's: in a list, a global, around a function.
+
+    What it registers is state like other: nobody else looks after its parameters, buffers, children, hooks and mode.
+    """
+
+    def _is_wanted(self, key: str) -> bool:
+        return key in _REGISTRIES or super()._is_wanted(key)
+
+    def named_objects(self, ignored: Container[Any]) -> tuple[typing.Mapping[Any, Any], list[Any]] | None:
+        return Attributes.named_objects(self, ignored)
 
 
 class Slots(Holder):

@@ -40,6 +40,9 @@ def tensor_label(tensor: torch.Tensor) -> str:
 Step = tuple[Literal["attribute", "item", "cell", "referent", "part"], Any]
 """Kind and name of what is next; a part is one of the dense tensors that a sparse tensor of this form consists of."""
 
+_REGISTRIES = frozenset((("attribute", "_parameters"), ("attribute", "_buffers"), ("attribute", "_modules")))
+"""Where a module registers what is in it, which code finds as its attributes."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -57,14 +60,22 @@ class Place:
     kind: Literal["module", "arguments", "object"]
     steps: tuple[Step, ...] = ()
 
+    @property
+    def is_module(self) -> bool:
+        """Whether a module of the model is here, by its path."""
+        return self.kind == "module" and not self.steps
+
     def attribute(self, name: str) -> Place:
         """The attribute ``name`` of what is here."""
         return replace(self, label=f"{self.label}.{name}" if self.label else name, steps=(*self.steps, ("attribute", name)))
 
     def item(self, key: Any) -> Place:
         """The item ``key`` of what is here."""
-        shown = tensor_label(key) if isinstance(key, torch.Tensor) else repr(key)
-        return replace(self, label=f"{self.label}[{shown}]", steps=(*self.steps, ("item", key)))
+        if self.steps and self.steps[-1] in _REGISTRIES:
+            label = f"{self.label.rpartition('.')[0]}.{key}"
+        else:
+            label = f"{self.label}[{tensor_label(key) if isinstance(key, torch.Tensor) else repr(key)}]"
+        return replace(self, label=label, steps=(*self.steps, ("item", key)))
 
     def referent(self) -> Place:
         """What the weak reference or context variable that is here leads to."""

@@ -31,6 +31,7 @@ from remat_planner.tracer.python_state.attributes import (
     Namespace,
     Slots,
     ThreadLocal,
+    UnregisteredModule,
     slots_of,
 )
 from remat_planner.tracer.python_state.cached_function import KIND as CACHED_FUNCTION
@@ -71,7 +72,7 @@ def holder_of(place: Place, value: Any, names: Names) -> Holder | None:
     if isinstance(value, (*PLAIN, torch.Tensor)):
         return None
     if isinstance(value, nn.Module):
-        return ModuleAttributes(place, value, names)
+        return (ModuleAttributes if place.is_module else UnregisteredModule)(place, value, names)
     if (inner := content_of(value)) is not None:  # code that uses it does not name what it keeps its content in
         return holder_of(place.attribute(inner), getattr(value, inner), names)
     if type(value) in OWN_ATTRIBUTES:

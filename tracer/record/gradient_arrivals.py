@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.autograd.graph import Node
 
-from remat_planner.tracer.refusals import history_error
+from remat_planner.tracer.refusals import history_error, unregistered_parameter_error
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,23 @@ def edges_into(leaves: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) 
     return tuple(count.values())
 
 
-def refuse_histories(tensors: Mapping[str, torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
-    """Refuse a step whose backward would run on through ``tensors``, by name, into an earlier step.
+def refuse_histories(tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], outputs: Sequence[torch.Tensor]) -> None:
+    """Refuse a step whose backward would run on through tensors in Python state, into an earlier step or into a parameter.
+
+    Args:
+        tensors: the stand-in of each, and the tensor itself, by name.
+        outputs: where the backward starts.
 
     Raises:
-        PythonStateError: ``outputs`` depend on one of them otherwise than through a detached alias.
+        PythonStateError: ``outputs`` depend on one with a history otherwise than through a detached alias.
+        ModelNotSupportedError: they depend on one without, in which a gradient would be accumulated.
     """
-    reached = [
-        name for (name, tensor), edges in zip(tensors.items(), edges_into([*tensors.values()], outputs), strict=True) if edges
-    ]
+    edges = edges_into([stand_in for stand_in, _ in tensors.values()], outputs)
+    reached = {name: own for (name, (_, own)), found in zip(tensors.items(), edges, strict=True) if found}
+    if leaves := [name for name, own in reached.items() if own.grad_fn is None]:
+        raise unregistered_parameter_error(leaves)
     if reached:
-        raise history_error(reached)
+        raise history_error([*reached])
 
 
 def nodes_behind(outputs: Iterable[torch.Tensor]) -> Iterator[Node]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from remat_planner.tracer.errors import CaptureError
 from remat_planner.tracer.joint import flatten
@@ -25,6 +26,7 @@ from remat_planner.tracer.torch_private import fake_mode_of, is_fake, storage_ke
 from remat_planner.tracer.torch_sparse import is_sparse
 
 Result = TypeVar("Result")
+_PLAIN = (torch.Tensor, nn.Parameter)  # of a module that is not registered; a buffer of ``nn.Buffer`` is a plain tensor
 Placed = tuple[torch.Tensor, tuple[Place, ...]]
 """A tensor in Python state, and its places."""
 
@@ -99,8 +101,8 @@ class OutsideTensors:
                 if self._has_looked_in_vain():
                     if refused is not None:
                         raise refused from refused.__cause__
-                    if not self._places:
-                        raise
+                    if not self._places or any(_is_trained(tensor) for tensor, _ in self._places.values()):
+                        raise  # no graph can have these as constants
                     refused = error
                     self._constant |= {identity: tensor for identity, (tensor, _) in self._places.items()}
                     self._places.clear()
@@ -264,16 +266,18 @@ class OutsideTensors:
         ]
 
     def _can_have_stand_in(self, tensor: torch.Tensor) -> bool:
-        """Whether ``tensor`` is a plain one, or sparse. It may have the history of an earlier step (``refuse_histories``)."""
-        if type(tensor) is not torch.Tensor and id(tensor) not in self._fakes:
-            return False
-        if tensor.requires_grad and tensor.grad_fn is None:  # a gradient is accumulated in it
+        """Whether ``tensor`` is a plain one, or sparse. No gradient may be sent into it (``refuse_histories``)."""
+        if type(tensor) not in _PLAIN and id(tensor) not in self._fakes:
             return False
         if is_sparse(tensor):
             return True
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             return False
         return not tensor.is_inference() and tensor.device.type != "meta"
+
+
+def _is_trained(tensor: torch.Tensor) -> bool:
+    return tensor.is_leaf and tensor.requires_grad
 
 
 def _read(tensors: Collection[torch.Tensor], placed: Sequence[Placed]) -> list[Placed]:

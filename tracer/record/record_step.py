@@ -86,10 +86,11 @@ class _StandIns:
         slots = zip(self.buffers, state.buffers, state.buffer_slots, strict=True)
         return {id(stand_in): original for stand_in, original, slot in slots if isinstance(slot, PlaceSlot)}
 
-    def with_history(self, state: ModuleState) -> dict[str, torch.Tensor]:
-        """The stand-ins of tensors in Python state that have the history of an earlier step, by name."""
-        slots = zip(state.buffer_slots, self.buffers, strict=True)
-        return {slot.name: stand_in for slot, stand_in in slots if isinstance(slot, PlaceSlot) and slot.has_history}
+    def with_history(self, state: ModuleState) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The stand-ins, and the tensors themselves, of what requires a gradient in Python state, by name."""
+        slots = zip(state.buffer_slots, self.buffers, state.buffers, strict=True)
+        wanted = ((s, fake, real) for s, fake, real in slots if isinstance(s, PlaceSlot) and s.requires_grad)
+        return {slot.name: (stand_in, original) for slot, stand_in, original in wanted}
 
     def known_values(self, call: CapturedCall) -> KnownValues:
         """The values that a forward may read: those of buffers and inputs, and what is computed from them."""

@@ -14,6 +14,7 @@ from remat_planner.tracer.refusals.graph import (
     refuse_graph,
     refuse_python_state,
     unmatched_draw_error,
+    unregistered_parameter_error,
 )
 from remat_planner.tracer.refusals.layouts import (
     nested_loss_error,
@@ -147,6 +148,7 @@ __all__ = [
     "tensors_inside_error",
     "text_error",
     "unmatched_draw_error",
+    "unregistered_parameter_error",
     "used_up_error",
     "without_fake_error",
 ]

@@ -13,6 +13,8 @@ from remat_planner.tracer.operators import written_arguments
 from remat_planner.tracer.refusals.layouts import can_be_planned
 from remat_planner.tracer.refusals.recording import reassigned_error
 
+_MOST_NAMES = 4
+
 
 def refuse_python_state(names: Sequence[str]) -> None:
     """Refuse a forward that changes the Python attributes ``names`` from step to step.
@@ -73,6 +75,18 @@ def refuse_graph(module: fx.GraphModule, state: ModuleState, reassigned: Mapping
     for node in module.graph.nodes:
         if node.op == "get_attr":
             _refuse_captured_tensor(getattr(module, node.target), names, reassigned)
+
+
+def unregistered_parameter_error(names: Sequence[str]) -> ModelNotSupportedError:
+    """For tensors in Python state that would be trained, though no module of the model registers them."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ModelNotSupportedError(
+        f"the forward sends gradients into {', '.join(names[:_MOST_NAMES])}{more}: no parameter of the model, which finds "
+        "none in a list, a global or a variable around a function. Register it (`self.part = part`, or nn.ModuleList and "
+        "nn.ParameterList in the place of a list). What shall not be trained: requires_grad_(False), or use it under "
+        "torch.no_grad()",
+        kind="unregistered",
+    )
 
 
 def unmatched_draw_error(node: fx.Node) -> UnsupportedOperatorError:
