@@ -32,7 +32,8 @@ class CapturedLoss:
     """The loss as a graph of its own.
 
     Attributes:
-        graph: takes the output leaves that have a node and returns (loss, gradient for each of the joint's tangents).
+        graph: takes the output leaves that have a node and returns (loss, gradient for each of the joint's tangents and
+            for each parameter that the loss has itself).
         forward: its forward nodes, in eager's order.
         backward: its backward nodes, in eager's order.
         outputs: its placeholders, one for each output leaf that has a node, in order.

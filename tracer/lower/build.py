@@ -109,7 +109,8 @@ class _Builder:
     def add_loss(self) -> list[int]:
         """Append the op between forward and backward and return the values of it that stay resident until the step ends.
 
-        The call of ``backward`` holds the gradient that it starts from, and the caller holds the loss.
+        The call of ``backward`` holds the gradient that it starts from, the caller holds the loss, and parameters of the loss
+        their gradients.
         """
         joint, loss = self.joint, self.joint.loss
         if loss is None:
@@ -128,6 +129,10 @@ class _Builder:
             returned: Any = loss.graph.graph.output_node().args[0]
             (scalar,) = self._add_values(returned[0], LOSS, tensors_of(returned[0]), constant=False)
             resident = [scalar, self._add_value_like(scalar, "loss gradient")]
+            for node in returned[1 + len(joint.tangent_nodes) :]:
+                resident += self._add_values(
+                    node, f"{node.name} (gradient of the loss's own)", tensors_of(node), constant=False
+                )
         self.ops.append(
             Op(
                 name=LOSS,

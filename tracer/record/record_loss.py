@@ -1,5 +1,7 @@
 """Recording the caller's loss beside the model: its operators, its storages, and the gradients that it sends to the outputs.
 
+Gradients of parameters that the loss has itself come after these.
+
 The loss runs twice on fakes: under a trace, for the graph, and without one, for the lifetimes of its storages, since a trace
 frees nothing.
 """
@@ -7,7 +9,7 @@ frees nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -17,7 +19,9 @@ from remat_planner.tracer.functions import use_functions
 from remat_planner.tracer.graph_trace import trace
 from remat_planner.tracer.joint import CapturedLoss
 from remat_planner.tracer.record.autocast import without_autocast
+from remat_planner.tracer.record.gradient_arrivals import nodes_behind
 from remat_planner.tracer.record.loss_lifetimes import LossLifetimes
+from remat_planner.tracer.record.loss_state import loss_state_kept
 from remat_planner.tracer.record.provenance import Provenance
 from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import Tangent
@@ -113,23 +117,37 @@ class _LossRun:
         leaves = list(self._leaves)
         for i, tensor in zip(self._tensors, stand_ins, strict=True):
             leaves[i] = tensor.detach().requires_grad_(self._leaves[i].requires_grad)
-        with self._mode, watch, values_readable(watch.values_of):
-            try:
-                value = run_user_code(self._loss, (self._spec.unflatten(leaves),), {})
-            except DataDependentError as error:
-                raise loss_reads_value_error(error) from error
-            except InputsDoNotFitError as error:
-                cause = error.__cause__
-                assert isinstance(cause, Exception)
-                raise loss_raised_error(cause, error.source) from cause
-        refuse_loss(value, "the loss")
         differentiable = [i for i in self._tensors if leaves[i].requires_grad]
-        watch.in_backward = True
-        with self._mode, watch, single_threaded_backward(), without_autocast():
-            gradients = list(torch.autograd.grad(value, [leaves[i] for i in differentiable], allow_unused=True))
-            for k, i in enumerate(differentiable):
-                if gradients[k] is None and i in may_join_loss(leaves, self._spec.returned):
-                    gradients[k] = torch.ones_like(leaves[i])
-        arriving = {i: g for i, g in zip(differentiable, gradients, strict=True) if g is not None}
+        output = self._spec.unflatten(leaves)
+        with loss_state_kept(self._loss) as kept:
+            with self._mode, kept, watch, values_readable(watch.values_of):
+                value = self._value(output)
+            refuse_loss(value, "the loss")
+            watch.in_backward = True
+            with self._mode, kept, watch, single_threaded_backward(), without_autocast():
+                inputs = [*(leaves[i] for i in differentiable), *_own_parameters(value, leaves)]
+                gradients = list(torch.autograd.grad(value, inputs, allow_unused=True))
+                for k, i in enumerate(differentiable):
+                    if gradients[k] is None and i in may_join_loss(leaves, self._spec.returned):
+                        gradients[k] = torch.ones_like(leaves[i])
+        arriving = {i: g for i, g in zip(differentiable, gradients, strict=False) if g is not None}
         self.strides.update({i: tuple(g.stride()) for i, g in arriving.items()})
-        return value, list(arriving.values())
+        own = [gradient for gradient in gradients[len(differentiable) :] if gradient is not None]
+        return value, [*arriving.values(), *own]
+
+    def _value(self, output: Any) -> torch.Tensor:
+        try:
+            return cast(torch.Tensor, run_user_code(self._loss, (output,), {}))
+        except DataDependentError as error:
+            raise loss_reads_value_error(error) from error
+        except InputsDoNotFitError as error:
+            cause = error.__cause__
+            assert isinstance(cause, Exception)
+            raise loss_raised_error(cause, error.source) from cause
+
+
+def _own_parameters(value: torch.Tensor, leaves: list[Any]) -> list[torch.Tensor]:
+    """What the backward of the loss ``value`` accumulates gradients in, besides the ``leaves`` of the output."""
+    outputs = {id(leaf) for leaf in leaves}
+    reached = [getattr(node, "variable", None) for node in nodes_behind([value])]
+    return [tensor for tensor in reached if isinstance(tensor, torch.Tensor) and id(tensor) not in outputs]

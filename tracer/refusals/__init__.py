@@ -28,6 +28,7 @@ from remat_planner.tracer.refusals.loss import (
     loss_of_no_output_error,
     loss_raised_error,
     loss_reads_value_error,
+    optimizer_in_loss_error,
     refuse_loss,
 )
 from remat_planner.tracer.refusals.model import refuse_model, refuse_sharded_call, refuse_without_backward
@@ -116,6 +117,7 @@ __all__ = [
     "nested_loss_error",
     "nested_tensor_error",
     "no_functional_form_error",
+    "optimizer_in_loss_error",
     "parameter_hook_error",
     "python_draw_error",
     "python_state_error",

@@ -49,6 +49,15 @@ def loss_raised_error(error: Exception, source: str) -> LossRaisedError:
     )
 
 
+def optimizer_in_loss_error(optimizer: str) -> LossError:
+    """For a loss that steps an optimizer, which planning would do for real."""
+    return LossError(
+        f"the loss steps an optimizer ({optimizer}): planning calls the loss, and leaves everything as it was. Step it in the "
+        "training loop, and leave that out of what plan(..., loss=...) gets",
+        shape=None,
+    )
+
+
 def loss_of_no_output_error() -> LossError:
     """For a loss that sends no gradient to the model."""
     return LossError(
