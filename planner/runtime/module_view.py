@@ -24,6 +24,9 @@ def module_view_of(
 ) -> nn.Module:
     """An instance of a subclass of ``model``'s class, with the model's ``__dict__`` and no hooks.
 
+    A call of it is ``nn.Module``'s: what ``__call__`` of the model's own class does around the forward is part of the model,
+    which a view of the whole calls, and runs around the forward of a block.
+
     Args:
         model: the module.
         body: methods and properties of the subclass.
@@ -38,7 +41,10 @@ def module_view_of(
         "__doc__": parent.__doc__,
     }
     view_class = type(parent)(parent.__name__, (parent,), namespace)
-    for name, value in body.items():  # only now, because a base may wrap what is in the namespace of a new subclass
+    for name, value in {
+        "__call__": nn.Module.__call__,
+        **body,
+    }.items():  # only now, because a base may wrap what is in the namespace of a new subclass
         setattr(view_class, name, value)
     view: nn.Module = object.__new__(view_class)
     object.__setattr__(view, "__dict__", model.__dict__)

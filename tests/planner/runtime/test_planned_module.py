@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
 from remat_planner import apply_schedule, plan, remove_schedule
 from remat_planner.planner.apply import is_applied, planned_call
@@ -157,3 +158,33 @@ def test_a_tensor_that_the_forward_stores_is_stored_by_the_planned_module_too():
         (network(x) + network.last).backward()
     assert torch.equal(ours.last, eager.last)
     assert equal(gradients(ours), gradients(eager))
+
+
+class Doubled(nn.Module):
+    """Its class changes what a call returns, around the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(6, 6), 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        return super().__call__(*args, **kwargs) * 2
+
+    def forward(self, x):
+        return self.layer(x).tanh()
+
+
+@pytest.mark.parametrize("regions", [None, "auto"])
+def test_what_a_class_does_around_its_forward_is_done_once(regions):
+    eager = nn.Sequential(Doubled(), Doubled()) if regions else Doubled()
+    model, x = copy.deepcopy(eager), torch.randn(4, 6)
+    schedule = plan(model, (x,), budget="100%", loss=torch.mean, solver="none", regions=regions, verify=False)
+    ours = apply_schedule(model, schedule)
+    for training in (True, False):
+        values = [module.train(training)(x).mean() for module in (ours, eager)]
+        assert torch.equal(*values)
+        for value in values if training else ():
+            value.backward()
+    assert equal(gradients(ours), gradients(eager))
+    assert [m.calls for m in ours.modules() if isinstance(m, Doubled)] == [2] * (2 if regions else 1)
