@@ -17,7 +17,7 @@ from remat_planner.planner.planning.settings import Settings
 from remat_planner.planner.planning.signatures import input_signature, state_signature
 from remat_planner.planner.planning.step import Step, costed_step
 from remat_planner.schedules import SizeRange
-from remat_planner.tracer import Joint, capture
+from remat_planner.tracer import InputsDoNotFitError, Joint, capture
 from remat_planner.tracer.python_state import attributes_at
 
 if TYPE_CHECKING:
@@ -161,7 +161,9 @@ def capture_sized_step(
     except NotSizedError as error:
         raise OneSizeError(str(error)) from error
     except Exception as error:  # where the step itself cannot be captured, the ordinary capture that follows says why
-        raise OneSizeError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        # The forward may raise on this batch alone.
+        raise OneSizeError(why, by_chance=isinstance(error, InputsDoNotFitError)) from error
     without_memory = pytree.tree_map_only(
         torch.Tensor, lambda t: torch.empty_like(t, device="meta"), (tuple(args), dict(kwargs))
     )

@@ -235,7 +235,8 @@ class PlannedCall:
             program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
         except InputsDoNotFitError as error:
             if isinstance(error.__cause__, Exception):
-                raise error.__cause__  # noqa: B904 - the forward's own, which training code may catch
+                # Training code may catch the forward's own exception, and goes on with what eager changed until then.
+                self.model(*args, **kwargs)
             raise
         new_state, new_inputs = signature.state(), signature.inputs(leaves, tree)
         if new_state is None or new_inputs is None or not signature.accepted(new_state, new_inputs, autocast, settings):

@@ -148,3 +148,35 @@ def test_a_state_that_the_first_step_had_not_gets_the_least_budget_of_its_own(ca
     assert sum("the least for which a schedule was found, is" in record.getMessage() for record in caplog.records) == 1
     with pytest.raises(KeyError, match="eight features"):  # as eager does, so that the loop can catch it
         ours(torch.zeros(32, 7))
+
+
+class Checked(nn.Module):
+    """Raises on some batches, after it has drawn and updated its statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(8, 8), nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor, number: int = 0) -> torch.Tensor:
+        h = F.dropout(self.norm(self.layer(x)), 0.2)
+        if number == 1 or len(x) == 3:
+            raise ValueError("a bad batch")
+        return h.square().mean()
+
+
+def test_a_batch_on_which_the_forward_raises_leaves_what_eager_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    eager = Checked()
+    model = copy.deepcopy(eager)
+    ours = remat_planner.apply_schedule(model, remat_planner.plan(model, (torch.zeros(6, 8),), budget="100%", verify=False))
+    left = []
+    for net in (eager, ours):
+        torch.manual_seed(1)
+        net(torch.ones(6, 8)).backward()
+        for call in ((torch.ones(6, 8), 1), (torch.ones(3, 8),)):
+            with pytest.raises(ValueError, match="a bad batch"):
+                net(*call)
+        net(torch.ones(4, 8)).backward()
+        left.append([*gradients(net), *net.buffers(), torch.get_rng_state()])
+    assert equal(*left)
+    assert "for each size of its inputs" not in caplog.text
