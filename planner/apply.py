@@ -44,7 +44,7 @@ from remat_planner.schedules import (
     origin_differences,
     planned_ranges,
 )
-from remat_planner.tracer.refusals import refuse_compiled, refuse_compiled_around
+from remat_planner.tracer.refusals import refuse_compiled, refuse_compiled_around, refuse_no_module
 
 _log = logging.getLogger("remat_planner")
 
@@ -173,11 +173,12 @@ def refuse_compiled_for(model: nn.Module, schedule: Schedule | RegionSchedule) -
     """Refuse a compiled model: all of it, or for a schedule by regions what lies in and around these.
 
     Raises:
-        tracer.errors.ModelNotSupportedError: it is compiled.
+        tracer.errors.ModelNotSupportedError: it is compiled, or no module.
         TypeError: ``schedule`` is none.
     """
     if not isinstance(schedule, (Schedule, RegionSchedule)):
         raise TypeError(f"the schedule is a {type(schedule).__name__}: give the model first, then what plan returned for it")
+    refuse_no_module(model)
     if isinstance(schedule, Schedule):
         refuse_compiled(model)
     else:

@@ -63,8 +63,7 @@ def curve(
         BudgetError, OffloadError, OptimizerError, TrainingStateError, UnknownSolverError, SolverMissingError: as
             ``remat_planner.plan`` does.
     """
-    if isinstance(model, nn.Module):
-        refuse_applied(model)
+    refuse_applied(model)
     settings = settings_for(
         model,
         solver=solver,

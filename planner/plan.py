@@ -39,6 +39,7 @@ from remat_planner.planner.verified_plan import check_plan, is_to_verify
 from remat_planner.schedules import BudgetOn, Graph, RegionSchedule, Schedule, SizeRange, TrainingState, Variants
 from remat_planner.solvers import Order, Reporter, Solver
 from remat_planner.tracer import CaptureError
+from remat_planner.tracer.refusals import refuse_no_call, refuse_no_module
 
 _Result = TypeVar("_Result")
 
@@ -146,8 +147,8 @@ def plan(
             f"recomputations of a schedule, leave compiler out here: apply_schedule(..., compiler={compiler!r}) has it",
             compiler=compiler,
         )
-    if isinstance(model, nn.Module):
-        refuse_applied(model)
+    refuse_applied(model)
+    refuse_no_call(args, kwargs)
     asked = budget_on_device(budget, model, costs)  # refuse bad arguments before the work, not after
     settings = settings_for(
         model,
@@ -231,7 +232,9 @@ def refuse_applied(model: nn.Module) -> None:
 
     Raises:
         AlreadyAppliedError: it has; the message says what to plan instead.
+        tracer.errors.ModelNotSupportedError: it is no module.
     """
+    refuse_no_module(model)
     original = "plan the original model, which is remat_planner.remove_schedule(model)"
     if applied := planned_regions(model):
         raise AlreadyAppliedError(
@@ -348,4 +351,5 @@ def trace(
     Raises:
         tracer.CaptureError: the model cannot be captured; the message says why and what to do.
     """
+    refuse_no_module(model)
     return trace_step(model, args, kwargs, settings=Settings(loss=loss, costs=costs)).graph

@@ -112,11 +112,11 @@ planner.module_paths    -
 planner.partition       compile errors formatting measurement plan planning torch_inductor torch_symbols schedules solvers.milp
                         tracer.costs
                         tracer.fusion tracer.joint tracer.refusals
-planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer
+planner.plan            errors module_paths planning regions runtime verified_plan schedules solvers tracer tracer.refusals
 planner.planning        codegen errors formatting gpu_allocator module_paths training_state schedules solvers
                         solvers.problem solvers.registry tracer
                         tracer.costs tracer.errors tracer.joint tracer.lower tracer.on_paper tracer.python_state tracer.record
-                        tracer.sizes tracer.torch_private tracer.torch_script tracer.torch_sparse
+                        tracer.refusals tracer.sizes tracer.torch_private tracer.torch_script tracer.torch_sparse
 planner.regions         distributed errors formatting measurement module_paths planning runtime torch_private training_state
                         schedules solvers solvers.milp tracer tracer.costs tracer.errors tracer.joint
                         tracer.lazy_types tracer.record tracer.refusals tracer.torch_private

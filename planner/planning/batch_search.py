@@ -21,6 +21,7 @@ from remat_planner.planner.planning.step import trace_step
 from remat_planner.schedules import BudgetOn, Schedule, TrainingState, Variants
 from remat_planner.solvers import Order, Solver
 from remat_planner.tracer.joint import flatten_inputs, has_parts, map_tensors
+from remat_planner.tracer.refusals import refuse_no_call, refuse_no_module
 
 LARGEST_BATCH = 65_536
 """Samples; larger batches are not tried."""
@@ -160,6 +161,8 @@ def fit(
     asked = budget_on_device(budget, model, costs)
     if asked.bytes is None:
         raise BudgetError(f"a budget of {budget!r} grows with the batch, so every batch would fit: give bytes, such as '40GB'")
+    refuse_no_module(model)
+    refuse_no_call(args, kwargs)
     batches = Batches.of(args, kwargs or {})
     settings = settings_for(
         model,

@@ -24,7 +24,9 @@ LEAST_FOUND = "the least for which a schedule was found"
 # A number in a string without a unit below this one lacks its unit.
 _LEAST_WITHOUT_UNIT = 1000
 
-_PATTERN = re.compile(r"\s*(?P<number>[+-]?(?:\d[\d_,]*)?(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>%|[a-zA-Z]*)\s*")
+_PATTERN = re.compile(
+    r"\s*(?P<number>[+-]?(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)?(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>%|[a-zA-Z]*)\s*"
+)
 _PREFIXES = "kmgtp"
 _EXPECTED = (
     'write a number of bytes with its unit, such as "40GB" (10^9), "512MiB" (2^20) or "60%" of the peak without recomputation, '
@@ -52,7 +54,7 @@ class Budget:
     def resolve(self, baseline_peak: int) -> int:
         """The budget in bytes of a step that peaks at ``baseline_peak`` bytes without recomputation."""
         if self.share is not None:
-            return int(self.share * baseline_peak)
+            return max(int(self.share * baseline_peak), 1)
         return self.bytes or 0
 
     def describe(self, resolved: int) -> str:
@@ -108,6 +110,8 @@ def pool_budget(budget: int | str, pool: str) -> int:
 
 def _split(budget: str) -> tuple[Fraction, str]:
     match = _PATTERN.fullmatch(budget)
+    if match is None and re.fullmatch(r"\s*\d+,\d+\s*[%a-zA-Z]*\s*", budget):
+        raise BudgetError(f"the budget {budget!r} has a decimal comma: did you mean {budget.strip().replace(',', '.')!r}?")
     if match is None or not any(character.isdigit() for character in match["number"]):
         raise BudgetError(f"the budget {budget!r} is not a number of bytes: {_EXPECTED}")
     return Fraction(match["number"].replace(",", "").replace("_", "")), match["unit"].lower()

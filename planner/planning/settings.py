@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -74,6 +76,7 @@ def settings_for(
     """Check the arguments of ``plan`` against each other and the device, and count the bytes of the optimizer.
 
     Raises:
+        TypeError: ``time_limit`` is no number.
         BudgetError: the budget is on reserved bytes, and the plan is not for a GPU.
         OffloadError: the pools of ``offload`` mean nothing for this plan, or have no room.
         OptimizerError: the bytes of the optimizer cannot be counted.
@@ -82,6 +85,8 @@ def settings_for(
         TrainingStateError: ``training`` is not a ``TrainingState``, or has the optimizer on the host of a plan for a CPU.
     """
     check_budget_on(budget_on, model, costs)
+    if isinstance(time_limit, bool) or not isinstance(time_limit, Real) or math.isnan(time_limit):
+        raise TypeError(f"time_limit is {time_limit!r}: give the seconds that solving may take, as a number")
     training = TrainingState() if training is None else training
     if not isinstance(training, TrainingState):
         raise TrainingStateError(

@@ -76,6 +76,8 @@ def optimizer_needs(
         if not trained:
             return NO_OPTIMIZER
         stepping = _optimizer_named(optimizer, [_stand_in(p, training) for p in trained])
+    elif not isinstance(optimizer, Optimizer):
+        raise OptimizerError(f"the optimizer is a {type(optimizer).__name__}: give a name such as 'adamw', or an instance")
     else:
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         stepping = copy.copy(optimizer)

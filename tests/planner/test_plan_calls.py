@@ -1,15 +1,18 @@
-"""Calls of ``plan`` beside the usual one: on a model that has a schedule, and in several threads."""
+"""Calls of ``plan`` beside the usual one: on a model that has a schedule, in several threads, with arguments of other kinds."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import remat_planner
-from remat_planner.planner.errors import AlreadyAppliedError
+from remat_planner import apply_schedule, budgeted, plan
+from remat_planner.planner.errors import AlreadyAppliedError, BudgetError, InfeasibleBudgetError, RegionError
+from remat_planner.tracer import CaptureError
 
 
 def _network() -> nn.Module:
@@ -58,3 +61,32 @@ def test_threads_plan_one_after_the_other():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "text"),
+    [
+        ({"model": nn.Linear}, CaptureError, "the model is a type: pass an nn.Module"),
+        ({"args": torch.zeros(1, 6)}, CaptureError, r"args is a Tensor: pass the positional inputs as a tuple, `\(x,\)`"),
+        ({"args": None}, CaptureError, "args is a NoneType"),
+        ({"kwargs": [torch.zeros(1, 6)]}, CaptureError, "kwargs is a list: pass the named inputs as a dictionary"),
+        ({"loss": lambda output: (output * 1j).sum()}, CaptureError, "the loss is complex"),
+        ({"optimizer": 5}, ValueError, "the optimizer is a int"),
+        ({"regions": 5}, RegionError, "regions is a pattern of names"),
+        ({"time_limit": "5"}, TypeError, "time_limit is '5'"),
+        ({"budget": "1,5GB"}, BudgetError, "has a decimal comma: did you mean '1.5GB'"),
+        ({"budget": "0.0001%"}, InfeasibleBudgetError, "within 1 bytes"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_an_argument_of_another_kind_is_refused_by_name(changed: dict[str, Any], error: type[Exception], text: str) -> None:
+    call = {"model": nn.Linear(6, 2), "args": (torch.zeros(1, 6),), "budget": "100%", "loss": torch.mean, "verify": False}
+    with pytest.raises(error, match=text):
+        plan(**(call | changed))
+
+
+def test_what_is_no_model_gets_no_schedule() -> None:
+    schedule = plan(nn.Linear(6, 2), (torch.zeros(1, 6),), budget="100%", loss=torch.mean, solver="none", verify=False)
+    for call in (lambda: apply_schedule(torch.mean, schedule), lambda: budgeted(None, "1GB")):
+        with pytest.raises(CaptureError, match=r"pass an nn\.Module"):
+            call()

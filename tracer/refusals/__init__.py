@@ -5,7 +5,7 @@ would lose and the graph (``refuse_python_state``, ``refuse_graph``). What shows
 the recorder with the functions of ``recording`` and ``loss``. ``refuse_...`` raises, ``..._error`` returns the error.
 """
 
-from remat_planner.tracer.refusals.call import refuse_call
+from remat_planner.tracer.refusals.call import refuse_call, refuse_no_call
 from remat_planner.tracer.refusals.compiled import compiled_function_error, refuse_compiled, refuse_compiled_around
 from remat_planner.tracer.refusals.functions import address_error, drawing_function_error, function_error
 from remat_planner.tracer.refusals.graph import (
@@ -31,7 +31,7 @@ from remat_planner.tracer.refusals.loss import (
     optimizer_in_loss_error,
     refuse_loss,
 )
-from remat_planner.tracer.refusals.model import refuse_model, refuse_sharded_call, refuse_without_backward
+from remat_planner.tracer.refusals.model import refuse_model, refuse_no_module, refuse_sharded_call, refuse_without_backward
 from remat_planner.tracer.refusals.recording import (
     absent_gpu_error,
     backward_raised_error,
@@ -132,7 +132,9 @@ __all__ = [
     "refuse_made_layout",
     "refuse_model",
     "refuse_moved_state",
+    "refuse_no_call",
     "refuse_no_gradients",
+    "refuse_no_module",
     "refuse_output_layouts",
     "refuse_outputs",
     "refuse_python_state",

@@ -12,13 +12,11 @@ from remat_planner.tracer.joint import can_be_input, computes_as_plain, flatten_
 from remat_planner.tracer.refusals.layouts import refuse_input_layout
 
 
-def refuse_call(args: Any, kwargs: Any) -> None:
-    """Refuse arguments whose tensors a capture would not find, or would find as others.
+def refuse_no_call(args: Any, kwargs: Any) -> None:
+    """Refuse what are no arguments of a call.
 
     Raises:
-        InputsDoNotFitError: ``args`` is no tuple (a lone tensor would be taken apart into its rows), ``kwargs`` no mapping, or
-            an argument is an object with tensors inside in whose places no others can be put, a tensor of a subclass that
-            computes otherwise, or one that is not strided.
+        InputsDoNotFitError: ``args`` is no tuple (a lone tensor would be taken apart into its rows), or ``kwargs`` no mapping.
     """
     if not isinstance(args, (tuple, list)):
         raise InputsDoNotFitError(
@@ -26,6 +24,16 @@ def refuse_call(args: Any, kwargs: Any) -> None:
         )
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InputsDoNotFitError(f"kwargs is a {type(kwargs).__name__}: pass the named inputs as a dictionary", source="")
+
+
+def refuse_call(args: Any, kwargs: Any) -> None:
+    """Refuse arguments whose tensors a capture would not find, or would find as others.
+
+    Raises:
+        InputsDoNotFitError: they are none (``refuse_no_call``), or an argument is an object with tensors inside in whose places
+            no others can be put, a tensor of a subclass that computes otherwise, or one that is not strided.
+    """
+    refuse_no_call(args, kwargs)
     for leaf in flatten_inputs(tuple(args), kwargs or {})[0]:
         if isinstance(leaf, torch.Tensor):
             refuse_input_layout(leaf)

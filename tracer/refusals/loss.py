@@ -13,7 +13,7 @@ def refuse_loss(loss: Any, name: str) -> None:
     """Refuse what is no differentiable scalar; ``name`` says whose loss it is.
 
     Raises:
-        LossError: ``loss`` is no tensor, has not one element, or is detached.
+        LossError: ``loss`` is no tensor, has not one element, is complex, or is detached.
     """
     if not isinstance(loss, torch.Tensor):
         raise LossError(f"{name} is a {type(loss).__name__}: return a tensor with one element", shape=None)
@@ -21,6 +21,10 @@ def refuse_loss(loss: Any, name: str) -> None:
         raise LossError(
             f"{name} has shape {list(loss.shape)}, and a backward starts from one number. Reduce it (.mean() or .sum())",
             shape=tuple(loss.shape),
+        )
+    if loss.is_complex():
+        raise LossError(
+            f"{name} is complex, and a backward starts from a real number. Take .abs() or .real", shape=tuple(loss.shape)
         )
     if not loss.requires_grad:
         raise LossError(

@@ -23,11 +23,7 @@ def refuse_model(model: Any) -> None:
         ModelNotSupportedError: it is no module, or is data-parallel, sharded or compiled, or has such a module inside; or a
             lazy module in it has not seen an input yet; or it is TorchScript itself, or has a sparse tensor.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelNotSupportedError(
-            f"the model is a {type(model).__name__}: pass an nn.Module (not its class, nor its state_dict)",
-            kind=type(model).__name__,
-        )
+    refuse_no_module(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelNotSupportedError(
             "the model is scripted or traced, so all of it would be one operator, and there is nothing to plan. Plan the "
@@ -39,6 +35,19 @@ def refuse_model(model: Any) -> None:
     _refuse_without_shape(model)
     _refuse_sharded_tensors(model)
     refuse_state_layout(model)
+
+
+def refuse_no_module(model: Any) -> None:
+    """Refuse what is no module at all.
+
+    Raises:
+        ModelNotSupportedError: ``model`` is of another type.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelNotSupportedError(
+            f"the model is a {type(model).__name__}: pass an nn.Module (not its class, nor its state_dict)",
+            kind=type(model).__name__,
+        )
 
 
 def refuse_without_backward(model: nn.Module, inputs: Iterable[Any]) -> None:
