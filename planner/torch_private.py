@@ -19,6 +19,7 @@ from torch.fx import graph_module as graph_modules
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import optimizer as optimizers
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 
 def below_autograd() -> AbstractContextManager[None]:
@@ -196,3 +197,18 @@ def storage_of(tensor: torch.Tensor) -> Callable[[], bool]:
 def inside_function_mode() -> bool:
     """Whether a ``TorchFunctionMode`` is active in this thread, a default device included."""
     return bool(torch._C._len_torch_function_stack())
+
+
+def leave_function_mode(mode: TorchFunctionMode) -> None:
+    """Take ``mode`` off this thread's stack of function modes, wherever in the stack it is, if it still is.
+
+    A backward runs its nodes with the stack of its caller, and puts that back: what was entered in a node is gone after it.
+    """
+    above: list[TorchFunctionMode] = []
+    while torch._C._len_torch_function_stack():
+        top = _pop_mode()  # type: ignore[no-untyped-call]
+        if top is mode:
+            break
+        above.append(top)
+    for other in reversed(above):
+        _push_mode(other)  # type: ignore[no-untyped-call]

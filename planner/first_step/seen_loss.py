@@ -19,7 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from remat_planner.planner.torch_private import inside_function_mode
+from remat_planner.planner.torch_private import inside_function_mode, leave_function_mode
 
 _BACKWARDS = (torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 _MOST_CALLS = 10_000
@@ -125,7 +125,7 @@ class _Watch(TorchFunctionMode):
         """Watch no longer."""
         if self._thread == threading.get_ident():  # another thread has a stack of modes of its own
             self._thread = 0
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            leave_function_mode(self)
 
     def start(self) -> None:
         """Watch from now on."""

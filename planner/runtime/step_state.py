@@ -197,7 +197,7 @@ class StepState:
         if not self.wiring.incoming[position]:
             return UnexpectedGradientError(
                 f"a gradient arrived at the output {name}, to which the planned loss sends none. Plan with the loss that "
-                "you train with: plan(..., loss=...)",
+                "you train with: plan(..., loss=...) or budgeted(..., loss=...)",
                 output=name,
             )
         return UnexpectedGradientError(

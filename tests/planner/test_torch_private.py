@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.fx import graph_module
+from torch.overrides import BaseTorchFunctionMode
 
 from remat_planner.planner.torch_private import (
     below_autograd,
@@ -22,6 +23,7 @@ from remat_planner.planner.torch_private import (
     graph_is_kept,
     inside_function_mode,
     is_run_by_backward,
+    leave_function_mode,
     runs_hooks,
     stands_for_many,
     storage_of,
@@ -151,6 +153,16 @@ def test_the_source_of_generated_code_is_freed_with_it():
 def test_function_modes_are_seen():
     assert not inside_function_mode()
     with torch.device("cpu"):
+        assert inside_function_mode()
+    assert not inside_function_mode()
+
+
+def test_a_function_mode_is_left_below_others_and_where_it_is_gone():
+    mode, other = BaseTorchFunctionMode(), torch.device("cpu")
+    mode.__enter__()
+    with other:
+        leave_function_mode(mode)
+        leave_function_mode(mode)
         assert inside_function_mode()
     assert not inside_function_mode()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.checkpoint import checkpoint
 
+from remat_planner import budgeted
 from remat_planner.planner.first_step import LossNotSeenError, SeenLoss, watch_loss
 
 LABELS = torch.tensor([0, 0, 0])
@@ -75,3 +78,24 @@ def test_inside_of_a_mode_nothing_is_watched() -> None:
     assert isinstance(found[0], LossNotSeenError)
     assert torch.ones(1).device.type == "cpu"
     assert not torch._C._len_torch_function_stack()
+
+
+def test_a_watch_ends_in_the_mode_of_the_loop() -> None:
+    stop = watch_loss(_output(), lambda _: None)
+    with torch.device("meta"):
+        stop()
+        assert torch.ones(1).device.type == "meta"
+    assert torch.ones(1).device.type == "cpu"
+    assert not torch._C._len_torch_function_stack()
+
+
+def test_a_watch_that_began_in_a_backward_is_gone_after_it() -> None:
+    model = torch.nn.Linear(3, 3)
+    checkpointed = budgeted(copy.deepcopy(model), "1MB", time_limit=1, verify=False)
+    for _ in range(3):
+        gradients = []
+        for net in (model, checkpointed):
+            net.zero_grad()
+            checkpoint(net, torch.ones(2, 3, requires_grad=True), use_reentrant=True).square().mean().backward()
+            gradients.append(net.weight.grad)
+        assert torch.equal(*gradients)
