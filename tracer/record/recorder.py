@@ -152,6 +152,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return False
                 if not self.in_backward:
                     self._check(args[0], expected, origin)
+                self._known.answers.append(expected)
                 return expected
         autograd_node = backward_sequence_number() if self.in_backward else None
         repeated = self.in_backward and torch.is_grad_enabled() and in_checkpoint()

@@ -60,6 +60,15 @@ def test_gradients_of_the_loss_are_in_the_peak():
     assert with_centers - peak() == 800
 
 
+def test_a_check_in_a_loss_is_passed():
+    def loss(output: torch.Tensor) -> torch.Tensor:
+        if torch.isnan(output).any():
+            raise ValueError("not a number")
+        return output.square().mean()
+
+    assert plan(nn.Linear(6, 4), (X,), loss=loss, budget="100%", solver="none").peak_bytes
+
+
 def test_a_loss_that_steps_an_optimizer_is_refused():
     critic = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(critic.parameters(), 0.1, momentum=0.9)
