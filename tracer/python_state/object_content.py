@@ -29,6 +29,8 @@ class ObjectContent:
 
     def __init__(self, thing: Any, names: Names) -> None:
         holders = holders_in(thing, names)
+        if any(holder.place.is_registry and holder.entries() for holder in holders):
+            raise LookupError("parameters of a module in it are constants of the step")
         self._form, entries = ObjectForm.of(holders)
         values = self._form.values_in(thing)
         if values is None:

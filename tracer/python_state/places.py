@@ -65,13 +65,18 @@ class Place:
         """Whether a module of the model is here, by its path."""
         return self.kind == "module" and not self.steps
 
+    @property
+    def is_registry(self) -> bool:
+        """Whether a module registers its parameters, buffers or children here."""
+        return bool(self.steps) and self.steps[-1] in _REGISTRIES
+
     def attribute(self, name: str) -> Place:
         """The attribute ``name`` of what is here."""
         return replace(self, label=f"{self.label}.{name}" if self.label else name, steps=(*self.steps, ("attribute", name)))
 
     def item(self, key: Any) -> Place:
         """The item ``key`` of what is here."""
-        if self.steps and self.steps[-1] in _REGISTRIES:
+        if self.is_registry:
             label = f"{self.label.rpartition('.')[0]}.{key}"
         else:
             label = f"{self.label}[{tensor_label(key) if isinstance(key, torch.Tensor) else repr(key)}]"

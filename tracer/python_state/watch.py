@@ -230,16 +230,18 @@ def described(
     """The entries of each holder: plain values as they are, of tensors the form, and of other objects the kind or the identity.
 
     Tensors under keys that are ``constant`` are told by identity and by how often they were changed, and ``registered`` ones by
-    their name. ``of_input`` is for an argument of a call, whose tensors are inputs: there the size that varies of a jagged one
-    does not tell it from others.
+    their name. ``of_input`` is for an argument of a call, whose tensors are inputs, but for those of modules in it: there the
+    size that varies of a jagged one does not tell it from others.
     """
     labels = {id(holder.target): holder.place.label for holder in holders}
     found = {}
     for holder in holders:
         label = holder.place.label
         left_out, constants = ignored.get(label, ()), constant.get(label, ())
+        in_module = of_input and holder.place.is_registry  # no input: the captured step has them as constants
         found[label] = {
-            key: registered.get(id(value)) or _token(value, labels, is_constant=key in constants, of_input=of_input)
+            key: registered.get(id(value))
+            or _token(value, labels, is_constant=in_module or key in constants, of_input=of_input)
             for key, value in holder.compared(left_out).items()
         }
         if isinstance(holder, Attributes):

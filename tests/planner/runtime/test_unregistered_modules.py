@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from remat_planner import plan, verify
+from remat_planner import apply_schedule, plan, verify
 from remat_planner.tracer.errors import ModelNotSupportedError
 from tests.planner.runtime.tensors_in_places import Net, X, assert_equal, mean_square, planned, step
 
@@ -100,3 +100,28 @@ def test_a_teacher_that_could_train_is_used_without_gradients():
 def test_one_that_would_train_is_refused_by_name():
     with pytest.raises(ModelNotSupportedError, match=r"sends gradients into s\[0\]\.weight, s\[0\]\.bias: no parameter"):
         planned(Net(in_list, s=[nn.Linear(4, 4)]))
+
+
+class Given(nn.Module):
+    """Calls a module that is an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, given: Any) -> torch.Tensor:
+        return mean_square(given(self.layer(x)))
+
+
+def test_a_module_that_is_an_argument_may_be_another_one_or_change():
+    torch.manual_seed(0)
+    one, other = (nn.Sequential(nn.Linear(4, 4)).requires_grad_(False) for _ in range(2))
+    eager = Given()
+    model = copy.deepcopy(eager)
+    schedule = plan(model, (X, one), budget="100%", solver="none", verify=False)
+    ours = apply_schedule(model, schedule, audit=False)
+    for given in (one, one, other, one):
+        values = [net(X, given) for net in (ours, eager)]
+        assert torch.equal(*values)
+        with torch.no_grad():
+            one[0].weight.mul_(2)
