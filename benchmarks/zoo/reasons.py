@@ -58,7 +58,7 @@ REASONS = (
     ),
     Reason(
         "a tensor that is reached through a closure, a global or a container",
-        "not through the module but through",
+        "not through the module but through|no parameter of the model, which finds none",
         "register it as a parameter or buffer",
     ),
     Reason(

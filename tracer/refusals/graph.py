@@ -85,7 +85,7 @@ def unregistered_parameter_error(names: Sequence[str]) -> ModelNotSupportedError
         "none in a list, a global or a variable around a function. Register it (`self.part = part`, or nn.ModuleList and "
         "nn.ParameterList in the place of a list). What shall not be trained: requires_grad_(False), or use it under "
         "torch.no_grad()",
-        kind="unregistered",
+        kind="closure",
     )
 
 
