@@ -41,10 +41,8 @@ def module_view_of(
         "__doc__": parent.__doc__,
     }
     view_class = type(parent)(parent.__name__, (parent,), namespace)
-    for name, value in {
-        "__call__": nn.Module.__call__,
-        **body,
-    }.items():  # only now, because a base may wrap what is in the namespace of a new subclass
+    methods = {"__call__": nn.Module.__call__, **body}
+    for name, value in methods.items():  # only now, because a base may wrap what is in the namespace of a new subclass
         setattr(view_class, name, value)
     view: nn.Module = object.__new__(view_class)
     object.__setattr__(view, "__dict__", model.__dict__)
