@@ -36,8 +36,10 @@ logger = logging.getLogger("remat_planner")
 
 @dataclass(frozen=True)
 class LargestSizes:
-    """Attributes:
-    numbers: the value of each symbol at the largest sizes; none where the graph is for given sizes.
+    """The largest sizes that a graph is planned for.
+
+    Attributes:
+        numbers: the value of each symbol at these sizes; none where the graph is for given ones.
     """
 
     numbers: Mapping[Any, int | float]
