@@ -191,3 +191,11 @@ def test_a_step_through_such_operators_has_eagers_bits_and_the_predicted_peak():
     result = remat_planner.verify(model, schedule, (x,))
     assert result.identical
     assert result.measured_peak_bytes == result.predicted_peak_bytes
+
+
+def test_a_recurrent_layer_is_captured_alike_whether_its_fakes_are_remembered_or_not() -> None:
+    model, x = nn.LSTM(4, 8), torch.randn(3, 2, 4)
+    private.FakeTensorMode.cache_clear()
+    steps = [remat_planner.trace(model, (x,), loss=lambda output: output[0].sum(), costs="h100") for _ in range(2)]
+    assert [op.name for op in steps[0].ops] == [op.name for op in steps[1].ops]
+    assert not any(op.kind == "copied_with_strides" for op in steps[0].ops), "the kernel makes two gradients of the biases"

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from remat_planner.tracer.functions import use_checks, use_custom_operators, use_functions
 from remat_planner.tracer.graph_trace import trace
+from remat_planner.tracer.leaves import tensors_in
 from remat_planner.tracer.operators import with_some_number
 from remat_planner.tracer.passes.checkpointed_draws import use_first_draws
 from remat_planner.tracer.passes.eager_gradients import use_eager_gradients
@@ -22,7 +23,7 @@ from remat_planner.tracer.passes.in_place_on_strided import run_in_place_layouts
 from remat_planner.tracer.passes.in_place_views import take_views_out_of_place
 from remat_planner.tracer.passes.pure_forms import use_pure_forms
 from remat_planner.tracer.passes.random_draws import fill_as_eager
-from remat_planner.tracer.passes.replay import COPY_OF_PURE_FORM, ORIGIN, Replay, is_mutable, sized_as_recorded
+from remat_planner.tracer.passes.replay import COPY_OF_PURE_FORM, ORIGIN, Replay, form_of, is_mutable, sized_as_recorded
 from remat_planner.tracer.record import Recording
 from remat_planner.tracer.torch_private import FakeTensorMode
 
@@ -44,9 +45,8 @@ def make_functional(recording: Recording, mode: FakeTensorMode) -> fx.GraphModul
         module.recompile()
         module = _traced_without_mutations(module, mode)
         _place_late_views(module.graph)
-        strides_changed = [fill_as_eager(module.graph, mode), run_in_place_layouts(module.graph, mode)]
-        if any(strides_changed):
-            _recompute_fakes(module, mode)
+        if changed := {*fill_as_eager(module.graph, mode), *run_in_place_layouts(module.graph, mode)}:
+            _recompute_fakes(module, mode, changed)
         _drop_copies_of_pure_forms(module.graph)
         _update_early(module.graph)
     use_pure_forms(module.graph)
@@ -100,8 +100,9 @@ def _drop_copies_of_pure_forms(graph: fx.Graph) -> None:
                 graph.erase_node(node)
 
 
-def _recompute_fakes(module: fx.GraphModule, mode: FakeTensorMode) -> None:
-    """Run the graph on its placeholders' fakes and take over the results."""
+def _recompute_fakes(module: fx.GraphModule, mode: FakeTensorMode, changed: set[fx.Node]) -> None:
+    """Run what follows from ``changed`` nodes on fakes, and take over the results; what keeps its form ends that."""
+    stale = set(changed)
 
     class _Propagate(fx.Interpreter):
         def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
@@ -111,14 +112,28 @@ def _recompute_fakes(module: fx.GraphModule, mode: FakeTensorMode) -> None:
         def run_node(self, n: fx.Node) -> Any:
             if n.op == "placeholder" or getattr(n.target, "draws", False):
                 return n.meta["val"]
+            if n.op == "call_function" and n not in stale and stale.isdisjoint(n.all_input_nodes):
+                return n.meta.get("val")  # an operator's result that it was not asked for is None
             with sized_as_recorded(n):
                 result = super().run_node(n)
             if n.op == "call_function":
+                if n not in changed and _has_own_memory(n.target) and _forms(result) == _forms(n.meta.get("val")):
+                    return n.meta.get("val")
+                stale.add(n)
                 n.meta["val"] = result
             return result
 
     with mode, torch.no_grad():
         _Propagate(module).run(*(n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"))
+
+
+def _has_own_memory(target: Any) -> bool:
+    """Whether an operator allocates all of its results."""
+    return isinstance(target, torch._ops.OpOverload) and all(made.alias_info is None for made in target._schema.returns)
+
+
+def _forms(value: Any) -> list[Any]:
+    return [form_of(tensor) for tensor in tensors_in(value)]
 
 
 def _update_early(graph: fx.Graph) -> None:

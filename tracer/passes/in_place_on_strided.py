@@ -83,8 +83,8 @@ def pure_form_of_permuted(target: Any, tensor: Any) -> torch._ops.OpOverload | N
     return form
 
 
-def run_in_place_layouts(graph: fx.Graph, mode: FakeTensorMode) -> bool:
-    """Replace the marked nodes of ``graph``; True where there are any, so that later fakes must be recomputed."""
+def run_in_place_layouts(graph: fx.Graph, mode: FakeTensorMode) -> list[fx.Node]:
+    """Replace the marked nodes of ``graph``, and return them: the fakes of their readers are stale."""
     marked = [node for node in graph.nodes if _MARK in node.meta]
     for node in marked:
         target, size, stride = node.meta.pop(_MARK)
@@ -93,7 +93,7 @@ def run_in_place_layouts(graph: fx.Graph, mode: FakeTensorMode) -> bool:
         node.args = (node.args[0], size, stride, *node.args[1:])
         with mode:
             node.meta["val"] = torch.empty_strided(size, stride, dtype=dtype, device=node.meta["val"].device)
-    return bool(marked)
+    return marked
 
 
 @cache

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from remat_planner.tracer.operators import SAME_TENSOR, graph_function
-from remat_planner.tracer.torch_private import storage_key
+from remat_planner.tracer.operators import graph_function
 
 aten = torch.ops.aten
 
@@ -44,8 +42,6 @@ def use_pure_forms(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.target is aten.mkldnn_rnn_layer.default:
             node.target = recurrent_layer_with_workspace
-        if node.target is aten.mkldnn_rnn_layer_backward.default:
-            _give_results_own_storages(node)
         if node.target is aten.copy.default:
             _fuse_copy(graph, node)
 
@@ -63,27 +59,3 @@ def _fuse_copy(graph: fx.Graph, node: fx.Node) -> None:
     node.args = (source, tuple(layout.shape), tuple(layout.stride()), layout.dtype, layout.device)
     node.kwargs = {}
     graph.erase_node(fresh)
-
-
-def _give_results_own_storages(node: fx.Node) -> None:
-    """Give both bias gradients of a recurrent layer's backward a storage: the fakes share one, the real tensors do not."""
-    seen: set[int] = set()
-    results = list(node.meta["val"])
-    for i, result in enumerate(results):
-        if isinstance(result, torch.Tensor):
-            if storage_key(result) in seen:
-                with result.fake_mode:  # type: ignore[attr-defined]
-                    results[i] = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=result.device)
-            seen.add(storage_key(results[i]))
-    node.meta["val"] = tuple(results)
-    for user in node.users:
-        if user.target is operator.getitem:
-            _replace_fake(user, results[user.args[1]])  # type: ignore[index]
-
-
-def _replace_fake(node: fx.Node, value: Any) -> None:
-    """Give ``node`` and its detached forms the fake ``value``."""
-    node.meta["val"] = value
-    for user in node.users:
-        if user.target in SAME_TENSOR:
-            _replace_fake(user, value)

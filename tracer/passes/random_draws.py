@@ -20,9 +20,9 @@ aten = torch.ops.aten
 Fill = Callable[..., torch.Tensor]
 
 
-def fill_as_eager(graph: fx.Graph, mode: FakeTensorMode) -> bool:
-    """Replace the functional draws of ``graph``; True where strides changed, so that later fakes must be recomputed."""
-    changed = False
+def fill_as_eager(graph: fx.Graph, mode: FakeTensorMode) -> list[fx.Node]:
+    """Replace the functional draws of ``graph``; those whose strides changed, so that the fakes of their readers are stale."""
+    changed = []
     for node in graph.nodes:
         fill = _FUNCTIONAL.get(str(node.target)) if isinstance(node.target, torch._ops.OpOverload) else None
         if fill is None:
@@ -31,7 +31,7 @@ def fill_as_eager(graph: fx.Graph, mode: FakeTensorMode) -> bool:
         like = node.args[0].meta["val"]
         if like.stride() == node.meta["val"].stride():
             continue  # views of the fake stay views of it
-        changed = True
+        changed.append(node)
         with mode:
             node.meta["val"] = torch.empty_strided(like.size(), like.stride(), dtype=like.dtype, device=like.device)
     return changed

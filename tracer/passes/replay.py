@@ -95,7 +95,7 @@ class Replay(fx.Interpreter):
         if n.op != "call_function" or not isinstance(result, torch.Tensor) or self.is_written(n):
             return result
         known, made = n.meta["val"], functional_value(result)
-        if _form(made) != _form(known):
+        if form_of(made) != form_of(known):
             self._written |= self._storages[n]  # what reads it may have another form too
             return result
         self._copies[n] = stand_for(n, made)
@@ -159,7 +159,8 @@ def _storages(node: fx.Node) -> set[int]:
     return set(map(storage_key, tensors_in(node.meta.get("val"))))
 
 
-def _form(tensor: torch.Tensor) -> Any:
+def form_of(tensor: torch.Tensor) -> Any:
+    """How a tensor lies in its memory."""
     return tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.device
 
 
