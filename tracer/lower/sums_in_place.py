@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from remat_planner.schedules import Graph
+from remat_planner.schedules import Graph, Op
 from remat_planner.tracer.joint import Joint, is_dense
 from remat_planner.tracer.operators import graph_function_name
 
@@ -36,8 +36,12 @@ def with_sums_in_place(graph: Graph, joint: Joint) -> Graph:
     """``graph`` in which a sum that autograd makes in place lies in the storage of its first term, and is made once."""
     node_of = {node.meta["name"]: node for node in joint.ops}
     sums = {graph.by_name[node.meta["name"]] for gradient in joint.gradients for node in gradient.sums}
-    readers = _readers(graph)
-    in_place = [i for i in sorted(sums) if _is_owned(graph, i, readers, node_of)]
+    memory = _Memory(
+        readers=_readers(graph),
+        allocated_by={storage: op for op, new in zip(graph.ops, graph.allocated, strict=True) for storage in new},
+        returned={graph.values[value].storage for value in graph.results},
+    )
+    in_place = [i for i in sorted(sums) if _is_owned(graph, i, memory, node_of)]
     if not in_place:
         return graph
     ops = list(graph.ops)
@@ -61,6 +65,15 @@ def with_storages_shared(graph: Graph, moved: Mapping[int, int]) -> Graph:
     )
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """For each storage the ops that read it (``_readers``) and the one that allocates it; the storages of results."""
+
+    readers: Mapping[int, set[int]]
+    allocated_by: Mapping[int, Op]
+    returned: Collection[int]
+
+
 def _readers(graph: Graph) -> Mapping[int, set[int]]:
     """For each storage, the ops that read it for something else than another view of it."""
     readers: dict[int, set[int]] = defaultdict(set)
@@ -72,7 +85,7 @@ def _readers(graph: Graph) -> Mapping[int, set[int]]:
     return readers
 
 
-def _is_owned(graph: Graph, i: int, readers: Mapping[int, set[int]], node_of: Mapping[str, fx.Node]) -> bool:
+def _is_owned(graph: Graph, i: int, memory: _Memory, node_of: Mapping[str, fx.Node]) -> bool:
     """Whether the sum ``i`` can be made in its first term: nothing else needs that or refers to its memory."""
     op, node = graph.ops[i], node_of[graph.ops[i].name]
     first, result = node.args[0], node.meta["val"]
@@ -80,16 +93,15 @@ def _is_owned(graph: Graph, i: int, readers: Mapping[int, set[int]], node_of: Ma
         return False
     term = first.meta["val"]
     storage = graph.values[op.reads[0]].storage
-    allocated_by = next((graph.ops[k] for k, allocated in enumerate(graph.allocated) if storage in allocated), None)
+    allocated_by = memory.allocated_by.get(storage)
     if allocated_by is None or allocated_by.outside or allocated_by.phase != "backward":
         return False
     allocates = node_of[allocated_by.name]
     is_view = first is not allocates and not (first.target is operator.getitem and first.args[0] is allocates)
-    returned = any(graph.values[value].storage == storage for value in graph.results)
     return (
-        readers[storage] == {i}
+        memory.readers.get(storage) == {i}
         and not is_view
-        and not returned
+        and storage not in memory.returned
         and _is_torchs_own(allocates.target)
         and is_dense(term)
         and (term.shape, term.stride(), term.dtype) == (result.shape, result.stride(), result.dtype)
