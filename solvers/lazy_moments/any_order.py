@@ -7,6 +7,7 @@ computed again later. All other nodes may run on either side. They count as free
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -28,45 +29,29 @@ def any_order_bound(problem: Problem, budget: int, deadline: Deadline) -> float:
     for node in _moments(problem):
         if deadline.expired or bound == np.inf:
             break
-        program = MasterProgram(around(problem, node), budget, [_place(problem, node)], options=_OPTIONS)
+        relaxed, moment = around(problem, node)
+        program = MasterProgram(relaxed, budget, [moment], options=_OPTIONS)
         outcome = program.solve(seconds=deadline.remaining, gap=0.0, relax=True)
         bound = max(bound, problem.seconds + program.certified(outcome))
     return bound
 
 
-def around(problem: Problem, node: int) -> Problem:
-    """``problem`` with what need not come after the first run of ``node`` before it, and free if it may come after."""
-    before, after = _before(problem, node), _after(problem, node)
+def around(problem: Problem, node: int) -> tuple[Problem, int]:
+    """``problem`` with what need not come after the first run of ``node`` before it, and free if it may; and the node there."""
+    before = _reached(problem, node, lambda v: (int(problem.producer[item]) for item in problem.reads[v]))
+    after = _reached(problem, node, lambda v: (reader for item in problem.writes[v] for reader in problem.readers[item]))
     free = ~(before | after)
     free[node] = False
-    order = [*np.flatnonzero(before | free).tolist(), node, *np.flatnonzero(after).tolist()]
-    place = np.empty(problem.n, dtype=np.int64)
-    place[order] = np.arange(problem.n)
-    reads = [problem.reads[i] for i in order]
-    writes = [problem.writes[i] for i in order]
-    return replace(
+    first = np.flatnonzero(before | free).tolist()
+    relaxed = replace(
         problem,
-        ops=problem.ops[order],
-        cost=np.where(free, 0.0, problem.cost)[order],
-        workspace=problem.workspace[order],
-        replay=np.where(free, 0, problem.replay)[order],
-        pinned=(problem.pinned & ~free)[order],
-        outside=problem.outside[order],
-        forward=problem.forward[order],
+        cost=np.where(free, 0.0, problem.cost),
+        replay=np.where(free, 0, problem.replay),
+        pinned=problem.pinned & ~free,
         auxiliary=np.zeros(problem.n, dtype=np.bool_),
-        in_turn=problem.in_turn[order],
-        producer=place[problem.producer],
         lasting=problem.lasting & ~free[problem.producer],
-        read_ptr=_pointer(reads),
-        read_items=_flat(reads),
-        write_ptr=_pointer(writes),
-        write_items=_flat(writes),
     )
-
-
-def _place(problem: Problem, node: int) -> int:
-    """Where ``around`` puts ``node``."""
-    return problem.n - 1 - int(_after(problem, node).sum())
+    return relaxed.reordered([*first, node, *np.flatnonzero(after).tolist()]), len(first)
 
 
 def _moments(problem: Problem) -> list[int]:
@@ -82,35 +67,13 @@ def _moments(problem: Problem) -> list[int]:
     return chosen
 
 
-def _before(problem: Problem, node: int) -> np.ndarray:
-    """bool[n]: the nodes whose results lead to ``node``."""
+def _reached(problem: Problem, start: int, following: Callable[[int], Iterable[int]]) -> np.ndarray:
+    """bool[n]: the nodes to which ``following`` leads from ``start``, one after the other."""
     found = np.zeros(problem.n, dtype=np.bool_)
-    waiting = [node]
+    waiting = [start]
     while waiting:
-        for item in problem.reads[waiting.pop()]:
-            producer = int(problem.producer[item])
-            if not found[producer]:
-                found[producer] = True
-                waiting.append(producer)
+        for node in following(waiting.pop()):
+            if not found[node]:
+                found[node] = True
+                waiting.append(node)
     return found
-
-
-def _after(problem: Problem, node: int) -> np.ndarray:
-    """bool[n]: the nodes to which the results of ``node`` lead."""
-    found = np.zeros(problem.n, dtype=np.bool_)
-    waiting = [node]
-    while waiting:
-        for item in problem.writes[waiting.pop()]:
-            for reader in problem.readers[item]:
-                if not found[reader]:
-                    found[reader] = True
-                    waiting.append(reader)
-    return found
-
-
-def _pointer(rows: list[tuple[int, ...]]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-
-
-def _flat(rows: list[tuple[int, ...]]) -> np.ndarray:
-    return np.array([item for row in rows for item in row], dtype=np.int64)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +147,24 @@ class Problem:
     def seconds(self) -> float:
         """Seconds of the step without any recomputation."""
         return math.fsum(self.cost)
+
+    def reordered(self, order: Sequence[int]) -> Problem:
+        """The same problem with its nodes in this ``order``, in which each one comes after those that it reads of."""
+        place = np.empty(self.n, dtype=np.int64)
+        place[order] = np.arange(self.n)
+        read_ptr, read_items = _csr([self.reads[node] for node in order])
+        write_ptr, write_items = _csr([self.writes[node] for node in order])
+        of_nodes = ("ops", "cost", "workspace", "replay", "pinned", "outside", "forward", "auxiliary", "in_turn")
+        arrays: dict[str, Any] = {name: getattr(self, name)[order] for name in of_nodes}
+        return replace(
+            self,
+            **arrays,
+            producer=place[self.producer],
+            read_ptr=read_ptr,
+            read_items=read_items,
+            write_ptr=write_ptr,
+            write_items=write_items,
+        )
 
     def simulate(self, nodes: Sequence[int]) -> Simulation:
         """Seconds and bytes of a sequence of nodes: as ``schedules.simulate`` of the expanded steps, but faster.
