@@ -4,6 +4,9 @@ A move saves a value or not, or saves what it is computed from in its place; fir
 each alone. As long as the step exceeds the budget, the move that takes away most bytes over the budget for its seconds is made,
 summed over all kernels, since the highest kernel alone would not show a step in the right direction. Then moves that save time
 within the budget are made until there is none.
+
+The search begins with what a mixed-integer program chooses. The program leaves bytes out, so it is solved again with its budget
+lowered by what was too much.
 """
 
 from __future__ import annotations
@@ -15,11 +18,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from remat_planner.planner.partition.program import fastest_within, lowest
 from remat_planner.tracer.fusion import FusedStep, Judged
 
 _Move = tuple[frozenset[int], frozenset[int]]  # to save, to drop
 _LEAST_GAIN = 1e-7  # of the step's seconds: less is rounding
 _NEAR = 1.005  # of the fastest step's seconds: good enough
+_DESCENDING = 0.75  # of the time, before the sets that fit are polished
+_TO_FIT = 3.0  # of the time, where none fits before: compiled in vain it would take longer
+_ROUNDS = 6  # of the program, whose budget is lowered by this part of what was too much, and by this part of it at most
+_STEP, _LARGEST_STEP = 0.7, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +68,61 @@ class Search:
     def within(self, budget: int) -> Found:
         """The fastest set found whose peak is at most ``budget`` bytes, those that are there all the time left out.
 
-        The descent begins with the fastest set; where that takes more than a little time, also with that of all results of
-        kernels and reductions, and with none, from which other valleys are reached.
+        The descents begin with the program's set and with the fastest one; where these take more than a little time, also with
+        that of all results of kernels and reductions, and with none, from which other valleys are reached.
         """
-        deadline = self._clock() + self._seconds
-        values = self.step.values.values
-        kernels = frozenset(v for v in self.step.choice if values[v].kind != "pointwise")
-        best = self._descended(self._set(self.fastest), budget, deadline)
-        for start in (kernels, frozenset[int]()):
-            near = best.fits and best.judged.seconds < _NEAR * self.fastest.seconds
-            if near or self._clock() >= deadline:
+        if self.fastest.peak <= budget:
+            return Found(self.fastest, fits=True)
+        start = self._clock()
+        found: list[Found] = []
+        for saved in self._starts(budget):
+            share = _DESCENDING if any(other.fits for other in found) else _TO_FIT
+            if found and self._clock() >= start + share * self._seconds:
                 break
-            best = min(best, self._descended(start, budget, deadline), key=_rank)
+            found.append(self._descended(saved, budget, start + share * self._seconds))
+            if found[-1].fits and self._is_near(found[-1].judged):
+                break
+        found.sort(key=_rank)
+        best = found[0]
+        deadline = max(start + self._seconds, self._clock() + (1.0 - _DESCENDING) * self._seconds)
+        for other in found:
+            if other.fits and self._clock() < deadline:
+                polished = self._polished(self._set(other.judged), budget, deadline)
+                best = min(best, Found(polished, fits=True), key=_rank)
+                if self._is_near(best.judged):
+                    break
         return best
 
+    def _starts(self, budget: int) -> Iterator[frozenset[int]]:
+        values = self.step.values.values
+        yield self._of_program(budget)
+        yield self._set(self.fastest)
+        yield frozenset(v for v in self.step.choice if values[v].kind != "pointwise")
+        yield frozenset()
+
+    def _is_near(self, judged: Judged) -> bool:
+        return judged.seconds < _NEAR * self.fastest.seconds
+
+    def _of_program(self, budget: int) -> frozenset[int]:
+        """The set of the program that is nearest to ``budget``, its budget lowered until the peak is within."""
+        best: Judged | None = None
+        target = budget
+        for _ in range(_ROUNDS):
+            solution = fastest_within(self.step, target)
+            if solution.saved is None:
+                break
+            judged = self._judge(solution.saved)
+            best = judged if best is None else min(best, judged, key=lambda j: (max(j.peak, budget), j.seconds))
+            if judged.peak <= budget:
+                break
+            target -= min(math.ceil(_STEP * (judged.peak - budget)), math.ceil(_LARGEST_STEP * budget))
+        if best is None:
+            return lowest(self.step) or frozenset()
+        return self._set(best)
+
     def _descended(self, saved: frozenset[int], budget: int, deadline: float) -> Found:
-        judged = self._judge(saved)
-        lowest = judged
+        """The set that moves lead to from ``saved``, or the lowest one on the way."""
+        judged = lowest = self._judge(saved)
         queue = [(math.inf, k) for k in range(len(self._moves))]  # of the ratio when it was judged last
         while judged.peak > budget and self._clock() < deadline:
             waiting, made = sorted(queue, reverse=True), False
@@ -99,12 +145,11 @@ class Search:
             if not made:
                 break
             lowest = min(lowest, judged, key=lambda j: j.peak)
-        if judged.peak > budget:
-            return Found(lowest, fits=False)
-        return Found(self._polished(saved, budget, max(deadline, self._clock() + self._seconds / 4)), fits=True)
+        return Found(judged, fits=True) if judged.peak <= budget else Found(lowest, fits=False)
 
     def _polished(self, saved: frozenset[int], budget: int | None, deadline: float) -> Judged:
         judged = self._judge(saved)
+        least = judged.seconds  # seconds may rise above these by rounding only, or the same moves would come again
         improved = True
         while improved and self._clock() < deadline:
             improved = False
@@ -113,8 +158,9 @@ class Search:
                 if tried == saved:
                     continue
                 candidate = self._judge(tried)
-                if (budget is None or candidate.peak <= budget) and _better(candidate, judged):
+                if (budget is None or candidate.peak <= budget) and _better(candidate, judged, least):
                     saved, judged, improved = tried, candidate, True
+                    least = min(least, judged.seconds)
                 if self._clock() >= deadline:
                     break
         return judged
@@ -133,10 +179,9 @@ def _rank(found: Found) -> tuple[bool, float]:
     return not found.fits, found.judged.seconds if found.fits else found.judged.peak
 
 
-def _better(candidate: Judged, judged: Judged) -> bool:
-    difference = judged.seconds - candidate.seconds
-    least = _LEAST_GAIN * judged.seconds
-    return difference > least or (difference > -least and candidate.peak < judged.peak)
+def _better(candidate: Judged, judged: Judged, least: float) -> bool:
+    rounding = _LEAST_GAIN * least
+    return candidate.seconds < least - rounding or (candidate.seconds <= least + rounding and candidate.peak < judged.peak)
 
 
 def _moves(step: FusedStep) -> Iterator[_Move]:

@@ -94,7 +94,7 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
     reads, whole, computes, realized = _inlined(values, sequence, inside, returned, pieces, cpu=cpu)
     kernels: list[Kernel] = []
     kernel_of: dict[int, int] = {}
-    last_reading: dict[int, list[int]] = {}
+    reading: dict[int, int] = {}  # the kernels that read each value, as a set
     before: list[int] = []  # the kernels that each kernel waits for, directly or not, as a set
     for v in sequence:
         if not realized >> v & 1:
@@ -109,15 +109,15 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
             k = kernel_of[value.reads[0]]
         else:
             alone = _is_alone(value, cpu=cpu)
-            near = [] if alone else _near(value, reads[v], kernels, kernel_of, last_reading, before, cpu=cpu)
+            near = [] if alone else _near(value, reads[v], kernels, kernel_of, reading, before, cpu=cpu)
             if near:
                 k = near[0]
                 for other in near[1:]:
-                    k = _merged(k, other, kernels, kernel_of, last_reading, before)
+                    k = _merged(k, other, kernels, kernel_of, reading, before)
             else:
                 k = len(kernels)
                 kernels.append(Kernel(alone=alone, elements=elements, rows=value.rows, down=cpu and value.down))
-                before.append(0)
+                before.append(_waits_for(k, reads[v], kernel_of, before))
         kernel = kernels[k]
         kernel_of[v] = k
         kernel.members.append(v)
@@ -127,7 +127,7 @@ def kernels_of(values: Sequence[Value], sequence: Sequence[int], returned: int, 
         kernel.reads |= new
         kernel.computes |= computes[v] | (1 << v if elements else 0)
         for r in bits(new):
-            last_reading.setdefault(r, []).append(k)
+            reading[r] = reading.get(r, 0) | 1 << k
         _wait(k, reads[v], kernel_of, before)
     kernels = [kernels[k] for k in _in_order(before) if kernels[k].members]
     reductions = sum(1 << v for v in sequence if values[v].kind == "reduction") if cpu else 0
@@ -251,7 +251,7 @@ def _near(
     reads: int,
     kernels: list[Kernel],
     kernel_of: dict[int, int],
-    last_reading: dict[int, list[int]],
+    reading: dict[int, int],
     before: list[int],
     *,
     cpu: bool,
@@ -260,25 +260,27 @@ def _near(
 
     A loop with reductions is not moved behind kernels that come after it.
     """
-    excluded, latest = 0, -1
-    candidates = set()
+    excluded = candidates = 0
+    latest = -1
     for r in bits(reads):
         k = kernel_of.get(r, -1)
         if k >= 0:
             excluded |= before[k]
             latest = max(latest, k)
-            candidates.add(k)
-        candidates.update(last_reading.get(r, ()))
+            candidates |= 1 << k
+        candidates |= reading.get(r, 0)
+    far = len(kernels) - _FAR
+    first = max(min(latest, far), 0)
     return [
         k
-        for k in sorted(candidates, reverse=True)
+        for k in reversed(bits(candidates >> first << first))
         if _same_loop(kernels[k], value, down=cpu and value.down)
-        and (k >= latest or (not excluded >> k & 1 and len(kernels) - k <= _FAR and not kernels[k].rows and not value.rows))
+        and (k >= latest or (k >= far and not excluded >> k & 1 and not kernels[k].rows and not value.rows))
     ]
 
 
 def _merged(
-    k: int, other: int, kernels: list[Kernel], kernel_of: dict[int, int], last_reading: dict[int, list[int]], before: list[int]
+    k: int, other: int, kernels: list[Kernel], kernel_of: dict[int, int], reading: dict[int, int], before: list[int]
 ) -> int:
     """The kernel that two loops without reductions become; ``k`` where they cannot, since something is between them."""
     between = before[k] | before[other]
@@ -292,7 +294,7 @@ def _merged(
     first, last = sorted((k, other))
     kernel, merged = kernels[first], kernels[last]
     for r in bits(merged.reads & ~kernel.reads):
-        last_reading[r].append(first)
+        reading[r] |= 1 << first
     kernel.reads |= merged.reads
     kernel.computes |= merged.computes
     kernel.members += merged.members
@@ -300,9 +302,8 @@ def _merged(
     kernel.whole |= merged.whole
     for v in merged.members:
         kernel_of[v] = first
-    for readers in last_reading.values():
-        if last in readers:
-            readers.remove(last)
+    for r in bits(merged.reads):
+        reading[r] &= ~(1 << last)
     kernels[last] = Kernel(alone=True)  # empty
     between &= ~(1 << first | 1 << last)
     for waits in range(len(before)):
@@ -315,15 +316,21 @@ def _merged(
 
 def _wait(k: int, reads: int, kernel_of: dict[int, int], before: list[int]) -> None:
     """Let the kernel ``k``, and all that wait for it, wait for those that compute ``reads``."""
-    new = 0
-    for r in bits(reads):
-        other = kernel_of.get(r, k)
-        if other != k:
-            new |= before[other] | 1 << other
+    new = _waits_for(k, reads, kernel_of, before)
     if new & ~before[k]:
         for other in range(len(before)):
             if other == k or before[other] >> k & 1:
                 before[other] |= new
+
+
+def _waits_for(k: int, reads: int, kernel_of: dict[int, int], before: list[int]) -> int:
+    """The kernels other than ``k`` that compute ``reads``, directly or not, as a set."""
+    found = 0
+    for r in bits(reads):
+        other = kernel_of.get(r, k)
+        if other != k:
+            found |= before[other] | 1 << other
+    return found
 
 
 def _in_order(before: list[int]) -> list[int]:
