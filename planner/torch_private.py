@@ -57,6 +57,16 @@ def runs_hooks(parameter: torch.Tensor) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often ``tensor`` was changed in place, by which a backward knows that what it saved is as it was; None if not counted."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def set_version(tensor: torch.Tensor, version: int) -> None:
+    """Let ``tensor`` count as changed in place ``version`` times: for changes that were undone, bit by bit."""
+    torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
 def forget_removed_hooks(tensor: torch.Tensor) -> None:
     """Have backwards pass by the hooks of ``tensor`` where all of them are removed: they would go on asking for its hooks."""
     if tensor._backward_hooks is not None and not tensor._backward_hooks:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from remat_planner.planner.distributed import in_process_group
+from remat_planner.planner.codegen import order_is_observed
 from remat_planner.planner.errors import TransformError
 from remat_planner.planner.planning import (
     BoundSignature,
@@ -112,7 +112,7 @@ class PlannedCall:
         self._reader = InputReader()
         self._checked = CheckedStep(model)
         self._recaptures = Recaptures(self._most_programs)
-        self._emitted_for_group = in_process_group()
+        self._order_observed = order_is_observed(self.model)
         self._watch: Watch | None = StepWatch() if watched else watch
         self._unplanned = UnplannedTraining(model) if watched else None
         for form in reversed(schedule.forms):
@@ -173,7 +173,7 @@ class PlannedCall:
             audit=None if self.audit is None else Audit(self.audit.parts),
             disk_folder=self.disk_folder,
         )
-        copied._emitted_for_group = self._emitted_for_group
+        copied._order_observed = self._order_observed
         for program in reversed([program for program in self.programs if not program.is_larger]):
             joint = replace(program.joint, model=model, hooks=hooks_of(model))  # those of the copy, which may be its methods
             if program.schedule is self.schedule:
@@ -211,7 +211,7 @@ class PlannedCall:
                 "recomputation, and not its backward: export the model without its plan, remat_planner.remove_schedule(model), "
                 "or in evaluation mode"
             )
-        if in_process_group() is not self._emitted_for_group:
+        if order_is_observed(self.model) is not self._order_observed:
             self._emit_again()
         leaves, tree = self._reader.flatten(args, kwargs)
         refuse_surroundings(self.model, leaves)
@@ -329,8 +329,8 @@ class PlannedCall:
         return signature.state() is not None and signature.inputs(call.leaves, call.tree) is not None
 
     def _emit_again(self) -> None:
-        """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""
-        self._emitted_for_group = in_process_group()
+        """Emit all programs anew: a process group, or hooks on parameters, came or went, which changes how gradients leave."""
+        self._order_observed = order_is_observed(self.model)
         self._numbered = NumberedPrograms(self.model, self.schedule, self.loss)
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(self.model, self.schedule, self.loss)

@@ -63,6 +63,26 @@ def test_no_tensor_of_the_step_is_kept() -> None:
     assert tensors == []
 
 
+def _one_after_the_other(y: torch.Tensor) -> None:
+    y[0].mean().backward(retain_graph=True)
+    weight = torch.autograd.grad(y[1].sum(), y, retain_graph=True)[0].norm()
+    (y[2].sum() * weight).backward()
+
+
+def _all_keep_the_graph(y: torch.Tensor) -> None:
+    y[0].mean().backward(retain_graph=True)
+    y[1].sum().backward(retain_graph=True)
+
+
+def test_backwards_that_keep_the_graph_are_seen_together() -> None:
+    seen, output = _seen(_output(), _one_after_the_other), _output()
+    assert isinstance(seen, SeenLoss)
+    assert torch.equal(seen(output), output[0].mean() + output[1].sum() + output[2].sum() * torch.ones(5).norm())
+    seen = _seen(_output(), _all_keep_the_graph)
+    assert isinstance(seen, SeenLoss)
+    assert torch.equal(seen(output), output[0].mean() + output[1].sum())
+
+
 @pytest.mark.parametrize(
     "loop", [lambda y: y.backward(torch.ones_like(y)), lambda y: torch.ones(1, requires_grad=True).backward()]
 )
