@@ -19,7 +19,7 @@ from torch.fx import graph_module as graph_modules
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import optimizer as optimizers
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 
 def below_autograd() -> AbstractContextManager[None]:
@@ -204,9 +204,9 @@ def storage_of(tensor: torch.Tensor) -> Callable[[], bool]:
     return lambda: not reference.expired()  # type: ignore[no-untyped-call]
 
 
-def inside_function_mode() -> bool:
-    """Whether a ``TorchFunctionMode`` is active in this thread, a default device included."""
-    return bool(torch._C._len_torch_function_stack())
+def inside_function_mode(but: type[TorchFunctionMode]) -> bool:
+    """Whether a ``TorchFunctionMode`` is active in this thread, a default device included, which is none of the class ``but``."""
+    return any(not isinstance(mode, but) for mode in _get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def leave_function_mode(mode: TorchFunctionMode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -192,11 +193,14 @@ class _FirstCalls:
     def _watched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self._provisional is not None
         output = self._provisional(*args, **kwargs)
+        this = weakref.ref(self)
 
         def seen(loss: SeenLoss | LossNotSeenError) -> None:
-            self._seen = loss
+            if (calls := this()) is not None:
+                calls._seen = loss
 
         self._stop_watching = watch_loss(output, seen)
+        weakref.finalize(self, self._stop_watching).atexit = False  # a model that is dropped after one step
         return output
 
     def _plan(

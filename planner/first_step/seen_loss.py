@@ -32,6 +32,9 @@ class LossNotSeenError(Exception):
     """What was called between forward and backward is not a function of the model's outputs that could be called again."""
 
 
+_NO_NUMBER = LossNotSeenError("its backward does not start at one number that was computed from the model's output")
+
+
 @dataclass(frozen=True, slots=True)
 class _Made:
     """The tensor that is leaf ``leaf`` of what call ``call`` returned; call -1 is the model."""
@@ -97,7 +100,7 @@ class _Watch(TorchFunctionMode):
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], _Made]] = {}
         self._calls: dict[int, _Call] = {}
         self._losses: list[_Made] = []
-        self._thread, self._done = 0, False
+        self._thread, self._done, self._others = 0, False, False
         self._remember(-1, pytree.tree_leaves(output))
 
     def __torch_function__(
@@ -131,6 +134,8 @@ class _Watch(TorchFunctionMode):
             leave_function_mode(self)
             if self._losses and not self._done:  # all backwards kept the graph
                 self._finish(self._seen_loss())
+            elif self._others and not self._done:
+                self._finish(_NO_NUMBER)
 
     def start(self) -> None:
         """Watch from now on."""
@@ -139,16 +144,16 @@ class _Watch(TorchFunctionMode):
 
     def _add(self, loss: Any, is_last: bool) -> None:
         """A backward begins at ``loss``."""
-        loss = loss[0] if isinstance(loss, (tuple, list)) and len(loss) == 1 else loss
-        place = self._place(loss)
-        if place is None or not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            self._finish(
-                LossNotSeenError("its backward does not start at one number that was computed from the model's output")
-            )
-            return
-        self._losses.append(place)
-        if is_last:
-            self._finish(self._seen_loss())
+        roots = loss if isinstance(loss, (tuple, list)) else [loss]
+        places = [place for place in map(self._place, roots) if place is not None]
+        if not places:
+            self._others = True  # of another model, as a discriminator's before the generator's
+        elif len(roots) > 1 or roots[0].numel() != 1:
+            self._finish(_NO_NUMBER)
+        else:
+            self._losses += places
+            if is_last:
+                self._finish(self._seen_loss())
 
     def _seen_loss(self) -> SeenLoss:
         needed, waiting = set(), [place.call for place in self._losses]
@@ -182,7 +187,7 @@ class _Watch(TorchFunctionMode):
 
     def _remember(self, call: int, leaves: list[Any]) -> None:
         for number, leaf in enumerate(leaves):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and leaf.requires_grad:  # no gradient comes from others, such as `fake.detach()`
                 self._made[id(leaf)] = (weakref.ref(leaf), _Made(call, number))
 
 
@@ -193,7 +198,7 @@ def watch_loss(output: Any, seen: Callable[[SeenLoss | LossNotSeenError], None])
         A function that ends the watch. Call it before the next forward, in any case: until then each call of a function of
         torch takes some microseconds more.
     """
-    if inside_function_mode():
+    if inside_function_mode(but=_Watch):
         # Its end would take our mode off the stack of modes instead of itself.
         seen(LossNotSeenError("the model is called inside of a torch function mode, such as `with torch.device(...)`"))
         return lambda: None

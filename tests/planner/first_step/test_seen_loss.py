@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -88,6 +89,39 @@ def test_backwards_that_keep_the_graph_are_seen_together() -> None:
 )
 def test_another_backward_is_told(loop: Any) -> None:
     assert isinstance(_seen(_output(), loop), LossNotSeenError)
+
+
+def test_a_backward_of_another_model_is_passed_over() -> None:
+    other = nn.Linear(5, 1)
+
+    def loop(y: torch.Tensor) -> None:
+        other(y.detach()).sum().backward()
+        y.mean().backward()
+
+    seen, output = _seen(_output(), loop), _output()
+    assert isinstance(seen, SeenLoss)
+    assert torch.equal(seen(output), output.mean())
+
+
+def test_two_models_of_one_loop_are_watched() -> None:
+    found: list[Any] = []
+    one, other = _output(), _output()
+    stops = [watch_loss(one, found.append), watch_loss(other, found.append)]
+    (one.sum() + other.mean()).backward()
+    for stop in stops:
+        stop()
+    ours = [(seen(torch.ones(3, 5)) - seen(torch.zeros(3, 5))).item() for seen in found]  # the other model's part is a number
+    assert sorted(ours) == pytest.approx([1, 15])
+    assert not torch._C._len_torch_function_stack()
+
+
+def test_no_watch_stays_where_a_model_is_dropped() -> None:
+    net = budgeted(nn.Linear(3, 3), "1MB", time_limit=1, verify=False)
+    net(torch.ones(2, 3))
+    assert torch._C._len_torch_function_stack() == 1
+    del net
+    gc.collect()
+    assert not torch._C._len_torch_function_stack()
 
 
 def test_inside_of_a_mode_nothing_is_watched() -> None:
