@@ -58,7 +58,7 @@ def runs_hooks(parameter: torch.Tensor) -> bool:
 
 
 def version_of(tensor: torch.Tensor) -> int | None:
-    """How often ``tensor`` was changed in place, by which a backward knows that what it saved is as it was; None if not counted."""
+    """How often ``tensor`` was changed in place, as a backward compares what it saved; None where nobody counts."""
     return None if tensor.is_inference() else tensor._version
 
 
@@ -205,7 +205,7 @@ def storage_of(tensor: torch.Tensor) -> Callable[[], bool]:
 
 
 def inside_function_mode(but: type[TorchFunctionMode]) -> bool:
-    """Whether a ``TorchFunctionMode`` is active in this thread, a default device included, which is none of the class ``but``."""
+    """Whether a ``TorchFunctionMode`` other than of class ``but`` is active in this thread; a default device is one."""
     return any(not isinstance(mode, but) for mode in _get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 

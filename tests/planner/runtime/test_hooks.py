@@ -61,12 +61,14 @@ def test_hooks_on_parameters_run_in_eagers_order(registered: str):
 
     def run(budget: str | None) -> tuple[list[str], list[torch.Tensor | None]]:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Dropout(0.3), nn.Linear(16, 16), nn.LayerNorm(16), nn.GELU())
+        model = nn.Sequential(
+            nn.Linear(8, 16), nn.LayerNorm(16), nn.Dropout(0.3), nn.Linear(16, 16), nn.LayerNorm(16), nn.GELU()
+        )
         trained, x, order = model, torch.randn(32, 8), []
 
         def register() -> None:
             for name, parameter in model.named_parameters():
-                parameter.register_hook(lambda gradient, name=name: order.append(name) or gradient + torch.randn_like(gradient))
+                parameter.register_hook(lambda g, name=name: order.append(name) or g + torch.randn_like(g))
                 parameter.register_post_accumulate_grad_hook(lambda p, name=name: order.append(f"after {name}"))
 
         if registered == "before":
