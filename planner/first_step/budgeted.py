@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,6 +103,8 @@ class _FirstCalls:
         self._provisional: nn.Module | None = None
         self._seen: SeenLoss | LossNotSeenError | None = None
         self._stop_watching: Callable[[], None] = lambda: None
+        self._planned: nn.Module | None = None
+        self._calling = threading.RLock()
 
     @property
     def schedule(self) -> Schedule | RegionSchedule:
@@ -120,7 +123,13 @@ class _FirstCalls:
         return self._budget, self._loss, self._options
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The output of the model on these inputs."""
+        """The output of the model on these inputs. While one thread plans the model, others wait."""
+        with self._calling:
+            if self._planned is None:
+                return self._call(args, kwargs)
+        return self._planned(*args, **kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stop_watching()
         if not torch.is_grad_enabled() or not self.model.training:
             return self.model(*args, **kwargs)
@@ -233,6 +242,7 @@ class _FirstCalls:
 
     def _take(self, planned: nn.Module) -> nn.Module:
         """Let the view run what ``planned`` runs from now on."""
+        self._planned = planned
         if (view := self._view()) is not None:
             let_become(view, planned, call_of(planned) if is_planned_module(planned) else _ByRegions(planned))
         return planned

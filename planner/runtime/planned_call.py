@@ -25,6 +25,7 @@ from remat_planner.planner.planning import (
     settings_of,
 )
 from remat_planner.planner.runtime.audit import Audit
+from remat_planner.planner.runtime.calling_threads import CallingThreads
 from remat_planner.planner.runtime.checked_step import CheckedStep
 from remat_planner.planner.runtime.numbered_programs import NumberedPrograms
 from remat_planner.planner.runtime.planned_program import PlannedProgram
@@ -58,9 +59,9 @@ _MOST_PROGRAMS = 32
 
 
 class _Fitting(NamedTuple):
-    """A program that fits a call: its number, the state and the inputs that it runs on, and the forward that led to it."""
+    """A program that fits a call, with the state and the inputs that it runs on, and the forward that led to it."""
 
-    position: int
+    bound: tuple[PlannedProgram, BoundSignature]
     state: list[torch.Tensor]
     inputs: list[torch.Tensor]
     forward: RecordedForward
@@ -110,6 +111,7 @@ class PlannedCall:
         self._ranges = RangePrograms(model, schedule, self.loss)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._reader = InputReader()
+        self._threads = CallingThreads()
         self._checked = CheckedStep(model)
         self._recaptures = Recaptures(self._most_programs)
         self._order_observed = order_is_observed(self.model)
@@ -145,15 +147,19 @@ class PlannedCall:
         """The programs made so far, the most recently used one first."""
         return tuple(program for program, _ in self._bound)
 
-    def add(self, program: PlannedProgram) -> None:
-        """Add a program, which the next call tries first.
+    def add(self, program: PlannedProgram) -> tuple[PlannedProgram, BoundSignature]:
+        """Add a program, which the next call tries first, and return it bound to the model.
 
         Raises:
             ShardedError: the model's parameters are DTensors now.
         """
         self._source.refuse_sharded()
-        self._bound.insert(0, (program, BoundSignature(program.joint, self.model)))
-        del self._bound[self._most_programs :]
+        return self._first((program, BoundSignature(program.joint, self.model)))
+
+    def _first(self, bound: tuple[PlannedProgram, BoundSignature]) -> tuple[PlannedProgram, BoundSignature]:
+        """Put ``bound`` before the others, in a new list: another thread may go through the old one."""
+        self._bound = [bound, *(other for other in self._bound if other is not bound)][: self._most_programs]
+        return bound
 
     @property
     def _most_programs(self) -> int:
@@ -191,6 +197,7 @@ class PlannedCall:
         return self._call(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        several = self._threads.are_several()
         if not torch.is_grad_enabled():
             return self.model(*args, **kwargs)
         if not self._trains():
@@ -218,21 +225,23 @@ class PlannedCall:
         autocast, settings = ambient_autocast(), switches()
         fitting = self._fitting(leaves, tree, autocast, settings)
         if fitting is not None:
-            if fitting.position:
-                self._bound.insert(0, self._bound.pop(fitting.position))
-            program, signature = self._bound[0]
-            audit = self.audit
+            program, signature = fitting.bound
+            if fitting.bound is not self._bound[0]:
+                self._first(fitting.bound)
+            audit = None if several else self.audit
             if audit is not None:
                 audit.calls += 1
                 if audit.calls >= audit.next:
-                    audit.look(program.joint, fitting.forward, args, kwargs)
+                    with self._threads.recording:
+                        audit.look(program.joint, fitting.forward, args, kwargs)
             return self._run(program, fitting.state, fitting.inputs, leaves, signature.roots_of(args, kwargs))
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
         if self.audit is not None:
             self.audit.calls += 1  # a call that is captured needs no audit
         try:
-            program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
+            with self._threads.recording:
+                program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
         except InputsDoNotFitError as error:
             if isinstance(error.__cause__, Exception):
                 # Training code may catch the forward's own exception, and goes on with what eager changed until then.
@@ -246,18 +255,19 @@ class PlannedCall:
     def schedule_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule | None:
         """The schedule by which a call with these inputs would run; None if there is no program for it."""
         fitting = self._fitting(*self._reader.flatten(args, kwargs), ambient_autocast(), switches())
-        return None if fitting is None else self._bound[fitting.position][0].schedule
+        return None if fitting is None else fitting.bound[0].schedule
 
     def _fitting(self, leaves: list[Any], tree: InputTree, autocast: Mapping[str, str], settings: Switches) -> _Fitting | None:
         """The first program that fits a call."""
-        for position, (_, signature) in enumerate(self._bound):
+        for bound in self._bound:
+            signature = bound[1]
             inputs = signature.inputs(leaves, tree)  # first, because it soon rules out the programs for other inputs
             state = None if inputs is None else signature.state()
             if state is None or inputs is None:
                 continue
             accepted = signature.accepted(state, inputs, autocast, settings)
             if accepted is not None and not signature.changed_python_state():
-                return _Fitting(position, state, inputs, accepted.forward)
+                return _Fitting(bound, state, inputs, accepted.forward)
         return None
 
     def _run(
@@ -287,7 +297,7 @@ class PlannedCall:
         if numbered is None and alike and self._sized is not None:
             numbered = self._numbered.captured_for(call, alike)
         if numbered is not None:
-            return self._kept(numbered)
+            return self._first(numbered)
         if alike:
             differences = differences_of(call, alike[0][1])
             start = time.perf_counter()
@@ -300,9 +310,9 @@ class PlannedCall:
                     return program, signature
             new = self._source.program_like([program for program, _ in alike], joint)
             if new is not None:
-                self.add(new)
+                added = self.add(new)
                 tell("only numbers differ, so its schedule is kept", programs=len(self._bound))
-                return self._bound[0]
+                return added
             tell(None, programs=len(self._bound))
         known = [program.schedule for program in self.programs]
         if not alike:
@@ -311,17 +321,11 @@ class PlannedCall:
             if bound is None and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known):
                 bound = None if self._sized is None else self._sized.bound_for(call, self._bound)
             if bound is not None:
-                return self._kept(bound)
+                return self._first(bound)
         places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.tree)]
         if any(places):
             _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
-        self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
-        return self._bound[0]
-
-    def _kept(self, bound: tuple[PlannedProgram, BoundSignature]) -> tuple[PlannedProgram, BoundSignature]:
-        self._bound.insert(0, bound)
-        del self._bound[self._most_programs :]
-        return bound
+        return self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
 
     @staticmethod
     def _fits_so_far(call: CallNow, signature: BoundSignature) -> bool:
