@@ -6,19 +6,20 @@ Autograd's own engine calls the operators, without decompositions, so a replay o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import torch
 
-from remat_planner.tracer.errors import InputsDoNotFitError
+from remat_planner.tracer.errors import InputsDoNotFitError, PythonDrawError
 from remat_planner.tracer.graph_trace import detached, newest_node, recorded_graph, trace
 from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
 from remat_planner.tracer.python_state import Change, Place, Roots, is_read_number
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
+from remat_planner.tracer.record.drawn_at import DrawnAt
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
 from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals, refuse_histories
@@ -36,6 +37,7 @@ from remat_planner.tracer.record.values_in_c import values_readable
 from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
 from remat_planner.tracer.refusals import (
     foreign_generator_error,
+    python_draw_error,
     refuse_output_layouts,
     refuse_outputs,
     refuse_written_activations,
@@ -166,6 +168,21 @@ def record(
     Raises:
         CaptureError: the step cannot be recorded; the subclasses say why.
     """
+    try:
+        return _recorded(call, mode, choose_tangents, outside, left_behind)
+    except PythonDrawError as error:
+        with DrawnAt() as drawn, suppress(Exception):  # once more, to find the line
+            _recorded(call, mode, choose_tangents, outside, left_behind)
+        raise python_draw_error(error.part, drawn.source) from None
+
+
+def _recorded(
+    call: CapturedCall,
+    mode: FakeTensorMode,
+    choose_tangents: Callable[[Any, list[Any], OutputForm], list[Tangent]] | None,
+    outside: OutsideTensors,
+    left_behind: Sequence[Change] | None,
+) -> Recording:
     state, originals = call.state, call.inputs
     fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
     recorded: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from remat_planner.tracer.errors import (
     InputsDoNotFitError,
     LostHookError,
     NothingToTrainError,
+    PythonDrawError,
     PythonStateError,
     StateReassignedError,
     UnsupportedOperatorError,
@@ -101,13 +102,13 @@ def forward_varies_error() -> DataDependentError:
     )
 
 
-def python_draw_error(part: Literal["forward", "backward"] = "forward") -> DataDependentError:
+def python_draw_error(part: Literal["forward", "backward"] = "forward", source: str = "") -> PythonDrawError:
     """For a forward or backward that draws from a generator whose draws a graph cannot repeat."""
-    return DataDependentError(
-        f"the {part} draws from the random generator of Python or NumPy, and the captured step would repeat this one draw in "
-        f"every step. Draw with torch, and use the draw in tensors, not in a branch. {_WITHOUT_READING}",
-        source="",
-        operator="random",
+    return PythonDrawError(
+        f"{source or 'the model'}: the {part} draws from the random generator of Python or NumPy, and the captured step would "
+        f"repeat this one draw in every step. Draw with torch, and use the draw in tensors, not in a branch. {_WITHOUT_READING}",
+        source=source,
+        part=part,
     )
 
 
