@@ -30,7 +30,7 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.runtime import call_of, first_call_module, is_planned_module, let_become
 from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
-from remat_planner.tracer import CaptureError, Joint
+from remat_planner.tracer import CaptureError, InputsDoNotFitError, Joint
 
 _log = logging.getLogger("remat_planner")
 _SOON = 2.0
@@ -189,6 +189,8 @@ class _FirstCalls:
                 return self._for_good(self._plan(args, kwargs, self._seen))(*args, **kwargs)
             except CaptureError as error:
                 failure, self._provisional = error, provisional
+                if isinstance(error, InputsDoNotFitError):  # one bad batch: the forward raises, and the next call plans
+                    return provisional(*args, **kwargs)
         else:
             failure = self._seen
         _log.warning(

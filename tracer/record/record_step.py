@@ -216,7 +216,11 @@ def _recorded(
                 call.model, args, kwargs, left_behind, outside.is_carried, own_tensors, stand_ins.identities(call)
             )
             outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
-            below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
+            names = stand_ins.names(state)
+            below = CallsBelowDispatch(stand_ins.all, names, outside)
+            of_gradients = GradientAttributesRefused(
+                [*stand_ins.all, *state.parameters], [tensor for tensor in stand_ins.inputs if tensor.requires_grad]
+            )
             with (
                 forward.watching(),
                 below.forward(forward.executed),
@@ -224,9 +228,7 @@ def _recorded(
                 mode,
                 recorder,
                 values_readable(recorder.values_of, recorder.numbers.item),
-                GradientAttributesRefused(
-                    [*stand_ins.all, *state.parameters], [tensor for tensor in stand_ins.inputs if tensor.requires_grad]
-                ),
+                of_gradients,
             ):
                 try:
                     output = run_user_code(call.model, args, kwargs)
@@ -236,6 +238,7 @@ def _recorded(
             end = newest_node(recorded_graph()).name
             hooks.forward_is_over(forward.changes)
             try:
+                of_gradients.refuse_changed_flags(names)
                 calls = dict(provenance.calls)
                 leaves, spec = flatten(output, forward.argument_objects, forward.was_there)
                 returned = len(leaves)

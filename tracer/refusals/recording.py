@@ -70,6 +70,17 @@ def gradient_attribute_error(what: str, source: str) -> UnsupportedOperatorError
     )
 
 
+def changed_flag_error(name: str, requires_grad: bool, source: str) -> UnsupportedOperatorError:
+    """For a forward that lets the tensor ``name``, which is there before it, begin or cease to require a gradient."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: the forward lets {name} {'' if requires_grad else 'no longer '}require a gradient, which a "
+        "planned step would not do again. Do it before the call (x.requires_grad_()), or on a copy in the forward "
+        "(x = x.detach().requires_grad_())",
+        operator="requires_grad_",
+        source=source,
+    )
+
+
 def input_history_error(what: str, source: str) -> UnsupportedOperatorError:
     """For a forward that asks an input for ``what``, an attribute that tells whether autograd has computed it."""
     return UnsupportedOperatorError(
@@ -106,7 +117,8 @@ def python_draw_error(part: Literal["forward", "backward"] = "forward", source: 
     """For a forward or backward that draws from a generator whose draws a graph cannot repeat."""
     return PythonDrawError(
         f"{source or 'the model'}: the {part} draws from the random generator of Python or NumPy, and the captured step would "
-        f"repeat this one draw in every step. Draw with torch, and use the draw in tensors, not in a branch. {_WITHOUT_READING}",
+        "repeat this one draw in every step. Draw with torch, and use the draw in tensors, not in a branch. "
+        f"{_WITHOUT_READING}",
         source=source,
         part=part,
     )
