@@ -191,7 +191,7 @@ def test_a_batch_on_which_the_forward_raises_does_not_end_the_planning(said: lis
     net = remat_planner.budgeted(Picky(), "min", time_limit=1)
     cross_entropy(net(X), LABELS).backward()
     for _ in range(2):
-        with pytest.raises(ValueError, match="^three$"):
+        with pytest.raises(ValueError, match=r"^three$"):
             net(X[:3])
     cross_entropy(net(X), LABELS).backward()
     assert isinstance(call_of(net), PlannedCall)
