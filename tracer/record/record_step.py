@@ -5,15 +5,17 @@ Autograd's own engine calls the operators, without decompositions, so a replay o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import torch
 
-from remat_planner.tracer.errors import InputsDoNotFitError, PythonDrawError
+from remat_planner.tracer.errors import InputsDoNotFitError, PythonDrawError, RandomStateError
 from remat_planner.tracer.graph_trace import detached, newest_node, recorded_graph, trace
 from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
 from remat_planner.tracer.python_state import Change, Place, Roots, is_read_number
@@ -44,6 +46,9 @@ from remat_planner.tracer.refusals import (
 )
 from remat_planner.tracer.torch_modules import stands_for
 from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward, to_fake
+
+_MORE_ATTEMPTS = 3
+"""Recordings that may be lost to a draw of another thread's: only the states of the generators tell of a draw."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +173,18 @@ def record(
     Raises:
         CaptureError: the step cannot be recorded; the subclasses say why.
     """
+    attempt = partial(_recorded, call, mode, choose_tangents, outside, left_behind)
+    for _ in range(_MORE_ATTEMPTS):
+        try:
+            return attempt()
+        except (PythonDrawError, RandomStateError) as error:
+            if error.source or threading.active_count() == 1:
+                break
     try:
-        return _recorded(call, mode, choose_tangents, outside, left_behind)
+        return attempt()
     except PythonDrawError as error:
         with DrawnAt() as drawn, suppress(Exception):  # once more, to find the line
-            _recorded(call, mode, choose_tangents, outside, left_behind)
+            attempt()
         raise python_draw_error(error.part, drawn.source) from None
 
 

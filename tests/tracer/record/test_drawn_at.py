@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import random
 import sys
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch import nn
 
 from remat_planner.tracer import capture
 from remat_planner.tracer.errors import PythonDrawError
+from remat_planner.tracer.record import record_step
 
 
 def _mixed(x: torch.Tensor) -> torch.Tensor:
@@ -55,3 +58,26 @@ def test_the_line_that_draws_is_named(function: Callable[[torch.Tensor], torch.T
     assert caught.value.source.endswith(f"test_drawn_at.py:{line}")
     assert caught.value.part == ("backward" if function is _backward else "forward")
     assert (random.getstate(), np.random.get_state()[1].tobytes(), sys.gettrace()) == before
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1)], ids=["python", "numpy", "torch"])
+def test_a_draw_of_another_thread_is_not_taken_for_one_of_the_forward(
+    draw: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+):
+    original, hits, over = record_step.run_user_code, iter(range(2)), threading.Event()
+
+    def beside_a_draw(*call: Any) -> Any:
+        if next(hits, None) is not None:
+            other = threading.Thread(target=draw)
+            other.start()
+            other.join()
+        return original(*call)
+
+    monkeypatch.setattr(record_step, "run_user_code", beside_a_draw)
+    idle = threading.Thread(target=over.wait)
+    idle.start()
+    try:
+        assert capture(_Net(torch.tanh), (torch.randn(2, 4),)).gradients
+    finally:
+        over.set()
+        idle.join()
