@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from remat_planner.planner.runtime import Flight
 from remat_planner.schedules import RegionSchedule, Schedule
@@ -42,6 +44,7 @@ class RegionWatch:
     _in_backward: bool = False
     _told_of_flights: bool = False
     _told_of_gradients: bool = False
+    _told_of_evaluation: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RegionWatch, (self.model, self.budget, self.peaks, self.calls, self.accumulates)
@@ -106,6 +109,25 @@ class RegionWatch:
             f"{self.budget:,}",
         )
 
+    def evaluated(self, output: Any) -> None:
+        """A region has run with gradients enabled in evaluation mode, for which it has no plan: tell if a backward follows."""
+        if self._told_of_evaluation:
+            return
+        leaves = pytree.tree_leaves(output)
+        for node in {leaf.grad_fn for leaf in leaves if type(leaf) is torch.Tensor and leaf.grad_fn is not None}:
+            node.register_prehook(self._tell_of_evaluation)
+
+    def _tell_of_evaluation(self, _gradients: Any) -> None:
+        if not self._told_of_evaluation:
+            self._told_of_evaluation = True
+            _log.warning(
+                "a training step of %s, which is planned by regions, ran without their plans, because they are in evaluation "
+                "mode and planned for training mode: the step takes the memory of an unplanned one, and its budget is %s "
+                "bytes. To train in this mode, call plan after model.eval(); else call train()",
+                self.model,
+                f"{self.budget:,}",
+            )
+
 
 class _OneRegion:
     """Counts the calls of one region whose backward has not begun."""
@@ -122,6 +144,10 @@ class _OneRegion:
         self._in_flight.append(weakref.ref(flight))
         self._watch.forwards(self._name, len(self._in_flight))
         return flight
+
+    def evaluated(self, output: Any) -> None:
+        """As ``RegionWatch.evaluated``."""
+        self._watch.evaluated(output)
 
     def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
         """Nothing: no plan by regions counts on a loop that drops its outputs."""

@@ -204,6 +204,8 @@ class PlannedCall:
             output = self.model(*args, **kwargs)
             if self._unplanned is not None:
                 self._unplanned.evaluated(output)
+            elif self._watch is not None:
+                self._watch.evaluated(output)
             return output
         if self._unplanned is not None:
             self._unplanned.planned()

@@ -73,3 +73,18 @@ def test_a_copy_has_a_watch_of_its_own(said):
         said.clear()
         (mean_square(copied(X)) - mean_square(copied(-X))).backward()
         assert len(said) == 1
+
+
+def test_training_in_evaluation_mode_is_told_once(said):
+    planned, _ = planned_net()
+    mean_square(planned(X)).backward()
+    planned.eval()
+    planned(X)  # without a backward
+    with torch.no_grad():
+        planned(X)
+    assert not [message for message in said if "evaluation" in message]
+    for _ in range(2):
+        planned.zero_grad()
+        mean_square(planned(X)).backward()
+    (message,) = [message for message in said if "evaluation" in message]
+    assert "Net, which is planned by regions, ran without their plans" in message
