@@ -69,6 +69,7 @@ def apply_regions(
     if disk_folder is None:
         disk_folder = next((folder for _, form, _ in schedule.forms if (folder := settings_of(form).disk_folder)), None)
     watch = RegionWatch.of(schedule)
+    watch.applied_to(model, {names[name]: block for name, block in blocks.items()})
     for name, region in schedule.regions.items():
         blocks[name].forward = RegionForward(blocks[name], region, replan, compiler, audited, disk_folder, name, watch)
     return model

@@ -40,6 +40,10 @@ class RegionWatch:
     calls: Mapping[str, int]
     accumulates: bool
     _blocks: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
+    _places: dict[str, weakref.ref[nn.Module]] = field(default_factory=dict)
+    _model: Callable[[], nn.Module | None] = lambda: None
+    _backwards: int = 0
+    _told_of_others: bool = False
     _most: int = 1
     _in_backward: bool = False
     _told_of_flights: bool = False
@@ -55,6 +59,11 @@ class RegionWatch:
         peaks = schedule.peak_in_flight(1), schedule.peak_in_flight(2)
         accumulates = schedule.origin.training.accumulate
         return cls(schedule.origin.model, schedule.budget, peaks, dict(schedule.calls), accumulates)
+
+    def applied_to(self, model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
+        """The schedules are on these ``blocks`` of ``model``, given by their names in it."""
+        self._model = weakref.ref(model)
+        self._places = {name: weakref.ref(block) for name, block in blocks.items()}
 
     def of_region(self, name: str, block: nn.Module) -> _OneRegion:
         """What the calls of one region are told to."""
@@ -91,6 +100,10 @@ class RegionWatch:
     def backward_begins(self) -> None:
         """At the first backward of a region in a step, see whether gradients of regions are there already."""
         is_first, self._in_backward = not self._in_backward, True
+        if is_first:
+            self._backwards += 1
+            if self._backwards & (self._backwards - 1) == 0:
+                self._check_places()
         if not is_first or self.accumulates or self._told_of_gradients:
             return
         parameters = {id(p): p for block in self._blocks for p in block.parameters()}.values()
@@ -108,6 +121,25 @@ class RegionWatch:
             f"{self.peaks[0] + existing:,}",
             f"{self.budget:,}",
         )
+
+    def _check_places(self) -> None:
+        """See whether other modules are in the places of planned ones."""
+        model = self._model()
+        if model is None or self._told_of_others:
+            return
+        there = dict(model.named_modules())
+        others = [name for name, block in self._places.items() if name in there and there[name] is not block()]
+        if others:
+            self._told_of_others = True
+            _log.warning(
+                "%s of %s, which is planned by regions, %s replaced, and what is there now has no plan: the step takes more "
+                "than its budget of %s bytes where that retains more. Take the plan off (remat_planner.remove_schedule), and "
+                "plan again",
+                ", ".join(others),
+                self.model,
+                "was" if len(others) == 1 else "were",
+                f"{self.budget:,}",
+            )
 
     def evaluated(self, output: Any) -> None:
         """A region has run with gradients enabled in evaluation mode, for which it has no plan: tell if a backward follows."""

@@ -88,3 +88,17 @@ def test_training_in_evaluation_mode_is_told_once(said):
         mean_square(planned(X)).backward()
     (message,) = [message for message in said if "evaluation" in message]
     assert "Net, which is planned by regions, ran without their plans" in message
+
+
+def test_a_block_that_was_replaced_is_told_once(said):
+    planned, _ = planned_net()
+    for _ in range(4):
+        planned.zero_grad()
+        mean_square(planned(X)).backward()
+    assert not said
+    planned.blocks[0] = Block()
+    for _ in range(5):
+        planned.zero_grad()
+        mean_square(planned(X)).backward()
+    (message,) = [message for message in said if "has no plan" in message]
+    assert "blocks.0 of Net, which is planned by regions, was replaced" in message
