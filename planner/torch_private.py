@@ -19,7 +19,7 @@ from torch.fx import graph_module as graph_modules
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import optimizer as optimizers
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 
 def below_autograd() -> AbstractContextManager[None]:
@@ -55,6 +55,16 @@ def coordinates_and_values(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 def runs_hooks(parameter: torch.Tensor) -> bool:
     """Whether a backward runs hooks of the user's for the gradient of ``parameter``: an optimizer's step may be in them."""
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often ``tensor`` was changed in place, as a backward compares what it saved; None where nobody counts."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def set_version(tensor: torch.Tensor, version: int) -> None:
+    """Let ``tensor`` count as changed in place ``version`` times: for changes that were undone, bit by bit."""
+    torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
 
 
 def forget_removed_hooks(tensor: torch.Tensor) -> None:
@@ -194,9 +204,9 @@ def storage_of(tensor: torch.Tensor) -> Callable[[], bool]:
     return lambda: not reference.expired()  # type: ignore[no-untyped-call]
 
 
-def inside_function_mode() -> bool:
-    """Whether a ``TorchFunctionMode`` is active in this thread, a default device included."""
-    return bool(torch._C._len_torch_function_stack())
+def inside_function_mode(but: type[TorchFunctionMode]) -> bool:
+    """Whether a ``TorchFunctionMode`` other than of class ``but`` is active in this thread; a default device is one."""
+    return any(not isinstance(mode, but) for mode in _get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def leave_function_mode(mode: TorchFunctionMode) -> None:

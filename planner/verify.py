@@ -21,7 +21,7 @@ from remat_planner.planner.apply import (
     replan_like,
 )
 from remat_planner.planner.distributed import runs_to_measure_peak
-from remat_planner.planner.errors import EagerStepError
+from remat_planner.planner.errors import EagerStepError, MissingGradientError
 from remat_planner.planner.measurement import (
     FilledOnce,
     KeptState,
@@ -55,7 +55,8 @@ from remat_planner.tracer.record import loss_of_step
 _STEPS = 3
 """Training steps that are compared. The second starts from the state that the first one left, and adds to its gradients. Before
 the last, the parameters change as by an optimizer, and gradients are cleared: a value kept from an earlier step shows then. In
-the last, a gradient arrives at one output only, where there is no loss: parameters that it does not reach get none."""
+the last, a gradient arrives at one output only, where there is no loss: parameters that it does not reach get none. Where the
+plan refuses that by name, one arrives at each output there too."""
 
 _EXTRA_EAGER_RUNS = 8
 """Further runs of eager at most, once it is seen to be nondeterministic: a tensor may be equal in the first two by chance."""
@@ -115,7 +116,13 @@ def verify(
         form = planned_form(model, schedule, args, kwargs)
         with state_restored(model, args, kwargs, others=() if loss is None else (loss,)) as state:
             steps = _Steps(model, args, kwargs, loss, state)
-            planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler, disk_folder))
+            try:
+                planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler, disk_folder))
+            except MissingGradientError:  # of the last step, whose backward is one that no loop may need
+                if is_applied(model):
+                    remove_schedule(model)
+                steps = _Steps(model, args, kwargs, loss, state, at_first_only=False)
+                planned, comparison = _compared(steps, lambda: _applied(steps, schedule, compiler, disk_folder))
             peak = steps.peak(planned, schedule.origin.training)
             times = (
                 steps.times(planned, (form.seconds, form.baseline_seconds))
@@ -145,6 +152,7 @@ class _Steps:
 
     Attributes:
         number: that of the step that runs, 0 outside of ``run``.
+        at_first_only: whether a gradient arrives at one output only in the last step.
         filled: what eager fills in its first step and then leaves alone.
     """
 
@@ -154,6 +162,7 @@ class _Steps:
     loss: Loss | None
     state: KeptState
     number: int = 0
+    at_first_only: bool = True
     filled: FilledOnce = field(default_factory=FilledOnce)
 
     def run(self, called: nn.Module) -> Iterator[_Named]:
@@ -236,7 +245,8 @@ class _Steps:
             ) from error
 
     def _backward(self, output: Any) -> torch.Tensor | None:
-        return run_backward(output, loss_of_step(self.loss, self.args, self.kwargs), at_first_only=self.number == _STEPS)
+        loss = loss_of_step(self.loss, self.args, self.kwargs)
+        return run_backward(output, loss, at_first_only=self.at_first_only and self.number == _STEPS)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def record_forward(joint: Joint, like: RecordedForward, args: tuple[Any, ...], k
         return functions.recorded(lambda: record(call, mode, None, outside, empty))
 
     try:
-        with shown_warnings_kept(), _capturing(mode):
+        with _CAPTURING, shown_warnings_kept(), _capturing(mode):
             recording = outside.recorded_as(like.places, roots, recorded)
     finally:
         forget_originals(mode)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class CaptureError(RuntimeError):
     """The training step cannot be captured."""
@@ -50,6 +52,18 @@ class DataDependentError(CaptureError):
         super().__init__(message)
         self.source = source
         self.operator = operator
+
+
+class PythonDrawError(DataDependentError):
+    """The code draws from the random generator of Python or NumPy.
+
+    Attributes:
+        part: which code does.
+    """
+
+    def __init__(self, message: str, *, source: str, part: Literal["forward", "backward"]) -> None:
+        super().__init__(message, source=source, operator="random")
+        self.part: Literal["forward", "backward"] = part
 
 
 class StateReassignedError(CaptureError):

@@ -25,4 +25,7 @@ def gradient_needs_no_input(
         convolution: stride, padding, dilation, transposed, output padding and groups.
     """
     backend = torch._C._select_conv_backend(source, weight, None, *convolution, bias_sizes)
-    return backend.name in _NO_INPUT
+    if backend.name not in _NO_INPUT:
+        return False
+    # By a weight in channels last, the library takes an input of another layout for a copy, which reads it.
+    return source.is_contiguous(memory_format=torch._C._conv_determine_backend_memory_format(source, weight, backend))

@@ -8,6 +8,7 @@ from remat_planner.planner.codegen.dataflow import Sharing
 from remat_planner.planner.codegen.gradient_parts import copyable_storages
 from remat_planner.planner.codegen.handovers import Handover
 from remat_planner.planner.codegen.numbers_of_sizes import program_with
+from remat_planner.planner.codegen.observed_order import order_is_observed
 from remat_planner.planner.codegen.partial_backward import UndecidedError
 from remat_planner.planner.codegen.program import Backward, Code, Program
 from remat_planner.planner.codegen.rng_replay import generator_of
@@ -25,5 +26,6 @@ __all__ = [
     "copyable_storages",
     "emit",
     "generator_of",
+    "order_is_observed",
     "program_with",
 ]

@@ -1,7 +1,7 @@
 """Where the backward is cut into segments, and which gradients go to autograd at the end of each.
 
 A segment ends where autograd receives gradients, so more cuts release gradients earlier and cost more time. One process cuts
-where it pays. A process of a group also keeps eager's order of the gradients, because other ranks depend on it.
+where it pays. Where the order of the gradients is observed (by other ranks, by hooks on parameters), it also keeps eager's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from remat_planner.planner.codegen.executions import StraightLine
 from remat_planner.planner.codegen.gradient_parts import GradientParts, parts_of_gradients
-from remat_planner.planner.distributed import in_process_group
+from remat_planner.planner.codegen.observed_order import order_is_observed
 from remat_planner.planner.training_state import released_gradients
 from remat_planner.schedules import Graph
 from remat_planner.tracer.joint import Joint, Tangents
@@ -28,7 +28,7 @@ CALLS_BETWEEN_CUTS = 400
 """Executions in a segment that justify a cut too: they take much longer than the cut, however small they are."""
 
 GRADIENTS_PER_CUT = 2
-"""Gradients handed over at once in a process group. Autograd would take a third one in an order of its own."""
+"""Gradients handed over at once where their order is observed. Autograd would take a third one in an order of its own."""
 
 Bounds = tuple[int, int]
 """Index of a segment's first execution, and of the one after its last."""
@@ -76,7 +76,7 @@ def cut_backward(joint: Joint, graph: Graph, line: StraightLine, live_bytes: npt
     arrivals = sorted(range(len(parts)), key=lambda k: rank.get(k, len(rank)))
     bounds: list[Bounds] = []
     turns: list[tuple[int, ...]] = []
-    if in_process_group():
+    if order_is_observed(joint.model):
         bounds, turns = _in_eager_order(line, parts, arrivals)
     if not bounds:
         uncounted = {parts[k].owned_after[-1] for k in released if parts[k].owned_after}

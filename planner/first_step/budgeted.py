@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,7 +30,7 @@ from remat_planner.planner.planning import (
 )
 from remat_planner.planner.runtime import call_of, first_call_module, is_planned_module, let_become
 from remat_planner.schedules import RegionSchedule, Schedule, TrainingState
-from remat_planner.tracer import CaptureError, Joint
+from remat_planner.tracer import CaptureError, InputsDoNotFitError, Joint
 
 _log = logging.getLogger("remat_planner")
 _SOON = 2.0
@@ -101,6 +103,8 @@ class _FirstCalls:
         self._provisional: nn.Module | None = None
         self._seen: SeenLoss | LossNotSeenError | None = None
         self._stop_watching: Callable[[], None] = lambda: None
+        self._planned: nn.Module | None = None
+        self._calling = threading.RLock()
 
     @property
     def schedule(self) -> Schedule | RegionSchedule:
@@ -119,7 +123,13 @@ class _FirstCalls:
         return self._budget, self._loss, self._options
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The output of the model on these inputs."""
+        """The output of the model on these inputs. While one thread plans the model, others wait."""
+        with self._calling:
+            if self._planned is None:
+                return self._call(args, kwargs)
+        return self._planned(*args, **kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stop_watching()
         if not torch.is_grad_enabled() or not self.model.training:
             return self.model(*args, **kwargs)
@@ -179,6 +189,8 @@ class _FirstCalls:
                 return self._for_good(self._plan(args, kwargs, self._seen))(*args, **kwargs)
             except CaptureError as error:
                 failure, self._provisional = error, provisional
+                if isinstance(error, InputsDoNotFitError):  # one bad batch: the forward raises, and the next call plans
+                    return provisional(*args, **kwargs)
         else:
             failure = self._seen
         _log.warning(
@@ -192,11 +204,14 @@ class _FirstCalls:
     def _watched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self._provisional is not None
         output = self._provisional(*args, **kwargs)
+        this = weakref.ref(self)
 
         def seen(loss: SeenLoss | LossNotSeenError) -> None:
-            self._seen = loss
+            if (calls := this()) is not None:
+                calls._seen = loss
 
         self._stop_watching = watch_loss(output, seen)
+        weakref.finalize(self, self._stop_watching).atexit = False  # a model that is dropped after one step
         return output
 
     def _plan(
@@ -229,6 +244,7 @@ class _FirstCalls:
 
     def _take(self, planned: nn.Module) -> nn.Module:
         """Let the view run what ``planned`` runs from now on."""
+        self._planned = planned
         if (view := self._view()) is not None:
             let_become(view, planned, call_of(planned) if is_planned_module(planned) else _ByRegions(planned))
         return planned

@@ -1,16 +1,18 @@
 """The loss that a training loop computes outside of the model, seen while the loop computes it.
 
-Between the end of a forward and the call of ``backward``, a ``TorchFunctionMode`` writes down which functions of torch are
+Between the end of a forward and its last ``backward``, a ``TorchFunctionMode`` writes down which functions of torch are
 called on what. The calls that lead from the model's outputs to the loss, called once more on other outputs, are that loss as a
-function. It keeps no tensor of the step: other tensors (labels, weights) are kept as sizes and dtypes, which is all that
-bytes and seconds depend on, and those with one element as numbers.
+function. Backwards that keep the graph may have a loss each; the sum of these is the step's. It keeps no tensor of the step:
+other tensors (labels, weights) are kept as sizes and dtypes, which is all that bytes and seconds depend on, and those with one
+element as numbers.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,9 @@ _MOST_CALLS = 10_000
 
 class LossNotSeenError(Exception):
     """What was called between forward and backward is not a function of the model's outputs that could be called again."""
+
+
+_NO_NUMBER = LossNotSeenError("its backward does not start at one number that was computed from the model's output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +66,12 @@ class _Call:
 
 
 class SeenLoss:
-    """The loss of a training loop as a function of the model's output."""
+    """The loss of a training loop as a function of the model's output: the sum of those at which its backwards start."""
 
     __qualname__ = "loss, as the first step of the training loop computed it"
 
-    def __init__(self, calls: Mapping[int, _Call], loss: _Made) -> None:
-        self._calls, self._loss = calls, loss
+    def __init__(self, calls: Mapping[int, _Call], losses: Sequence[_Made]) -> None:
+        self._calls, self._losses = calls, losses
 
     def __call__(self, output: Any) -> torch.Tensor:
         """The loss of this output, on labels of the same form as those of the step that was seen."""
@@ -82,19 +87,20 @@ class SeenLoss:
             device, enabled, dtype = call.autocast
             with torch.autocast(device, dtype=dtype, enabled=enabled) if enabled else nullcontext():
                 made[number] = pytree.tree_leaves(call.function(*args, **kwargs))
-        result: torch.Tensor = made[self._loss.call][self._loss.leaf]
-        return result
+        losses: list[torch.Tensor] = [made[loss.call][loss.leaf] for loss in self._losses]
+        return losses[0] if len(losses) == 1 else functools.reduce(torch.add, [loss.sum() for loss in losses])
 
 
 class _Watch(TorchFunctionMode):
-    """Writes down the calls after a forward, until a backward begins."""
+    """Writes down the calls after a forward, until a backward begins that is the last one, as it frees the graph."""
 
     def __init__(self, output: Any, seen: Callable[[SeenLoss | LossNotSeenError], None]) -> None:
         super().__init__()
         self._seen = seen
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], _Made]] = {}
         self._calls: dict[int, _Call] = {}
-        self._thread, self._done = 0, False
+        self._losses: list[_Made] = []
+        self._thread, self._done, self._others = 0, False, False
         self._remember(-1, pytree.tree_leaves(output))
 
     def __torch_function__(
@@ -104,7 +110,7 @@ class _Watch(TorchFunctionMode):
         if self._done:
             return func(*args, **kwargs)
         if func in _BACKWARDS:
-            self._end(args[0])
+            self._add(args[0], is_last=not (kwargs.get("retain_graph") or kwargs.get("create_graph")))
             return func(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         touches = any(self._place(leaf) is not None for leaf in leaves)
@@ -126,26 +132,36 @@ class _Watch(TorchFunctionMode):
         if self._thread == threading.get_ident():  # another thread has a stack of modes of its own
             self._thread = 0
             leave_function_mode(self)
+            if self._losses and not self._done:  # all backwards kept the graph
+                self._finish(self._seen_loss())
+            elif self._others and not self._done:
+                self._finish(_NO_NUMBER)
 
     def start(self) -> None:
         """Watch from now on."""
         self.__enter__()  # type: ignore[no-untyped-call]
         self._thread = threading.get_ident()
 
-    def _end(self, loss: Any) -> None:
-        loss = loss[0] if isinstance(loss, (tuple, list)) and len(loss) == 1 else loss
-        place = self._place(loss)
-        if place is None or not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            self._finish(
-                LossNotSeenError("its backward does not start at one number that was computed from the model's output")
-            )
-            return
-        needed, waiting = set(), [place.call]
+    def _add(self, loss: Any, is_last: bool) -> None:
+        """A backward begins at ``loss``."""
+        roots = loss if isinstance(loss, (tuple, list)) else [loss]
+        places = [place for place in map(self._place, roots) if place is not None]
+        if not places:
+            self._others = True  # of another model, as a discriminator's before the generator's
+        elif len(roots) > 1 or roots[0].numel() != 1:
+            self._finish(_NO_NUMBER)
+        else:
+            self._losses += places
+            if is_last:
+                self._finish(self._seen_loss())
+
+    def _seen_loss(self) -> SeenLoss:
+        needed, waiting = set(), [place.call for place in self._losses]
         while waiting:
             if (call := waiting.pop()) >= 0 and call not in needed:
                 needed.add(call)
                 waiting += [argument.call for argument in self._calls[call].arguments if isinstance(argument, _Made)]
-        self._finish(SeenLoss({number: self._calls[number] for number in sorted(needed)}, place))
+        return SeenLoss({number: self._calls[number] for number in sorted(needed)}, tuple(self._losses))
 
     def _finish(self, result: SeenLoss | LossNotSeenError) -> None:
         # torch has taken this mode off the stack while it handles a call, and puts it back. So ``stop`` ends it.
@@ -171,18 +187,18 @@ class _Watch(TorchFunctionMode):
 
     def _remember(self, call: int, leaves: list[Any]) -> None:
         for number, leaf in enumerate(leaves):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and leaf.requires_grad:  # no gradient comes from others, such as `fake.detach()`
                 self._made[id(leaf)] = (weakref.ref(leaf), _Made(call, number))
 
 
 def watch_loss(output: Any, seen: Callable[[SeenLoss | LossNotSeenError], None]) -> Callable[[], None]:
-    """Watch what the caller does with ``output`` until it calls ``backward``; then ``seen`` gets the loss.
+    """Watch what the caller does with ``output`` until it calls its last ``backward``; then ``seen`` gets the loss.
 
     Returns:
         A function that ends the watch. Call it before the next forward, in any case: until then each call of a function of
         torch takes some microseconds more.
     """
-    if inside_function_mode():
+    if inside_function_mode(but=_Watch):
         # Its end would take our mode off the stack of modes instead of itself.
         seen(LossNotSeenError("the model is called inside of a torch function mode, such as `with torch.device(...)`"))
         return lambda: None

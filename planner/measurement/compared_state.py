@@ -112,4 +112,4 @@ def _token(value: Any, known: Collection[int]) -> Any:
 
 def _is_the_projects(value: Any) -> bool:
     """Whether an object is this project's own: the forward of a planned region, in the place of the module's."""
-    return type(value).__module__.partition(".")[0] == "remat_planner"
+    return str(type(value).__module__).partition(".")[0] == "remat_planner"

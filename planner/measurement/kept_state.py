@@ -45,6 +45,7 @@ class KeptState:
     Attributes:
         generators: the random generators.
         steps_in_hooks: whether there are optimizers that may step in hooks of gradients.
+        knows_backward: whether code of a backward was ``observed`` too; for the caller to note.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class KeptState:
         self._tensors: dict[int, tuple[str, KeptTensor]] = {}
         self.generators = KeptGenerators()
         self._model = model
+        self.knows_backward = False
         self._slots = _in_slots(model)
         for name, tensor in self._slots.items():
             self._add_tensor(name, tensor)

@@ -6,6 +6,7 @@ import torch
 
 from remat_planner.planner.distributed import local_part
 from remat_planner.planner.measurement.comparison import same_bits
+from remat_planner.planner.torch_private import set_version, version_of
 from remat_planner.tracer.torch_private import is_fake
 
 
@@ -27,6 +28,7 @@ class KeptTensor:
         self._content = kept_copy(tensor)
         self._memory = tensor.detach()
         self._requires_grad = tensor.requires_grad
+        self._version = version_of(tensor)
         gradient = tensor.grad if tensor.is_leaf else None
         self._gradient = None if gradient is None else KeptTensor(gradient)
 
@@ -49,8 +51,10 @@ class KeptTensor:
             self.tensor.grad = None
 
     def put_back(self) -> None:
-        """Make everything what it was."""
+        """Make everything what it was, for graphs that saved the tensor before too."""
         self.restart()
+        if self._version is not None:
+            set_version(self.tensor, self._version)
         if self._gradient is not None:
             self.tensor.grad = self._gradient.tensor
             self._gradient.put_back()

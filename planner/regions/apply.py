@@ -18,6 +18,8 @@ from remat_planner.planner.planning import (
     ENOUGH_FOR_REPLAN,
     REPLAN_TIME_LIMIT,
     Budget,
+    Step,
+    remember_capture,
     schedule_step,
     settings_for_replan,
     settings_of,
@@ -25,10 +27,12 @@ from remat_planner.planner.planning import (
     trace_step,
 )
 from remat_planner.planner.regions.forward import RegionForward, planned_regions, take_off
+from remat_planner.planner.regions.options import RegionGraph
 from remat_planner.planner.regions.select import named_in
 from remat_planner.planner.regions.step_watch import RegionWatch
 from remat_planner.planner.runtime import Replan
 from remat_planner.schedules import Origin, RegionSchedule, Schedule, StaleScheduleError, origin_differences
+from remat_planner.solvers import Deadline
 from remat_planner.tracer.record import EveryOutput
 
 _MOST_LINES = 8
@@ -65,6 +69,7 @@ def apply_regions(
     if disk_folder is None:
         disk_folder = next((folder for _, form, _ in schedule.forms if (folder := settings_of(form).disk_folder)), None)
     watch = RegionWatch.of(schedule)
+    watch.applied_to(model, {names[name]: block for name, block in blocks.items()})
     for name, region in schedule.regions.items():
         blocks[name].forward = RegionForward(blocks[name], region, replan, compiler, audited, disk_folder, name, watch)
     return model
@@ -123,16 +128,38 @@ def replan_region(
     time_limit: float = REPLAN_TIME_LIMIT,
     copies: bool = True,
 ) -> Schedule:
-    """Plan a region for inputs of another form, with the same share of its peak without recomputation as ``like`` has.
+    """Plan a region for another form of its step, without copies unless ``copies`` can run.
 
-    Without copies unless ``copies`` can run.
-
-    The step with these inputs is not measured, so it may exceed the budget.
+    On inputs of the same form (other parameters are frozen, say) it takes no more bytes than ``like``, if there is such a
+    schedule. Else it gets the same share of its peak without recomputation as ``like`` has: the whole step is not measured, so
+    it may exceed the budget.
     """
     settings = replace(settings_for_replan(like, time_limit, copies=copies), loss=EveryOutput(like.origin.gradient_layouts))
     step = trace_step(block, args, kwargs, settings=settings)
+    if step.origin.inputs == like.origin.inputs and (found := _within_the_bytes_of(like, step, time_limit)) is not None:
+        return found
     try:
         share = Fraction(like.peak_bytes, like.baseline_peak_bytes)
         return schedule_step(step, Budget(share=share), enough=ENOUGH_FOR_REPLAN)
     except InfeasibleBudgetError as error:
         return schedule_step(step, error.minimum, enough=ENOUGH_FOR_REPLAN)
+
+
+def _within_the_bytes_of(like: Schedule, step: Step, time_limit: float) -> Schedule | None:
+    """The fastest schedule of ``step`` that retains no more bytes than ``like`` and has no higher peaks; None for none."""
+    graph = step.graph.without_transfers
+    planned = RegionGraph.of(like.graph).option(like.steps)
+    for option in RegionGraph.of(graph).options(Deadline(time_limit)):
+        if option.held <= planned.held and option.forward <= planned.forward and option.backward <= planned.backward:
+            schedule = Schedule(
+                graph=graph,
+                steps=option.steps,
+                budget=like.budget,
+                solver="regions",
+                status="feasible",
+                bound_seconds=graph.seconds,
+                origin=step.origin,
+            )
+            remember_capture(schedule, replace(step, graph=graph))
+            return schedule
+    return None

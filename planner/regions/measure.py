@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +83,7 @@ def measure_step(
         schedules: for each module by its full name, those of its forms of input by label.
         replan: called if a region gets inputs of another form than the planned one.
         arriving: notes the layouts of the gradients that arrive at the regions' outputs.
-        kept: knows which globals the forward can reach.
+        kept: knows which globals the forward can reach, and then also the backward.
         accumulate: whether the measured step adds to the gradients of a step before it.
         rehearsals: steps to run before, for what libraries allocate once and keep.
         disk_folder: for the files of schedules that copy to a disk.
@@ -111,7 +111,12 @@ def measure_step(
             if accumulate:
                 one_step(model, tuple(args), dict(kwargs), loss)()
             marker.step = one_step(model, tuple(args), dict(kwargs), loss)
-            peaks, held = measure_intervals(marker.run_step, device)
+            with nullcontext() if kept.knows_backward else state.observed():  # hooks of parameters run in it, for example
+                peaks, held = measure_intervals(marker.run_step, device)
+            if not kept.knows_backward:
+                state.restart()
+                kept.include(state)
+                kept.knows_backward = True
             runs.append(MeasuredStep(tuple(_intervals(peaks)), held))
     return _merged(runs, min)
 

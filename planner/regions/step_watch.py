@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from remat_planner.planner.runtime import Flight
 from remat_planner.schedules import RegionSchedule, Schedule
@@ -38,10 +40,15 @@ class RegionWatch:
     calls: Mapping[str, int]
     accumulates: bool
     _blocks: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
+    _places: dict[str, weakref.ref[nn.Module]] = field(default_factory=dict)
+    _model: Callable[[], nn.Module | None] = lambda: None
+    _backwards: int = 0
+    _told_of_others: bool = False
     _most: int = 1
     _in_backward: bool = False
     _told_of_flights: bool = False
     _told_of_gradients: bool = False
+    _told_of_evaluation: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RegionWatch, (self.model, self.budget, self.peaks, self.calls, self.accumulates)
@@ -52,6 +59,11 @@ class RegionWatch:
         peaks = schedule.peak_in_flight(1), schedule.peak_in_flight(2)
         accumulates = schedule.origin.training.accumulate
         return cls(schedule.origin.model, schedule.budget, peaks, dict(schedule.calls), accumulates)
+
+    def applied_to(self, model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
+        """The schedules are on these ``blocks`` of ``model``, given by their names in it."""
+        self._model = weakref.ref(model)
+        self._places = {name: weakref.ref(block) for name, block in blocks.items()}
 
     def of_region(self, name: str, block: nn.Module) -> _OneRegion:
         """What the calls of one region are told to."""
@@ -88,6 +100,10 @@ class RegionWatch:
     def backward_begins(self) -> None:
         """At the first backward of a region in a step, see whether gradients of regions are there already."""
         is_first, self._in_backward = not self._in_backward, True
+        if is_first:
+            self._backwards += 1
+            if self._backwards & (self._backwards - 1) == 0:
+                self._check_places()
         if not is_first or self.accumulates or self._told_of_gradients:
             return
         parameters = {id(p): p for block in self._blocks for p in block.parameters()}.values()
@@ -106,6 +122,44 @@ class RegionWatch:
             f"{self.budget:,}",
         )
 
+    def _check_places(self) -> None:
+        """See whether other modules are in the places of planned ones."""
+        model = self._model()
+        if model is None or self._told_of_others:
+            return
+        there = dict(model.named_modules())
+        others = [name for name, block in self._places.items() if name in there and there[name] is not block()]
+        if others:
+            self._told_of_others = True
+            _log.warning(
+                "%s of %s, which is planned by regions, %s replaced, and what is there now has no plan: the step takes more "
+                "than its budget of %s bytes where that retains more. Take the plan off (remat_planner.remove_schedule), and "
+                "plan again",
+                ", ".join(others),
+                self.model,
+                "was" if len(others) == 1 else "were",
+                f"{self.budget:,}",
+            )
+
+    def evaluated(self, output: Any) -> None:
+        """A region has run with gradients enabled in evaluation mode, for which it has no plan: tell if a backward follows."""
+        if self._told_of_evaluation:
+            return
+        leaves = pytree.tree_leaves(output)
+        for node in {leaf.grad_fn for leaf in leaves if type(leaf) is torch.Tensor and leaf.grad_fn is not None}:
+            node.register_prehook(self._tell_of_evaluation)
+
+    def _tell_of_evaluation(self, _gradients: Any) -> None:
+        if not self._told_of_evaluation:
+            self._told_of_evaluation = True
+            _log.warning(
+                "a training step of %s, which is planned by regions, ran without their plans, because they are in evaluation "
+                "mode and planned for training mode: the step takes the memory of an unplanned one, and its budget is %s "
+                "bytes. To train in this mode, call plan after model.eval(); else call train()",
+                self.model,
+                f"{self.budget:,}",
+            )
+
 
 class _OneRegion:
     """Counts the calls of one region whose backward has not begun."""
@@ -122,6 +176,10 @@ class _OneRegion:
         self._in_flight.append(weakref.ref(flight))
         self._watch.forwards(self._name, len(self._in_flight))
         return flight
+
+    def evaluated(self, output: Any) -> None:
+        """As ``RegionWatch.evaluated``."""
+        self._watch.evaluated(output)
 
     def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
         """Nothing: no plan by regions counts on a loop that drops its outputs."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from remat_planner.planner.distributed import in_process_group
+from remat_planner.planner.codegen import order_is_observed
 from remat_planner.planner.errors import TransformError
 from remat_planner.planner.planning import (
     BoundSignature,
@@ -25,6 +25,7 @@ from remat_planner.planner.planning import (
     settings_of,
 )
 from remat_planner.planner.runtime.audit import Audit
+from remat_planner.planner.runtime.calling_threads import CallingThreads
 from remat_planner.planner.runtime.checked_step import CheckedStep
 from remat_planner.planner.runtime.numbered_programs import NumberedPrograms
 from remat_planner.planner.runtime.planned_program import PlannedProgram
@@ -58,9 +59,9 @@ _MOST_PROGRAMS = 32
 
 
 class _Fitting(NamedTuple):
-    """A program that fits a call: its number, the state and the inputs that it runs on, and the forward that led to it."""
+    """A program that fits a call, with the state and the inputs that it runs on, and the forward that led to it."""
 
-    position: int
+    bound: tuple[PlannedProgram, BoundSignature]
     state: list[torch.Tensor]
     inputs: list[torch.Tensor]
     forward: RecordedForward
@@ -110,9 +111,10 @@ class PlannedCall:
         self._ranges = RangePrograms(model, schedule, self.loss)
         self._bound: list[tuple[PlannedProgram, BoundSignature]] = []  # the most recently used one first
         self._reader = InputReader()
+        self._threads = CallingThreads()
         self._checked = CheckedStep(model)
         self._recaptures = Recaptures(self._most_programs)
-        self._emitted_for_group = in_process_group()
+        self._order_observed = order_is_observed(self.model)
         self._watch: Watch | None = StepWatch() if watched else watch
         self._unplanned = UnplannedTraining(model) if watched else None
         for form in reversed(schedule.forms):
@@ -145,15 +147,19 @@ class PlannedCall:
         """The programs made so far, the most recently used one first."""
         return tuple(program for program, _ in self._bound)
 
-    def add(self, program: PlannedProgram) -> None:
-        """Add a program, which the next call tries first.
+    def add(self, program: PlannedProgram) -> tuple[PlannedProgram, BoundSignature]:
+        """Add a program, which the next call tries first, and return it bound to the model.
 
         Raises:
             ShardedError: the model's parameters are DTensors now.
         """
         self._source.refuse_sharded()
-        self._bound.insert(0, (program, BoundSignature(program.joint, self.model)))
-        del self._bound[self._most_programs :]
+        return self._first((program, BoundSignature(program.joint, self.model)))
+
+    def _first(self, bound: tuple[PlannedProgram, BoundSignature]) -> tuple[PlannedProgram, BoundSignature]:
+        """Put ``bound`` before the others, in a new list: another thread may go through the old one."""
+        self._bound = [bound, *(other for other in self._bound if other is not bound)][: self._most_programs]
+        return bound
 
     @property
     def _most_programs(self) -> int:
@@ -173,7 +179,7 @@ class PlannedCall:
             audit=None if self.audit is None else Audit(self.audit.parts),
             disk_folder=self.disk_folder,
         )
-        copied._emitted_for_group = self._emitted_for_group
+        copied._order_observed = self._order_observed
         for program in reversed([program for program in self.programs if not program.is_larger]):
             joint = replace(program.joint, model=model, hooks=hooks_of(model))  # those of the copy, which may be its methods
             if program.schedule is self.schedule:
@@ -191,12 +197,15 @@ class PlannedCall:
         return self._call(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        several = self._threads.are_several()
         if not torch.is_grad_enabled():
             return self.model(*args, **kwargs)
         if not self._trains():
             output = self.model(*args, **kwargs)
             if self._unplanned is not None:
                 self._unplanned.evaluated(output)
+            elif self._watch is not None:
+                self._watch.evaluated(output)
             return output
         if self._unplanned is not None:
             self._unplanned.planned()
@@ -211,28 +220,30 @@ class PlannedCall:
                 "recomputation, and not its backward: export the model without its plan, remat_planner.remove_schedule(model), "
                 "or in evaluation mode"
             )
-        if in_process_group() is not self._emitted_for_group:
+        if order_is_observed(self.model) is not self._order_observed:
             self._emit_again()
         leaves, tree = self._reader.flatten(args, kwargs)
         refuse_surroundings(self.model, leaves)
         autocast, settings = ambient_autocast(), switches()
         fitting = self._fitting(leaves, tree, autocast, settings)
         if fitting is not None:
-            if fitting.position:
-                self._bound.insert(0, self._bound.pop(fitting.position))
-            program, signature = self._bound[0]
-            audit = self.audit
+            program, signature = fitting.bound
+            if fitting.bound is not self._bound[0]:
+                self._first(fitting.bound)
+            audit = None if several else self.audit
             if audit is not None:
                 audit.calls += 1
                 if audit.calls >= audit.next:
-                    audit.look(program.joint, fitting.forward, args, kwargs)
+                    with self._threads.recording:
+                        audit.look(program.joint, fitting.forward, args, kwargs)
             return self._run(program, fitting.state, fitting.inputs, leaves, signature.roots_of(args, kwargs))
         if not any(t.requires_grad for t in (*self.model.parameters(), *leaves) if isinstance(t, torch.Tensor)):
             return self.model(*args, **kwargs)  # all frozen, as in a reference model: no backward, nothing to plan
         if self.audit is not None:
             self.audit.calls += 1  # a call that is captured needs no audit
         try:
-            program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
+            with self._threads.recording:
+                program, signature = self._program_for(CallNow(args, kwargs, leaves, tree, autocast, settings))
         except InputsDoNotFitError as error:
             if isinstance(error.__cause__, Exception):
                 # Training code may catch the forward's own exception, and goes on with what eager changed until then.
@@ -246,18 +257,19 @@ class PlannedCall:
     def schedule_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule | None:
         """The schedule by which a call with these inputs would run; None if there is no program for it."""
         fitting = self._fitting(*self._reader.flatten(args, kwargs), ambient_autocast(), switches())
-        return None if fitting is None else self._bound[fitting.position][0].schedule
+        return None if fitting is None else fitting.bound[0].schedule
 
     def _fitting(self, leaves: list[Any], tree: InputTree, autocast: Mapping[str, str], settings: Switches) -> _Fitting | None:
         """The first program that fits a call."""
-        for position, (_, signature) in enumerate(self._bound):
+        for bound in self._bound:
+            signature = bound[1]
             inputs = signature.inputs(leaves, tree)  # first, because it soon rules out the programs for other inputs
             state = None if inputs is None else signature.state()
             if state is None or inputs is None:
                 continue
             accepted = signature.accepted(state, inputs, autocast, settings)
             if accepted is not None and not signature.changed_python_state():
-                return _Fitting(position, state, inputs, accepted.forward)
+                return _Fitting(bound, state, inputs, accepted.forward)
         return None
 
     def _run(
@@ -287,7 +299,7 @@ class PlannedCall:
         if numbered is None and alike and self._sized is not None:
             numbered = self._numbered.captured_for(call, alike)
         if numbered is not None:
-            return self._kept(numbered)
+            return self._first(numbered)
         if alike:
             differences = differences_of(call, alike[0][1])
             start = time.perf_counter()
@@ -300,9 +312,9 @@ class PlannedCall:
                     return program, signature
             new = self._source.program_like([program for program, _ in alike], joint)
             if new is not None:
-                self.add(new)
+                added = self.add(new)
                 tell("only numbers differ, so its schedule is kept", programs=len(self._bound))
-                return self._bound[0]
+                return added
             tell(None, programs=len(self._bound))
         known = [program.schedule for program in self.programs]
         if not alike:
@@ -311,17 +323,11 @@ class PlannedCall:
             if bound is None and not self._source.has_schedule_for(call.args, call.kwargs, call.autocast, known):
                 bound = None if self._sized is None else self._sized.bound_for(call, self._bound)
             if bound is not None:
-                return self._kept(bound)
+                return self._first(bound)
         places = [s.changed_places() for _, s in self._bound if not alike and s.fits_but_for_values(call.leaves, call.tree)]
         if any(places):
             _log.warning("another tensor, or none, than when the model was captured: %s", ", ".join(next(filter(None, places))))
-        self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
-        return self._bound[0]
-
-    def _kept(self, bound: tuple[PlannedProgram, BoundSignature]) -> tuple[PlannedProgram, BoundSignature]:
-        self._bound.insert(0, bound)
-        del self._bound[self._most_programs :]
-        return bound
+        return self.add(self._source.program_for(call.args, call.kwargs, call.autocast, known))
 
     @staticmethod
     def _fits_so_far(call: CallNow, signature: BoundSignature) -> bool:
@@ -329,8 +335,8 @@ class PlannedCall:
         return signature.state() is not None and signature.inputs(call.leaves, call.tree) is not None
 
     def _emit_again(self) -> None:
-        """Emit all programs anew: a process group came or went, which changes how gradients are handed over."""
-        self._emitted_for_group = in_process_group()
+        """Emit all programs anew: a process group, or hooks on parameters, came or went, which changes how gradients leave."""
+        self._order_observed = order_is_observed(self.model)
         self._numbered = NumberedPrograms(self.model, self.schedule, self.loss)
         self._sized = self._sized_programs()
         self._ranges = RangePrograms(self.model, self.schedule, self.loss)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -33,6 +33,9 @@ class Watch(Protocol):
 
     def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
         """The plan is for a loop that drops its outputs, and these are there when the backward begins."""
+
+    def evaluated(self, output: Any) -> None:
+        """A forward with gradients enabled has run in a mode that is not planned."""
 
 
 class StepWatch:
@@ -91,6 +94,9 @@ class StepWatch:
             f"{peak:,}",
             f"{schedule.budget:,}",
         )
+
+    def evaluated(self, output: Any) -> None:
+        """Nothing: ``UnplannedTraining`` tells of it for a whole plan."""
 
     def outputs_are_held(self, schedule: Schedule, joint: Joint, names: Sequence[str]) -> None:
         """These outputs are still there when the backward begins, in a plan for a loop that drops them."""

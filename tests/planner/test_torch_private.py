@@ -151,10 +151,12 @@ def test_the_source_of_generated_code_is_freed_with_it():
 
 
 def test_function_modes_are_seen():
-    assert not inside_function_mode()
+    assert not inside_function_mode(but=BaseTorchFunctionMode)
     with torch.device("cpu"):
-        assert inside_function_mode()
-    assert not inside_function_mode()
+        assert inside_function_mode(but=BaseTorchFunctionMode)
+    with BaseTorchFunctionMode():
+        assert not inside_function_mode(but=BaseTorchFunctionMode)
+    assert not inside_function_mode(but=BaseTorchFunctionMode)
 
 
 def test_a_function_mode_is_left_below_others_and_where_it_is_gone():
@@ -163,8 +165,8 @@ def test_a_function_mode_is_left_below_others_and_where_it_is_gone():
     with other:
         leave_function_mode(mode)
         leave_function_mode(mode)
-        assert inside_function_mode()
-    assert not inside_function_mode()
+        assert torch._C._len_torch_function_stack() == 1
+    assert not torch._C._len_torch_function_stack()
 
 
 def test_a_storage_is_there_as_long_as_a_view_of_it():

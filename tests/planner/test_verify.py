@@ -242,3 +242,25 @@ def test_planned_regions_are_on_the_model_again_afterwards():
     with pytest.raises(StaleScheduleError, match=r"planned for \[0\].*this call is \[0\].*\[1\]"):
         verify(model, schedule, (x, x), loss=torch.sum)
     assert planned_regions(model) == forwards
+
+
+class TwoMoments(nn.Module):
+    """One operator with two results: what eager computes without the gradient of one of them is not known to a plan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 8)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        for layer in self.layers:
+            x = layer(x)
+        return torch.var_mean(x, -1)
+
+
+@pytest.mark.parametrize("regions", [None, "layers.*"])
+def test_a_backward_that_the_plan_refuses_by_name_is_left_out(regions: str | None):
+    model, x = TwoMoments(), torch.randn(64, 8)
+    schedule = remat_planner.plan(model, (x,), budget="100%", regions=regions)
+    found = verify(model, schedule, (x,))
+    assert found.identical
+    assert not found.nondeterministic

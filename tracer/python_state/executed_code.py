@@ -326,6 +326,9 @@ _NOT_USERS = frozenset(sys.stdlib_module_names) | {
 }
 
 
-def is_users_module(name: str | None) -> bool:
-    """Whether classes and globals of a module of this name can be the model's."""
-    return (name or "builtins").partition(".")[0] not in _NOT_USERS or name == "__main__"
+def is_users_module(name: object) -> bool:
+    """Whether classes and globals of a module of this name can be the model's.
+
+    ``__module__`` of a class in C may be no text: that of the class of Cython's function types is a descriptor.
+    """
+    return (name if name and isinstance(name, str) else "builtins").partition(".")[0] not in _NOT_USERS or name == "__main__"

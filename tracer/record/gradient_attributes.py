@@ -1,12 +1,13 @@
 """Uses of ``.grad`` of parameters, buffers and inputs in a forward, which a captured step would not repeat.
 
-So are questions to an input for its history (``x.grad_fn``, ``x.is_leaf``): that of another call may have another.
+So are questions to an input for its history (``x.grad_fn``, ``x.is_leaf``): that of another call may have another. And so is a
+forward that lets one of these tensors begin, or cease, to require a gradient: autograd would add to its ``.grad``.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from remat_planner.tracer.python_state import caller_of, is_users_file
 from remat_planner.tracer.record.provenance import user_line
-from remat_planner.tracer.refusals import gradient_attribute_error, input_history_error
+from remat_planner.tracer.refusals import changed_flag_error, gradient_attribute_error, input_history_error
 
 _GRAD: Any = torch.Tensor.grad
 _READS, _WRITES = _GRAD.__get__, (_GRAD.__set__, _GRAD.__delete__)
+_FLAGS = (torch.Tensor.requires_grad_, torch.Tensor.requires_grad.__set__)  # type: ignore[attr-defined]
 _HISTORY = {getattr(torch.Tensor, name).__get__: name for name in ("grad_fn", "is_leaf")}
 
 
@@ -33,6 +35,17 @@ class GradientAttributesRefused(TorchFunctionMode):
         super().__init__()
         self._tensors = frozenset(map(id, tensors))
         self._inputs = frozenset(map(id, inputs))
+        self._flagged: dict[int, tuple[torch.Tensor, bool, str]] = {}  # by id: as it was, and the line
+
+    def refuse_changed_flags(self, names: Mapping[int, str]) -> None:
+        """Refuse the forward that has run inside if a tensor requires a gradient now and did not before it, or the reverse.
+
+        Raises:
+            UnsupportedOperatorError: there is one.
+        """
+        for tensor, before, source in self._flagged.values():
+            if tensor.grad_fn is None and tensor.requires_grad is not before:
+                raise changed_flag_error(names.get(id(tensor), "a parameter"), tensor.requires_grad, source)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (func == _READS or func in _WRITES) and id(args[0]) in self._tensors:
@@ -44,4 +57,6 @@ class GradientAttributesRefused(TorchFunctionMode):
             frame = caller_of(sys._getframe(1))
             if is_users_file(frame.f_code.co_filename):
                 raise input_history_error(_HISTORY[func], user_line(frame))
+        if func in _FLAGS and id(args[0]) in self._tensors and id(args[0]) not in self._flagged:
+            self._flagged[id(args[0])] = args[0], args[0].requires_grad, user_line(sys._getframe(1))
         return func(*args, **(kwargs or {}))

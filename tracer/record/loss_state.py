@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,13 @@ def loss_state_kept(loss: Callable[..., Any]) -> Iterator[TorchDispatchMode]:
         kept.keep_gradients(state)
 
     kept.keep_gradients(state)
-    watched = register_optimizer_step_pre_hook(_refuse_optimizer)
+    thread = threading.get_ident()
+
+    def refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if threading.get_ident() == thread:  # another one may train meanwhile
+            raise optimizer_in_loss_error(type(optimizer).__name__)
+
+    watched = register_optimizer_step_pre_hook(refuse)
     try:
         with ExecutedCode(first_call).observed():
             yield kept
@@ -77,7 +84,3 @@ class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for tensor, content in reversed(self._contents):
                 tensor.copy_(content)
-
-
-def _refuse_optimizer(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    raise optimizer_in_loss_error(type(optimizer).__name__)

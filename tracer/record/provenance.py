@@ -114,7 +114,7 @@ def line_of_user(frame: Any) -> tuple[str, int] | None:
     fallback = None
     while frame is not None:
         name = frame.f_code.co_filename
-        if _is_users(name):
+        if is_users(name):
             return name, frame.f_lineno
         if frame.f_code.co_name in _CALLERS and name.startswith(_PROJECT):
             break
@@ -130,13 +130,13 @@ def raising_line(error: BaseException) -> str:
     traceback = error.__traceback__
     while traceback is not None:
         name = traceback.tb_frame.f_code.co_filename
-        if _is_users(name):
+        if is_users(name):
             source = f"{shortened(name)}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return source
 
 
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
     return is_users_file(filename) and not filename.startswith("<")
 
 

@@ -5,20 +5,23 @@ Autograd's own engine calls the operators, without decompositions, so a replay o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import torch
 
-from remat_planner.tracer.errors import InputsDoNotFitError
+from remat_planner.tracer.errors import InputsDoNotFitError, PythonDrawError, RandomStateError
 from remat_planner.tracer.graph_trace import detached, newest_node, recorded_graph, trace
 from remat_planner.tracer.joint import Effects, ModuleState, Parts, PlaceSlot, TreeOfLeaves, flatten
 from remat_planner.tracer.python_state import Change, Place, Roots, is_read_number
 from remat_planner.tracer.record.autocast import without_autocast
 from remat_planner.tracer.record.calls_below_dispatch import CallsBelowDispatch
+from remat_planner.tracer.record.drawn_at import DrawnAt
 from remat_planner.tracer.record.eager_masks import libraries_believe_eager
 from remat_planner.tracer.record.effects import effects_of
 from remat_planner.tracer.record.gradient_arrivals import edges_into, noting_arrivals, refuse_histories
@@ -36,12 +39,16 @@ from remat_planner.tracer.record.values_in_c import values_readable
 from remat_planner.tracer.record.watched_state import WatchedForward, watched_step
 from remat_planner.tracer.refusals import (
     foreign_generator_error,
+    python_draw_error,
     refuse_output_layouts,
     refuse_outputs,
     refuse_written_activations,
 )
 from remat_planner.tracer.torch_modules import stands_for
 from remat_planner.tracer.torch_private import FakeTensorMode, single_threaded_backward, to_fake
+
+_MORE_ATTEMPTS = 3
+"""Recordings that may be lost to a draw of another thread's: only the states of the generators tell of a draw."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,28 @@ def record(
     Raises:
         CaptureError: the step cannot be recorded; the subclasses say why.
     """
+    attempt = partial(_recorded, call, mode, choose_tangents, outside, left_behind)
+    for _ in range(_MORE_ATTEMPTS):
+        try:
+            return attempt()
+        except (PythonDrawError, RandomStateError) as error:
+            if error.source or threading.active_count() == 1:
+                break
+    try:
+        return attempt()
+    except PythonDrawError as error:
+        with DrawnAt() as drawn, suppress(Exception):  # once more, to find the line
+            attempt()
+        raise python_draw_error(error.part, drawn.source) from None
+
+
+def _recorded(
+    call: CapturedCall,
+    mode: FakeTensorMode,
+    choose_tangents: Callable[[Any, list[Any], OutputForm], list[Tangent]] | None,
+    outside: OutsideTensors,
+    left_behind: Sequence[Change] | None,
+) -> Recording:
     state, originals = call.state, call.inputs
     fakes = [[to_fake(mode, t) for t in tensors] for tensors in (state.parameters, state.buffers, originals)]
     recorded: dict[str, Any] = {}
@@ -199,7 +228,11 @@ def record(
                 call.model, args, kwargs, left_behind, outside.is_carried, own_tensors, stand_ins.identities(call)
             )
             outside.begin(lambda: forward.executed, state.buffers, stand_ins.buffers)
-            below = CallsBelowDispatch(stand_ins.all, stand_ins.names(state), outside)
+            names = stand_ins.names(state)
+            below = CallsBelowDispatch(stand_ins.all, names, outside)
+            of_gradients = GradientAttributesRefused(
+                [*stand_ins.all, *state.parameters], [tensor for tensor in stand_ins.inputs if tensor.requires_grad]
+            )
             with (
                 forward.watching(),
                 below.forward(forward.executed),
@@ -207,9 +240,7 @@ def record(
                 mode,
                 recorder,
                 values_readable(recorder.values_of, recorder.numbers.item),
-                GradientAttributesRefused(
-                    [*stand_ins.all, *state.parameters], [tensor for tensor in stand_ins.inputs if tensor.requires_grad]
-                ),
+                of_gradients,
             ):
                 try:
                     output = run_user_code(call.model, args, kwargs)
@@ -219,6 +250,7 @@ def record(
             end = newest_node(recorded_graph()).name
             hooks.forward_is_over(forward.changes)
             try:
+                of_gradients.refuse_changed_flags(names)
                 calls = dict(provenance.calls)
                 leaves, spec = flatten(output, forward.argument_objects, forward.was_there)
                 returned = len(leaves)

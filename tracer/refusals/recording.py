@@ -16,6 +16,7 @@ from remat_planner.tracer.errors import (
     InputsDoNotFitError,
     LostHookError,
     NothingToTrainError,
+    PythonDrawError,
     PythonStateError,
     StateReassignedError,
     UnsupportedOperatorError,
@@ -69,6 +70,17 @@ def gradient_attribute_error(what: str, source: str) -> UnsupportedOperatorError
     )
 
 
+def changed_flag_error(name: str, requires_grad: bool, source: str) -> UnsupportedOperatorError:
+    """For a forward that lets the tensor ``name``, which is there before it, begin or cease to require a gradient."""
+    return UnsupportedOperatorError(
+        f"{source or 'the model'}: the forward lets {name} {'' if requires_grad else 'no longer '}require a gradient, which a "
+        "planned step would not do again. Do it before the call (x.requires_grad_()), or on a copy in the forward "
+        "(x = x.detach().requires_grad_())",
+        operator="requires_grad_",
+        source=source,
+    )
+
+
 def input_history_error(what: str, source: str) -> UnsupportedOperatorError:
     """For a forward that asks an input for ``what``, an attribute that tells whether autograd has computed it."""
     return UnsupportedOperatorError(
@@ -101,13 +113,14 @@ def forward_varies_error() -> DataDependentError:
     )
 
 
-def python_draw_error(part: Literal["forward", "backward"] = "forward") -> DataDependentError:
+def python_draw_error(part: Literal["forward", "backward"] = "forward", source: str = "") -> PythonDrawError:
     """For a forward or backward that draws from a generator whose draws a graph cannot repeat."""
-    return DataDependentError(
-        f"the {part} draws from the random generator of Python or NumPy, and the captured step would repeat this one draw in "
-        f"every step. Draw with torch, and use the draw in tensors, not in a branch. {_WITHOUT_READING}",
-        source="",
-        operator="random",
+    return PythonDrawError(
+        f"{source or 'the model'}: the {part} draws from the random generator of Python or NumPy, and the captured step would "
+        "repeat this one draw in every step. Draw with torch, and use the draw in tensors, not in a branch. "
+        f"{_WITHOUT_READING}",
+        source=source,
+        part=part,
     )
 
 

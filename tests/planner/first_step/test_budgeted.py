@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import remat_planner
 from remat_planner.planner.measurement import StorageMeter
-from remat_planner.planner.runtime import call_of
+from remat_planner.planner.runtime import PlannedCall, call_of
 from remat_planner.tracer import capture
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -179,3 +179,20 @@ def test_a_model_that_is_planned_by_regions(caplog: Any) -> None:
     model = remat_planner.budgeted(Branches(), "90%", time_limit=2, verify=False)
     assert all(map(torch.equal, _train(model, _own, steps=2), eager))
     assert remat_planner.remove_schedule(model).training
+
+
+def test_a_batch_on_which_the_forward_raises_does_not_end_the_planning(said: list[str]) -> None:
+    class Picky(Net):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+            if len(x) == 3:
+                raise ValueError("three")
+            return super().forward(x, labels)
+
+    net = remat_planner.budgeted(Picky(), "min", time_limit=1)
+    cross_entropy(net(X), LABELS).backward()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^three$"):
+            net(X[:3])
+    cross_entropy(net(X), LABELS).backward()
+    assert isinstance(call_of(net), PlannedCall)
+    assert not any("bytes of the training loop's loss are not counted" in message for message in said)

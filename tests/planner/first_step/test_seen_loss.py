@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -63,11 +64,64 @@ def test_no_tensor_of_the_step_is_kept() -> None:
     assert tensors == []
 
 
+def _one_after_the_other(y: torch.Tensor) -> None:
+    y[0].mean().backward(retain_graph=True)
+    weight = torch.autograd.grad(y[1].sum(), y, retain_graph=True)[0].norm()
+    (y[2].sum() * weight).backward()
+
+
+def _all_keep_the_graph(y: torch.Tensor) -> None:
+    y[0].mean().backward(retain_graph=True)
+    y[1].sum().backward(retain_graph=True)
+
+
+def test_backwards_that_keep_the_graph_are_seen_together() -> None:
+    seen, output = _seen(_output(), _one_after_the_other), _output()
+    assert isinstance(seen, SeenLoss)
+    assert torch.equal(seen(output), output[0].mean() + output[1].sum() + output[2].sum() * torch.ones(5).norm())
+    seen = _seen(_output(), _all_keep_the_graph)
+    assert isinstance(seen, SeenLoss)
+    assert torch.equal(seen(output), output[0].mean() + output[1].sum())
+
+
 @pytest.mark.parametrize(
     "loop", [lambda y: y.backward(torch.ones_like(y)), lambda y: torch.ones(1, requires_grad=True).backward()]
 )
 def test_another_backward_is_told(loop: Any) -> None:
     assert isinstance(_seen(_output(), loop), LossNotSeenError)
+
+
+def test_a_backward_of_another_model_is_passed_over() -> None:
+    other = nn.Linear(5, 1)
+
+    def loop(y: torch.Tensor) -> None:
+        other(y.detach()).sum().backward()
+        y.mean().backward()
+
+    seen, output = _seen(_output(), loop), _output()
+    assert isinstance(seen, SeenLoss)
+    assert torch.equal(seen(output), output.mean())
+
+
+def test_two_models_of_one_loop_are_watched() -> None:
+    found: list[Any] = []
+    one, other = _output(), _output()
+    stops = [watch_loss(one, found.append), watch_loss(other, found.append)]
+    (one.sum() + other.mean()).backward()
+    for stop in stops:
+        stop()
+    ours = [(seen(torch.ones(3, 5)) - seen(torch.zeros(3, 5))).item() for seen in found]  # the other model's part is a number
+    assert sorted(ours) == pytest.approx([1, 15])
+    assert not torch._C._len_torch_function_stack()
+
+
+def test_no_watch_stays_where_a_model_is_dropped() -> None:
+    net = budgeted(nn.Linear(3, 3), "1MB", time_limit=1, verify=False)
+    net(torch.ones(2, 3))
+    assert torch._C._len_torch_function_stack() == 1
+    del net
+    gc.collect()
+    assert not torch._C._len_torch_function_stack()
 
 
 def test_inside_of_a_mode_nothing_is_watched() -> None:

@@ -137,3 +137,17 @@ def test_gradients_that_are_views_of_buckets_keep_their_content():
         assert model.weight.grad is not gradient
     assert model.weight.grad is gradient
     assert gradient.tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_graph_from_before_finds_what_it_saved_unchanged():
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), torch.randn(4, 3)
+    penalty = sum(p.square().sum() for p in model.parameters()) + (model[1].running_var * model[1].weight).sum()
+    with state_restored(model, (x,)):
+        model(x).sum().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1)
+        x.zero_()
+    assert x._version == 0
+    penalty.backward()
+    assert torch.equal(model[0].weight.grad, 2 * model[0].weight)

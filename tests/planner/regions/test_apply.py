@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import remat_planner
 from remat_planner import RegionSchedule
 from remat_planner.planner.apply import is_applied
 from remat_planner.planner.errors import AlreadyAppliedError
+from remat_planner.planner.measurement import measure_peak
 from remat_planner.planner.regions.forward import planned_regions
 from remat_planner.schedules import Schedule, ScheduleFileError, StaleScheduleError
 from remat_planner.schedules.files import load_schedule
-from tests.planner.regions.helpers import decoder
+from tests.planner.regions.helpers import Block, decoder
 
 
 @pytest.mark.slow
@@ -69,3 +73,30 @@ def test_another_model_is_refused():
     wider, _ = decoder(width=48)
     with pytest.raises(StaleScheduleError, match=r"layers\.0: .*up\.weight"):
         remat_planner.apply_schedule(wider, schedule)
+
+
+def test_a_step_with_other_frozen_blocks_takes_no_more_bytes_than_the_planned_one():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[Block() for _ in range(3)], nn.Linear(32, 4)), torch.randn(64, 32)
+    eager = copy.deepcopy(model)
+    loss = lambda output: output.square().mean()  # noqa: E731
+    schedule = remat_planner.plan(model, (x,), budget="min", regions="*[0-2]", loss=loss, time_limit=1)
+    assert list(schedule.regions) == ["0", "1", "2"]
+    planned = remat_planner.apply_schedule(model, schedule)
+
+    def step(net: nn.Module) -> None:
+        torch.manual_seed(1)
+        loss(net(x)).backward()
+
+    for frozen in (0, 1, 2):
+        for net in (planned, eager):
+            for k in range(3):
+                net[k].requires_grad_(k != frozen)
+            net.zero_grad()
+            step(net)
+        for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
+            assert (ours.grad is None and theirs.grad is None) or torch.equal(ours.grad, theirs.grad)
+        planned.zero_grad()
+        eager.zero_grad()
+        assert schedule.constant_bytes + measure_peak(lambda: step(planned)) <= schedule.budget
+        assert schedule.constant_bytes + measure_peak(lambda: step(eager)) > schedule.budget

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 import remat_planner
 from remat_planner import InfeasibleBudgetError, RegionError
@@ -103,3 +104,16 @@ def test_planning_leaves_the_model_as_it_was():
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert [dict(vars(module)) for module in model.modules()] == attributes
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_hooks_of_parameters_leave_in_python_state_is_put_back():
+    order: list[int] = []
+    blocks = [nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 8)) for _ in range(2)]
+    model, x = nn.Sequential(nn.Sequential(*blocks), nn.Linear(8, 2)), torch.randn(16, 8)
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: order.append(len(order)))
+    model(x).sum().backward()
+    before = list(order)
+    for verify in (True, False):
+        assert remat_planner.plan(model, (x,), budget="100%", regions="0.*", verify=verify).regions
+        assert order == before

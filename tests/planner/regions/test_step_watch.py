@@ -73,3 +73,32 @@ def test_a_copy_has_a_watch_of_its_own(said):
         said.clear()
         (mean_square(copied(X)) - mean_square(copied(-X))).backward()
         assert len(said) == 1
+
+
+def test_training_in_evaluation_mode_is_told_once(said):
+    planned, _ = planned_net()
+    mean_square(planned(X)).backward()
+    planned.eval()
+    planned(X)  # without a backward
+    with torch.no_grad():
+        planned(X)
+    assert not [message for message in said if "evaluation" in message]
+    for _ in range(2):
+        planned.zero_grad()
+        mean_square(planned(X)).backward()
+    (message,) = [message for message in said if "evaluation" in message]
+    assert "Net, which is planned by regions, ran without their plans" in message
+
+
+def test_a_block_that_was_replaced_is_told_once(said):
+    planned, _ = planned_net()
+    for _ in range(4):
+        planned.zero_grad()
+        mean_square(planned(X)).backward()
+    assert not said
+    planned.blocks[0] = Block()
+    for _ in range(5):
+        planned.zero_grad()
+        mean_square(planned(X)).backward()
+    (message,) = [message for message in said if "has no plan" in message]
+    assert "blocks.0 of Net, which is planned by regions, was replaced" in message

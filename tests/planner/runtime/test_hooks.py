@@ -55,6 +55,42 @@ def test_gradients_are_handed_over_as_soon_as_they_are_final(monkeypatch: pytest
     assert "aten::clone" not in log.events, "a gradient was copied on its way"
 
 
+@pytest.mark.parametrize("registered", ["before", "after", "between"])
+def test_hooks_on_parameters_run_in_eagers_order(registered: str):
+    """They share a list here, and draw random numbers from one generator."""
+
+    def run(budget: str | None) -> tuple[list[str], list[torch.Tensor | None]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(8, 16), nn.LayerNorm(16), nn.Dropout(0.3), nn.Linear(16, 16), nn.LayerNorm(16), nn.GELU()
+        )
+        trained, x, order = model, torch.randn(32, 8), []
+
+        def register() -> None:
+            for name, parameter in model.named_parameters():
+                parameter.register_hook(lambda g, name=name: order.append(name) or g + torch.randn_like(g))
+                parameter.register_post_accumulate_grad_hook(lambda p, name=name: order.append(f"after {name}"))
+
+        if registered == "before":
+            register()
+        if budget is not None:
+            trained = apply_schedule(model, plan(model, (x,), budget=budget, costs="h100"))
+        if registered == "after":
+            register()
+        for step in range(3):
+            if registered == "between" and step == 1:
+                register()
+            torch.manual_seed(step)
+            trained(x).square().sum().backward()
+        return order, gradients(model)
+
+    order, expected = run(None)
+    for budget in ("100%", "min"):
+        ours, found = run(budget)
+        assert ours == order
+        assert equal(found, expected)
+
+
 @pytest.mark.slow
 def test_hooks_on_the_planned_module_run_and_do_not_reach_the_model():
     ours, _, x = planned_net()

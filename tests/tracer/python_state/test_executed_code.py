@@ -8,11 +8,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from remat_planner.tracer.python_state import ExecutedCode, Place, unobserved
+from remat_planner.tracer import capture
+from remat_planner.tracer.python_state import ExecutedCode, Place, is_users_module, unobserved
+from tests.tracer.cases import Written, mean_square
 
 SETTING = 1
 
@@ -128,3 +131,12 @@ def test_a_profiler_that_is_not_ours_goes_on_where_nothing_is_observed() -> None
         read_setting()
     profiler.disable()
     assert any(getattr(entry.code, "co_name", "") == "read_setting" for entry in profiler.getstats())
+
+
+def test_a_class_in_c_whose_module_is_no_text_is_not_the_users():
+    kind: type = type(type(np.random.rand.__func__))  # of the functions of Cython
+    assert not isinstance(kind.__module__, str)
+    assert not is_users_module(kind.__module__)
+    model = Written(lambda m, x: mean_square(m.a(x)) * (1.0 if m.draw is not None else 2.0), a=nn.Linear(3, 3))
+    model.draw = np.random.rand
+    assert capture(model, (torch.randn(2, 3),)).gradients

@@ -58,3 +58,47 @@ def test_the_history_of_an_input_is_refused(what: str):
     assert capture(model, (torch.randn(2, 3),)).gradients  # without a gradient there is one answer
     with pytest.raises(UnsupportedOperatorError, match=rf"test_gradient_attributes.py:\d+: the forward reads .{what}"):
         capture(model, (torch.randn(2, 3, requires_grad=True),))
+
+
+def differentiates_its_input(m: Written, x: torch.Tensor) -> torch.Tensor:
+    x.requires_grad_(True)
+    return torch.autograd.grad(mean_square(m.a(x)), x, create_graph=True)[0].square().sum()
+
+
+def freezes(m: Written, x: torch.Tensor) -> torch.Tensor:
+    y = m.a(x)
+    m.a.bias.requires_grad = False
+    return mean_square(y)
+
+
+def differentiates_a_copy(m: Written, x: torch.Tensor) -> torch.Tensor:
+    x = x.detach().requires_grad_(True)
+    return torch.autograd.grad(mean_square(m.a(x)), x, create_graph=True)[0].square().sum()
+
+
+def freezes_for_a_part(m: Written, x: torch.Tensor) -> torch.Tensor:
+    m.requires_grad_(False)
+    first = mean_square(m.a(x))
+    m.requires_grad_(True)
+    return first + mean_square(m.a(x + 1))
+
+
+@pytest.mark.parametrize(
+    ("forward", "what"),
+    [
+        (differentiates_its_input, "lets tensor input 0 require"),
+        (freezes, "lets parameter a.bias no longer require"),
+    ],
+)
+def test_a_forward_that_changes_what_requires_a_gradient_is_refused(forward: Callable[..., torch.Tensor], what: str):
+    with pytest.raises(UnsupportedOperatorError, match=rf"test_gradient_attributes.py:\d+: the forward {what} a gradient"):
+        capture(Written(forward, a=nn.Linear(3, 3)), (torch.randn(2, 3),))
+
+
+@pytest.mark.parametrize("forward", [differentiates_a_copy, freezes_for_a_part])
+def test_what_requires_a_gradient_afterwards_as_before_is_captured(forward: Callable[..., torch.Tensor]):
+    assert capture(Written(forward, a=nn.Linear(3, 3)), (torch.randn(2, 3),)).gradients
+
+
+def test_an_input_that_requires_a_gradient_already_is_captured():
+    assert capture(Written(differentiates_its_input, a=nn.Linear(3, 3)), (torch.randn(2, 3, requires_grad=True),)).gradients
