@@ -31,6 +31,7 @@ from remat_planner.tracer.operators.eager_gradients import (
     operator_of_gradient,
 )
 from remat_planner.tracer.operators.facts import OperatorFacts, Roofline, SampleInputs, Values
+from remat_planner.tracer.operators.filled_results import filled, filling_number
 from remat_planner.tracer.operators.graph_functions import graph_function, graph_function_name, is_random_fill
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec, op_call
 from remat_planner.tracer.operators.registry import (
@@ -61,6 +62,8 @@ __all__ = [
     "communicates_in_place",
     "each_once",
     "facts_of",
+    "filled",
+    "filling_number",
     "gradient_name",
     "gradient_operator",
     "graph_function",

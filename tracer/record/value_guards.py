@@ -17,7 +17,15 @@ import torch
 
 from remat_planner.tracer.joint import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
 from remat_planner.tracer.leaves import hashable_form, leaves_of, tensors_in, with_leaves
-from remat_planner.tracer.operators import batch_norm_statistics, bound_arguments, is_random, sized_result, written_arguments
+from remat_planner.tracer.operators import (
+    batch_norm_statistics,
+    bound_arguments,
+    filled,
+    filling_number,
+    is_random,
+    sized_result,
+    written_arguments,
+)
 from remat_planner.tracer.torch_private import hashable, is_fake, is_symbolic, number_of, storage_key
 
 _MOST_MOVED = 1 << 20
@@ -193,6 +201,11 @@ class KnownValues:
 
     def _follow_derived(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, results: list[torch.Tensor]) -> None:
         """Remember a call some of whose results are known although not all of its arguments are."""
+        number = filling_number(func, args, kwargs)
+        if number is not None:
+            (result,) = results
+            form = (result.shape, result.stride(), number, result.dtype, result.device)
+            self._remember(filled, form, {}, results, set())
         sized = sized_result(func, args, kwargs)
         if sized is not None and sized.derived:
             arguments = sized.decided_by(func, args, kwargs)

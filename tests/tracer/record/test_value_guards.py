@@ -51,6 +51,46 @@ def test_constants_need_no_guard():
     assert capture(Written(forward, a=linear()), (noise(),)).guards.all == []
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(lambda h: torch.ones_like(h[:, 0]), id="ones_like"),
+        pytest.param(lambda h: ~torch.zeros_like(h, dtype=torch.bool), id="zeros_like"),
+        pytest.param(lambda h: torch.full_like(h.t(), 3, dtype=torch.long).t()[:, 1:], id="full_like"),
+        pytest.param(lambda h: h.new_ones(2, 3), id="new_ones"),
+        pytest.param(lambda h: 1 - h.new_zeros(3), id="new_zeros"),
+        pytest.param(lambda h: h.new_full((2,), True, dtype=torch.bool), id="new_full"),
+        pytest.param(lambda h: torch.empty_like(h).fill_(2.0), id="empty_like"),
+        pytest.param(lambda h: h.new_empty(3).copy_(torch.arange(1, 4)), id="new_empty"),
+    ],
+)
+def test_a_tensor_that_takes_its_form_alone_from_an_activation_is_known(made: Callable[[torch.Tensor], torch.Tensor]):
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        mask = made(h)
+        return mean_square(h * 2 if mask.all() and not (mask == 0).any() else h)
+
+    joint = capture(Written(forward, a=linear()), (noise(),))
+    assert forward_operators(joint).count("aten.mul.Tensor") == 1
+    assert joint.guards.all == []
+
+
+def test_a_size_that_such_a_tensor_decides_is_known_until_an_activation_is_written_to_it():
+    def chosen(h: torch.Tensor, places: torch.Tensor, written: bool) -> torch.Tensor:
+        mask = torch.full_like(h[:, 0], True).bool()
+        mask[places] = False
+        if written:
+            mask[0] = h[0, 0] > 0
+        return mean_square(h[mask])
+
+    x, places = noise(), torch.tensor([1, 2])
+    joint = capture(Written(lambda m, x, places: chosen(m.a(x), places, False), a=linear()), (x, places))
+    assert broken(joint, x, torch.tensor([2, 3])) == []  # as many rows
+    assert len(broken(joint, x, torch.tensor([2, 2]))) == 1
+    with pytest.raises(DataDependentError, match="depends on parameters or on random draws"):
+        capture(Written(lambda m, x, places: chosen(m.a(x), places, True), a=linear()), (x, places))
+
+
 def test_views_and_in_place_ops_are_followed():
     def forward(m: Written, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         mask = torch.zeros(4, 6, dtype=torch.int64)
