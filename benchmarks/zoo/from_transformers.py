@@ -29,6 +29,7 @@ _TASKS = (
     "IMAGE_CLASSIFICATION",
     "VIDEO_CLASSIFICATION",
     "OBJECT_DETECTION",
+    "ZERO_SHOT_OBJECT_DETECTION",
     "SEMANTIC_SEGMENTATION",
     "UNIVERSAL_SEGMENTATION",
     "INSTANCE_SEGMENTATION",
@@ -60,6 +61,7 @@ _OF_CONFIG: dict[str, dict[str, Any]] = {
     "EfficientNetConfig": {"hidden_dim": 2560},
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]]},
     "Glm5NextTextConfig": {"index_topk": 16, "index_kpool": 4},
+    "Molmo2AdapterConfig": {"vision_feature_layer": [1, 0]},
     "MoonshineStreamingConfig": {"num_key_value_heads": 2},
     "Qwen2_5OmniThinkerConfig": {"vision_start_token_id": 130},
     "Qwen3OmniMoeThinkerConfig": {"vision_start_token_id": 130},
@@ -104,7 +106,7 @@ def architectures() -> list[Architecture]:
 def _candidates(model_type: str, classes: list[str]) -> Iterator[Candidate | str]:
     """Models of the first classes at each scale, with each form of inputs."""
     known = [getattr(transformers, name) for name in dict.fromkeys(classes) if hasattr(transformers, name)]
-    models = [model for model in known if "_forward_unimplemented" not in model.forward.__name__]
+    models = [model for model in known if _has_forward(model)]
     if not models:
         raise NotTrainableError("its class has no forward")
     for model_class in models[:_MOST_CLASSES]:
@@ -129,6 +131,14 @@ def _candidates(model_type: str, classes: list[str]) -> Iterator[Candidate | str
                 raise
             except Exception as error:
                 yield in_words(error)
+
+
+def _has_forward(model_class: Any) -> bool:
+    """Whether the class has a forward of its own; one that needs a library which is not there says so when it is built."""
+    try:
+        return "_forward_unimplemented" not in model_class.forward.__name__
+    except ImportError:
+        return True
 
 
 def _config_class(model_class: type[PreTrainedModel], model_type: str) -> type[PreTrainedConfig]:

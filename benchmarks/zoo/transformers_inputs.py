@@ -29,6 +29,7 @@ _PARTS = (
 
 _OF_GAMES = {"states", "actions", "rewards", "returns_to_go", "timesteps"}
 _OF_REGIONS = {"visual_feats", "visual_pos"}
+_STATES = {"inputs_embeds", "hidden_states", "encoder_hidden_states", "query_embeds", "latents", "context_hidden_states"}
 _ALWAYS = {*_OF_GAMES, *_OF_REGIONS, "flattened_patches"}
 """Inputs that their models need although their forwards have a default for them."""
 
@@ -169,7 +170,7 @@ class _Forms:
     def text(self, media: dict[str, Any]) -> dict[str, Any]:
         if "input_ids" not in self.names:
             decoder = {"decoder_input_ids"} & self.names
-            return {name: self._words() for name in decoder if "labels" not in self.names}
+            return {name: self._words() for name in decoder if "labels" not in self.names or "decoder_cache" in self.names}
         ids = self._words()
         for kind, key in (("image", "pixel_values"), ("audio", "input_features"), ("audio", "input_values")):
             token = self.find(f"{kind}_token_id", f"{kind}_token_index", "media_placeholder_token_id")
@@ -251,6 +252,8 @@ class _Forms:
             return torch.arange(8).expand(BATCH, -1) if name == "timesteps" else torch.randn(BATCH, 8, width)
         if name in _OF_REGIONS:
             return torch.rand(BATCH, 8, self.find("visual_feat_dim" if name == "visual_feats" else "visual_pos_dim"))
+        if name in ("state", "action_embeds"):
+            return torch.randn(BATCH, self.find("max_state_dim", default=32))
         if name == "flattened_patches":  # each after its row and column
             places = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)).expand(BATCH, -1, -1)
             return torch.cat([places, torch.randn(BATCH, 16, self.find("patch_embed_hidden_size"))], dim=-1)
@@ -264,14 +267,7 @@ class _Forms:
             return torch.ones(BATCH, steps)
         if name.endswith("_time_features"):
             return torch.randn(BATCH, steps, self.find("num_time_features", default=0))
-        if name in (
-            "inputs_embeds",
-            "hidden_states",
-            "encoder_hidden_states",
-            "query_embeds",
-            "latents",
-            "context_hidden_states",
-        ):
+        if name in _STATES:
             return torch.randn(BATCH, _TOKENS, self.find("hidden_size", "d_model", default=64))
         if name in ("attention_mask", "decoder_attention_mask"):
             return torch.ones(BATCH, _TOKENS, dtype=torch.long)
