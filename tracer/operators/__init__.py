@@ -16,6 +16,7 @@ from remat_planner.tracer.operators.behaviour import (
 from remat_planner.tracer.operators.computed_numbers import with_some_number
 from remat_planner.tracer.operators.declared import (
     SAME_TENSOR,
+    argument_of,
     argument_position,
     bound_arguments,
     moves_in_place,
@@ -56,6 +57,7 @@ __all__ = [
     "UnknownOperatorError",
     "Values",
     "all_but_first",
+    "argument_of",
     "argument_position",
     "batch_norm_statistics",
     "bound_arguments",

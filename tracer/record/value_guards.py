@@ -26,6 +26,7 @@ from remat_planner.tracer.operators import (
     sized_result,
     written_arguments,
 )
+from remat_planner.tracer.record.bounded_draws import BoundedDraws
 from remat_planner.tracer.torch_private import hashable, is_fake, is_symbolic, number_of, storage_key
 
 _MOST_MOVED = 1 << 20
@@ -71,10 +72,12 @@ class KnownValues:
 
     Attributes:
         answers: the results of all reads, in order.
+        draws: the ranges of random draws.
     """
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
+        self.draws = BoundedDraws()
         self._leaves: dict[int, _KnownLeaf] = {}
         self._calls: list[_Remembered] = []
         self._known: set[int] = set()
@@ -98,6 +101,7 @@ class KnownValues:
         overwritten = [t for t in (*written_arguments(func, args, kwargs), *statistics) if is_fake(t) and _has_storage(t)]
         written = {storage_key(t) for t in overwritten}
         self._note_writes(written)
+        self.draws.follow(func, args, kwargs, [r for r in results if is_fake(r)], written)
         fakes = _fakes((args, kwargs))
         if is_random(func, args, kwargs) or statistics or not all(map(_has_storage, results)):
             self._known -= written
@@ -202,6 +206,8 @@ class KnownValues:
     def _follow_derived(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, results: list[torch.Tensor]) -> None:
         """Remember a call some of whose results are known although not all of its arguments are."""
         number = filling_number(func, args, kwargs)
+        if number is None:
+            number = self.draws.decided(func, args, kwargs)
         if number is not None:
             (result,) = results
             form = (result.shape, result.stride(), number, result.dtype, result.device)
