@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import remat_planner
@@ -166,6 +167,28 @@ def test_numbers_are_shrunk_by_their_names():
     assert image == shrink("image_token_index", 32000) < VOCABULARY
     assert image != shrink("audio_token_id", 151646)
     assert sum(shrink("rope_parameters", {"mrope_section": [16, 24, 24]})["mrope_section"]) == 8
+
+
+def test_numbers_that_agree_are_divided_alike():
+    shrink = Shrinker(Scale(divisor=16))
+    assert shrink("hidden_size", 4096) * 2 == shrink("num_heads", 128) * shrink("head_dim", 64)
+    assert shrink("embed_dim_per_stage", [96, 192]) == [96, 192]  # a name that no rule knows
+    assert shrink("hidden_sizes", [96, 192]) == [6, 12]
+    assert shrink("num_hidden_layers", 24) == 2
+
+
+def test_some_layer_of_each_kind_stays_where_there_are_more_than_the_fewest():
+    kinds = [*["sliding"] * 5, "full", *["sliding"] * 5, "linear"]
+    assert Shrinker(Scale()).of_layers(kinds, 2) == ["sliding", "sliding"]
+    assert Shrinker(Scale(layers=4)).of_layers(kinds, 4) == ["sliding", "sliding", "full", "linear"]
+    assert Shrinker(Scale(layers=4)).of_layers([1, 2, 3, 4, 5], 4) == [1, 2, 3, 4]
+
+
+def test_a_class_for_a_part_has_the_configuration_of_that_part():
+    decoder = from_transformers._config_class(transformers.MusicgenForCausalLM, "musicgen")
+    assert decoder is transformers.MusicgenDecoderConfig
+    assert from_transformers._config_class(transformers.GPT2LMHeadModel, "gpt2") is transformers.GPT2Config
+    assert not from_transformers._has_forward(transformers.BarkModel)
 
 
 def test_widths_of_inputs_are_corrected_by_what_the_model_says():
