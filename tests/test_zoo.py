@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +103,19 @@ def test_an_infeasible_budget_is_tried_at_its_least(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+def test_a_least_budget_that_the_next_plan_misses_is_found_again():
+    asked: list[int | str] = []
+
+    def plan(budget: int | str) -> Any:
+        asked.append(budget)
+        if budget != "min":
+            raise remat_planner.InfeasibleBudgetError("no", budget=70, minimum=80, bottleneck="", proven=False)
+        return SimpleNamespace(budget=90, baseline_peak_bytes=100)
+
+    assert attempt_module._within(plan)[1] == 0.9
+    assert asked == ["70%", 80, "min"]
+
+
 def test_errors_are_ours_or_foreign(monkeypatch: pytest.MonkeyPatch):
     for error, verdict in ((remat_planner.BudgetError("12 bytes"), "refused"), (KeyError("slice_scatter"), "foreign error")):
 
