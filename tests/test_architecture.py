@@ -52,6 +52,7 @@ solvers.two_level       deadline milp problem schedules
 tracer.capture          functions garbage joint passes python_state record refusals torch_higher_order torch_nested
                         torch_private torch_private_layouts torch_surroundings torch_values
 tracer.costs            errors garbage joint operators schedules torch_private
+tracer.draw_range       -
 tracer.errors           -
 tracer.fusion           torch_inductor
 tracer.functions        operators torch_functions torch_higher_order torch_private torch_script torch_sparse torch_tracing
@@ -65,8 +66,8 @@ tracer.on_paper         record refusals torch_higher_order torch_kernels torch_p
 tracer.operators        leaves
 tracer.passes           functions graph_trace joint leaves operators record refusals torch_functions torch_private
                         torch_tracing torch_values
-tracer.python_state     torch_higher_order torch_nested torch_private torch_sparse
-tracer.record           errors functions graph_trace joint leaves operators python_state refusals torch_functions
+tracer.python_state     draw_range torch_higher_order torch_nested torch_private torch_sparse
+tracer.record           draw_range errors functions graph_trace joint leaves operators python_state refusals torch_functions
                         torch_higher_order torch_kernels torch_modules torch_nested torch_private torch_script torch_sparse
                         torch_surroundings torch_tracing torch_values
 tracer.refusals         errors joint lazy_types operators torch_nested torch_private torch_sparse

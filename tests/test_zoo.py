@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import remat_planner
@@ -101,6 +103,19 @@ def test_an_infeasible_budget_is_tried_at_its_least(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+def test_a_least_budget_that_the_next_plan_misses_is_found_again():
+    asked: list[int | str] = []
+
+    def plan(budget: int | str) -> Any:
+        asked.append(budget)
+        if budget != "min":
+            raise remat_planner.InfeasibleBudgetError("no", budget=70, minimum=80, bottleneck="", proven=False)
+        return SimpleNamespace(budget=90, baseline_peak_bytes=100)
+
+    assert attempt_module._within(plan)[1] == 0.9
+    assert asked == ["70%", 80, "min"]
+
+
 def test_errors_are_ours_or_foreign(monkeypatch: pytest.MonkeyPatch):
     for error, verdict in ((remat_planner.BudgetError("12 bytes"), "refused"), (KeyError("slice_scatter"), "foreign error")):
 
@@ -166,6 +181,28 @@ def test_numbers_are_shrunk_by_their_names():
     assert image == shrink("image_token_index", 32000) < VOCABULARY
     assert image != shrink("audio_token_id", 151646)
     assert sum(shrink("rope_parameters", {"mrope_section": [16, 24, 24]})["mrope_section"]) == 8
+
+
+def test_numbers_that_agree_are_divided_alike():
+    shrink = Shrinker(Scale(divisor=16))
+    assert shrink("hidden_size", 4096) * 2 == shrink("num_heads", 128) * shrink("head_dim", 64)
+    assert shrink("embed_dim_per_stage", [96, 192]) == [96, 192]  # a name that no rule knows
+    assert shrink("hidden_sizes", [96, 192]) == [6, 12]
+    assert shrink("num_hidden_layers", 24) == 2
+
+
+def test_some_layer_of_each_kind_stays_where_there_are_more_than_the_fewest():
+    kinds = [*["sliding"] * 5, "full", *["sliding"] * 5, "linear"]
+    assert Shrinker(Scale()).of_layers(kinds, 2) == ["sliding", "sliding"]
+    assert Shrinker(Scale(layers=4)).of_layers(kinds, 4) == ["sliding", "sliding", "full", "linear"]
+    assert Shrinker(Scale(layers=4)).of_layers([1, 2, 3, 4, 5], 4) == [1, 2, 3, 4]
+
+
+def test_a_class_for_a_part_has_the_configuration_of_that_part():
+    decoder = from_transformers._config_class(transformers.MusicgenForCausalLM, "musicgen")
+    assert decoder is transformers.MusicgenDecoderConfig
+    assert from_transformers._config_class(transformers.GPT2LMHeadModel, "gpt2") is transformers.GPT2Config
+    assert not from_transformers._has_forward(transformers.BarkModel)
 
 
 def test_widths_of_inputs_are_corrected_by_what_the_model_says():

@@ -37,6 +37,7 @@ class NotTrainableError(NotBuiltError):
 
 
 _NO_GRADIENT = "no output has a gradient"
+_FOR_INFERENCE = re.compile(r"is not trainable|Training is not implemented|is not supported during training")
 _LIBRARY_MISSING = re.compile("ImportError|ModuleNotFoundError")
 
 
@@ -104,7 +105,7 @@ def trained_by_eager(architecture: Architecture) -> Candidate:
         try:
             candidate = next(candidates)
         except StopIteration:
-            lasting = [reason for reason in reasons if _LIBRARY_MISSING.match(reason) or _NO_GRADIENT in reason]
+            lasting = [reason for reason in reasons if _lasts(reason)]
             if lasting:
                 raise NotTrainableError(lasting[0]) from None
             raise NotBuiltError(reasons[0] if reasons else "nothing is known about its configuration") from None
@@ -124,6 +125,11 @@ def trained_by_eager(architecture: Architecture) -> Candidate:
             candidate.model.zero_grad(set_to_none=True)
             return candidate
         reasons.append("no gradients" if not trained else "the loss is not finite")
+
+
+def _lasts(reason: str) -> bool:
+    """Whether no other form of the architecture would be trained either."""
+    return bool(_LIBRARY_MISSING.match(reason) or _NO_GRADIENT in reason or _FOR_INFERENCE.search(reason))
 
 
 def in_words(error: BaseException) -> str:

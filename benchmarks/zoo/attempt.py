@@ -141,9 +141,15 @@ def _verified(row: Row, candidate: Candidate, schedule: Schedule | RegionSchedul
 
 
 def _within(plan: Callable[[int | str], Schedule | RegionSchedule]) -> tuple[Schedule | RegionSchedule, float | None]:
-    """The plan within the asked budget; else at the least one, and its share of the peak without recomputation."""
+    """The plan within the asked budget; else at the least one, and its share of the peak without recomputation.
+
+    By regions the least peak is a measured one: where sizes depend on draws, the next plan may measure another.
+    """
     try:
         return plan(_BUDGET), None
     except remat_planner.InfeasibleBudgetError as error:
-        schedule = plan(error.minimum)
-        return schedule, round(error.minimum / schedule.baseline_peak_bytes, 3)
+        try:
+            schedule = plan(error.minimum)
+        except remat_planner.InfeasibleBudgetError:
+            schedule = plan("min")
+        return schedule, round(schedule.budget / schedule.baseline_peak_bytes, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +35,7 @@ _SHAPES = (
 )
 """Shapes of the main input: pictures, clips, rows of tokens, waves."""
 
-_MAIN = ("sample", "hidden_states", "x", "z", "mel", "latents", "inputs_embeds", "source_hidden_states")
+_MAIN = ("sample", "hidden_states", "x", "z", "mel", "latents", "inputs_embeds", "source_hidden_states", "input_ids")
 _OTHER_WIDTHS = (
     r"expected input\[[^]]*\] to have (\d+) channels, but got (\d+) channels",
     r"cannot be multiplied \(\d+x(\d+) and (\d+)x",
@@ -45,6 +46,9 @@ _OTHER_WIDTHS = (
     r"must have shape \[batch_size, (\d+), samples\], got \(\d+, (\d+)",
 )
 """What errors say about an input that is too wide or too narrow: its width and the right one."""
+
+_PATCHES = (4, 8)
+"""Numbers of elements of a patch, which are one row."""
 
 _OF_NUMBERS, _OF_FLOATS, _OF_SAMPLES, _OF_FRAMES = 1009, 1013, 1019, 1021  # kinds of masks and times, beside the widths
 _FIRST_WIDTHS = {
@@ -58,6 +62,9 @@ _FIRST_WIDTHS = {
     "times": _OF_SAMPLES,
 }
 """Widths to begin with: different primes, so that an error that names one, or a multiple, tells which input it is about."""
+
+_AXES = ("axes_dims_rope", "axes_dim", "axes_dims")
+"""Names of the widths of the axes that positions have."""
 
 _SAID_BY_CONFIG = {
     "main": (
@@ -155,10 +162,11 @@ def _correction(said: str, widths: dict[str, int]) -> dict[str, int] | None:
             if widths[key] == first and wrong == times * first and times and right % times == 0:
                 return {key: right // times}
     wrong, right = numbers[::-1] if "but got" in said else numbers  # or beside others that are right
-    for key in ("second", "main"):
-        rest = wrong - widths[key]
-        if widths[key] == _FIRST_WIDTHS[key] and 0 < rest < right:
-            return {key: right - rest}
+    for key, times in itertools.product(("second", "main"), (1, *_PATCHES)):  # in patches, beside one mask or two
+        rest, most = wrong // times - widths[key], right if times == 1 else 3
+        fits = wrong % times == 0 and right % times == 0 and rest < right // times
+        if widths[key] == _FIRST_WIDTHS[key] and fits and 0 < rest < most:
+            return {key: right // times - rest}
     return None
 
 
@@ -172,7 +180,11 @@ def _inputs(
     optional: bool,
 ) -> dict[str, Any]:
     names = inspect.signature(model.forward).parameters
-    known = _known(config, shape, widths) | {main: _random(shape, widths["main"])}
+    known = _known(config, shape, widths)
+    if main != "input_ids":
+        known[main] = _random(shape, widths["main"])
+    if "Tensor" not in str(getattr(names.get("fps"), "annotation", "Tensor")):
+        known["fps"] = 8
     required = {name for name, p in names.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
     for name in required - known.keys():
         known[name] = _by_annotation(str(names[name].annotation), name)
@@ -248,6 +260,7 @@ def _known(config: dict[str, Any], shape: tuple[int, ...], widths: dict[str, int
     if widths["times"] == _OF_FRAMES:
         steps = steps[:, None].expand(-1, frames).contiguous()
     pairs = torch.tensor([[64.0, 64.0]] * BATCH)
+    axes = next((len(config[name]) for name in _AXES if isinstance(config.get(name), (list, tuple))), 3)
     return {
         "timestep": steps,
         "timesteps": steps,
@@ -294,8 +307,8 @@ def _known(config: dict[str, Any], shape: tuple[int, ...], widths: dict[str, int
         "image_embeds": torch.randn(BATCH, 4, widths["image"]),
         "image_embeddings": torch.randn(BATCH, widths["image"]),
         "guidance": torch.ones(BATCH),
-        "txt_ids": torch.zeros(_TOKENS, 3),
-        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(_TOKENS, axes),
+        "img_ids": torch.zeros(16, axes),
         "img_shapes": [[(1, 4, 4)]] * BATCH,
         "class_labels": torch.tensor([1, 2]),
         "conditioning": torch.randn(BATCH, 3, 128, 128),

@@ -68,9 +68,10 @@ _OF_CLASS: dict[str, dict[str, Any]] = {
     "LTX2VideoDiffusionDecoderModel": {"decoder_stage_channels": (256, 128, 64, 64, 32), "decoder_head_dim": 32},
     "OmniGenTransformer2DModel": {"rope_scaling": {"long_factor": [1.0] * 8, "short_factor": [1.0] * 8}},
     "PRXTransformer2DModel": {"axes_dim": (8, 8)},
+    "UNetSpatioTemporalConditionModel": {"projection_class_embeddings_input_dim": 192},
     "UVit2DModel": {"block_out_channels": 64, "in_channels": 64},
     "WanVACETransformer3DModel": {"vace_layers": [0, 1]},
-    "Transformer2DModel": {"sample_size": 16, "in_channels": 8, "patch_size": None, "num_kv_heads": None, "norm_num_groups": 4},
+    "Transformer2DModel": {"sample_size": 16, "in_channels": 8, "patch_size": None, "norm_num_groups": 4},
     "TransformerTemporalModel": {"in_channels": 8, "norm_num_groups": 4},
     "ZImageControlNetModel": {"control_layers_places": [0, 1], "control_refiner_layers_places": [0, 1]},
 }

@@ -35,6 +35,8 @@ _OF_CLASS: dict[str, dict[str, Any]] = {
     "MLPAggregation": {"num_layers": 2, "hidden_channels": _WIDTH},
     "MLP": {"channel_list": [_WIDTH, 2 * _WIDTH, _WIDTH]},
     "GroupAddRev": {"conv": geometric.GCNConv(_WIDTH // 2, _WIDTH // 2), "num_groups": 2},
+    "FusedGATConv": {"add_self_loops": False, "edge_dim": None},
+    "Node2Vec": {"edge_index": torch.tensor([[0, 1, 2], [1, 2, 0]]), "walk_length": 4, "context_size": 2},
     "GPSENodeEncoder": {"dim_pe_out": _WIDTH // 2},
 }
 """Arguments of single parts, which their signatures do not ask for or mean otherwise."""
@@ -48,7 +50,7 @@ def architectures() -> list[Architecture]:
 
 
 def _is_network(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, nn.Module) and "forward" in dir(part)
+    return isinstance(part, type) and issubclass(part, nn.Module) and part.forward is not nn.Module.forward
 
 
 class _Network(nn.Module):

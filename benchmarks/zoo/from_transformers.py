@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from benchmarks.zoo.architectures import Architecture, Candidate, in_words
+from benchmarks.zoo.architectures import Architecture, Candidate, NotTrainableError, in_words
 from benchmarks.zoo.shrink import SCALES, VOCABULARY, Shrinker
 from benchmarks.zoo.transformers_inputs import possible_inputs
 
@@ -28,6 +29,7 @@ _TASKS = (
     "IMAGE_CLASSIFICATION",
     "VIDEO_CLASSIFICATION",
     "OBJECT_DETECTION",
+    "ZERO_SHOT_OBJECT_DETECTION",
     "SEMANTIC_SEGMENTATION",
     "UNIVERSAL_SEGMENTATION",
     "INSTANCE_SEGMENTATION",
@@ -50,6 +52,29 @@ _FILLED = {
 }
 """Numbers without which a configuration makes no model."""
 
+_OF_CONFIG: dict[str, dict[str, Any]] = {
+    "AlignConfig": {"projection_dim": 80},
+    "ChameleonConfig": {"vocabulary_map": {"<image>": 150}},
+    "ClapAudioConfig": {"patch_embeds_hidden_size": 8},
+    "CohereCompassTextConfig": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "DbrxAttentionConfig": {"rope_theta": 10000.0},
+    "EfficientNetConfig": {"hidden_dim": 2560},
+    "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]]},
+    "Glm5NextTextConfig": {"index_topk": 16, "index_kpool": 4},
+    "Molmo2AdapterConfig": {"vision_feature_layer": [1, 0]},
+    "MoonshineStreamingConfig": {"num_key_value_heads": 2},
+    "Qwen2_5OmniThinkerConfig": {"vision_start_token_id": 130},
+    "Qwen3OmniMoeThinkerConfig": {"vision_start_token_id": 130},
+    "ReformerConfig": {"is_decoder": True, "axial_pos_embds": False},
+    "SegGptConfig": {"intermediate_hidden_state_indices": (1, 1, 1, 1), "merge_index": 0},
+    "Step3p7TextConfig": {"sliding_window": 8},
+    "T5Gemma2TextConfig": {"dropout_rate": 0.0},
+    "TimmBackboneConfig": {"backbone": "resnet18"},
+    "TvpConfig": {"visual_prompt_size": 16},
+    "XmodConfig": {"default_language": "en_XX"},
+}
+"""Arguments of single configurations: what theirs leave to a file of weights, and numbers that no rule makes fit."""
+
 _PLACEHOLDER = re.compile(r"(image|audio|video)_token_(id|index)")
 """Names of the tokens in whose place the features of a picture or sound come."""
 
@@ -63,7 +88,7 @@ _VARIES = object()
 _SET_BY_USERS = ("pad_token_id", "decoder_start_token_id")
 """Tokens that batches and decoders need, and that many configurations leave to those who train."""
 
-_MOST_PARAMETERS = 30_000_000
+_MOST_PARAMETERS = 60_000_000
 _MOST_CLASSES = 2
 
 
@@ -80,14 +105,17 @@ def architectures() -> list[Architecture]:
 
 def _candidates(model_type: str, classes: list[str]) -> Iterator[Candidate | str]:
     """Models of the first classes at each scale, with each form of inputs."""
-    for class_name in list(dict.fromkeys(classes))[:_MOST_CLASSES]:
+    known = [getattr(transformers, name) for name in dict.fromkeys(classes) if hasattr(transformers, name)]
+    models = [model for model in known if _has_forward(model)]
+    if not models:
+        raise NotTrainableError("its class has no forward")
+    for model_class in models[:_MOST_CLASSES]:
         for scale in SCALES:
             try:
-                config = shrunk(CONFIG_MAPPING[model_type](), Shrinker(scale))
+                config = shrunk(_config_class(model_class, model_type)(), Shrinker(scale))
                 for name in _SET_BY_USERS:
                     if getattr(config, name, None) is None:
                         setattr(config, name, 0)
-                model_class = getattr(__import__("transformers"), class_name)
                 if reason := _too_large(model_class, config):
                     yield reason
                     continue
@@ -99,8 +127,24 @@ def _candidates(model_type: str, classes: list[str]) -> Iterator[Candidate | str
             try:
                 for inputs in possible_inputs(model, config):
                     yield Candidate(model, (), inputs)
+            except NotTrainableError:
+                raise
             except Exception as error:
                 yield in_words(error)
+
+
+def _has_forward(model_class: Any) -> bool:
+    """Whether the class has a forward of its own; one that needs a library which is not there says so when it is built."""
+    try:
+        return "_forward_unimplemented" not in model_class.forward.__name__
+    except ImportError:
+        return True
+
+
+def _config_class(model_class: type[PreTrainedModel], model_type: str) -> type[PreTrainedConfig]:
+    """That of the class, where it is for a part of the architecture (a decoder alone), else that of the architecture."""
+    whole, own = CONFIG_MAPPING[model_type], model_class.config_class
+    return whole if own is None or issubclass(whole, own) else own
 
 
 def shrunk(config: PreTrainedConfig, shrinker: Shrinker) -> PreTrainedConfig:
@@ -126,9 +170,10 @@ def shrunk(config: PreTrainedConfig, shrinker: Shrinker) -> PreTrainedConfig:
         elif name == "num_key_value_heads" and value == values.get("num_attention_heads"):
             arguments[name] = shrinker("num_attention_heads", value)
         elif isinstance(value, (list, tuple)) and len(value) == values.get("num_hidden_layers"):
-            arguments[name] = shrinker(name, value)[: shrinker("num_hidden_layers", len(value))]
+            arguments[name] = shrinker.of_layers(shrinker(name, value), shrinker("num_hidden_layers", len(value)))
         elif field.default is not None or isinstance(value, (int, str)):  # what is left is derived from others
             arguments[name] = shrinker(name, value)
+    arguments |= _OF_CONFIG.get(type(config).__name__, {})
     return _with_outputs(type(config), arguments, len(_value(config, "out_indices") or ()))
 
 

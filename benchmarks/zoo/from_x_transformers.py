@@ -23,9 +23,13 @@ _NEED: dict[str, dict[str, Any]] = {
     "rotary_xpos": {"rotary_pos_emb": True},
     "attn_use_latent_q": {"attn_dim_latent_q": 16},
     "attn_use_latent_kv": {"attn_dim_latent_kv": 16},
-    "attn_flash_pack_seq": {"attn_flash": True},
+    "attn_aggregated_residuals": {"dim": 2 * _WIDTH},
+    "attn_flash_pack_seq": {"attn_flash": True, "rotary_pos_emb": True},
 }
-"""What some switches need beside themselves."""
+"""What some switches need beside themselves, or in another size."""
+
+_SET_BY_LAYERS = ("attn_learned_value_residual_mix", "attn_qkv_receive_diff_residuals")
+"""Switches of a part that the layers set by their own."""
 
 
 def architectures() -> list[Architecture]:
@@ -37,7 +41,7 @@ def architectures() -> list[Architecture]:
         for name, parameter in inspect.signature(part.__init__).parameters.items()
         if parameter.default is False and name not in ("causal", "cross_attend", "only_cross", "on_attn", "onnxable")
     ]
-    found = [Architecture(name, partial(_built, partial(_decoder, name))) for name in switches]
+    found = [Architecture(name, partial(_built, partial(_decoder, name))) for name in switches if name not in _SET_BY_LAYERS]
     return found + [Architecture(name, partial(_built, build)) for name, build in _WRAPPERS.items()]
 
 
@@ -63,7 +67,7 @@ def _transformer(layers: nn.Module, **options: Any) -> nn.Module:
 
 
 def _decoder(switch: str) -> Candidate:
-    layers = x_transformers.Decoder(**_LAYERS, **{switch: True}, **_NEED.get(switch, {}))
+    layers = x_transformers.Decoder(**{**_LAYERS, switch: True, **_NEED.get(switch, {})})
     return Candidate(x_transformers.AutoregressiveWrapper(_transformer(layers)), (_words(),))
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How small; a second and third try change what some architectures need more of."""
+    """How small; further tries change what some architectures need more of.
+
+    Attributes:
+        divisor: widths and numbers of heads are divided by it, and widths of a head kept, for a configuration whose numbers
+            have to agree in ways that the rules do not know; 0 where each number has a limit of its own.
+    """
 
     width: int = 64
     heads: int = 4
     layers: int = 2
     experts: int = 4
     image: int = 128
+    divisor: int = 0
 
     @property
     def head(self) -> int:
@@ -24,7 +30,10 @@ class Scale:
         return self.width // self.heads
 
 
-SCALES = (Scale(), Scale(layers=4), Scale(width=96, image=64))
+SCALES = (
+    *(Scale(), Scale(layers=4), Scale(width=96, image=64)),
+    *(Scale(divisor=4, image=256), Scale(divisor=16, image=256), Scale(divisor=1, image=256)),
+)
 
 VOCABULARY = 160
 
@@ -36,6 +45,7 @@ _RULES: tuple[tuple[_Limit, str], ...] = (
     (None, r".*(kernel_size|kernel|stride|groups|_type|coefficient|cost|_rate|num_channels|in_chans)"),
     (16, r"num_conv_pos_embeddings|(?!type).*patch_sizes?"),
     (0, r"num_kv_shared_layers"),
+    (4, r"num_filters"),
     # Heads of attention and of state spaces; those of keys are fewer.
     (lambda scale: 2 * scale.width, r"mamba_d_ssm"),
     (lambda scale: 2 * scale.heads, r"mamba_(n|num)_heads"),
@@ -74,7 +84,8 @@ _RULES: tuple[tuple[_Limit, str], ...] = (
 )
 """For each family of names the largest number of a tiny configuration, None where it stays; the first that fits holds."""
 
-_INDICES = re.compile(r".*(indexes|indices|deepstack.*|out_features|hook_ids)")
+_INDICES = re.compile(r".*(indexes|indices|deepstack.*|out_features|hook_ids|feature_layers?)")
+_FEWEST_LAYERS = 2
 _TOKENS = re.compile(r".*token_(id|index)")
 _FIRST_SPECIAL = 100
 _KNOWN_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -104,11 +115,28 @@ class Shrinker:
             return {**value, "mrope_section": [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]}
         return value
 
+    def of_layers(self, values: Sequence[Any], layers: int) -> Sequence[Any]:
+        """The values of so many layers, the first ones; some of each kind, where there are more layers than the fewest."""
+        if layers <= _FEWEST_LAYERS or not all(isinstance(value, str) for value in values):
+            return values[:layers]
+        chosen = sorted({*[values.index(kind) for kind in dict.fromkeys(values)][:layers]})
+        rest = [i for i in range(len(values)) if i not in chosen]
+        return [values[i] for i in sorted(chosen + rest[: layers - len(chosen)])]
+
     def _number(self, name: str, value: int) -> int:
         limit = next((limit for limit, pattern in _RULES if re.fullmatch(pattern, name)), None)
         if limit is None:
             return value
-        return min(value, limit if isinstance(limit, int) else limit(self.scale))
+        if isinstance(limit, int):
+            return min(value, limit)
+        tiny = limit(self.scale)
+        if self.scale.divisor:
+            wider = replace(self.scale, width=2 * self.scale.width)
+            if limit(replace(wider, heads=2 * wider.heads)) > tiny:
+                return max(1, value // self.scale.divisor)
+            if limit(wider) > tiny:  # the width of a head
+                return value
+        return min(value, tiny)
 
     def _numbers(self, name: str, values: list[int]) -> list[int]:
         if _INDICES.fullmatch(name):
@@ -117,6 +145,8 @@ class Shrinker:
             return [max(-self.scale.layers, value) for value in values]
         if name == "depths":
             return [1] * len(values)
+        if self.scale.divisor:
+            return [self._number(name, value) for value in values]
         if name.endswith("heads"):
             return [min(value, 2) for value in values]
         if name == "decoder_in_channels":  # the width of the encoder, once for each level

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from benchmarks.zoo.architectures import NotTrainableError
+
 BATCH = 4
 _TOKENS = 48
 _SAMPLES = 6400  # of a wave: 20 frames of wav2vec2
@@ -20,7 +22,16 @@ _FIRST_WORD, _LAST_WORD = 3, 90
 _GRIDS = {"image_grid_thw", "image_grid_hws", "grid_thw", "grid_hws"}
 """Names of the sizes of pictures that are given as one row of patches."""
 
-_PARTS = ("vision_config", "audio_config", "encoder_config", "encoder", "backbone_config", "text_config", "decoder")
+_PARTS = (
+    *("vision_config", "audio_config", "encoder_config", "encoder", "backbone_config", "text_config", "decoder"),
+    *("decoder_config", "speech_config", "semantic_model_config", "acoustic_model_config"),
+)
+
+_OF_GAMES = {"states", "actions", "rewards", "returns_to_go", "timesteps"}
+_OF_REGIONS = {"visual_feats", "visual_pos"}
+_STATES = {"inputs_embeds", "hidden_states", "encoder_hidden_states", "query_embeds", "latents", "context_hidden_states"}
+_ALWAYS = {*_OF_GAMES, *_OF_REGIONS, "flattened_patches"}
+"""Inputs that their models need although their forwards have a default for them."""
 
 
 def possible_inputs(model: PreTrainedModel, config: PreTrainedConfig) -> Iterator[dict[str, Any]]:
@@ -34,6 +45,7 @@ def possible_inputs(model: PreTrainedModel, config: PreTrainedConfig) -> Iterato
     required = [
         name for name, p in parameters.items() if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
+    required += sorted(parameters.keys() & _ALWAYS)
     base = list(itertools.islice(_products(forms, required), _MOST_FORMS))
     for inputs in base:
         if labels := forms.labels(inputs):
@@ -92,7 +104,7 @@ class _Forms:
         patch = patch[-1] if isinstance(patch, (list, tuple)) else patch
         if grids := self.names & _GRIDS:
             grid = next(iter(grids))
-            depth = 1 if grid.endswith("hws") else self.find("temporal_patch_size", default=1)
+            depth = 1 if grid.endswith("hws") else self.find("temporal_patch_size", "patch_temporal", default=1)
             merge = self.find("spatial_merge_size", "merge_size", default=2)
             rows = 2 * (merge if isinstance(merge, int) else 2)
             sizes = torch.tensor([[rows, rows] if grid.endswith("hws") else [1, rows, rows]] * BATCH)
@@ -105,6 +117,9 @@ class _Forms:
                 "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
                 "pixel_attention_mask": torch.ones(BATCH, 16, dtype=torch.long),
             }
+        if "pixel_position_ids" in self.names:
+            places = torch.cartesian_prod(torch.arange(4), torch.arange(4)).expand(BATCH, -1, -1)
+            yield {name: torch.rand(BATCH, 16, channels * patch * patch), "pixel_position_ids": places}
         image = torch.randn(BATCH, channels, height, width)
         more = {"image_sizes": torch.tensor([[height, width]] * BATCH)} if "image_sizes" in self.names else {}
         more |= dict.fromkeys(self.names & {"high_res_pixel_values"}, image)
@@ -119,12 +134,17 @@ class _Forms:
         return (height, width) if isinstance(height, int) and isinstance(width, int) and height <= 256 else (128, 128)
 
     def sounds(self) -> Iterator[dict[str, Any]]:
-        names = ("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim")
+        names = (
+            *("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim", "input_feat_size"),
+            "feature_projection_input_dim",
+        )
         widths = [width for name in names if isinstance(width := self.find(name), int)]
         bins = widths[0] if widths else 80
-        if "input_features" in self.names:
+        mel = next((name for name in ("input_features", "audio_mel") if name in self.names), None)
+        if mel is not None:
             frames = 2 * self.find("max_source_positions", default=50)
-            wide = dict.fromkeys((bins, 80, 128, *widths))
+            stacked = self.find("num_stacked_frames", default=4)
+            wide = dict.fromkeys((bins, 80, 128, *widths, stacked * bins))
             for shape in (shape for width in wide for shape in ((BATCH, width, frames), (BATCH, frames, width))):
                 features = torch.randn(shape)
                 masks = {
@@ -132,22 +152,25 @@ class _Forms:
                     for name in ("feature_attention_mask", "input_features_mask")
                     if name in self.names
                 }
-                yield {"input_features": features, **masks}
+                if "audio_mel_mask" in self.names:  # of what is left out
+                    masks["audio_mel_mask"] = torch.zeros(features.shape[:2], dtype=torch.bool)
+                yield {mel: features, **masks}
                 if masks:
-                    yield {"input_features": features}
-            yield {"input_features": torch.randn(BATCH, 1, frames, bins)}
-        elif "input_values" in self.names:
+                    yield {mel: features}
+            yield {mel: torch.randn(BATCH, 1, frames, bins)}
+        if "input_values" in self.names:
             frames = self.find("max_length", default=128)
             yield {"input_values": torch.randn(BATCH, _SAMPLES)}
             yield {"input_values": torch.randn(BATCH, 1, _SAMPLES)}
             yield {"input_values": torch.randn(BATCH, frames, bins)}
+            yield {"input_values": torch.randn(BATCH, 60 * 96)}  # some take whole patches of samples
         elif "audio_values" in self.names:
             yield {"audio_values": torch.randn(BATCH, 1, _SAMPLES)}
 
     def text(self, media: dict[str, Any]) -> dict[str, Any]:
         if "input_ids" not in self.names:
             decoder = {"decoder_input_ids"} & self.names
-            return {name: self._words() for name in decoder if "labels" not in self.names}
+            return {name: self._words() for name in decoder if "labels" not in self.names or "decoder_cache" in self.names}
         ids = self._words()
         for kind, key in (("image", "pixel_values"), ("audio", "input_features"), ("audio", "input_values")):
             token = self.find(f"{kind}_token_id", f"{kind}_token_index", "media_placeholder_token_id")
@@ -160,6 +183,12 @@ class _Forms:
             inputs["token_type_ids"] = (ids == self.find("image_token_id", "image_token_index")).long()
         if "mm_token_type_ids" in self.names and media:
             inputs["mm_token_type_ids"] = (ids == self.find("image_token_id", "image_token_index")).long()
+        if "image_attention_mask" in self.names and media.get("pixel_values", ids).dim() == 5:
+            inputs["image_attention_mask"] = torch.ones(*ids.shape, media["pixel_values"].shape[1], dtype=torch.long)
+        if "image_embeds_position_mask" in self.names and media:
+            places = torch.zeros_like(ids)
+            places[:, 1 : 1 + self.find("latent_query_num", default=1)] = 1
+            inputs["image_embeds_position_mask"] = places
         if "bbox" in self.names:
             corners = torch.randint(0, 50, (*ids.shape, 2))
             inputs["bbox"] = torch.cat([corners, corners + 20], dim=-1)
@@ -168,10 +197,11 @@ class _Forms:
         return inputs
 
     def _features(self, kind: str, media: dict[str, Any]) -> int:
-        """How many tokens the model makes of one image or sound; 16 where it does not say."""
+        """How many tokens the model makes of one image or sound; as many as it has queries, or 16, where it does not say."""
+        unknown: int = self.find("num_query_tokens", default=16)
         owner = next((m for m in (self.model, getattr(self.model, "model", None)) if hasattr(m, f"get_{kind}_features")), None)
         if owner is None:
-            return 16
+            return unknown
         get = getattr(owner, f"get_{kind}_features")
         known = inspect.signature(get).parameters
         given = {name: value for name, value in media.items() if name in known}
@@ -179,7 +209,7 @@ class _Forms:
             with torch.no_grad():
                 result = get(**given)
         except Exception:
-            return 16
+            return unknown
         result = getattr(result, "pooler_output", result) if getattr(result, "pooler_output", None) is not None else result
         result = getattr(result, "last_hidden_state", result)
         parts = result if isinstance(result, (list, tuple)) else [result]
@@ -217,13 +247,27 @@ class _Forms:
         past = self.find("context_length", default=32) + max(self.find("lags_sequence", default=[0]))
         steps = past if name.startswith("past") else self.find("prediction_length", default=8)
         channels = self.find("num_input_channels")
+        if name in _OF_GAMES:
+            width = {"states": self.find("state_dim"), "actions": self.find("act_dim")}.get(name) or 1
+            return torch.arange(8).expand(BATCH, -1) if name == "timesteps" else torch.randn(BATCH, 8, width)
+        if name in _OF_REGIONS:
+            return torch.rand(BATCH, 8, self.find("visual_feat_dim" if name == "visual_feats" else "visual_pos_dim"))
+        if name in ("state", "action_embeds"):
+            return torch.randn(BATCH, self.find("max_state_dim", default=32))
+        if name == "flattened_patches":  # each after its row and column
+            places = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)).expand(BATCH, -1, -1)
+            return torch.cat([places, torch.randn(BATCH, 16, self.find("patch_embed_hidden_size"))], dim=-1)
+        if name == "merge_sizes":
+            return torch.ones(BATCH, dtype=torch.long)
+        if name == "inference_session":
+            raise NotTrainableError("it is for inference: it takes an inference session")
         if name.endswith("_values"):
             return torch.randn(BATCH, steps) if channels is None else torch.randn(BATCH, steps, channels)
         if name.endswith("_observed_mask"):
             return torch.ones(BATCH, steps)
         if name.endswith("_time_features"):
             return torch.randn(BATCH, steps, self.find("num_time_features", default=0))
-        if name in ("inputs_embeds", "hidden_states", "encoder_hidden_states", "query_embeds"):
+        if name in _STATES:
             return torch.randn(BATCH, _TOKENS, self.find("hidden_size", "d_model", default=64))
         if name in ("attention_mask", "decoder_attention_mask"):
             return torch.ones(BATCH, _TOKENS, dtype=torch.long)

@@ -36,7 +36,7 @@ class WantedRegions:
     Attributes:
         blocks: by full name.
         automatic: whether they were found rather than named. Those that cannot be planned are then left out, and the largest
-            parts of them that can be planned take their place.
+            parts of them that can be planned take their place; where there are none, the largest parts of the model.
         by_chance: whether the step calls other ones from draw to draw.
     """
 
@@ -65,8 +65,9 @@ def called_regions(
     """
     regions: dict[str, list[CapturedRegion]] = defaultdict(list)
     refused: dict[str, Any] = {}
-    blocks = dict(wanted.blocks)
-    for _ in range(_MOST_DEPTH):
+
+    def capture_at(blocks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """Add those that can be planned; returns the parts of the others."""
         discovery = discover(model, args, kwargs, blocks, loss, gradient_layouts, kept)
         like = _left_out_by_chance(discovery, blocks) if wanted.by_chance else {}
         if not wanted.automatic:
@@ -75,13 +76,17 @@ def called_regions(
         for region in (*discovery.regions, *like.values()):
             if region.name not in why_not:
                 regions[region.name].append(region)
-        refused |= {**discovery.refused, **why_not}
-        if not wanted.automatic:
-            break
+        refused.update({**discovery.refused, **why_not})
         without_plan = [name for name in blocks if name not in regions and not _retains_nothing(refused.get(name))]
-        blocks = {name: part for outer in without_plan for name, part in parts_of(outer, blocks[outer]).items()}
-        if not blocks:
-            break
+        return {name: part for outer in without_plan for name, part in parts_of(outer, blocks[outer]).items()}
+
+    blocks = wanted.blocks
+    for _ in range(_MOST_DEPTH if wanted.automatic else 1):
+        blocks = capture_at(blocks) if blocks else {}
+    if not regions and wanted.automatic:  # none of the repeated blocks can be planned: a part that repeats nothing may be
+        blocks = {name: part for name, part in parts_of("", model).items() if name not in refused}
+        for _ in range(_MOST_DEPTH):
+            blocks = capture_at(blocks) if blocks else {}
     if not regions:
         raise RegionError(
             f"none of the repeated blocks can be planned: {_reasons(refused)}",

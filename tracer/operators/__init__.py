@@ -16,6 +16,7 @@ from remat_planner.tracer.operators.behaviour import (
 from remat_planner.tracer.operators.computed_numbers import with_some_number
 from remat_planner.tracer.operators.declared import (
     SAME_TENSOR,
+    argument_of,
     argument_position,
     bound_arguments,
     moves_in_place,
@@ -31,6 +32,7 @@ from remat_planner.tracer.operators.eager_gradients import (
     operator_of_gradient,
 )
 from remat_planner.tracer.operators.facts import OperatorFacts, Roofline, SampleInputs, Values
+from remat_planner.tracer.operators.filled_results import filled, filling_number
 from remat_planner.tracer.operators.graph_functions import graph_function, graph_function_name, is_random_fill
 from remat_planner.tracer.operators.op_call import OpCall, TensorSpec, op_call
 from remat_planner.tracer.operators.registry import (
@@ -55,12 +57,15 @@ __all__ = [
     "UnknownOperatorError",
     "Values",
     "all_but_first",
+    "argument_of",
     "argument_position",
     "batch_norm_statistics",
     "bound_arguments",
     "communicates_in_place",
     "each_once",
     "facts_of",
+    "filled",
+    "filling_number",
     "gradient_name",
     "gradient_operator",
     "graph_function",

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from remat_planner.tracer.draw_range import DrawRange
+
 _OPERATIONS = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul"),
     *("neg", "pos", "abs", "invert", "round", "trunc", "floor", "ceil", "int", "float", "complex", "index", "bool"),
@@ -26,13 +28,15 @@ class ReadNumber:
     Args:
         tensor: holds the number.
         refuse: called where the number is used; raises.
+        drawn: where it lies, if it is a random draw. What is the same for all numbers there may be asked.
     """
 
-    __slots__ = ("__weakref__", "refuse", "tensor")
+    __slots__ = ("__weakref__", "drawn", "refuse", "tensor")
 
-    def __init__(self, tensor: torch.Tensor, refuse: Callable[[], NoReturn]) -> None:
+    def __init__(self, tensor: torch.Tensor, refuse: Callable[[], NoReturn], drawn: DrawRange | None = None) -> None:
         self.tensor = tensor
         self.refuse = refuse
+        self.drawn = drawn
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # the class that the number has
@@ -45,6 +49,26 @@ class ReadNumber:
 
     def __deepcopy__(self, _memo: Any) -> ReadNumber:
         return self
+
+    def __int__(self) -> int:
+        whole = None if self.drawn is None else self.drawn.whole
+        return self.refuse() if whole is None else whole
+
+    def __lt__(self, other: Any) -> bool:
+        return self._compared("lt", other)
+
+    def __le__(self, other: Any) -> bool:
+        return self._compared("le", other)
+
+    def __gt__(self, other: Any) -> bool:
+        return self._compared("gt", other)
+
+    def __ge__(self, other: Any) -> bool:
+        return self._compared("ge", other)
+
+    def _compared(self, operation: str, other: Any) -> bool:
+        answer = self.drawn.compared(operation, other) if self.drawn is not None and type(other) in (int, float) else None
+        return self.refuse() if answer is None else answer
 
 
 class CountedNumber:

@@ -29,12 +29,16 @@ def same_graph(one: fx.Graph, other: fx.Graph, merged: Mapping[int, int] = Mappi
 
 
 def starts_with(whole: fx.Graph, beginning: fx.Graph) -> bool:
-    """Whether ``whole`` begins with all operators of ``beginning``, and returns first what ``beginning`` returns."""
-    place: dict[fx.Node, int] = {}
-    nodes = [node for node in beginning.nodes if node.op != "output"]
-    if len(whole.nodes) <= len(nodes):
+    """Whether ``whole`` begins with all operators of ``beginning``, and returns first what ``beginning`` returns.
+
+    Constants are compared where they are used: one that is returned alone comes last in both graphs.
+    """
+    constants = {node: _value(node, {}) for graph in (whole, beginning) for node in graph.find_nodes(op="get_attr")}
+    place: dict[fx.Node, Any] = {**constants}
+    found, nodes = ([node for node in graph.nodes if node.op not in ("get_attr", "output")] for graph in (whole, beginning))
+    if len(found) < len(nodes):
         return False
-    for position, pair in enumerate(zip(whole.nodes, nodes, strict=False)):
+    for position, pair in enumerate(zip(found, nodes, strict=False)):
         place |= dict.fromkeys(pair, position)
         if pair[0].op != pair[1].op or _value(pair[0], place) != _value(pair[1], place):
             return False

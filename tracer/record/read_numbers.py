@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from remat_planner.tracer.draw_range import DrawRange
 from remat_planner.tracer.errors import DataDependentError
 from remat_planner.tracer.graph_trace import newest_node, nodes_after, recorded_graph
 from remat_planner.tracer.python_state import ReadNumber, is_read_number
@@ -38,9 +39,12 @@ class ReadNumbers:
             value = tensor.item()
         finally:
             self._asked = False
-        return value if self._given is None else self._given
+        given, self._given = self._given, None  # which is kept by the code that read it alone
+        return value if given is None else given
 
-    def give(self, tensor: torch.Tensor, module: str, source: str, error: DataDependentError) -> bool:
+    def give(
+        self, tensor: torch.Tensor, module: str, source: str, error: DataDependentError, drawn: DrawRange | None = None
+    ) -> bool:
         """Give the number in ``tensor`` to the ``item`` that reads it. False where something else does.
 
         Args:
@@ -48,6 +52,7 @@ class ReadNumbers:
             module: whose forward reads it.
             source: "file:line" of the read.
             error: why the step is refused if the number is used.
+            drawn: where the number lies, if it is a random draw.
         """
         if not self._asked:
             return False
@@ -61,7 +66,7 @@ class ReadNumbers:
             self.used = self.used or error
             raise error
 
-        self._given = ReadNumber(copied, refuse)
+        self._given = ReadNumber(copied, refuse, drawn)
         self._numbers.append((weakref.ref(self._given), error))
         return True
 

@@ -147,7 +147,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 expected = self._checks.expected(args[0])
                 if expected is None or (self.in_backward and not in_checkpoint()):
                     refusal = data_dependent_error(func, origin.source, str(error), is_number=not self.in_backward)
-                    if self.in_backward or not self.numbers.give(args[0], origin.module, origin.source, refusal):
+                    drawn = self._known.draws.range_of(args[0])
+                    if self.in_backward or not self.numbers.give(args[0], origin.module, origin.source, refusal, drawn):
                         raise refusal from None
                     return False
                 if not self.in_backward:

@@ -17,7 +17,16 @@ import torch
 
 from remat_planner.tracer.joint import ChainCall, Guard, GuardGroup, Guards, Leaf, Place, on_real_tensors
 from remat_planner.tracer.leaves import hashable_form, leaves_of, tensors_in, with_leaves
-from remat_planner.tracer.operators import batch_norm_statistics, bound_arguments, is_random, sized_result, written_arguments
+from remat_planner.tracer.operators import (
+    batch_norm_statistics,
+    bound_arguments,
+    filled,
+    filling_number,
+    is_random,
+    sized_result,
+    written_arguments,
+)
+from remat_planner.tracer.record.bounded_draws import BoundedDraws
 from remat_planner.tracer.torch_private import hashable, is_fake, is_symbolic, number_of, storage_key
 
 _MOST_MOVED = 1 << 20
@@ -63,10 +72,12 @@ class KnownValues:
 
     Attributes:
         answers: the results of all reads, in order.
+        draws: the ranges of random draws.
     """
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
+        self.draws = BoundedDraws()
         self._leaves: dict[int, _KnownLeaf] = {}
         self._calls: list[_Remembered] = []
         self._known: set[int] = set()
@@ -90,6 +101,7 @@ class KnownValues:
         overwritten = [t for t in (*written_arguments(func, args, kwargs), *statistics) if is_fake(t) and _has_storage(t)]
         written = {storage_key(t) for t in overwritten}
         self._note_writes(written)
+        self.draws.follow(func, args, kwargs, [r for r in results if is_fake(r)], written)
         fakes = _fakes((args, kwargs))
         if is_random(func, args, kwargs) or statistics or not all(map(_has_storage, results)):
             self._known -= written
@@ -193,6 +205,13 @@ class KnownValues:
 
     def _follow_derived(self, func: torch._ops.OpOverload, args: Any, kwargs: Any, results: list[torch.Tensor]) -> None:
         """Remember a call some of whose results are known although not all of its arguments are."""
+        number = filling_number(func, args, kwargs)
+        if number is None:
+            number = self.draws.decided(func, args, kwargs)
+        if number is not None:
+            (result,) = results
+            form = (result.shape, result.stride(), number, result.dtype, result.device)
+            self._remember(filled, form, {}, results, set())
         sized = sized_result(func, args, kwargs)
         if sized is not None and sized.derived:
             arguments = sized.decided_by(func, args, kwargs)

@@ -109,6 +109,34 @@ def test_a_region_that_cannot_be_captured_is_named_and_left_out_of_auto():
     assert remat_planner.verify(model, schedule, (tokens,)).identical
 
 
+class Detector(nn.Module):
+    """A backbone without repeated blocks, layers after it that get smaller pictures, and a size made of values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = zip((3, 8, 8), (8, 8, 16), strict=True)
+        layers = [layer for narrow, wide in sizes for layer in (nn.Conv2d(narrow, wide, 3, padding=1), nn.ReLU(), nn.Tanh())]
+        self.backbone = nn.Sequential(*layers[:-1])
+        self.extra = nn.ModuleList(nn.Sequential(nn.Conv2d(16, 16, 3, stride=2), nn.ReLU()) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.backbone(x)
+        for layer in self.extra:
+            x = layer(x)
+        return x[x > 0].square().mean()
+
+
+def test_auto_plans_the_parts_of_a_model_whose_repeated_blocks_cannot_be_planned():
+    torch.manual_seed(0)
+    model, x = Detector(), torch.rand(2, 3, 24, 24)
+    schedule = remat_planner.plan(model, (x,), budget="100%", regions="auto")
+    assert list(schedule.regions) == ["backbone"]
+    assert remat_planner.verify(model, schedule, (x,)).identical
+    model.backbone = nn.Tanh()
+    with pytest.raises(RegionError, match=r"can be planned: extra\.0-1: it gets inputs of other sizes"):
+        remat_planner.plan(model, (torch.rand(2, 16, 24, 24),), budget="100%", regions="auto")
+
+
 class SharedHead(nn.Module):
     """Its heads run on feature maps of two sizes, as in a detector."""
 

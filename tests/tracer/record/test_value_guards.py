@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from remat_planner.tracer import capture
@@ -49,6 +50,90 @@ def test_constants_need_no_guard():
         return mean_square(m.a(x)) if (positions.diff() == 1).all() and torch.tensor(3).item() == 3 else m.a(x).sum()
 
     assert capture(Written(forward, a=linear()), (noise(),)).guards.all == []
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(lambda h: torch.ones_like(h[:, 0]), id="ones_like"),
+        pytest.param(lambda h: ~torch.zeros_like(h, dtype=torch.bool), id="zeros_like"),
+        pytest.param(lambda h: torch.full_like(h.t(), 3, dtype=torch.long).t()[:, 1:], id="full_like"),
+        pytest.param(lambda h: h.new_ones(2, 3), id="new_ones"),
+        pytest.param(lambda h: 1 - h.new_zeros(3), id="new_zeros"),
+        pytest.param(lambda h: h.new_full((2,), True, dtype=torch.bool), id="new_full"),
+        pytest.param(lambda h: torch.empty_like(h).fill_(2.0), id="empty_like"),
+        pytest.param(lambda h: h.new_empty(3).copy_(torch.arange(1, 4)), id="new_empty"),
+    ],
+)
+def test_a_tensor_that_takes_its_form_alone_from_an_activation_is_known(made: Callable[[torch.Tensor], torch.Tensor]):
+    def forward(m: Written, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        mask = made(h)
+        return mean_square(h * 2 if mask.all() and not (mask == 0).any() else h)
+
+    joint = capture(Written(forward, a=linear()), (noise(),))
+    assert forward_operators(joint).count("aten.mul.Tensor") == 1
+    assert joint.guards.all == []
+
+
+def test_a_size_that_such_a_tensor_decides_is_known_until_an_activation_is_written_to_it():
+    def chosen(h: torch.Tensor, places: torch.Tensor, written: bool) -> torch.Tensor:
+        mask = torch.full_like(h[:, 0], True).bool()
+        mask[places] = False
+        if written:
+            mask[0] = h[0, 0] > 0
+        return mean_square(h[mask])
+
+    x, places = noise(), torch.tensor([1, 2])
+    joint = capture(Written(lambda m, x, places: chosen(m.a(x), places, False), a=linear()), (x, places))
+    assert broken(joint, x, torch.tensor([2, 3])) == []  # as many rows
+    assert len(broken(joint, x, torch.tensor([2, 2]))) == 1
+    with pytest.raises(DataDependentError, match="depends on parameters or on random draws"):
+        capture(Written(lambda m, x, places: chosen(m.a(x), places, True), a=linear()), (x, places))
+
+
+def answered(asked: Callable[[torch.Tensor], Any]) -> Written:
+    """A forward that branches on what is asked of an activation or a draw, and draws a mask after it."""
+    return Written(lambda m, x: mean_square(F.dropout(m.a(x) * 2 if asked(m.a(x)) else m.a(x), 0.5)), a=linear())
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        pytest.param(lambda h: torch.rand([]) < 0.0, False, id="rate of 0"),
+        pytest.param(lambda h: torch.rand_like(h).max() > -1.0, None, id="of several"),
+        pytest.param(lambda h: (torch.rand_like(h)[0] >= 0).all(), True, id="view"),
+        pytest.param(lambda h: torch.rand(1).detach().clone() < 1, True, id="copy"),
+        pytest.param(lambda h: torch.empty(2).uniform_(1, 3)[1] > 3, False, id="uniform_"),
+        pytest.param(lambda h: torch.rand(1).item() < 0.0, False, id="number"),
+        pytest.param(lambda h: torch.rand(1).item() >= 1.0, False, id="number at the end"),
+        pytest.param(lambda h: [True][int(torch.empty(1).uniform_(0.0, 1.0).item())], True, id="choice out of one"),
+        pytest.param(lambda h: torch.rand([]) < 0.1, None, id="rate above 0"),
+        pytest.param(lambda h: torch.rand([]) > 0, None, id="0 may be drawn"),
+        pytest.param(lambda h: torch.rand([]) > -1e-50, None, id="0 in the type of the tensor"),
+        pytest.param(lambda h: torch.empty(2)[:1].uniform_() < 0, None, id="part of a storage"),
+        pytest.param(lambda h: torch.rand(2).index_put_((torch.tensor(0),), h[0, 0].detach())[1] < 0, None, id="written to"),
+        pytest.param(lambda h: [1, 0][int(torch.empty(1).uniform_(0.0, 2.0).item())], None, id="choice out of two"),
+        pytest.param(lambda h: torch.rand(1).item() < 0.5, None, id="number in the middle"),
+        pytest.param(lambda h: float(torch.rand(1).item()) < 0, None, id="another use of the number"),
+    ],
+)
+def test_a_comparison_that_no_draw_changes_is_known(asked: Callable[[torch.Tensor], Any], answer: bool | None):
+    if answer is None:
+        with pytest.raises(DataDependentError, match="random draws"):
+            capture(answered(asked), (noise(),))
+    else:
+        joint = capture(answered(asked), (noise(),))
+        assert forward_operators(joint).count("aten.mul.Tensor") == answered_products(answer)
+        assert joint.guards.all == []
+
+
+def answered_products(answer: bool) -> int:
+    return forward_operators(capture(answered(lambda _: answer), (noise(),))).count("aten.mul.Tensor")
+
+
+def test_a_number_that_is_read_and_forgotten_is_no_reason_to_refuse():
+    capture(Written(lambda m, x: (m.a(x).sum().item(), mean_square(m.a(x)))[1], a=linear()), (noise(),))
 
 
 def test_views_and_in_place_ops_are_followed():

@@ -197,6 +197,20 @@ def test_a_cached_function_keeps_no_fakes_and_is_a_constant_once_it_is_filled():
     assert torch.ops.aten.tril.default not in [node.target for node in joint.ops]
 
 
+def test_a_constant_out_of_a_cached_function_may_be_returned():
+    """It is at the end of the graph of a forward, and of that of a step."""
+
+    @functools.lru_cache
+    def ramp(size: int) -> torch.Tensor:
+        return torch.linspace(0.0, 1.0, size)
+
+    ramp(2)
+    ramp(3)
+    model = WithTensors(lambda _, h: (h * ramp(2), ramp(3), ramp(3)))
+    joint = capture(model, (torch.ones(1, 2),), loss=lambda out: out[0].sum())
+    assert torch.ops.aten.linspace.default not in [node.target for node in joint.ops]
+
+
 def test_a_cached_function_that_eager_calls_anew_in_each_step_is_part_of_the_step():
     @functools.lru_cache(maxsize=1)
     def ramp(size: int) -> torch.Tensor:
