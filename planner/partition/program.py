@@ -101,11 +101,17 @@ def _moments(step: FusedStep) -> Iterator[tuple[set[int], int]]:
     kept = sum(values[v].bytes for v in results)
     yield set(step.candidates) - results, kept + step.between
     kernels = [v for v in step.needed if values[v].kind == "kernel"]
+    written = {v: [v] for v in kernels}  # with the parts of a kernel that has several results
+    for v in step.needed:
+        if values[v].kind == "part" and (kernel := values[v].reads[0]) in written:
+            written[kernel].append(v)
+    returned = {v: sum(values[w].bytes for w in written[v] if w in step.values.backward_results) for v in kernels}
     read_later: set[int] = set()
-    gradients = kept + sum(values[v].bytes for v in kernels if v in step.values.backward_results)
+    gradients = kept + sum(returned.values())
     for v in reversed(kernels):
         # While a kernel runs, what it reads and writes is there, saved or not.
         own = sum(values[r].bytes for r in values[v].reads if values[r].kind != "given" and r not in results)
-        gradients -= values[v].bytes if v in step.values.backward_results else 0
-        yield read_later - set(values[v].reads) - results, gradients + own + values[v].bytes + values[v].workspace
+        own += sum(values[w].bytes for w in written[v]) + values[v].workspace
+        gradients -= returned[v]
+        yield read_later - set(values[v].reads) - results, gradients + own
         read_later |= set(values[v].reads)

@@ -9,8 +9,8 @@ from itertools import combinations
 import pytest
 
 from remat_planner.planner.partition.bound import seconds_at_least
-from remat_planner.tracer.fusion import least_seconds
-from tests.tracer.fusion.steps import chain
+from remat_planner.tracer.fusion import FusedStep, Values, least_seconds
+from tests.tracer.fusion.steps import RATES, chain, value
 
 
 @pytest.mark.parametrize("layers", [2, 4])
@@ -19,6 +19,36 @@ def test_no_saved_set_is_below_it(layers: int):
     sets = chained.from_iterable(combinations(step.choice, k) for k in range(len(step.choice) + 1))
     for judged in map(step.evaluate, sets):
         assert 0.9 * least_seconds(step) < seconds_at_least(step, judged.peak) <= judged.seconds
+
+
+def _with_parts() -> FusedStep:
+    """Two kernels in a row, each of which has its gradients of weight and input as parts of one kernel."""
+    values = [
+        value("input", "given"),
+        value("convolution0", "kernel", (0,)),
+        value("convolution1", "kernel", (1,)),
+        value("sum", "reduction", (2,), 1, rows=1),
+        value("tangents", "given", (), 1),
+        value("expanded", "pointwise", (4,)),
+        value("both1", "kernel", (5, 1), 0),
+        value("weight1", "part", (6,), 200),
+        value("grown1", "part", (6,)),
+        value("both0", "kernel", (8, 0), 0),
+        value("weight0", "part", (9,), 200),
+        value("grown0", "part", (9,)),
+    ]
+    names = {v.name: k for k, v in enumerate(values)}
+    forward = tuple(k < 4 for k in range(len(values)))
+    return FusedStep(Values(tuple(values), names, forward, frozenset({3}), frozenset({7, 10, 11})), RATES, cpu=False)
+
+
+def test_gradients_that_are_parts_of_one_kernel_count():
+    step = _with_parts()
+    sets = chained.from_iterable(combinations(step.choice, k) for k in range(len(step.choice) + 1))
+    judged = [step.evaluate(saved) for saved in sets]
+    assert all(seconds_at_least(step, one.peak) <= one.seconds for one in judged)
+    gradients = 500
+    assert math.isinf(seconds_at_least(step, gradients))
 
 
 def test_fewer_bytes_raise_it():
