@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -29,6 +28,7 @@ from remat_planner.tracer.record.gradient_attributes import GradientAttributesRe
 from remat_planner.tracer.record.gradient_flow import FollowedGradients, noting_materialized_gradients
 from remat_planner.tracer.record.outside_tensors import OutsideTensors
 from remat_planner.tracer.record.provenance import Provenance
+from remat_planner.tracer.record.random_state import random_state_kept
 from remat_planner.tracer.record.recorder import Recorder
 from remat_planner.tracer.record.recording import CapturedCall, Recording, Tangent
 from remat_planner.tracer.record.returned_objects import refuse_tensors_inside
@@ -173,7 +173,12 @@ def record(
     Raises:
         CaptureError: the step cannot be recorded; the subclasses say why.
     """
-    attempt = partial(_recorded, call, mode, choose_tangents, outside, left_behind)
+
+    def attempt() -> Recording:
+        # A forward that seeds a generator leaves the same state each time: only from another one is that seen again.
+        with random_state_kept():
+            return _recorded(call, mode, choose_tangents, outside, left_behind)
+
     for _ in range(_MORE_ATTEMPTS):
         try:
             return attempt()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from remat_planner.tracer import capture
-from remat_planner.tracer.errors import PythonDrawError
+from remat_planner.tracer.errors import PythonDrawError, RandomStateError
 from remat_planner.tracer.record import record_step
 
 
@@ -78,6 +78,34 @@ def test_a_draw_of_another_thread_is_not_taken_for_one_of_the_forward(
     idle.start()
     try:
         assert capture(_Net(torch.tanh), (torch.randn(2, 4),)).gradients
+    finally:
+        over.set()
+        idle.join()
+
+
+def _seeded(x: torch.Tensor) -> torch.Tensor:
+    random.seed(3)
+    return x * random.random()
+
+
+def _seeded_in_torch(x: torch.Tensor) -> torch.Tensor:
+    list(map(torch.default_generator.manual_seed, [3]))
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [(_seeded, PythonDrawError), (_seeded_in_torch, RandomStateError)],
+)
+def test_a_forward_that_seeds_is_seen_beside_other_threads(
+    function: Callable[[torch.Tensor], torch.Tensor], error: type[Exception]
+):
+    over = threading.Event()
+    idle = threading.Thread(target=over.wait)
+    idle.start()
+    try:
+        with pytest.raises(error):
+            capture(_Net(function), (torch.randn(2, 4),))
     finally:
         over.set()
         idle.join()
