@@ -53,8 +53,9 @@ def coordinates_and_values(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 
 def runs_hooks(parameter: torch.Tensor) -> bool:
-    """Whether a backward runs hooks of the user's for the gradient of ``parameter``: an optimizer's step may be in them."""
-    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+    """Whether a backward runs hooks of the user's, not of the project, for the gradient of ``parameter``: an optimizer's step may be in them."""
+    hooks = [hook for of in (parameter._backward_hooks, parameter._post_accumulate_grad_hooks) for hook in (of or {}).values()]
+    return any(str(getattr(hook, "__module__", "")).partition(".")[0] != "remat_planner" for hook in hooks)
 
 
 def version_of(tensor: torch.Tensor) -> int | None:

@@ -116,6 +116,17 @@ def test_the_entries_of_a_sparse_tensor_are_not_summed():
     assert values.tolist() == [2.0, 3.0]
 
 
+def test_hooks_of_the_project_itself_are_not_seen():
+    def ours(_: torch.Tensor) -> None: ...
+
+    ours.__module__ = "remat_planner.planner.runtime.unplanned"
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.register_hook(ours)
+    assert not runs_hooks(parameter)
+    parameter.register_hook(lambda _: None)
+    assert runs_hooks(parameter)
+
+
 def test_hooks_of_a_parameter_are_seen():
     for register in ("register_hook", "register_post_accumulate_grad_hook"):
         parameter = torch.ones(2, requires_grad=True)
