@@ -89,11 +89,12 @@ def given_bytes(module: fx.GraphModule, inputs: Sequence[Any]) -> dict[int, tupl
     return found
 
 
-def overwritten_inputs() -> tuple[int, ...]:
-    """While a joint graph is partitioned: positions of the inputs that the caller of the forward overwrites after it."""
-    context = torch._guards.TracingContext.try_get()
-    metadata = None if context is None else context.fw_metadata
-    return () if metadata is None else tuple(metadata.mutated_inp_runtime_indices)
+def overwritten_inputs(joint: fx.Graph) -> tuple[int, ...]:
+    """Positions of the inputs of a joint graph that the caller of its forward overwrites after it, as running statistics."""
+    results = joint.output_node().meta.get("desc") or ()
+    overwritten = [result.mutated_input for result in results if hasattr(result, "mutated_input")]
+    descriptions = [node.meta.get("desc") for node in joint.find_nodes(op="placeholder")]
+    return tuple(k for k, description in enumerate(descriptions) if description is not None and description in overwritten)
 
 
 def compiled_frame() -> tuple[int, int]:

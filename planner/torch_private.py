@@ -53,7 +53,7 @@ def coordinates_and_values(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 
 def runs_hooks(parameter: torch.Tensor) -> bool:
-    """Whether a backward runs hooks of the user's, not of the project, for the gradient of ``parameter``: an optimizer's step may be in them."""
+    """Whether a backward runs hooks for the gradient of ``parameter`` besides the project's: an optimizer may step there."""
     hooks = [hook for of in (parameter._backward_hooks, parameter._post_accumulate_grad_hooks) for hook in (of or {}).values()]
     return any(str(getattr(hook, "__module__", "")).partition(".")[0] != "remat_planner" for hook in hooks)
 

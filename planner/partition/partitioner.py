@@ -81,13 +81,14 @@ def partition(
     Raises:
         InfeasibleBudgetError: no partition is within the limit; not with ``always``.
     """
+    overwritten = overwritten_inputs(joint.graph)
     merged(joint)
     flat = _flat_images(joint.graph)
     _separate_late_additions(joint.graph)
     graph = sizes.graph(joint.graph)
-    form = _form(joint.code, graph, between)
+    form = _form(joint.code, graph, overwritten, between)
     if form not in searches:
-        searches[form] = Search(_step(graph, forward_results, between), seconds=SEARCH_SECONDS)
+        searches[form] = Search(_step(graph, forward_results, overwritten, between), seconds=SEARCH_SECONDS)
     search = searches[form]
     step = search.step
     fastest = search.fastest
@@ -116,20 +117,19 @@ def partition(
     return graphs, part
 
 
-def _form(code: str, graph: fx.Graph, between: int) -> str:
+def _form(code: str, graph: fx.Graph, overwritten: Sequence[int], between: int) -> str:
     """What two graphs have in common of which one search will do."""
     values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
     inputs = [(v.shape, v.stride(), v.dtype, v.device) if isinstance(v, torch.Tensor) else v for v in values]
-    return f"{code}{inputs}{between}{overwritten_inputs()}"
+    return f"{code}{inputs}{overwritten}{between}"
 
 
-def _step(graph: fx.Graph, forward_results: int, between: int) -> FusedStep:
-    placeholders = [node for node in graph.nodes if _is_primal(node)]
-    overwritten = [placeholders[k] for k in overwritten_inputs() if k < len(placeholders)]
+def _step(graph: fx.Graph, forward_results: int, overwritten: Sequence[int], between: int) -> FusedStep:
+    placeholders = graph.find_nodes(op="placeholder")
     device = _device(graph)
     with outside_tracing():
         rates = measured_rates(device)
-    values = values_of(graph, forward_results, overwritten, _kernel_costs)
+    values = values_of(graph, forward_results, [placeholders[k] for k in overwritten], _kernel_costs)
     return FusedStep(values, rates, cpu=device.type == "cpu", between=between)
 
 

@@ -114,6 +114,17 @@ def test_a_search_goes_on_where_the_same_graph_is_compiled_again(monkeypatch: py
     assert len(searches) == 2
 
 
+def test_what_reads_overwritten_statistics_is_not_computed_again(monkeypatch: pytest.MonkeyPatch):
+    steps = []
+    original = partitioner._step
+    monkeypatch.setattr(partitioner, "_step", lambda *args: steps.append(original(*args)) or steps[-1])
+    gradients(Net(), backend_within(lambda fastest: fastest, []))
+    norms = [value for value in steps[0].values.values if "_native_batch_norm_legit" in value.operator]
+    assert len(norms) == 4
+    assert not norms[0].repeatable  # it reads the model's own statistics, which the step replaces
+    assert all(norm.repeatable for norm in norms[1:])
+
+
 def test_without_any_room_the_lowest_is_taken_or_refused():
     torch.manual_seed(0)
     model = Net()

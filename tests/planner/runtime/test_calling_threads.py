@@ -76,11 +76,12 @@ def test_one_model_is_called_in_two_threads(first: bool):
     else:
         ours = planned(model, (batches[0],), loss=lambda y: y.square().mean())
     found = {}
+    parameters = [*model.parameters()]  # while one thread plans, the model has stand-ins
 
     def work(thread: int) -> None:
         for k in range(thread, _STEPS, 2):
             loss = ours(batches[k]).square().mean()
-            found[k] = torch.autograd.grad(loss, [*model.parameters()])
+            found[k] = torch.autograd.grad(loss, parameters)
 
     _in_threads(lambda: work(0), lambda: work(1))
     assert all(all(map(torch.equal, found[k], expected[k])) for k in range(_STEPS))
